@@ -1,0 +1,172 @@
+"""The tree of errors.
+
+A class says how far its failure reaches (one job, one account, the whole run) and, where it ends the
+command, with which exit code. Messages are sentences: what, where, what to do next. Nothing in
+batchgen decides by matching on a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class BatchgenError(Exception):
+    """The root: everything that batchgen raises on purpose."""
+
+    exit_code = 1
+
+
+# --- the command ends, before anything was sent or written ------------------------------------------------
+
+
+class CommandError(BatchgenError):
+    """The command cannot be carried out as given: a wrong option, a missing file, a missing key."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place in a text file; line and column count from 1, 0 means the whole file or line."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        """`file:line:column`, as editors and terminals make it a link."""
+        parts = [self.file, *(str(number) for number in (self.line, self.column) if number)]
+        return ":".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One fault of a manifest or of a file it names: where, what is wrong, what to do."""
+
+    place: Place
+    path: str  # as in `matrix.aspect_ratio[2]`; empty for the file as a whole
+    message: str
+    hint: str = ""
+    also: tuple[Place, ...] = ()  # the other places of a fault that comes from two
+    warning: bool = False
+
+    def __str__(self) -> str:
+        """One line for a terminal or a log."""
+        kind = "warning: " if self.warning else ""
+        where = f"{self.path}: " if self.path else ""
+        hint = f" {self.hint}" if self.hint else ""
+        also = f" (see also {', '.join(map(str, self.also))})" if self.also else ""
+        return f"{self.place}: {kind}{where}{self.message}{hint}{also}"
+
+
+class ManifestInvalid(CommandError):
+    """The manifest has faults; all of them are in `problems`."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+# --- the run stops before the end, for a cause outside the jobs -------------------------------------------
+
+
+class RunStopped(BatchgenError):
+    """Nothing more is begun; what is in flight is collected; a later run goes on from there."""
+
+    exit_code = 3
+
+
+class OutputBusy(BatchgenError):
+    """Another run of the same output is going."""
+
+    exit_code = 4
+
+
+class AccountStopped(RunStopped):
+    """No job of this account can succeed now: key wrong, balance empty, address not allowed."""
+
+
+# --- one attempt or one job ends --------------------------------------------------------------------------
+
+
+class JobError(BatchgenError):
+    """A job's attempt ended without its images.
+
+    `code` is the gateway's (a string, empty where it gave none); `head` the first bytes of its answer.
+    """
+
+    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+        self.code = code
+        self.head = head
+        super().__init__(message)
+
+
+class JobRejected(JobError):
+    """Refused by policy: final, the same request will be refused again."""
+
+
+class JobRefused(JobError):
+    """Refused for its parameters or for a permission: final until something else changes."""
+
+
+class AttemptFailed(JobError):
+    """The gateway says that this attempt failed and made nothing; another attempt may succeed."""
+
+
+class ExternalIdTaken(JobError):
+    """The gateway refused a create because it knows the external id: that task exists, adopt it."""
+
+
+class TaskNotFound(JobError):
+    """The gateway does not know the task that was asked for."""
+
+
+# --- what a request met on its way ------------------------------------------------------------------------
+
+
+class NotSent(BatchgenError):
+    """The request certainly did not reach the gateway: connection refused, name not found."""
+
+
+class Unclear(BatchgenError):
+    """The request may have reached the gateway: connection lost, timed out, an answer that says nothing.
+
+    After a create this is the `unknown` outcome; after a query it is merely a reason to ask again.
+    """
+
+    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+        self.code = code
+        self.head = head
+        super().__init__(message)
+
+
+class Throttled(BatchgenError):
+    """Refused for now, nothing was made; does not use up an attempt. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, code: str = "", retry_after: float | None = None) -> None:
+        self.code = code
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class TooFast(Throttled):
+    """Too many requests in a time (1302)."""
+
+
+class TooManyRunning(Throttled):
+    """The account's concurrency is used up (1303)."""
+
+
+# --- an image -----------------------------------------------------------------------------------------------
+
+
+class ImageBroken(BatchgenError):
+    """What was downloaded is not a whole image."""
+
+
+class LinkExpired(BatchgenError):
+    """The image is no longer at its link; a new query may give a new one."""

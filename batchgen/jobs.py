@@ -1,0 +1,179 @@
+"""What is asked for: `Job`, its parameters, its id, and the states of its life.
+
+The id is a **versioned** hash of the canonical request: the rendered prompt, the parameters with the
+defaults of the contract filled in, a reference image by its content, and the number of the repeat.
+Provider, order, names and spelling of the manifest are not in it, so that an edit which asks for the
+same image again finds it. Changing what this module hashes makes every user pay again: do not, without
+a new `ID_VERSION` and a way to compute the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b32encode
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ID_VERSION = "1"
+ID_LENGTH = 26  # the version's character and 125 bits in base32
+
+
+class Status(StrEnum):
+    """How far a job has come. Only the ledger moves it."""
+
+    PENDING = "pending"  # nothing sent, or every attempt so far certainly made nothing
+    INTENT = "intent"  # an attempt is about to be sent, or was, and no answer is recorded
+    SUBMITTED = "submitted"  # the gateway took it: there is a task id
+    MADE = "made"  # the task succeeded: there are links
+    DONE = "done"  # every image is in its place
+    PARTIAL = "partial"  # the gateway delivered fewer images than asked for; those are in place
+    FAILED = "failed"  # parameters refused, or every attempt failed
+    REJECTED = "rejected"  # refused by policy
+    UNKNOWN = "unknown"  # sent without a clear answer, and the gateway cannot be asked
+    GONE = "gone"  # made, but the gateway has the images no more
+
+
+LIVE = frozenset({Status.INTENT, Status.SUBMITTED, Status.MADE})
+ENDED_SHORT = frozenset({Status.PARTIAL, Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.GONE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A reference image: a link the gateway can reach, or a file that is sent with the request."""
+
+    url: str | None = None
+    path: str | None = None  # absolute; None for a link
+    sha256: str | None = None  # of the file's content; None for a link
+
+    @property
+    def identity(self) -> str:
+        """What the job's id knows of it: the link, or the content."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"url:{self.url}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What is asked for besides the prompt. `None` means: not asked for.
+
+    The defaults are those of the API's own reference (contract: an absent axis takes the default), the
+    only place where they stand.
+    """
+
+    model: str = "kling-v1"
+    aspect_ratio: str = "16:9"
+    resolution: str = "1k"
+    n: int = 1
+    negative_prompt: str | None = None
+    image: Reference | None = None
+    image_reference: str | None = None
+    image_fidelity: float | None = None
+    human_fidelity: float | None = None
+    watermark_info: bool | None = None  # whether a watermarked copy is wanted too
+
+    def canonical(self) -> dict[str, Any]:
+        """The parameters as the id sees them: what is absent is left out, `1.0` is `1`."""
+        values: dict[str, Any] = {}
+        for name in _PARAMETER_NAMES:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, Reference):
+                value = value.identity
+            elif isinstance(value, float) and value.is_integer():
+                value = int(value)
+            values[name] = value
+        return values
+
+    def digest(self) -> bytes:
+        """Hash of the canonical parameters; many jobs share one, so that a job's id costs a microsecond."""
+        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).digest()
+
+
+PARAMETER_NAMES = _PARAMETER_NAMES = tuple(Parameters.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One task to be made, from expansion to the row of the index."""
+
+    id: str
+    prompt: str
+    parameters: Parameters
+    prompt_id: str
+    repeat: int = 0  # 0 for the first of `repeat` equal tasks
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the axes `vars`, and ids of axis entries
+
+    def to_json(self) -> str:
+        """Everything the ledger needs to finish this job without the manifest."""
+        parameters = {k: v for k, v in asdict(self.parameters).items() if v is not None}
+        return json.dumps(
+            {
+                "prompt": self.prompt,
+                "parameters": parameters,
+                "prompt_id": self.prompt_id,
+                "repeat": self.repeat,
+                "labels": dict(self.labels),
+            },
+            ensure_ascii=False,
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, job_id: str, text: str) -> Job:
+        """Read back what `to_json` wrote; later versions may have written more, which is left out."""
+        record = json.loads(text)
+        known = {k: v for k, v in record["parameters"].items() if k in _PARAMETER_NAMES}
+        if image := known.get("image"):
+            known["image"] = Reference(**image)
+        return cls(
+            id=job_id,
+            prompt=record["prompt"],
+            parameters=Parameters(**known),
+            prompt_id=record["prompt_id"],
+            repeat=record["repeat"],
+            labels=record["labels"],
+        )
+
+
+def job_id(prompt: str, parameters_digest: bytes, repeat: int = 0) -> str:
+    """The id of a request: version, then 125 bits of SHA-256 in lower-case base32.
+
+    Base32, for ids stand in file names and some file systems fold case.
+    """
+    mould = hashlib.sha256(b"batchgen job 1\0")
+    mould.update(hashlib.sha256(prompt.encode()).digest())
+    mould.update(parameters_digest)
+    mould.update(repeat.to_bytes(4, "big"))
+    return ID_VERSION + b32encode(mould.digest()[:16])[: ID_LENGTH - 1].decode().lower()
+
+
+def external_id(job: str, attempt: int) -> str:
+    """The caller's own id of one attempt (numbered from 1): it follows from the job, so no crash forgets it."""
+    return f"bg-{job}-{attempt}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLink:
+    """An image at the gateway, to be fetched."""
+
+    index: int
+    url: str
+    watermark_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """An image that is here. `path` is relative to the output folder, with `/`."""
+
+    index: int
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
