@@ -78,7 +78,7 @@ class Parameters:
     def canonical(self) -> dict[str, Any]:
         """The parameters as the id sees them: what is absent is left out, `1.0` is `1`."""
         values: dict[str, Any] = {}
-        for name in _PARAMETER_NAMES:
+        for name in PARAMETER_NAMES:
             value = getattr(self, name)
             if value is None:
                 continue
@@ -95,7 +95,7 @@ class Parameters:
         return hashlib.sha256(text.encode()).digest()
 
 
-PARAMETER_NAMES = _PARAMETER_NAMES = tuple(Parameters.__dataclass_fields__)
+PARAMETER_NAMES = tuple(Parameters.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Job:
     def from_json(cls, job_id: str, text: str) -> Job:
         """Read back what `to_json` wrote; later versions may have written more, which is left out."""
         record = json.loads(text)
-        known = {k: v for k, v in record["parameters"].items() if k in _PARAMETER_NAMES}
+        known = {k: v for k, v in record["parameters"].items() if k in PARAMETER_NAMES}
         if image := known.get("image"):
             known["image"] = Reference(**image)
         return cls(
