@@ -1,0 +1,1 @@
+"""What a run leaves behind: image files, the index, galleries and exports."""

@@ -1,0 +1,294 @@
+"""Names of image files: a path template, and what it renders for one image.
+
+A name must survive every file system that the tree may be copied to, so whatever a prompt's id or a
+variable holds is made portable here, and a name that grows too long is cut where it tells nothing apart.
+Paths are relative to the output folder and use `/`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from string import Formatter
+from typing import TYPE_CHECKING
+
+from batchgen.errors import BatchgenError
+from batchgen.jobs import ID_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from batchgen.jobs import Job
+
+IMAGES = "images/"
+WATERMARKED = "watermarked/"
+RETIRED = "retired/"
+
+LONGEST = 200  # bytes of UTF-8 of a whole name, `images/` included (contract)
+PLACEHOLDERS = ("model", "aspect_ratio", "resolution", "prompt_id", "job_id", "index", "ext")
+DEFAULT_TEMPLATE = "{model}/{aspect_ratio}/{prompt_id}-{job_id}-{index}{ext}"
+
+# An image keeps its name under `watermarked/` and `retired/`, whose own names are longer: the difference is
+# left free, and where a template has no job id, the room that `retired` needs to add it.
+_ROOM = LONGEST - (len(WATERMARKED) - len(IMAGES))
+_ROOM_WITHOUT_ID = LONGEST - (len(RETIRED) - len(IMAGES)) - (ID_LENGTH + 1)
+_KEPT = frozenset({"job_id", "index", "ext"})  # these tell files apart and are never cut
+_LONGEST_EXT = len(".webp")
+
+_FORBIDDEN = re.compile(
+    r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f'
+    r"\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"  # these turn a name round or break its line on screen
+    r"\ud800-\udfff]"  # half of a character: has no UTF-8
+)
+_BLANKS = re.compile(r"\s+")
+_DEVICE = re.compile(  # Windows opens the device whatever follows the first dot; every segment follows a `/`
+    r"/(?=(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:[./]|$))", re.IGNORECASE
+)
+_PADDING = re.compile(r"0([1-9])d?")
+
+
+class PathFault(BatchgenError):
+    """A path template that cannot be used; the message says why and what to write instead."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A stretch of a template: fixed text, then at most one placeholder."""
+
+    literal: str
+    name: str = ""  # empty where no placeholder follows: at the end, or before a brace that is meant as such
+    width: int = 0  # of a zero-padded index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathTemplate:
+    """A checked template, split once. Get one from `parse`."""
+
+    text: str
+    fields: frozenset[str]
+    pieces: tuple[_Piece, ...]
+
+    @classmethod
+    def parse(cls, text: str, known: Collection[str] = ()) -> PathTemplate:
+        """Read a template; `known` are the names of variables besides the fixed placeholders.
+
+        Raises `PathFault` for whatever could leave the tree or name a file that some system cannot hold.
+        """
+        pieces = tuple(_split(text, {*PLACEHOLDERS, *known}))
+        _check_shape(text, pieces)
+        template = cls(text=text, fields=frozenset(p.name for p in pieces if p.name), pieces=pieces)
+        if template._room_for_values() < 0:
+            raise PathFault(
+                f"The path {_quoted(text)} is too long: its fixed text leaves no room for a name of "
+                f"{LONGEST} bytes. Shorten it."
+            )
+        return template
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether it gives every image of every job a name of its own, whatever the jobs are."""
+        return {"job_id", "index"} <= self.fields
+
+    def render(self, job: Job, index: int, ext: str) -> str:
+        """The name of one image, `images/` first; `index` counts from 0, `ext` has its dot.
+
+        A variable that this job does not have is `_`, as is a value of which nothing portable is left.
+        """
+        values = [_value(piece, job, index, ext) for piece in self.pieces]
+        path = self._join(values)
+        size = len(path) if path.isascii() else len(path.encode())
+        if size <= self._room():
+            return path
+        return self._join(self._cut(values))
+
+    def _join(self, values: Sequence[str]) -> str:
+        parts = [IMAGES]
+        for piece, value in zip(self.pieces, values, strict=True):
+            parts.append(piece.literal)
+            parts.append(value)
+        path = "".join(parts)
+        if not path.isascii():  # pieces that are normal each need not be so together
+            path = unicodedata.normalize("NFC", path)
+        return _DEVICE.sub("/_", path)
+
+    def _room(self) -> int:
+        return _ROOM if "job_id" in self.fields else _ROOM_WITHOUT_ID
+
+    def _room_for_values(self) -> int:
+        """Bytes for the values that can be cut, beyond one for each; below 0 the template is too long."""
+        sizes = {"job_id": ID_LENGTH, "index": 3, "ext": _LONGEST_EXT}
+        used = len(IMAGES)
+        for piece in self.pieces:
+            used += len(piece.literal.encode()) + max(piece.width, sizes.get(piece.name, 1 if piece.name else 0))
+        return self._room() - used - self._segments()
+
+    def _segments(self) -> int:
+        """How many segments: each may be lengthened by the `_` before the name of a device."""
+        return 1 + sum(piece.literal.count("/") for piece in self.pieces)
+
+    def _cut(self, values: Sequence[str]) -> list[str]:
+        """Shorten the longest values first, all to the same level, until the name fits."""
+        sizes = [len(value.encode()) for value in values]
+        free = self._room() - self._segments() - len(IMAGES)
+        free -= sum(len(piece.literal.encode()) for piece in self.pieces)
+        free -= sum(size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name in _KEPT)
+        level = _level([s for p, s in zip(self.pieces, sizes, strict=True) if p.name not in _KEPT], free)
+        return [
+            value if piece.name in _KEPT or size <= level else _head(value, level)
+            for piece, value, size in zip(self.pieces, values, sizes, strict=True)
+        ]
+
+
+def watermarked(path: str) -> str:
+    """Where the watermarked copy of an image goes: the same name in another tree."""
+    return WATERMARKED + path.removeprefix(IMAGES)
+
+
+def retired(path: str, job_id: str) -> str:
+    """Where an image goes that is no longer asked for: its name, with the job's id where that is not in it.
+
+    The id keeps apart what a later job of the same name left, and says which job it comes back to.
+    """
+    name = path.removeprefix(IMAGES)
+    if job_id in name:
+        return RETIRED + name
+    stem, dot, ext = name.rpartition(".")
+    return f"{RETIRED}{stem}-{job_id}{dot}{ext}"
+
+
+def folded(path: str) -> str:
+    """What two names share when some file system takes them for one: same but for case or composition."""
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+
+
+# --- reading a template ------------------------------------------------------------------------------------
+
+
+def _split(text: str, known: Collection[str]) -> list[_Piece]:
+    try:
+        parsed = list(Formatter().parse(text))
+    except ValueError as error:
+        raise PathFault(
+            f"The path {_quoted(text)} cannot be read: {error}. Write a placeholder as {{model}}, "
+            "and a brace that is meant as such twice."
+        ) from error
+    return [
+        _Piece(literal=literal)
+        if name is None
+        else _Piece(literal=literal, name=_known(name, known, conversion), width=_width(name, spec or ""))
+        for literal, name, spec, conversion in parsed
+    ]
+
+
+def _known(name: str, known: Collection[str], conversion: str | None) -> str:
+    if conversion:
+        raise PathFault(f"The placeholder {{{name}!{conversion}}} has a conversion: write {{{name}}}.")
+    if name in known:
+        return name
+    from difflib import get_close_matches  # noqa: PLC0415 - only a fault needs it
+
+    nearest = get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f"Did you mean {{{nearest[0]}}}? " if nearest else ""
+    listed = ", ".join(sorted(known))
+    raise PathFault(f"The path has no placeholder {{{name}}}. {meant}There are: {listed}.")
+
+
+def _width(name: str, spec: str) -> int:
+    """The width of `{index:03}`; no other format is taken, so that a name depends on values alone."""
+    if not spec:
+        return 0
+    match = _PADDING.fullmatch(spec)
+    if name != "index" or match is None:
+        raise PathFault(
+            f"The placeholder {{{name}:{spec}}} has a format: write {{{name}}}. Only {{index:03}} and the like pad."
+        )
+    return int(match[1])
+
+
+def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
+    for piece in pieces:
+        _check_literal(text, piece.literal)
+    if not pieces or pieces[-1].name != "ext" or [p.name for p in pieces].count("ext") > 1:
+        raise PathFault(f"The path {_quoted(text)} must end in {{ext}}, and name it only there.")
+    skeleton = "".join(piece.literal + ("x" if piece.name else "") for piece in pieces).removesuffix("x")
+    if skeleton.startswith("/"):
+        raise PathFault(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
+    for segment in skeleton.split("/"):
+        _check_segment(text, segment)
+
+
+def _check_literal(text: str, literal: str) -> None:
+    bad = sorted(set(_FORBIDDEN.findall(literal.replace("/", ""))))
+    if bad or not literal.isprintable():
+        shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual blank"
+        raise PathFault(f"The path {_quoted(text)} holds what not every system allows in a name: {shown}.")
+    if literal and unicodedata.category(literal[0]).startswith("M"):
+        raise PathFault(f"The path {_quoted(text)} has an accent that would change the value before it.")
+
+
+def _check_segment(text: str, segment: str) -> None:
+    if segment in {".", ".."}:
+        raise PathFault(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: leave it out.")
+    if not segment:
+        raise PathFault(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
+    if segment.endswith(".") and text.endswith(segment[-1:] + "{ext}"):
+        raise PathFault(f"The path {_quoted(text)} has a dot before {{ext}}, which brings its own: leave it out.")
+    if segment[0] in " ." or segment[-1] in " .":
+        raise PathFault(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space.")
+
+
+def _quoted(text: str) -> str:
+    """Text as a message shows it, control characters escaped."""
+    return repr(text)
+
+
+# --- values ------------------------------------------------------------------------------------------------
+
+
+def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
+    name = piece.name
+    if name == "job_id":
+        return job.id
+    if name == "index":
+        return str(index).zfill(piece.width)
+    if name == "ext":
+        return ext
+    if name == "prompt_id":
+        return _portable(job.prompt_id)
+    if not name:
+        return ""
+    value = job.labels.get(name)  # an axis entry's own `id` goes before its value
+    if value is None:
+        value = getattr(job.parameters, name) if name in PLACEHOLDERS else ""
+    return _portable(value.replace(":", "x") if name == "aspect_ratio" else value)
+
+
+@lru_cache(maxsize=4096)
+def _portable(value: str) -> str:
+    """A value as part of a name. Never empty, and no edge of it is a dot or a blank."""
+    if not value.isascii():
+        value = unicodedata.normalize("NFC", value)
+    value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", value)).strip(" .")
+    if value and unicodedata.category(value[0]).startswith("M"):
+        return "_" + value  # an accent on nothing would join the character before it, as that of an id
+    return value or "_"
+
+
+def _level(sizes: Sequence[int], free: int) -> int:
+    """The greatest size in bytes to which all values can be cut so that together they take at most `free`."""
+    ordered = sorted(sizes)
+    for position, size in enumerate(ordered):
+        share = free // (len(ordered) - position)
+        if size > share:
+            return share
+        free -= size
+    return ordered[-1] if ordered else 0
+
+
+def _head(value: str, size: int) -> str:
+    """The beginning of a value, of at most `size` bytes, whole characters only."""
+    return value.encode()[:size].decode(errors="ignore").rstrip(" .") or "_"
