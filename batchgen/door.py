@@ -1,0 +1,162 @@
+"""The only way out: sessions, timeouts, size caps, and one translation of foreign errors.
+
+There are no retries here: one layer retries (the engine), so that its count is what the user set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from batchgen import __version__
+from batchgen.errors import ImageBroken, LinkExpired, NotSent, Unclear
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+CONNECT_SECONDS = 15.0
+ANSWER_SECONDS = 60.0
+DOWNLOAD_IDLE_SECONDS = 60.0
+LARGEST_ANSWER = 64 * 1024 * 1024
+LARGEST_IMAGE = 256 * 1024 * 1024
+_HEAD = 500  # bytes of an answer that are kept with a failure
+_REDIRECTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back: status, headers and the whole body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def head(self) -> str:
+        """The first bytes as text, to be kept with a failure."""
+        return self.body[:_HEAD].decode("utf-8", "replace")
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the answer asks to wait, or None; a date is not read, for clocks differ."""
+        value = self.headers.get("Retry-After", "").strip()
+        return float(value) if value.isascii() and value.isdigit() else None
+
+
+class Door:
+    """An HTTP client for one run."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request and its whole answer. Redirects are not followed: a key goes to its own host only.
+
+        Raises NotSent where the request certainly did not arrive, Unclear where it may have.
+        """
+        try:
+            async with self._session.request(
+                method, url, headers=headers, data=body, params=params, allow_redirects=False
+            ) as response:
+                return Answer(
+                    status=response.status, headers=response.headers, body=await _whole(response, LARGEST_ANSWER)
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, url) from error
+
+    @asynccontextmanager
+    async def image(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of an image, in pieces; no key is sent, whoever the host is.
+
+        Raises LinkExpired where the image is not there (any more), ImageBroken where fewer bytes come than
+        were announced, Unclear for everything that may be better next time.
+        """
+        if urlsplit(url).scheme not in {"http", "https"}:
+            raise ImageBroken(f"The gateway gave a link that is not http or https: {url[:60]}")
+        try:
+            async with self._session.get(
+                url,
+                max_redirects=_REDIRECTS,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_SECONDS, sock_read=DOWNLOAD_IDLE_SECONDS
+                ),
+            ) as response:
+                if response.status in {400, 401, 403, 404, 410}:
+                    raise LinkExpired(f"The image is not at its link (HTTP {response.status}).")
+                if response.status != 200:
+                    raise Unclear(f"The image's host answered HTTP {response.status}.")
+                yield _pieces(response)
+        except aiohttp.ClientPayloadError as error:
+            raise ImageBroken("The image's download was cut off.") from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unclear(str(_translated(error, url))) from error
+
+
+@asynccontextmanager
+async def open_door(in_flight: int) -> AsyncIterator[Door]:
+    """A door for at most `in_flight` requests at a time, its connections kept alive between them."""
+    connector = aiohttp.TCPConnector(limit=in_flight, limit_per_host=0, ttl_dns_cache=300)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=True,
+        headers={"User-Agent": f"batchgen/{__version__}"},
+        timeout=aiohttp.ClientTimeout(
+            total=ANSWER_SECONDS + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
+        ),
+    ) as session:
+        yield Door(session)
+
+
+async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > most:
+            raise aiohttp.ClientPayloadError(f"the answer is larger than {most} bytes")
+    return bytes(body)
+
+
+async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > LARGEST_IMAGE:
+            raise ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
+        yield piece
+
+
+def _translated(error: Exception, url: str) -> NotSent | Unclear:
+    """A foreign error as ours. Only what happened before the first byte left is `NotSent`."""
+    host = urlsplit(url).netloc
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return NotSent(f"{host} cannot be reached: {_reason(error)}.")
+    if isinstance(error, aiohttp.InvalidURL):
+        return NotSent(f"{url[:80]} is not a usable address.")
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return Unclear(f"{host} did not answer in time.")
+    return Unclear(f"The connection to {host} was lost before an answer came ({_reason(error)}).")
+
+
+def _reason(error: Any) -> str:  # noqa: ANN401 - of two unrelated trees
+    inner = getattr(error, "os_error", None) or error
+    if isinstance(inner, socket.gaierror):
+        return "its name is not found"
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({inner.verify_message})"
+    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__

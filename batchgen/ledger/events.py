@@ -1,0 +1,126 @@
+"""What can happen to a job, as values: the only way in which the ledger changes while a run is going.
+
+Times are Unix milliseconds; money is in millionths of the account's unit, None where it is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchgen.jobs import ImageFile, ImageLink, Job, Status
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, as far as the money goes."""
+
+    LIVE = ""
+    MADE = "made"
+    FAILED = "failed"  # the gateway ran it and failed: said not to be charged
+    REFUSED = "refused"  # never accepted, for certain
+    UNKNOWN = "unknown"  # nobody can say
+    LOST = "lost"  # accepted, and later unknown to the gateway
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """An attempt is about to be sent. On disk before the create leaves."""
+
+    job: Job
+    attempt: int
+    account: str
+    external_id: str
+    at: int
+    reserved: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The gateway took the attempt, or an attempt was found to have been taken: there is a task."""
+
+    job_id: str
+    attempt: int
+    task_id: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotMade:
+    """The attempt certainly made nothing: the job is pending again. `counts` against max_attempts or not."""
+
+    job_id: str
+    attempt: int
+    outcome: Outcome
+    counts: bool
+    at: int
+    code: str = ""
+    message: str = ""
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The task succeeded; `cost` is what the gateway says it charged, or the price reserved."""
+
+    job_id: str
+    attempt: int
+    links: tuple[ImageLink, ...]
+    cost: int | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relinked:
+    """A new query gave new links for images that are still to be fetched."""
+
+    job_id: str
+    attempt: int
+    links: tuple[ImageLink, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """An image is whole in the scratch folder. With its last image the job is done."""
+
+    job_id: str
+    attempt: int
+    image: ImageFile
+    marked: bool
+    mtime_ns: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The job ended short: failed, rejected, unknown or gone. `outcome` None leaves the attempt's as it is."""
+
+    job_id: str
+    attempt: int
+    status: Status
+    outcome: Outcome | None
+    at: int
+    code: str = ""
+    message: str = ""
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reopened:
+    """The user wants another attempt of a job that ended short."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """The file of an image is not there, or not what was fetched: the job is `made` again."""
+
+    job_id: str
+    attempt: int
+    index: int
+    marked: bool
+
+
+Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing

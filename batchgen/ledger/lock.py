@@ -1,0 +1,73 @@
+"""One run at a time: a lock on the output folder that dies with its owner."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from batchgen.errors import OutputBusy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE_NAME = ".lock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the output folder's lock, or raise OutputBusy with the owner's own words.
+
+    The kernel releases the lock when its owner ends, however it ends: a dead owner is never in the way,
+    also after a restart with the same process id in use.
+    """
+    path = folder / FILE_NAME
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputBusy(_owner(path, folder)) from error
+            if not _is_still(path, descriptor):
+                continue  # the last owner removed the file between our opening and our locking it
+            _sign(descriptor)
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    owner = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def _owner(path: Path, folder: Path) -> str:
+    advice = "Wait for it, or give this run another folder with --output."
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"Another run of {folder} is going ({who}). {advice}"

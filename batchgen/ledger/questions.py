@@ -1,0 +1,340 @@
+"""What can be asked of the ledger. Every answer is a value; no caller sees SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchgen.jobs import ImageLink, Job, Status
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a wanted job stands; `status` is pending where the ledger has never heard of it."""
+
+    seq: int
+    job_id: str
+    status: Status
+    attempt: int
+    failures: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAttempt:
+    """A job that was begun and has not ended: what the next run takes up."""
+
+    job: Job
+    status: Status
+    attempt: int
+    failures: int
+    account: str
+    external_id: str
+    task_id: str | None
+    intended_at: int  # Unix ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """An image's file as the ledger knows it."""
+
+    job_id: str
+    attempt: int
+    index: int
+    marked: bool
+    path: str
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    last_attempt: bool  # of the job's latest attempt that delivered
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What tells this image from every other."""
+        return (self.job_id, self.attempt, self.index, int(self.marked))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRow:
+    """What a row of index.csv is made of. Times in Unix ms, cost of the whole task in millionths."""
+
+    job: Job
+    index: int
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    account: str
+    task_id: str
+    attempts: int
+    submitted_at: int | None
+    finished_at: int | None
+    cost: int | None
+    delivered: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureRow:
+    """What a row of failures.csv is made of."""
+
+    job: Job
+    status: Status
+    code: str
+    message: str
+    attempts: int
+    task_id: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What was paid or may have to be paid so far: charges, else reservations, of attempts not known unpaid."""
+
+    images: int
+    cost: int  # millionths
+    unpriced: int  # tasks without a known price
+
+
+_DELIVERING = (
+    "(SELECT max(attempt) FROM image AS latest WHERE latest.job_id = image.job_id AND latest.sha256 IS NOT NULL)"
+)
+
+
+class Questions:
+    """Questions on one connection to the ledger."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+
+    def note(self, key: str) -> str | None:
+        """A value of the table `meta`."""
+        row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def counts(self) -> dict[Status, int]:
+        """How many wanted jobs stand how."""
+        rows = self.db.execute(
+            "SELECT coalesce(job.status, 'pending') AS standing, count(*) FROM wanted"
+            " LEFT JOIN job ON job.id = wanted.job_id GROUP BY standing"
+        )
+        return {Status(status): number for status, number in rows}
+
+    def page(self, start: int, stop: int) -> list[Standing]:
+        """How the wanted jobs at positions start <= seq < stop stand; repetitions of a job have no row."""
+        rows = self.db.execute(
+            "SELECT seq, job_id, coalesce(status, 'pending'), coalesce(attempt, 0), coalesce(failures, 0),"
+            " coalesce(code, ''), coalesce(message, '')"
+            " FROM wanted LEFT JOIN job ON job.id = wanted.job_id WHERE seq >= ? AND seq < ? ORDER BY seq",
+            (start, stop),
+        )
+        return [
+            Standing(
+                seq=seq,
+                job_id=job_id,
+                status=Status(status),
+                attempt=attempt,
+                failures=failures,
+                code=code,
+                message=message,
+            )
+            for seq, job_id, status, attempt, failures, code, message in rows
+        ]
+
+    def anything_to_do(self) -> bool:
+        """Whether any wanted job is still to be begun or any begun one is still to be finished."""
+        live = self.db.execute(
+            "SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1"
+        ).fetchone()
+        if live:
+            return True
+        pending = self.db.execute(
+            "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id"
+            " WHERE job.id IS NULL OR job.status = 'pending' LIMIT 1"
+        )
+        return pending.fetchone() is not None
+
+    def open_attempts(self) -> list[OpenAttempt]:
+        """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
+        rows = self.db.execute(
+            "SELECT job.id, request, job.status, number, failures, account, external_id, task_id, intended_at"
+            " FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
+            " WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id"
+        )
+        return [
+            OpenAttempt(
+                job=Job.from_json(job_id, request),
+                status=Status(status),
+                attempt=number,
+                failures=failures,
+                account=account,
+                external_id=external_id,
+                task_id=task_id,
+                intended_at=intended_at,
+            )
+            for job_id, request, status, number, failures, account, external_id, task_id, intended_at in rows
+        ]
+
+    def attempt_of(self, job_id: str) -> OpenAttempt:
+        """The latest attempt of a job, however it ended."""
+        row = self.db.execute(
+            "SELECT request, job.status, number, failures, account, external_id, task_id, intended_at"
+            " FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt WHERE job.id = ?",
+            (job_id,),
+        ).fetchone()
+        request, status, number, failures, account, external_id, task_id, intended_at = row
+        return OpenAttempt(
+            job=Job.from_json(job_id, request),
+            status=Status(status),
+            attempt=number,
+            failures=failures,
+            account=account,
+            external_id=external_id,
+            task_id=task_id,
+            intended_at=intended_at,
+        )
+
+    def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
+        """The images of an attempt that are not here yet; the flag says: the watermarked copy."""
+        rows = self.db.execute(
+            "SELECT idx, marked, url FROM image WHERE job_id = ? AND attempt = ? AND sha256 IS NULL"
+            " ORDER BY idx, marked",
+            (job_id, attempt),
+        )
+        return [(ImageLink(index=index, url=url), bool(marked)) for index, marked, url in rows]
+
+    def ended_short(self, statuses: frozenset[Status]) -> list[str]:
+        """Ids of wanted jobs that ended in one of these ways, in manifest order."""
+        marks = ",".join("?" * len(statuses))
+        rows = self.db.execute(
+            f"SELECT id FROM wanted JOIN job ON job.id = wanted.job_id WHERE status IN ({marks}) ORDER BY seq",  # noqa: S608
+            sorted(statuses),
+        )
+        return [row[0] for row in rows]
+
+    def stored_images(self) -> Iterator[StoredImage]:
+        """Every image whose file was put into place."""
+        return self._images("WHERE sha256 IS NOT NULL")
+
+    def images_to_retire(self) -> Iterator[StoredImage]:
+        """Images in the tree that are not wanted, or that a later attempt has replaced."""
+        return self._images(
+            "LEFT JOIN wanted ON wanted.job_id = image.job_id WHERE sha256 IS NOT NULL"
+            f" AND path NOT LIKE 'retired/%' AND (wanted.job_id IS NULL OR attempt < {_DELIVERING})"
+        )
+
+    def earlier_images(self, job_id: str, attempt: int) -> list[StoredImage]:
+        """What the attempts of a job before this one left in the tree."""
+        return list(
+            self._images(
+                "WHERE image.job_id = ? AND attempt < ? AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%'",
+                (job_id, attempt),
+            )
+        )
+
+    def image_named(self, name: str) -> StoredImage | None:
+        """The image whose scratch file has this name (job-attempt-index-marked), or None."""
+        parts = name.split("-")
+        if len(parts) != 4 or not all(part.isdigit() for part in parts[1:]):
+            return None
+        found = self._images(
+            "WHERE image.job_id = ? AND attempt = ? AND idx = ? AND marked = ? AND sha256 IS NOT NULL",
+            (parts[0], *map(int, parts[1:])),
+        )
+        return next(found, None)
+
+    def wanted_images(self) -> Iterator[tuple[StoredImage, Job]]:
+        """Every image that the manifest asks for and that is here, also in `retired/`, with its job."""
+        jobs = self.db.cursor()
+        job: Job | None = None
+        for image in self._images(
+            "JOIN wanted ON wanted.job_id = image.job_id"
+            f" WHERE sha256 IS NOT NULL AND attempt = {_DELIVERING} ORDER BY image.job_id, idx, marked"
+        ):
+            if job is None or job.id != image.job_id:
+                (request,) = jobs.execute("SELECT request FROM job WHERE id = ?", (image.job_id,)).fetchone()
+                job = Job.from_json(image.job_id, request)
+            yield image, job
+
+    def _images(self, where: str, values: tuple[object, ...] = ()) -> Iterator[StoredImage]:
+        rows = self.db.execute(
+            "SELECT image.job_id, attempt, idx, marked, path, sha256, bytes, mtime_ns,"
+            f" attempt = {_DELIVERING} FROM image {where}",
+            values,
+        )
+        for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt in rows:
+            yield StoredImage(
+                job_id=job_id,
+                attempt=attempt,
+                index=index,
+                marked=bool(marked),
+                path=path,
+                sha256=sha256,
+                bytes=size,
+                mtime_ns=mtime_ns,
+                last_attempt=bool(last_attempt),
+            )
+
+    def index_rows(self) -> Iterator[IndexRow]:
+        """The rows of index.csv, in manifest order."""
+        rows = self.db.execute(
+            "SELECT job.id, request, idx, path, sha256, bytes, width, height, account,"
+            " coalesce(task_id, ''), job.failures, accepted_at, fetched_at, cost,"
+            " (SELECT count(*) FROM image AS all_of WHERE all_of.job_id = job.id"
+            "  AND all_of.attempt = image.attempt AND marked = 0)"
+            " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
+            " JOIN attempt ON attempt.job_id = job.id AND attempt.number = image.attempt"
+            f" WHERE sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {_DELIVERING} ORDER BY seq, idx"
+        )
+        for row in rows:
+            (job_id, request, index, path, sha256, size, width, height, account, *rest) = row
+            task_id, failures, submitted_at, finished_at, cost, delivered = rest
+            yield IndexRow(
+                job=Job.from_json(job_id, request),
+                index=index,
+                path=path,
+                sha256=sha256,
+                bytes=size,
+                width=width,
+                height=height,
+                account=account,
+                task_id=task_id,
+                attempts=failures + 1,
+                submitted_at=submitted_at,
+                finished_at=finished_at,
+                cost=cost,
+                delivered=delivered,
+            )
+
+    def failure_rows(self) -> Iterator[FailureRow]:
+        """The rows of failures.csv, in manifest order."""
+        rows = self.db.execute(
+            "SELECT job.id, request, job.status, job.code, job.message, job.failures,"
+            " coalesce(task_id, ''), account FROM wanted JOIN job ON job.id = wanted.job_id"
+            " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
+            " WHERE job.status IN ('failed', 'rejected', 'unknown', 'gone', 'partial') ORDER BY seq"
+        )
+        for job_id, request, status, code, message, failures, task_id, account in rows:
+            yield FailureRow(
+                job=Job.from_json(job_id, request),
+                status=Status(status),
+                code=code,
+                message=message,
+                attempts=max(1, failures),
+                task_id=task_id,
+                account=account,
+            )
+
+    def spent(self) -> Spent:
+        """What this output has cost, with what is in flight or unknown counted at its price."""
+        images, cost, unpriced = self.db.execute(
+            "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
+            " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
+            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
+        ).fetchone()
+        return Spent(images=images, cost=cost, unpriced=unpriced)

@@ -1,0 +1,63 @@
+-- state.sqlite3, version 1. Money is in millionths of the account's unit, times are Unix milliseconds (UTC).
+
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- A job is here from its first intent on; `request` is all that is needed to finish it without the manifest.
+CREATE TABLE job (
+    id TEXT PRIMARY KEY,
+    status TEXT NOT NULL,
+    request TEXT NOT NULL,
+    attempt INTEGER NOT NULL,               -- the number of the latest attempt
+    failures INTEGER NOT NULL DEFAULT 0,    -- attempts that count against max_attempts
+    code TEXT NOT NULL DEFAULT '',          -- why it ended short
+    message TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+
+CREATE INDEX job_live ON job (status) WHERE status IN ('intent', 'submitted', 'made');
+
+-- One row a create that was, or may have been, sent. At most one of a job is live (outcome = '').
+CREATE TABLE attempt (
+    job_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    account TEXT NOT NULL,
+    external_id TEXT NOT NULL,
+    intended_at INTEGER NOT NULL,
+    accepted_at INTEGER,
+    ended_at INTEGER,
+    task_id TEXT,
+    images INTEGER NOT NULL,                -- asked for
+    reserved INTEGER,                       -- the price when it was sent; NULL: not known
+    cost INTEGER,                           -- the charge; NULL: not settled
+    outcome TEXT NOT NULL DEFAULT '',       -- '' live | made | failed | refused | unknown | lost
+    code TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '',
+    head TEXT NOT NULL DEFAULT '',          -- the first bytes of the answer that ended it
+    PRIMARY KEY (job_id, number)
+) WITHOUT ROWID;
+
+-- One row an image that the gateway made. `path` is set, in one commit with the hash, before the file moves
+-- from the scratch folder to its place: a scratch file whose row has its hash only has to be moved.
+CREATE TABLE image (
+    job_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    marked INTEGER NOT NULL,                -- 1: the copy with a watermark
+    url TEXT NOT NULL,
+    path TEXT,
+    sha256 TEXT,
+    bytes INTEGER,
+    width INTEGER,
+    height INTEGER,
+    mtime_ns INTEGER,                       -- when unchanged, the file needs no second hash
+    fetched_at INTEGER,
+    PRIMARY KEY (job_id, attempt, idx, marked)
+) WITHOUT ROWID;
+
+-- What the manifest asks for, in its order; `seq` is the position in the expansion, equal jobs once.
+CREATE TABLE wanted (
+    seq INTEGER PRIMARY KEY,
+    job_id TEXT NOT NULL UNIQUE
+);

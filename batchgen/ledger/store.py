@@ -1,0 +1,261 @@
+"""`state.sqlite3` for writing: one connection, changed by events alone while a run is going.
+
+The file keeps WAL and `synchronous=FULL` while it is written, so that what is acknowledged survives a
+power cut, and is folded into a single file at rest; a version, so that a later batchgen can read an
+earlier file and an earlier one refuses a later file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from contextlib import contextmanager, suppress
+from importlib import resources
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from batchgen.errors import CommandError, RunStopped
+from batchgen.jobs import ID_VERSION
+from batchgen.ledger.questions import Questions
+from batchgen.ledger.transitions import apply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from batchgen.jobs import Job
+    from batchgen.ledger.events import Event
+
+VERSION = 1
+APPLICATION_ID = 0x62677331  # "bgs1", by which `file` and we know the file as ours
+FILE_NAME = "state.sqlite3"
+_VIEWS_STAMP = "views"  # that index.csv and failures.csv show the latest change; any event removes it
+_WANTED_DIGEST = "wanted"
+_BATCH = 1000
+
+
+class Ledger(Questions):
+    """The state file of one output, or a scratch copy of its questions (`preview`).
+
+    Raises CommandError for a file that is not ours or is newer than this batchgen, RunStopped where the
+    disk refuses a change.
+    """
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """Open for writing, and make the file if it is not there. The caller holds the run's lock."""
+        with _explained(path):
+            db = _connect(path, "rwc")
+            _prepare(db, path)
+        return cls(db)
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        """Open for questions only, also while a run is writing."""
+        with _explained(path):
+            db = _connect(path, "ro")
+            _check(db, path, "main")
+        return cls(db)
+
+    @classmethod
+    def preview(cls, path: Path | None) -> Ledger:
+        """Questions about a list of wanted jobs that is written to no file of the output.
+
+        The list goes into a scratch database that SQLite deletes by itself; `path` is None where there
+        is no ledger yet.
+        """
+        db = sqlite3.connect("", isolation_level=None, uri=True)
+        if path is None:
+            db.executescript(_schema())
+            return cls(db)
+        with _explained(path):
+            db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
+            _check(db, path, "state")
+            (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
+            db.execute(wanted)
+            db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        return cls(db)
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and close; a reader in the way leaves it as it is."""
+        with suppress(sqlite3.OperationalError):
+            self.db.execute("PRAGMA journal_mode = DELETE")
+        self.db.close()
+
+    # --- changes ------------------------------------------------------------------------------------------
+
+    def record(self, events: Iterable[Event]) -> None:
+        """Apply events in one durable commit: all of them or, when this raises, none."""
+        with self.transaction():
+            for event in events:
+                apply(event, self.db)
+            self.db.execute("DELETE FROM meta WHERE key = ?", (_VIEWS_STAMP,))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction that is undone when its body raises."""
+        with disk_explained("the ledger (state.sqlite3)"):
+            self.db.execute("BEGIN")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def want(self, jobs: Iterable[Job], digest: str) -> None:
+        """Replace the list of what the manifest asks for. Equal jobs are wanted once, where they first stand.
+
+        Jobs that are known take over the names that the manifest now gives them. `digest` is the
+        manifest's: while it stays the same, `wants` answers that nothing is to be done.
+        """
+        known = self.db.execute("SELECT 1 FROM job LIMIT 1").fetchone() is not None
+        with self.transaction():
+            self.db.execute("DELETE FROM main.wanted")
+            for batch in _batches(enumerate(jobs)):
+                self._insert_wanted(batch)
+                if known:
+                    self._take_over_names(batch)
+            self._set(_WANTED_DIGEST, digest)
+            self.db.execute("DELETE FROM main.meta WHERE key = ?", (_VIEWS_STAMP,))
+
+    def preview_want(self, jobs: Iterable[Job]) -> None:
+        """`want` into the scratch database of a preview: the ledger's own file is not touched."""
+        self.db.execute("BEGIN")
+        self.db.execute("DELETE FROM main.wanted")
+        for batch in _batches(enumerate(jobs)):
+            self._insert_wanted(batch)
+        self.db.execute("COMMIT")
+
+    def wants(self, digest: str) -> bool:
+        """Whether the list of wanted jobs is already that of this manifest."""
+        return self.note(_WANTED_DIGEST) == digest
+
+    def relocate(self, moves: Sequence[tuple[str, str, int, int, int]]) -> None:
+        """Record new places of image files: (path, job id, attempt, index, marked) each."""
+        with self.transaction():
+            self.db.executemany(
+                "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", moves
+            )
+            self.db.execute("DELETE FROM meta WHERE key = ?", (_VIEWS_STAMP,))
+
+    def touch(self, times: Sequence[tuple[int, str, int, int, int]]) -> None:
+        """Record that files with a new time of change hold what they held: (mtime_ns, job id, …)."""
+        with self.transaction():
+            self.db.executemany(
+                "UPDATE image SET mtime_ns = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", times
+            )
+
+    def stamp_views(self, stamp: str) -> None:
+        """Note what the views looked like when they showed the latest change."""
+        with self.transaction():
+            self._set(_VIEWS_STAMP, stamp)
+
+    def views_stamp(self) -> str | None:
+        """What `stamp_views` noted, or None when something has changed since."""
+        return self.note(_VIEWS_STAMP)
+
+    def _insert_wanted(self, batch: list[tuple[int, Job]]) -> None:
+        self.db.executemany(
+            "INSERT OR IGNORE INTO main.wanted (seq, job_id) VALUES (?, ?)", [(seq, job.id) for seq, job in batch]
+        )
+
+    def _take_over_names(self, batch: list[tuple[int, Job]]) -> None:
+        """Where equal jobs have different names, the first one's count."""
+        rows = [(job.to_json(), job.id, seq) for seq, job in batch]
+        self.db.executemany(
+            "UPDATE job SET request = ?1 WHERE id = ?2 AND request <> ?1"
+            " AND EXISTS (SELECT 1 FROM wanted WHERE job_id = ?2 AND seq = ?3)",
+            rows,
+        )
+
+    def _set(self, key: str, value: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO main.meta (key, value) VALUES (?, ?)", (key, value))
+
+
+def _batches(jobs: Iterable[tuple[int, Job]]) -> Iterator[list[tuple[int, Job]]]:
+    stream = iter(jobs)
+    while batch := list(islice(stream, _BATCH)):
+        yield batch
+
+
+def _schema() -> str:
+    return resources.files("batchgen.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    # One thread at a time uses a connection: the run's own until the writer thread starts, then that.
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=30,
+    )
+
+
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
+    if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        now = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        db.executescript(f"BEGIN; {_schema()} {now} COMMIT;")
+        db.executemany(
+            "INSERT INTO meta (key, value) VALUES (?, ?)",
+            [("id_version", ID_VERSION), ("lineage", str(uuid.uuid4()))],
+        )
+    _check(db, path, "main")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA wal_autocheckpoint = 10000")
+    db.execute("PRAGMA cache_size = -65536")
+
+
+def _check(db: sqlite3.Connection, path: Path, schema: str) -> None:
+    (application,) = db.execute(f"PRAGMA {schema}.application_id").fetchone()
+    (version,) = db.execute(f"PRAGMA {schema}.user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise CommandError(f"{path} is not a ledger of batchgen. Give another folder with --output.")
+    if version > VERSION:
+        raise CommandError(
+            f"{path} was written by a later batchgen (ledger version {version}, this one reads up to {VERSION})."
+            " Update batchgen; nothing was changed."
+        )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in _DISK_CODES:
+            raise RunStopped(
+                f"{path} cannot be written ({error}). Free space or mend its rights; then run again."
+            ) from error
+        raise CommandError(
+            f"{path} cannot be read as a ledger of batchgen ({error}). Nothing was changed; keep the file:"
+            " it knows what was paid for."
+        ) from error
+
+
+_DISK_CODES = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+    }
+)
+
+
+@contextmanager
+def disk_explained(what: str) -> Iterator[None]:
+    """Say a refusal of the disk as RunStopped; anything else of SQLite passes."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _DISK_CODES:
+            raise
+        raise RunStopped(
+            f"The disk refused to keep {what}: {error}. Nothing more is sent; free space, then run again to go on."
+        ) from error

@@ -1,0 +1,205 @@
+"""Each event as SQL on the ledger's one writing connection."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import TYPE_CHECKING
+
+from batchgen.jobs import Status
+from batchgen.ledger.events import (
+    Accepted,
+    Ended,
+    Event,
+    Fetched,
+    Intent,
+    Made,
+    Missing,
+    NotMade,
+    Outcome,
+    Relinked,
+    Reopened,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from batchgen.jobs import ImageLink
+
+
+class IllegalTransition(AssertionError):
+    """An event that cannot follow what the ledger holds: a defect of batchgen, never of its input."""
+
+
+@singledispatch
+def apply(event: Event, db: sqlite3.Connection) -> None:
+    """Carry out one event; the caller commits.
+
+    Raises IllegalTransition where the event does not fit what is there, e.g. a second live attempt.
+    """
+    raise IllegalTransition(f"no such event: {event!r}")
+
+
+@apply.register
+def _intent(event: Intent, db: sqlite3.Connection) -> None:
+    job = event.job
+    changed = db.execute(
+        "INSERT INTO job (id, status, request, attempt) VALUES (?, 'intent', ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET status = 'intent', request = excluded.request,"
+        " attempt = excluded.attempt, code = '', message = ''"
+        " WHERE job.status = 'pending' AND excluded.attempt > job.attempt",
+        (job.id, job.to_json(), event.attempt),
+    )
+    _exactly_one(changed, event)
+    db.execute(
+        "INSERT INTO attempt (job_id, number, account, external_id, intended_at, images, reserved)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            job.id,
+            event.attempt,
+            event.account,
+            event.external_id,
+            event.at,
+            job.parameters.n,
+            event.reserved,
+        ),
+    )
+
+
+@apply.register
+def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
+    _move(db, event, Status.SUBMITTED, "'intent', 'unknown'")
+    db.execute(
+        "UPDATE attempt SET task_id = ?, accepted_at = ?, outcome = '' WHERE job_id = ? AND number = ?",
+        (event.task_id, event.at, event.job_id, event.attempt),
+    )
+
+
+@apply.register
+def _not_made(event: NotMade, db: sqlite3.Connection) -> None:
+    _move(db, event, Status.PENDING, "'intent', 'submitted', 'unknown'")
+    db.execute(
+        "UPDATE job SET failures = failures + ? WHERE id = ?",
+        (int(event.counts), event.job_id),
+    )
+    _close(db, event, event.outcome)
+
+
+@apply.register
+def _made(event: Made, db: sqlite3.Connection) -> None:
+    _move(db, event, Status.MADE, "'submitted'")
+    db.execute(
+        "UPDATE attempt SET outcome = 'made', cost = ?, ended_at = ? WHERE job_id = ? AND number = ?",
+        (event.cost, event.at, event.job_id, event.attempt),
+    )
+    _link(db, event.job_id, event.attempt, event.links)
+
+
+@apply.register
+def _relinked(event: Relinked, db: sqlite3.Connection) -> None:
+    _link(db, event.job_id, event.attempt, event.links)
+
+
+@apply.register
+def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
+    image = event.image
+    changed = db.execute(
+        "UPDATE image SET path = ?, sha256 = ?, bytes = ?, width = ?, height = ?, mtime_ns = ?, fetched_at = ?"
+        " WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
+        (
+            image.path,
+            image.sha256,
+            image.bytes,
+            image.width,
+            image.height,
+            event.mtime_ns,
+            event.at,
+            event.job_id,
+            event.attempt,
+            image.index,
+            int(event.marked),
+        ),
+    )
+    _exactly_one(changed, event)
+    _complete(db, event)
+
+
+def _complete(db: sqlite3.Connection, event: Fetched) -> None:
+    """The last image ends the job; fewer images than were asked for leave it `partial`."""
+    key = (event.job_id, event.attempt)
+    missing, delivered = db.execute(
+        "SELECT sum(sha256 IS NULL), sum(marked = 0) FROM image WHERE job_id = ? AND attempt = ?", key
+    ).fetchone()
+    if missing:
+        return
+    (asked,) = db.execute("SELECT images FROM attempt WHERE job_id = ? AND number = ?", key).fetchone()
+    status, message = Status.DONE, ""
+    if delivered < asked:
+        status, message = Status.PARTIAL, f"The gateway delivered {delivered} of {asked} images."
+    db.execute(
+        "UPDATE job SET status = ?, message = ?, code = '' WHERE id = ? AND attempt = ? AND status = 'made'",
+        (status, message, *key),
+    )
+
+
+@apply.register
+def _ended(event: Ended, db: sqlite3.Connection) -> None:
+    _move(db, event, event.status, "'pending', 'intent', 'submitted', 'made', 'unknown'")
+    db.execute(
+        "UPDATE job SET code = ?, message = ? WHERE id = ?",
+        (event.code, event.message, event.job_id),
+    )
+    if event.outcome is not None:
+        _close(db, event, event.outcome)
+
+
+@apply.register
+def _reopened(event: Reopened, db: sqlite3.Connection) -> None:
+    changed = db.execute(
+        "UPDATE job SET status = 'pending', failures = 0, code = '', message = '' WHERE id = ?"
+        " AND status IN ('failed', 'rejected', 'gone', 'partial', 'unknown')",
+        (event.job_id,),
+    )
+    _exactly_one(changed, event)
+
+
+@apply.register
+def _missing(event: Missing, db: sqlite3.Connection) -> None:
+    db.execute(
+        "UPDATE image SET path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
+        (event.job_id, event.attempt, event.index, int(event.marked)),
+    )
+    db.execute(
+        "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')",
+        (event.job_id, event.attempt),
+    )
+
+
+def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: Status, among: str) -> None:
+    changed = db.execute(
+        f"UPDATE job SET status = ? WHERE id = ? AND attempt = ? AND status IN ({among})",  # noqa: S608 - constants
+        (to, event.job_id, event.attempt),
+    )
+    _exactly_one(changed, event)
+
+
+def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> None:
+    db.execute(
+        "UPDATE attempt SET outcome = ?, code = ?, message = ?, head = ?, ended_at = ?"
+        " WHERE job_id = ? AND number = ?",
+        (outcome, event.code, event.message, event.head, event.at, event.job_id, event.attempt),
+    )
+
+
+def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageLink, ...]) -> None:
+    rows = [(job_id, attempt, link.index, 0, link.url) for link in links]
+    rows += [(job_id, attempt, link.index, 1, link.watermark_url) for link in links if link.watermark_url]
+    db.executemany(
+        "INSERT INTO image (job_id, attempt, idx, marked, url) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET url = excluded.url",
+        rows,
+    )
+
+
+def _exactly_one(cursor: sqlite3.Cursor, event: Event) -> None:
+    if cursor.rowcount != 1:
+        raise IllegalTransition(f"does not fit what the ledger holds: {event!r}")

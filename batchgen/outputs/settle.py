@@ -1,0 +1,122 @@
+"""Brings the files of an output and the ledger's record of them together, before and after a run.
+
+- What a stopped run left in the scratch folder is moved into place or removed.
+- Files that are lost or were changed are noted as missing, to be fetched again (never made again).
+- Images that the manifest no longer asks for move to `retired/`; those asked for again move back; those
+  whose name has changed move too. None of it costs anything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+from batchgen import paths
+from batchgen.ledger.events import Missing
+from batchgen.outputs.tree import disk_refused, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from batchgen.ledger.questions import StoredImage
+    from batchgen.ledger.store import Ledger
+    from batchgen.outputs.tree import Tree
+    from batchgen.paths import PathTemplate
+
+_BATCH = 1000
+T = TypeVar("T")
+Move = tuple["StoredImage", str]
+
+
+def finish_moves(ledger: Ledger, tree: Tree) -> int:
+    """Move into place what a stopped run left whole in the scratch folder; remove the rest of it."""
+    placed = 0
+    for file in sorted(tree.scratch.iterdir()) if tree.scratch.is_dir() else []:
+        image = ledger.image_named(file.name)
+        if image is not None and file.stat().st_size == image.bytes and sha256_of(file) == image.sha256:
+            tree.place(image.key, image.path)
+            placed += 1
+        else:
+            file.unlink()
+    return placed
+
+
+def note_missing(ledger: Ledger, tree: Tree) -> int:
+    """Note every image whose file is lost or changed. A changed file is set aside under `retired/`, not lost."""
+    missing: list[Missing] = []
+    same: list[tuple[int, str, int, int, int]] = []
+    for image in ledger.stored_images():
+        path = tree.root / image.path
+        try:
+            status = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(_missing(image))
+            continue
+        if status.st_size == image.bytes and status.st_mtime_ns == image.mtime_ns:
+            continue
+        if status.st_size == image.bytes and sha256_of(path) == image.sha256:
+            same.append((status.st_mtime_ns, *image.key))
+            continue
+        _set_aside(tree, image)
+        missing.append(_missing(image))
+    for batch in _batches(missing):
+        ledger.record(batch)
+    for times in _batches(same):
+        ledger.touch(times)
+    return len(missing)
+
+
+def retire(ledger: Ledger, tree: Tree) -> int:
+    """Move what the manifest no longer asks for, and what a later attempt has replaced, to `retired/`."""
+    return _move(ledger, tree, [(image, _retired_path(image)) for image in ledger.images_to_retire()])
+
+
+def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> int:
+    """Move every wanted image to the name that the manifest now gives it, also out of `retired/`."""
+    moves: list[Move] = []
+    for image, job in ledger.wanted_images():
+        path = template.render(job, image.index, os.path.splitext(image.path)[1])  # noqa: PTH122 - a million times
+        if image.marked:
+            path = paths.watermarked(path)
+        if path != image.path:
+            moves.append((image, path))
+    return _move(ledger, tree, moves)
+
+
+def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> int:
+    """All files leave before any arrives, so that two may change places; a crash between is finished later."""
+    under_way = [(image, path) for image, path in moves if tree.lift(image.key, image.path)]
+    for batch in _batches(under_way):
+        ledger.relocate([(path, *image.key) for image, path in batch])
+    for image, path in under_way:
+        tree.place(image.key, path)
+    return len(under_way)
+
+
+def _retired_path(image: StoredImage) -> str:
+    path = paths.retired(image.path, image.job_id)
+    stem, ext = os.path.splitext(path)  # noqa: PTH122
+    suffix = ("" if image.last_attempt else f"-attempt{image.attempt}") + ("-watermarked" if image.marked else "")
+    return f"{stem}{suffix}{ext}"
+
+
+def _set_aside(tree: Tree, image: StoredImage) -> None:
+    source = tree.root / image.path
+    if not source.is_file():
+        return
+    stem, ext = os.path.splitext(paths.retired(image.path, image.job_id))  # noqa: PTH122
+    target = tree.root / f"{stem}-changed-{sha256_of(source)[:8]}{ext}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    except OSError as error:
+        raise disk_refused(error, target) from error
+
+
+def _missing(image: StoredImage) -> Missing:
+    return Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, marked=image.marked)
+
+
+def _batches(items: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]

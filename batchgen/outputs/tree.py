@@ -1,0 +1,139 @@
+"""The output folder: scratch files, and moving whole files into place.
+
+Every file reaches its place in the same way, whether it was fetched, renamed or retired: it stands whole
+in the scratch folder under a name of its own, then the ledger records where it belongs, then it is moved.
+Whatever stops in between, `settle_scratch` finishes: a scratch file that the ledger knows by its hash only
+has to be moved, every other one is a torn download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchgen.errors import RunStopped
+from batchgen.outputs.images import ImageInfo, inspect_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SCRATCH = ".scratch"
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeFile:
+    """A file in the scratch folder that was checked and is on disk."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    info: ImageInfo
+
+
+class Tree:
+    """One output folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scratch = root / SCRATCH
+        self._made: set[str] = set()
+
+    def prepare(self) -> None:
+        """Make the folder. Raises RunStopped with a sentence where the disk does not let us."""
+        try:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            probe = self.scratch / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise disk_refused(error, self.root) from error
+
+    def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
+        """Where an image (job id, attempt, index, marked) stands until it is moved into place."""
+        return self.scratch / "-".join(map(str, key))
+
+    def place(self, key: tuple[str, int, int, int], path: str) -> None:
+        """Move a whole file from the scratch folder to its place."""
+        target = self.root / path
+        try:
+            self._make_folder(target.parent)
+            os.replace(self.scratch_path(key), target)  # noqa: PTH105 - half the cost of Path.replace
+        except OSError as error:
+            raise disk_refused(error, target) from error
+
+    def lift(self, key: tuple[str, int, int, int], path: str) -> bool:
+        """Move a placed file back into the scratch folder, on its way to another place; False if it is not there."""
+        try:
+            os.replace(self.root / path, self.scratch_path(key))  # noqa: PTH105
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise disk_refused(error, self.root / path) from error
+        self._made.clear()
+        return True
+
+    def tidy(self) -> None:
+        """Remove the scratch folder and folders that have become empty."""
+        for top in ("images", "retired", "watermarked"):
+            for folder, _, _ in os.walk(self.root / top, topdown=False):
+                _remove_if_empty(folder)
+        _remove_if_empty(self.scratch)
+
+    def _make_folder(self, folder: Path) -> None:
+        name = str(folder)
+        if name not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(name)
+
+
+def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
+    """Write pieces of a body to a scratch file; runs in a thread."""
+    try:
+        with path.open("wb" if first else "ab") as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise disk_refused(error, path) from error
+
+
+def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
+    """Write the last pieces, check the image, hash it and have it on disk; runs in a thread.
+
+    Raises ImageBroken where it is not a whole image, RunStopped where the disk refuses.
+    """
+    try:
+        with path.open("wb" if first else "ab") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        info = inspect_file(path)
+        status = path.stat()
+        return WholeFile(sha256=sha256_of(path), bytes=status.st_size, mtime_ns=status.st_mtime_ns, info=info)
+    except OSError as error:
+        raise disk_refused(error, path) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def disk_refused(error: OSError, path: object) -> RunStopped:
+    """A refusal of the disk as the sentence that ends the run."""
+    return RunStopped(
+        f"{path} cannot be written: {error.strerror or error}. Nothing more is sent; mend it, then run again to go on."
+    )
+
+
+def _remove_if_empty(folder: str | Path) -> None:
+    try:
+        os.rmdir(folder)  # noqa: PTH106 - a folder that is not empty stays: that is the wish
+    except OSError:
+        return

@@ -1,0 +1,100 @@
+"""What a provider is: create, query, and the meaning of answers, for one account.
+
+A provider asks once and raises what the answer means (see `errors`); it never retries and never waits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from batchgen.catalog import Ability
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from decimal import Decimal
+
+    from batchgen.catalog import Account
+    from batchgen.door import Door
+    from batchgen.jobs import ImageLink, Job
+
+
+class TaskState(StrEnum):
+    """How far a task is at the gateway."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as the gateway tells of it. `created_ms` is Unix time by the gateway's clock."""
+
+    id: str
+    state: TaskState
+    external_id: str | None = None
+    links: tuple[ImageLink, ...] = ()
+    cost: Decimal | None = None
+    message: str = ""
+    created_ms: int | None = None
+    head: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of the account's tasks, newest first; `last` says that no older ones follow."""
+
+    tasks: tuple[Task, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Values of environment variables; their text never shows in a log or a traceback."""
+
+    values: Mapping[str, str] = field(repr=False)
+
+    def __getitem__(self, name: str) -> str:
+        return self.values[name]
+
+
+class Provider(ABC):
+    """One account's wire protocol. Subclasses say what they can do by the account's profile."""
+
+    def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
+        self.account = account
+        self.door = door
+        self.secrets = secrets
+
+    @abstractmethod
+    async def create(self, job: Job, external_id: str) -> Task:
+        """Send one create. It may cost money as soon as this is called.
+
+        Raises NotSent, Throttled, JobRejected, JobRefused, AttemptFailed and AccountStopped where certainly
+        nothing was accepted; ExternalIdTaken where an earlier send was; Unclear where nobody can say.
+        """
+
+    @abstractmethod
+    async def query(self, task_id: str) -> Task:
+        """Ask for one task; free. Raises TaskNotFound, Throttled, NotSent, Unclear, AccountStopped."""
+
+    async def find(self, external_id: str) -> Task:
+        """Ask for a task by the caller's own id; free. Raises as `query`."""
+        return await self.query(external_id)
+
+    async def page(self, number: int, size: int) -> Page:
+        """One page of the account's tasks, numbered from 1; free. Raises as `query`."""
+        raise NotImplementedError(f"{type(self).__name__} lists no tasks ({number}, {size})")
+
+    @property
+    def finds(self) -> bool:
+        """Whether `find` can be tried."""
+        return self.account.finds_by_external_id is not Ability.NO
+
+    @property
+    def lists(self) -> bool:
+        """Whether `page` can be tried."""
+        return self.account.lists_tasks is not Ability.NO

@@ -1,0 +1,194 @@
+"""What the Kling API's answers mean: HTTP status and `code` together, by the table of errors.
+
+Gateways also answer with plain HTTP statuses, HTML pages, `code` as a string and other spellings: read
+tolerantly, and decided by the HTTP status where the body tells nothing. Sources: the vendor's reference
+and the two gateways' pages, read 2026-11.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import (
+    AccountStopped,
+    BatchgenError,
+    ExternalIdTaken,
+    JobRefused,
+    JobRejected,
+    TaskNotFound,
+    TooFast,
+    TooManyRunning,
+    Unclear,
+)
+from batchgen.jobs import ImageLink
+from batchgen.providers.base import Task, TaskState
+
+if TYPE_CHECKING:
+    from batchgen.door import Answer
+
+_FINE = frozenset({"0", "200", "success", "succeed", "ok"})
+_STATES = {
+    "submitted": TaskState.RUNNING,
+    "processing": TaskState.RUNNING,
+    "succeed": TaskState.SUCCEEDED,
+    "succeeded": TaskState.SUCCEEDED,
+    "success": TaskState.SUCCEEDED,
+    "completed": TaskState.SUCCEEDED,
+    "failed": TaskState.FAILED,
+    "fail": TaskState.FAILED,
+    "failure": TaskState.FAILED,
+}
+_STOPS_ACCOUNT = frozenset({"1000", "1001", "1002", "1003", "1004", "1100", "1101", "1102", "1304"})
+_REFUSES_JOB = frozenset({"1103", "1200", "1201"})
+_NOT_THERE = frozenset({"1202", "1203"})
+_POLICY = frozenset({"1300", "1301"})
+_UNCLEAR = frozenset({"5000", "5001", "5002"})
+_LONGEST_MESSAGE = 300
+
+
+def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN401 - the gateway's own shape
+    """The `data` of an answer that says yes; raises what any other answer means.
+
+    `creating`: whether it answers a create, where an unclear answer may have cost money.
+    """
+    body = _json(answer)
+    code = _code(body)
+    if 200 <= answer.status < 300 and isinstance(body, dict) and (code in _FINE or (not code and "data" in body)):
+        data = body.get("data")
+        if isinstance(data, dict | list):
+            return data
+        raise Unclear(f"The gateway's answer to {doing} holds no data.", code=code, head=answer.head)
+    raise _refusal(answer, code, _message(body), creating=creating, doing=doing)
+
+
+def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: str) -> BatchgenError:
+    said = f" {code}" if code else ""
+    words = f": {message}" if message else ""
+    text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"
+    detail = {"code": code or str(answer.status), "head": answer.head}
+    if code in _STOPS_ACCOUNT:
+        return AccountStopped(f"{text}. {_ADVICE.get(code, '')}".strip())
+    if code in _POLICY:
+        return JobRejected(text, **detail)
+    if code in _NOT_THERE:
+        return JobRefused(text, **detail) if creating else TaskNotFound(text, **detail)
+    if code in _REFUSES_JOB:
+        return _refused_parameters(text, message, creating=creating, detail=detail)
+    if code == "1303":
+        return TooManyRunning(text, code=code, retry_after=answer.retry_after)
+    if code == "1302":
+        return TooFast(text, code=code, retry_after=answer.retry_after)
+    if code in _UNCLEAR:
+        return Unclear(text, **detail)
+    return _by_status(answer, text, detail, creating=creating)
+
+
+def _by_status(answer: Answer, text: str, detail: dict[str, str], *, creating: bool) -> BatchgenError:
+    status = answer.status
+    if status in {401, 402, 403}:
+        return AccountStopped(f"{text}. Check the key and the balance of the account.")
+    if status == 429:
+        return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
+    if status in {404, 405} and not creating:
+        return TaskNotFound(text, **detail)
+    if status in {404, 405} or 300 <= status < 400:
+        return AccountStopped(f"{text}. Check the account's base_url.")
+    if 400 <= status < 500 and status != 408:
+        return JobRefused(text, **detail)
+    return Unclear(text, **detail)
+
+
+def _refused_parameters(text: str, message: str, *, creating: bool, detail: dict[str, str]) -> BatchgenError:
+    """1200/1201 also answer a repeated `external_task_id`: then the task exists, or may exist.
+
+    The gateway's words are no more than a reason to ask by the id; nothing is sent again because of them.
+    """
+    if creating and "external_task_id" in message:
+        return ExternalIdTaken(text, **detail)
+    return JobRefused(text, **detail)
+
+
+_ADVICE = {
+    "1004": "The token has expired; check this machine's clock.",
+    "1003": "The token is not valid yet; check this machine's clock.",
+    "1100": "The account is not in order; look at the gateway's console.",
+    "1101": "The account is in arrears; top it up, then run again to go on.",
+    "1102": "The resource pack is used up or expired; buy one, then run again to go on.",
+    "1304": "This machine's address is not on the account's whitelist.",
+} | dict.fromkeys(("1000", "1001", "1002"), "Check the account's key.")
+
+
+def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own shape
+    """A task object as a `Task`. Raises Unclear where it holds no task id."""
+    if not isinstance(data, dict) or not data.get("task_id"):
+        raise Unclear("The gateway's answer holds no task id.", head=head)
+    status = str(data.get("task_status") or data.get("status") or "").lower()
+    info = data.get("task_info")
+    external = info.get("external_task_id") if isinstance(info, dict) else data.get("external_task_id")
+    created = data.get("created_at")
+    return Task(
+        id=str(data["task_id"]),
+        # A status we do not know is one that goes on: asking again is free.
+        state=_STATES.get(status, TaskState.RUNNING),
+        external_id=str(external) if external else None,
+        links=_links(data),
+        cost=_cost(data.get("final_unit_deduction")),
+        message=str(data.get("task_status_msg") or ""),
+        created_ms=int(created) if isinstance(created, int | float) else None,
+        head=head,
+    )
+
+
+def _links(data: dict[str, Any]) -> tuple[ImageLink, ...]:
+    result = data.get("task_result")
+    images = result.get("images") if isinstance(result, dict) else None
+    if not isinstance(images, list):
+        images = [{"url": data["url"]}] if data.get("url") else []
+    links: dict[int, ImageLink] = {}
+    for position, image in enumerate(images):
+        if not isinstance(image, dict) or not image.get("url"):
+            continue
+        index = image.get("index")
+        if not isinstance(index, int) or index in links:
+            index = position
+        marked = image.get("watermark_url")
+        links[index] = ImageLink(index=index, url=str(image["url"]), watermark_url=str(marked) if marked else None)
+    return tuple(links[index] for index in sorted(links))
+
+
+def _cost(value: object) -> Decimal | None:
+    try:
+        cost = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return cost if cost.is_finite() and cost >= 0 else None
+
+
+def _json(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
+    try:
+        return json.loads(answer.body)
+    except ValueError:
+        return None
+
+
+def _code(body: object) -> str:
+    if not isinstance(body, dict):
+        return ""
+    code = body.get("code")
+    if code is None and isinstance(body.get("error"), dict):
+        code = body["error"].get("code")
+    return "" if code is None or isinstance(code, bool | dict | list) else str(code).strip().lower()
+
+
+def _message(body: object) -> str:
+    if not isinstance(body, dict):
+        return ""
+    message = body.get("message") or body.get("msg")
+    error = body.get("error")
+    if not message and isinstance(error, dict):
+        message = error.get("message")
+    elif not message and isinstance(error, str):
+        message = error
+    return str(message or "")[:_LONGEST_MESSAGE]

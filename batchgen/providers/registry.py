@@ -1,0 +1,51 @@
+"""Finds the provider of an account by its entry point, and its keys in the environment."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from batchgen.errors import CommandError
+from batchgen.providers.base import Provider, Secrets
+
+if TYPE_CHECKING:
+    from batchgen.catalog import Account
+    from batchgen.door import Door
+
+GROUP = "batchgen.providers"
+
+
+def provider_for(account: Account, door: Door) -> Provider:
+    """The provider that speaks this account's wire protocol.
+
+    Raises CommandError, with the variable's or the package's name, before anything is sent.
+    """
+    kind = provider_class(account)
+    return kind(account, door, secrets_of(account))
+
+
+def secrets_of(account: Account) -> Secrets:
+    """The account's keys from the environment. Raises CommandError naming every variable that is missing."""
+    missing = [name for name in account.key_variables if not os.environ.get(name, "").strip()]
+    if missing:
+        names = " and ".join(missing)
+        raise CommandError(
+            f"The account {account.name!r} needs its key in the environment: set {names}"
+            f" (for instance: export {missing[0]}=…). To rehearse without a key, add --provider sandbox."
+        )
+    return Secrets({name: os.environ[name].strip() for name in account.key_variables})
+
+
+def provider_class(account: Account) -> type[Provider]:
+    """The class behind the account's `wire`. Raises CommandError where no installed package has it."""
+    found = entry_points(group=GROUP, name=account.wire)
+    for entry in found:
+        kind = entry.load()
+        if not (isinstance(kind, type) and issubclass(kind, Provider)):
+            raise CommandError(f"The provider {account.wire!r} ({entry.value}) is not a batchgen Provider.")
+        return kind
+    known = ", ".join(sorted(entry_points(group=GROUP).names))
+    raise CommandError(
+        f"The account {account.name!r} speaks {account.wire!r}, which no installed package provides. Known: {known}."
+    )
