@@ -117,8 +117,8 @@ class AttemptFailed(JobError):
     """The gateway says that this attempt failed and made nothing; another attempt may succeed."""
 
 
-class ExternalIdTaken(JobError):
-    """The gateway refused a create because it knows the external id: that task exists, adopt it."""
+class RefusedOrTaken(JobRefused):
+    """Refused for its parameters, of which the external id is one: if the gateway has that task, adopt it."""
 
 
 class TaskNotFound(JobError):

@@ -123,4 +123,15 @@ class Missing:
     marked: bool
 
 
-Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relocated:
+    """An image's file belongs elsewhere from now on; it stands in the scratch folder."""
+
+    job_id: str
+    attempt: int
+    index: int
+    marked: bool
+    path: str
+
+
+Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated

@@ -37,6 +37,7 @@ class OpenAttempt:
     external_id: str
     task_id: str | None
     intended_at: int  # Unix ms
+    wanted: bool  # whether the manifest still asks for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +149,7 @@ class Questions:
 
     def anything_to_do(self) -> bool:
         """Whether any wanted job is still to be begun or any begun one is still to be finished."""
-        live = self.db.execute(
-            "SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1"
-        ).fetchone()
+        live = self.db.execute("SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1").fetchone()
         if live:
             return True
         pending = self.db.execute(
@@ -161,10 +160,19 @@ class Questions:
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
+        return self._attempts("WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id")
+
+    def attempt_of(self, job_id: str) -> OpenAttempt:
+        """The latest attempt of a job, however it ended."""
+        return self._attempts("WHERE job.id = ?", (job_id,))[0]
+
+    def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
-            "SELECT job.id, request, job.status, number, failures, account, external_id, task_id, intended_at"
-            " FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
-            " WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id"
+            "SELECT job.id, request, job.status, number, failures, account, external_id, task_id, intended_at,"
+            " wanted.job_id IS NOT NULL FROM job"
+            " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
+            f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
+            values,
         )
         return [
             OpenAttempt(
@@ -176,28 +184,10 @@ class Questions:
                 external_id=external_id,
                 task_id=task_id,
                 intended_at=intended_at,
+                wanted=bool(wanted),
             )
-            for job_id, request, status, number, failures, account, external_id, task_id, intended_at in rows
+            for job_id, request, status, number, failures, account, external_id, task_id, intended_at, wanted in rows
         ]
-
-    def attempt_of(self, job_id: str) -> OpenAttempt:
-        """The latest attempt of a job, however it ended."""
-        row = self.db.execute(
-            "SELECT request, job.status, number, failures, account, external_id, task_id, intended_at"
-            " FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt WHERE job.id = ?",
-            (job_id,),
-        ).fetchone()
-        request, status, number, failures, account, external_id, task_id, intended_at = row
-        return OpenAttempt(
-            job=Job.from_json(job_id, request),
-            status=Status(status),
-            attempt=number,
-            failures=failures,
-            account=account,
-            external_id=external_id,
-            task_id=task_id,
-            intended_at=intended_at,
-        )
 
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
         """The images of an attempt that are not here yet; the flag says: the watermarked copy."""
@@ -338,3 +328,11 @@ class Questions:
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
         return Spent(images=images, cost=cost, unpriced=unpriced)
+
+    def usual_seconds(self) -> float | None:
+        """The mean time from acceptance to the end of the latest tasks that were made, or None before any was."""
+        (mean,) = self.db.execute(
+            "SELECT avg(ended_at - accepted_at) / 1000.0 FROM (SELECT ended_at, accepted_at FROM attempt"
+            " WHERE outcome = 'made' AND accepted_at IS NOT NULL LIMIT 1000)"
+        ).fetchone()
+        return None if mean is None else float(mean)

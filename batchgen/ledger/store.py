@@ -132,14 +132,6 @@ class Ledger(Questions):
         """Whether the list of wanted jobs is already that of this manifest."""
         return self.note(_WANTED_DIGEST) == digest
 
-    def relocate(self, moves: Sequence[tuple[str, str, int, int, int]]) -> None:
-        """Record new places of image files: (path, job id, attempt, index, marked) each."""
-        with self.transaction():
-            self.db.executemany(
-                "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", moves
-            )
-            self.db.execute("DELETE FROM meta WHERE key = ?", (_VIEWS_STAMP,))
-
     def touch(self, times: Sequence[tuple[int, str, int, int, int]]) -> None:
         """Record that files with a new time of change hold what they held: (mtime_ns, job id, …)."""
         with self.transaction():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3  # noqa: TC003 - singledispatch reads the annotations
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,11 @@ from batchgen.ledger.events import (
     NotMade,
     Outcome,
     Relinked,
+    Relocated,
     Reopened,
 )
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from batchgen.jobs import ImageLink
 
 
@@ -31,7 +31,7 @@ class IllegalTransition(AssertionError):
 
 
 @singledispatch
-def apply(event: Event, db: sqlite3.Connection) -> None:
+def apply(event: Event, db: sqlite3.Connection) -> None:  # noqa: ARG001 - the signature of all
     """Carry out one event; the caller commits.
 
     Raises IllegalTransition where the event does not fit what is there, e.g. a second live attempt.
@@ -174,6 +174,15 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
     )
 
 
+@apply.register
+def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
+    changed = db.execute(
+        "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
+        (event.path, event.job_id, event.attempt, event.index, int(event.marked)),
+    )
+    _exactly_one(changed, event)
+
+
 def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: Status, among: str) -> None:
     changed = db.execute(
         f"UPDATE job SET status = ? WHERE id = ? AND attempt = ? AND status IN ({among})",  # noqa: S608 - constants
@@ -184,8 +193,7 @@ def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: 
 
 def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> None:
     db.execute(
-        "UPDATE attempt SET outcome = ?, code = ?, message = ?, head = ?, ended_at = ?"
-        " WHERE job_id = ? AND number = ?",
+        "UPDATE attempt SET outcome = ?, code = ?, message = ?, head = ?, ended_at = ? WHERE job_id = ? AND number = ?",
         (outcome, event.code, event.message, event.head, event.at, event.job_id, event.attempt),
     )
 

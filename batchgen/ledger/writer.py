@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,10 +29,8 @@ class Writer:
         self._ledger = ledger
         self._entries: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="batchgen-ledger", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def __aenter__(self) -> Writer:
-        self._loop = asyncio.get_running_loop()
+    async def __aenter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -47,8 +45,7 @@ class Writer:
 
         Being cancelled while waiting does not take them back. Raises RunStopped where the disk refuses.
         """
-        assert self._loop is not None
-        done: asyncio.Future[None] = self._loop.create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._entries.put((events, done))
         await done
 
@@ -75,8 +72,8 @@ class Writer:
             self._ledger.record(event for events, _ in batch for event in events)
         except BaseException as error:  # noqa: BLE001 - carried over to the waiting tasks, which raise it
             failure = error
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(_acknowledge, [done for _, done in batch], failure)
+        waiting = [done for _, done in batch]
+        waiting[0].get_loop().call_soon_threadsafe(_acknowledge, waiting, failure)
 
 
 def _acknowledge(waiting: list[asyncio.Future[None]], failure: BaseException | None) -> None:

@@ -44,9 +44,9 @@ def findings(ledger: Ledger, tree: Tree) -> Iterator[Finding]:
             yield Finding(path=image.path, fault=Fault.MISSING)
         elif path.stat().st_size != image.bytes or sha256_of(path) != image.sha256:
             yield Finding(path=image.path, fault=Fault.CHANGED)
-    for path in _files(tree):
-        if path not in known:
-            yield Finding(path=path, fault=Fault.FOREIGN)
+    for name in _files(tree):
+        if name not in known:
+            yield Finding(path=name, fault=Fault.FOREIGN)
 
 
 def _files(tree: Tree) -> Iterator[str]:

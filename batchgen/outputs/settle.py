@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from batchgen import paths
-from batchgen.ledger.events import Missing
+from batchgen.ledger.events import Missing, Relocated
 from batchgen.outputs.tree import disk_refused, sha256_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
 
 def retire(ledger: Ledger, tree: Tree) -> int:
     """Move what the manifest no longer asks for, and what a later attempt has replaced, to `retired/`."""
-    return _move(ledger, tree, [(image, _retired_path(image)) for image in ledger.images_to_retire()])
+    return _move(ledger, tree, [(image, retired_path(image)) for image in ledger.images_to_retire()])
 
 
 def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> int:
@@ -87,13 +87,14 @@ def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> int:
     """All files leave before any arrives, so that two may change places; a crash between is finished later."""
     under_way = [(image, path) for image, path in moves if tree.lift(image.key, image.path)]
     for batch in _batches(under_way):
-        ledger.relocate([(path, *image.key) for image, path in batch])
+        ledger.record(_relocated(image, path) for image, path in batch)
     for image, path in under_way:
         tree.place(image.key, path)
     return len(under_way)
 
 
-def _retired_path(image: StoredImage) -> str:
+def retired_path(image: StoredImage) -> str:
+    """Where an image is kept that is not asked for: under a name that no other attempt of its job has."""
     path = paths.retired(image.path, image.job_id)
     stem, ext = os.path.splitext(path)  # noqa: PTH122
     suffix = ("" if image.last_attempt else f"-attempt{image.attempt}") + ("-watermarked" if image.marked else "")
@@ -111,6 +112,10 @@ def _set_aside(tree: Tree, image: StoredImage) -> None:
         source.replace(target)
     except OSError as error:
         raise disk_refused(error, target) from error
+
+
+def _relocated(image: StoredImage, path: str) -> Relocated:
+    return Relocated(job_id=image.job_id, attempt=image.attempt, index=image.index, marked=image.marked, path=path)
 
 
 def _missing(image: StoredImage) -> Missing:

@@ -10,9 +10,9 @@ import csv
 import json
 import os
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from batchgen.money import plain
 from batchgen.outputs.tree import disk_refused
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ INDEX_COLUMNS = (
     *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params"),
 )
 FAILURE_COLUMNS = ("job_id", "status", "code", "message", "attempts", "task_id", *_ASKED, "provider", "params")
-_MILLION = 1_000_000
 
 
 def write_views(ledger: Ledger, tree: Tree) -> None:
@@ -131,12 +130,7 @@ def _share(row: IndexRow) -> str:
         return ""
     share, rest = divmod(row.cost, row.delivered)
     micros = share + (1 if row.index < rest else 0)
-    return money(micros)
-
-
-def money(micros: int) -> str:
-    """Millionths as a plain decimal without trailing zeros."""
-    return f"{(Decimal(micros) / _MILLION).normalize():f}"
+    return plain(micros)
 
 
 def _time(ms: int | None) -> str:

@@ -74,7 +74,7 @@ class Provider(ABC):
         """Send one create. It may cost money as soon as this is called.
 
         Raises NotSent, Throttled, JobRejected, JobRefused, AttemptFailed and AccountStopped where certainly
-        nothing was accepted; ExternalIdTaken where an earlier send was; Unclear where nobody can say.
+        nothing was accepted (RefusedOrTaken where an earlier send may have been); Unclear where nobody can say.
         """
 
     @abstractmethod

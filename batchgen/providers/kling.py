@@ -76,9 +76,7 @@ class KlingProvider(Provider):
             "resolution": parameters.resolution,
             "n": parameters.n,
             "aspect_ratio": parameters.aspect_ratio,
-            "watermark_info": (
-                None if parameters.watermark_info is None else {"enabled": parameters.watermark_info}
-            ),
+            "watermark_info": (None if parameters.watermark_info is None else {"enabled": parameters.watermark_info}),
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
-    ExternalIdTaken,
     JobRefused,
     JobRejected,
+    RefusedOrTaken,
     TaskNotFound,
     TooFast,
     TooManyRunning,
@@ -41,10 +41,18 @@ _STATES = {
     "failure": TaskState.FAILED,
 }
 _STOPS_ACCOUNT = frozenset({"1000", "1001", "1002", "1003", "1004", "1100", "1101", "1102", "1304"})
-_REFUSES_JOB = frozenset({"1103", "1200", "1201"})
 _NOT_THERE = frozenset({"1202", "1203"})
-_POLICY = frozenset({"1300", "1301"})
-_UNCLEAR = frozenset({"5000", "5001", "5002"})
+_BY_CODE = {
+    "1103": JobRefused,
+    "1200": RefusedOrTaken,  # a repeated `external_task_id` is answered so too
+    "1201": RefusedOrTaken,
+    "1300": JobRejected,
+    "1301": JobRejected,
+    "5000": Unclear,
+    "5001": Unclear,
+    "5002": Unclear,
+}
+_THROTTLED = {"1302": TooFast, "1303": TooManyRunning}
 _LONGEST_MESSAGE = 300
 
 
@@ -70,18 +78,12 @@ def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: 
     detail = {"code": code or str(answer.status), "head": answer.head}
     if code in _STOPS_ACCOUNT:
         return AccountStopped(f"{text}. {_ADVICE.get(code, '')}".strip())
-    if code in _POLICY:
-        return JobRejected(text, **detail)
     if code in _NOT_THERE:
         return JobRefused(text, **detail) if creating else TaskNotFound(text, **detail)
-    if code in _REFUSES_JOB:
-        return _refused_parameters(text, message, creating=creating, detail=detail)
-    if code == "1303":
-        return TooManyRunning(text, code=code, retry_after=answer.retry_after)
-    if code == "1302":
-        return TooFast(text, code=code, retry_after=answer.retry_after)
-    if code in _UNCLEAR:
-        return Unclear(text, **detail)
+    if code in _BY_CODE:
+        return _BY_CODE[code](text, **detail)
+    if code in _THROTTLED:
+        return _THROTTLED[code](text, code=code, retry_after=answer.retry_after)
     return _by_status(answer, text, detail, creating=creating)
 
 
@@ -98,16 +100,6 @@ def _by_status(answer: Answer, text: str, detail: dict[str, str], *, creating: b
     if 400 <= status < 500 and status != 408:
         return JobRefused(text, **detail)
     return Unclear(text, **detail)
-
-
-def _refused_parameters(text: str, message: str, *, creating: bool, detail: dict[str, str]) -> BatchgenError:
-    """1200/1201 also answer a repeated `external_task_id`: then the task exists, or may exist.
-
-    The gateway's words are no more than a reason to ask by the id; nothing is sent again because of them.
-    """
-    if creating and "external_task_id" in message:
-        return ExternalIdTaken(text, **detail)
-    return JobRefused(text, **detail)
 
 
 _ADVICE = {
@@ -146,16 +138,13 @@ def _links(data: dict[str, Any]) -> tuple[ImageLink, ...]:
     images = result.get("images") if isinstance(result, dict) else None
     if not isinstance(images, list):
         images = [{"url": data["url"]}] if data.get("url") else []
-    links: dict[int, ImageLink] = {}
-    for position, image in enumerate(images):
-        if not isinstance(image, dict) or not image.get("url"):
-            continue
-        index = image.get("index")
-        if not isinstance(index, int) or index in links:
-            index = position
-        marked = image.get("watermark_url")
-        links[index] = ImageLink(index=index, url=str(image["url"]), watermark_url=str(marked) if marked else None)
-    return tuple(links[index] for index in sorted(links))
+    found = [image for image in images if isinstance(image, dict) and image.get("url")]
+    found.sort(key=lambda image: image["index"] if isinstance(image.get("index"), int) else 0)
+    # Numbered anew from 0, for some gateways count from 1 or not at all; the order stays the same at each query.
+    return tuple(
+        ImageLink(index=index, url=str(image["url"]), watermark_url=str(image.get("watermark_url") or "") or None)
+        for index, image in enumerate(found)
+    )
 
 
 def _cost(value: object) -> Decimal | None:

@@ -1,0 +1,1 @@
+"""The engine: submit, watch, fetch. It takes jobs and gives back events; the ledger's file is not its business."""

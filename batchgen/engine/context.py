@@ -1,0 +1,81 @@
+"""What the parts of a run share: the ledger's two ends, the tree, the door, time, chance, and the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING
+
+from batchgen.engine.stop import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from batchgen.door import Door
+    from batchgen.engine.budget import Budget
+    from batchgen.jobs import Status
+    from batchgen.ledger.events import Event
+    from batchgen.ledger.questions import Questions
+    from batchgen.ledger.writer import Writer
+    from batchgen.outputs.tree import Tree
+    from batchgen.paths import PathTemplate
+    from batchgen.progress import Counters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the manifest's `run` says; durations in seconds."""
+
+    max_attempts: int
+    task_timeout: float | None
+    resend_unknown: bool
+    give_up_after: float
+    grace: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What this run did."""
+
+    begun: int = 0
+    fetched_jobs: int = 0
+    ended: dict[Status, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
+    unfinished: int = 0
+
+    def leave(self, why: str) -> None:
+        """A job stays as it is for the next run."""
+        self.unfinished += 1
+        if len(self.left) < 5:
+            self.left.append(why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One run. Clock, sleep and chance are here so that tests need not wait."""
+
+    writer: Writer
+    reader: Questions
+    tree: Tree
+    template: PathTemplate
+    door: Door
+    rules: Rules
+    budget: Budget
+    counters: Counters
+    downloads: asyncio.Semaphore
+    stop: Stop = field(default_factory=Stop)
+    tally: Tally = field(default_factory=Tally)
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    chance: Random = field(default_factory=Random)
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        return int(self.wall() * 1000)
+
+    async def record(self, *events: Event) -> None:
+        """Return when the events are on disk. Raises RunStopped where the disk refuses them."""
+        await self.writer.record(*events)

@@ -1,0 +1,166 @@
+"""Brings the images of a finished task into the tree: download, check, hash, record, put into place.
+
+A download is free to repeat, a create is not: whatever goes wrong here is answered with a new query for a
+new link, never with a new task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from batchgen import paths
+from batchgen.engine.retry import soon
+from batchgen.errors import (
+    AccountStopped,
+    BatchgenError,
+    ImageBroken,
+    LinkExpired,
+    NotSent,
+    RunStopped,
+    TaskNotFound,
+    Throttled,
+    Unclear,
+)
+from batchgen.jobs import ImageFile
+from batchgen.ledger.events import Fetched, Relinked, Relocated
+from batchgen.outputs import settle
+from batchgen.outputs.tree import finish, write_slab
+
+if TYPE_CHECKING:
+    from batchgen.engine.context import Context
+    from batchgen.engine.work import Work
+    from batchgen.jobs import ImageLink
+    from batchgen.outputs.tree import WholeFile
+    from batchgen.providers.base import Provider
+
+_TRIES = 6
+_SLAB = 8 * 1024 * 1024  # a body up to this size takes one hop to a thread
+
+Key = tuple[str, int, int, int]
+
+
+class ImagesGone(BatchgenError):
+    """The gateway has the images no more."""
+
+
+class Fetcher:
+    """Downloads for one account; all lanes share the run's bound on downloads at a time."""
+
+    def __init__(self, context: Context, provider: Provider) -> None:
+        self._context = context
+        self._provider = provider
+
+    async def fetch(self, work: Work) -> None:
+        """Fetch every image of a made task that is not here yet.
+
+        Raises ImagesGone where the gateway has them no more; Unclear, NotSent or ImageBroken where they may come
+        another time; RunStopped where the disk refuses.
+        """
+        context = self._context
+        if work.attempt > 1:
+            await self._make_room(work)
+        links = context.reader.links_to_fetch(work.job.id, work.attempt)
+        async with asyncio.TaskGroup() as group:
+            downloads = [group.create_task(self._until_whole(work, link, marked=marked)) for link, marked in links]
+        errors = [error for download in downloads if (error := download.result())]
+        for kind in (RunStopped, ImagesGone, BatchgenError):
+            for error in errors:
+                if isinstance(error, kind):
+                    raise error
+
+    async def _make_room(self, work: Work) -> None:
+        """Images of an earlier attempt are kept under `retired/`: nothing paid for is overwritten."""
+        context = self._context
+        for image in context.reader.earlier_images(work.job.id, work.attempt):
+            path = settle.retired_path(image)
+            if context.tree.lift(image.key, image.path):
+                job_id, attempt, index, marked = image.key
+                await context.record(
+                    Relocated(job_id=job_id, attempt=attempt, index=index, marked=bool(marked), path=path)
+                )
+                context.tree.place(image.key, path)
+
+    async def _until_whole(self, work: Work, link: ImageLink, *, marked: bool) -> BatchgenError | None:
+        """Fetch one image, trying again as often as it makes sense; an error is returned, for siblings go on."""
+        context = self._context
+        key = (work.job.id, work.attempt, link.index, int(marked))
+        url = link.url
+        problem: BatchgenError | None = None
+        for tries in range(1, _TRIES + 1):
+            try:
+                async with context.downloads:
+                    whole = await self._download(url, key)
+                await self._record(work, key, whole)
+            except RunStopped as error:
+                return error
+            except (LinkExpired, ImageBroken) as error:
+                problem = error
+                try:
+                    url = await self._new_link(work, link, marked=marked)
+                except (ImagesGone, AccountStopped) as final:
+                    return final
+                except (Throttled, Unclear, NotSent) as later:
+                    problem = later
+            except (Unclear, NotSent) as error:
+                problem = error
+            else:
+                return None
+            if tries < _TRIES:
+                await context.sleep(soon(tries, context.chance))
+        if isinstance(problem, LinkExpired):
+            return ImagesGone(f"The gateway has the image no more: {problem}")
+        return problem
+
+    async def _download(self, url: str, key: Key) -> WholeFile:
+        path = self._context.tree.scratch_path(key)
+        pieces: list[bytes] = []
+        size, first = 0, True
+        async with self._context.door.image(url) as body:
+            async for piece in body:
+                pieces.append(piece)
+                size += len(piece)
+                if size >= _SLAB:
+                    await asyncio.to_thread(write_slab, path, pieces, first=first)
+                    pieces, size, first = [], 0, False
+        return await asyncio.to_thread(finish, path, pieces, first=first)
+
+    async def _record(self, work: Work, key: Key, whole: WholeFile) -> None:
+        """First the ledger learns what the file is and where it belongs, then the file moves there."""
+        context = self._context
+        job_id, attempt, index, marked = key
+        path = context.template.render(work.job, index, whole.info.ext)
+        if marked:
+            path = paths.watermarked(path)
+        image = ImageFile(
+            index=index,
+            path=path,
+            sha256=whole.sha256,
+            bytes=whole.bytes,
+            width=whole.info.width,
+            height=whole.info.height,
+        )
+        await context.record(
+            Fetched(
+                job_id=job_id,
+                attempt=attempt,
+                image=image,
+                marked=bool(marked),
+                mtime_ns=whole.mtime_ns,
+                at=context.now_ms(),
+            )
+        )
+        context.tree.place(key, path)
+        context.counters.images_done += not marked
+
+    async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:
+        try:
+            task = await self._provider.query(work.task_id)
+        except TaskNotFound as error:
+            raise ImagesGone("The gateway no longer knows the task, and the image's link has expired.") from error
+        for fresh in task.links:
+            url = fresh.watermark_url if marked else fresh.url
+            if fresh.index == link.index and url:
+                await self._context.record(Relinked(job_id=work.job.id, attempt=work.attempt, links=(fresh,)))
+                return url
+        raise ImagesGone("The gateway's task no longer names the image.")

@@ -1,0 +1,55 @@
+"""Whether a lane may send now: held after refusals, open after a success, given up after too long without one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen.engine.retry import backoff
+from batchgen.errors import RunStopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from batchgen.errors import BatchgenError
+
+
+class Gate:
+    """Refusals of one account, by the monotonic clock. They use up no attempts."""
+
+    def __init__(self, clock: Callable[[], float], chance: Random, give_up_after: float) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._give_up_after = give_up_after
+        self._in_a_row = 0
+        self._since: float | None = None
+        self._opens = 0.0
+        self.refusals = 0
+
+    def served(self) -> None:
+        """The account did as it was asked."""
+        self._in_a_row = 0
+        self._since = None
+
+    def refused(self, error: BatchgenError, *, retry_after: float | None = None) -> RunStopped | None:
+        """Note a refusal and close for a while; the answer is a reason to stop when this has lasted too long."""
+        now = self._clock()
+        self.refusals += 1
+        if self._since is None:
+            self._since = now
+        # Tasks in flight are refused together: refusals that meet a closed gate are one refusal.
+        if now >= self._opens:
+            self._in_a_row += 1
+            self._opens = now + backoff(self._in_a_row, self._chance, asked=retry_after)
+        elif retry_after is not None:
+            self._opens = max(self._opens, now + retry_after)
+        if now - self._since < self._give_up_after:
+            return None
+        minutes = self._give_up_after / 60
+        return RunStopped(
+            f"No success for {minutes:.3g} minutes (run.give_up_after); the last refusal: {error} Run again to go on."
+        )
+
+    def closed_for(self) -> float:
+        """Seconds until the next create may be sent; 0 when it may now."""
+        return max(0.0, self._opens - self._clock())

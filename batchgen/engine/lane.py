@@ -1,0 +1,154 @@
+"""A lane: everything of one account. Its slots are kept full; each attempt is carried by one asyncio task.
+
+There are never more of those tasks than the account has slots, plus those whose images are being fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import TYPE_CHECKING
+
+from batchgen.engine.gate import Gate
+from batchgen.engine.life import Life
+from batchgen.engine.slots import Slots, Turn, pacer
+from batchgen.engine.watch import Watch
+from batchgen.errors import AccountStopped, BatchgenError, Throttled
+from batchgen.jobs import Status
+from batchgen.money import micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from batchgen.engine.context import Context
+    from batchgen.engine.work import Work
+    from batchgen.providers.base import Provider
+
+_LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
+_FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is begun
+
+
+class Lane:
+    """One account's work in one run."""
+
+    def __init__(self, context: Context, provider: Provider) -> None:
+        self._context = context
+        self._account = provider.account
+        self._wake = asyncio.Event()
+        self.slots = Slots(provider.account.concurrency, self._wake.set)
+        self._turn = Turn()
+        self._pacer = pacer(provider.account.creates_per_minute)
+        self._gate = Gate(context.clock, context.chance, context.rules.give_up_after)
+        self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
+        self._watch = Watch(
+            provider,
+            clock=context.clock,
+            wall=context.wall,
+            chance=context.chance,
+            on_trouble=self._asking_failed,
+            on_answer=self._asking.served,
+        )
+        self._life = Life(context, provider, slots=self.slots, gate=self._gate, watch=self._watch, later=self._put_back)
+        self._waiting: list[Work] = []
+        self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
+        self._put = 0
+        self._lives: set[asyncio.Task[None]] = set()
+
+    async def run(self, begun: Sequence[tuple[Work, Status]], source: Iterator[Work]) -> None:
+        """Take up what was begun, then begin what `source` gives, until all has ended or the run is stopped."""
+        async with asyncio.TaskGroup() as group:
+            loops = [group.create_task(self._watch.keep_asking()), group.create_task(self._curfew())]
+            async with asyncio.TaskGroup() as lives:
+                for work, status in begun:
+                    self._spawn(lives, work, status)
+                await self._feed(lives, source)
+            for loop in loops:
+                loop.cancel()
+
+    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work]) -> None:
+        while not self._context.stop.is_asked:
+            self._wake.clear()
+            self._fill(source)
+            if not self._waiting and not self._later and not self._lives:
+                return
+            if not await self._begin_next(lives):
+                await self._something_changes()
+
+    def _fill(self, source: Iterator[Work]) -> None:
+        """Those that may go again go first, then come new ones, in the manifest's order."""
+        while self._later and self._later[0][0] <= self._context.clock():
+            self._waiting.insert(0, heapq.heappop(self._later)[-1])
+        while len(self._waiting) < _LOOK_AHEAD and (work := next(source, None)) is not None:
+            self._waiting.append(work)
+
+    async def _begin_next(self, lives: asyncio.TaskGroup) -> bool:
+        """Begin one work, if slots, gate and budget let us."""
+        if self._gate.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG:
+            return False
+        work = self._turn.choose(self._waiting, self.slots.free)
+        if work is None:
+            return False
+        budget = self._context.budget
+        price = micros(self._account.prices.of_task(work.job.parameters))
+        if (refusal := budget.refusal(work.units, price)) is not None:
+            self._context.stop.request(refusal, grace=None)
+            return False
+        if self._pacer is not None:
+            await self._pacer.acquire()
+            if self._context.stop.is_asked:
+                return False
+        budget.reserve(work.units, price)
+        self._spawn(lives, work, Status.PENDING)
+        return True
+
+    async def _something_changes(self) -> None:
+        """Wait for a free slot, an ended life, a time that comes, or the stop."""
+        times = [self._gate.closed_for()] if self._waiting else []
+        if self._later:
+            times.append(self._later[0][0] - self._context.clock())
+        wait = min((time for time in times if time > 0), default=None)
+        try:
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _curfew(self) -> None:
+        """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
+        await self._context.stop.asked.wait()
+        self._wake.set()
+        await self._context.stop.grace_over()
+        for life in self._lives:
+            life.cancel()
+
+    def _spawn(self, lives: asyncio.TaskGroup, work: Work, status: Status) -> None:
+        self.slots.take(work.units)
+        task = lives.create_task(self._life.live(work, status))
+        self._lives.add(task)
+        task.add_done_callback(self._ended)
+        self._show()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._lives.discard(task)
+        self._wake.set()
+        self._show()
+
+    def _put_back(self, work: Work, seconds: float) -> None:
+        self._put += 1
+        heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
+        self._wake.set()
+
+    def _asking_failed(self, error: BatchgenError) -> None:
+        """A query met trouble: free to repeat, but an account that never answers ends the run."""
+        if isinstance(error, AccountStopped):
+            self._context.stop.request(error, grace=self._context.rules.grace)
+            return
+        retry_after = error.retry_after if isinstance(error, Throttled) else None
+        if (reason := self._asking.refused(error, retry_after=retry_after)) is not None:
+            self._context.stop.request(reason, grace=self._context.rules.grace)
+
+    def _show(self) -> None:
+        counters = self._context.counters
+        counters.slots_in_use = self.slots.in_use
+        counters.slots = self.slots.units
+        counters.waiting = len(self._waiting) + len(self._later)

@@ -1,0 +1,291 @@
+"""One attempt's life, from the intent to the files in place: to be read from top to bottom.
+
+Every step is in the ledger before the next is taken, and every end is one of the ledger's: what is
+cancelled half-way, or killed, is taken up by the next run where the ledger says it stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from batchgen.engine.fetch import Fetcher, ImagesGone
+from batchgen.engine.recover import Recovery, Undecided
+from batchgen.engine.retry import soon
+from batchgen.errors import (
+    AccountStopped,
+    AttemptFailed,
+    BatchgenError,
+    JobError,
+    JobRejected,
+    NotSent,
+    RefusedOrTaken,
+    RunStopped,
+    TaskNotFound,
+    Throttled,
+    Unclear,
+)
+from batchgen.jobs import Status
+from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome
+from batchgen.money import micros
+from batchgen.providers.base import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchgen.engine.context import Context
+    from batchgen.engine.gate import Gate
+    from batchgen.engine.slots import Slots
+    from batchgen.engine.watch import Watch
+    from batchgen.engine.work import Work
+    from batchgen.providers.base import Provider, Task
+
+
+class Life:
+    """Carries the attempts of one account. `later(work, seconds)` puts a work back among those waiting."""
+
+    def __init__(
+        self,
+        context: Context,
+        provider: Provider,
+        *,
+        slots: Slots,
+        gate: Gate,
+        watch: Watch,
+        later: Callable[[Work, float], None],
+    ) -> None:
+        self._context = context
+        self._provider = provider
+        self._slots = slots
+        self._gate = gate
+        self._watch = watch
+        self._later = later
+        self._recovery = Recovery(provider, sleep=context.sleep, chance=context.chance)
+        self._fetcher = Fetcher(context, provider)
+        self.fetching = 0
+
+    async def live(self, work: Work, status: Status = Status.PENDING) -> None:
+        """Carry one attempt from where it stands to its end. Its slots are held and its price is reserved.
+
+        Raises nothing but cancellation: each error becomes the job's outcome, or the run's stop.
+        """
+        try:
+            try:
+                accepted = await self._accepted(work, status)
+                made = accepted is not None and (status is Status.MADE or await self._made(accepted))
+            finally:
+                self._slots.give(work.units)
+            if accepted is not None and made:
+                await self._fetched(accepted)
+        except RunStopped as error:
+            self._stop(error)
+
+    # --- accepted: there is a task ------------------------------------------------------------------------
+
+    async def _accepted(self, work: Work, status: Status) -> Work | None:
+        """The attempt with its task, or None when it has no task and all that follows is arranged."""
+        if work.task_id:
+            return work
+        if status is not Status.PENDING:
+            return await self._looked_for(work, None)
+        try:
+            task = await self._send(work)
+        except Unclear as error:
+            return await self._looked_for(work, error)
+        except RefusedOrTaken as error:
+            return await self._taken_or_refused(work, error)
+        except (Throttled, NotSent) as error:
+            await self._not_made(work, error, Outcome.REFUSED, counts=False)
+            self._note_trouble(error)
+        except AccountStopped as error:
+            await self._not_made(work, error, Outcome.REFUSED, counts=False)
+            self._context.stop.request(error, grace=None)
+        except AttemptFailed as error:
+            await self._not_made(work, error, Outcome.REFUSED, counts=True)
+        except JobError as error:
+            rejected = isinstance(error, JobRejected)
+            await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
+        else:
+            return await self._adopt(work, task)
+        return None
+
+    async def _send(self, work: Work) -> Task:
+        """The intent on disk, then the create: what this raises is the create's own answer."""
+        context = self._context
+        await context.record(
+            Intent(
+                job=work.job,
+                attempt=work.attempt,
+                account=self._provider.account.name,
+                external_id=work.external_id,
+                at=context.now_ms(),
+                reserved=self._price(work),
+            )
+        )
+        context.tally.begun += 1
+        return await self._provider.create(work.job, work.external_id)
+
+    async def _looked_for(self, work: Work, because: BatchgenError | None) -> Work | None:
+        """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
+        try:
+            task = await self._recovery.find(work)
+        except Undecided as error:
+            await self._undecided(work, error if because is None else Undecided(f"{because} {error}"))
+        except AccountStopped as error:
+            self._stop(error)  # the intent stays open: the next run asks again
+        else:
+            if task is not None:
+                return await self._adopt(work, task)
+            why = f"{because} " if because else ""
+            lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
+            await self._not_made(work, lost, Outcome.REFUSED, counts=True)
+        return None
+
+    async def _taken_or_refused(self, work: Work, refusal: RefusedOrTaken) -> Work | None:
+        """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
+        try:
+            task = await self._recovery.find(work) if self._recovery.can_ask else None
+        except Undecided:
+            task = None
+        if task is not None:
+            return await self._adopt(work, task)
+        await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
+        return None
+
+    async def _adopt(self, work: Work, task: Task) -> Work:
+        self._gate.served()
+        await self._context.record(
+            Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=self._context.now_ms())
+        )
+        return work.accepted(task.id)
+
+    # --- made: the task has succeeded ---------------------------------------------------------------------
+
+    async def _made(self, work: Work) -> bool:
+        """Wait for the task's end; whether there are images to fetch."""
+        context = self._context
+        try:
+            async with asyncio.timeout(context.rules.task_timeout):
+                task = await self._watch.ended(work.task_id, work.job.parameters)
+        except TimeoutError:
+            context.tally.leave(
+                f"The task {work.task_id} has not ended within run.task_timeout; the next run asks for it again."
+            )
+            return False
+        except TaskNotFound as error:
+            await self._end(work, Status.GONE, Outcome.LOST, error)
+            return False
+        self._gate.served()
+        if task.state is TaskState.FAILED or not task.links:
+            words = task.message or "The gateway gives no reason."
+            if task.state is not TaskState.FAILED:
+                words = "The gateway says that the task succeeded, but gives no image."
+            failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
+            await self._not_made(work, failure, Outcome.FAILED, counts=True)
+            return False
+        await self._record_made(work, task)
+        return True
+
+    async def _record_made(self, work: Work, task: Task) -> None:
+        price = self._price(work)
+        charge = micros(task.cost)
+        links = task.links[: work.units]
+        cost = price if charge is None else charge
+        await self._context.record(
+            Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=cost, at=self._context.now_ms())
+        )
+        self._context.budget.settle(price, charge)
+        self._context.counters.cost = self._context.budget.cost_of_run
+
+    # --- fetched: the images are in place -----------------------------------------------------------------
+
+    async def _fetched(self, work: Work) -> None:
+        context = self._context
+        self.fetching += 1
+        try:
+            await self._fetcher.fetch(work)
+        except ImagesGone as error:
+            await self._end(work, Status.GONE, None, error)
+        except RunStopped:
+            raise
+        except BatchgenError as error:
+            context.tally.leave(f"Images of {work.job.id} are made but could not be fetched: {error}")
+        else:
+            context.tally.fetched_jobs += 1
+            context.counters.jobs_done += 1
+        finally:
+            self.fetching -= 1
+
+    # --- ends ---------------------------------------------------------------------------------------------
+
+    async def _undecided(self, work: Work, error: Undecided) -> None:
+        if self._context.rules.resend_unknown:
+            await self._not_made(work, error, Outcome.UNKNOWN, counts=True)
+        else:
+            await self._end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
+
+    async def _not_made(self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
+        """The attempt made nothing: the next follows, unless that was the last."""
+        context = self._context
+        failures = work.failures + int(counts)
+        if failures >= context.rules.max_attempts:
+            await self._end(work, Status.FAILED, outcome, error)
+            return
+        await context.record(
+            NotMade(
+                job_id=work.job.id,
+                attempt=work.attempt,
+                outcome=outcome,
+                counts=counts,
+                at=context.now_ms(),
+                code=_code(error),
+                message=str(error),
+                head=_head(error),
+            )
+        )
+        self._release(work, outcome)
+        if work.wanted:
+            self._later(work.again(counts=counts), soon(failures, context.chance) if counts else 0.0)
+
+    async def _end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
+        context = self._context
+        await context.record(
+            Ended(
+                job_id=work.job.id,
+                attempt=work.attempt,
+                status=status,
+                outcome=outcome,
+                at=context.now_ms(),
+                code=_code(error),
+                message=str(error),
+                head=_head(error),
+            )
+        )
+        if outcome is not None:
+            self._release(work, outcome)
+        context.counters.jobs_failed += 1
+        context.tally.ended[status] = context.tally.ended.get(status, 0) + 1
+
+    def _price(self, work: Work) -> int | None:
+        return micros(self._provider.account.prices.of_task(work.job.parameters))
+
+    def _release(self, work: Work, outcome: Outcome) -> None:
+        if outcome in {Outcome.REFUSED, Outcome.FAILED}:
+            self._context.budget.release(work.units, self._price(work))
+
+    def _note_trouble(self, error: Throttled | NotSent) -> None:
+        retry_after = error.retry_after if isinstance(error, Throttled) else None
+        self._context.counters.refusals += 1
+        if (reason := self._gate.refused(error, retry_after=retry_after)) is not None:
+            self._stop(reason)
+
+    def _stop(self, reason: RunStopped) -> None:
+        self._context.stop.request(reason, grace=self._context.rules.grace)
+
+
+def _code(error: BatchgenError) -> str:
+    return str(getattr(error, "code", ""))
+
+
+def _head(error: BatchgenError) -> str:
+    return str(getattr(error, "head", ""))

@@ -1,0 +1,224 @@
+"""A whole run: what stands is settled, what was begun is finished, what is asked for is begun, views are written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchgen.catalog import Ability
+from batchgen.door import open_door
+from batchgen.engine.budget import Budget
+from batchgen.engine.context import Context, Tally
+from batchgen.engine.lane import Lane
+from batchgen.engine.stop import Interrupted, Stop
+from batchgen.engine.work import Work
+from batchgen.errors import CommandError, RunStopped
+from batchgen.jobs import Status
+from batchgen.ledger.events import Reopened
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.writer import Writer
+from batchgen.outputs import settle
+from batchgen.outputs.views import write_views
+from batchgen.providers.registry import provider_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from batchgen.catalog import Account
+    from batchgen.engine.budget import Limits
+    from batchgen.engine.context import Rules
+    from batchgen.errors import BatchgenError
+    from batchgen.jobs import Job
+    from batchgen.ledger.questions import OpenAttempt
+    from batchgen.outputs.tree import Tree
+    from batchgen.paths import PathTemplate
+    from batchgen.progress import Counters
+
+_SPARE_CONNECTIONS = 64  # for queries, beside creates and downloads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What one run is asked to do. `retry` are the ways of ending short that get another attempt."""
+
+    jobs: Callable[[], Iterator[Job]]  # everything that is wanted, in order
+    digest: str  # of what is wanted: the same digest, the same jobs and names
+    source: Callable[[Ledger], Iterator[Work]]  # what is to be begun, read page by page from the ledger
+    takes: Callable[[Job], bool]  # what `--only` leaves
+    account: Account
+    accounts: Mapping[str, Account]  # all that are known by name, for tasks of an earlier run
+    template: PathTemplate
+    rules: Rules
+    limits: Limits
+    downloads: int
+    retry: frozenset[Status] = frozenset()
+    deadline: float | None = None  # seconds from the start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How the run ended, as far as it is not in the ledger. `cost` in millionths."""
+
+    tally: Tally
+    reason: BatchgenError | None
+    cost: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a run is given from outside: counters to fill, who watches them, and the way to a local gateway."""
+
+    counters: Counters
+    observer: AbstractAsyncContextManager[object]
+    gateway: Callable[[Account], AbstractAsyncContextManager[Account]]
+
+
+Begun = tuple[Work, Status]
+
+
+def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
+    """Do it all; the caller holds the output's lock.
+
+    Raises RunStopped where the disk refuses before or after the jobs; what stops the jobs is in the result.
+    """
+    tree.prepare()
+    ledger = Ledger.open(tree.root / FILE_NAME)
+    try:
+        _settle(order, ledger, tree)
+        _reopen(order, ledger)
+        result = Result(tally=Tally(), reason=None)
+        begun = _begun(order, ledger)
+        if begun or ledger.anything_to_do():
+            result = asyncio.run(_make(order, tree, ledger, begun, around))
+            settle.retire(ledger, tree)
+        write_views(ledger, tree)
+        tree.tidy()
+    finally:
+        ledger.close()
+    return result
+
+
+def _settle(order: Order, ledger: Ledger, tree: Tree) -> None:
+    settle.finish_moves(ledger, tree)
+    settle.note_missing(ledger, tree)
+    if not ledger.wants(order.digest):
+        ledger.want(order.jobs(), order.digest)
+        settle.retire(ledger, tree)
+        settle.rename(ledger, tree, order.template)
+
+
+def _reopen(order: Order, ledger: Ledger) -> None:
+    ids = ledger.ended_short(order.retry) if order.retry else []
+    ledger.record(Reopened(job_id=id_) for id_ in ids if order.takes(ledger.attempt_of(id_).job))
+
+
+def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
+    """What earlier runs began: live attempts, and held ones that can be asked for or may be sent again."""
+    held = map(ledger.attempt_of, ledger.ended_short(frozenset({Status.UNKNOWN})))
+    return ledger.open_attempts() + [
+        attempt
+        for attempt in held
+        if order.takes(attempt.job) and (order.rules.resend_unknown or _can_be_asked(order, attempt.account))
+    ]
+
+
+def _can_be_asked(order: Order, name: str) -> bool:
+    account = order.accounts.get(name)
+    return account is not None and (account.finds_by_external_id, account.lists_tasks) != (Ability.NO, Ability.NO)
+
+
+async def _make(
+    order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings
+) -> Result:
+    budget = Budget(ledger.spent(), order.limits)
+    async with AsyncExitStack() as stack:
+        reader = Ledger.read(tree.root / FILE_NAME)
+        stack.callback(reader.close)
+        in_flight = order.account.concurrency + order.downloads + _SPARE_CONNECTIONS
+        context = Context(
+            writer=await stack.enter_async_context(Writer(ledger)),
+            reader=reader,
+            tree=tree,
+            template=order.template,
+            door=await stack.enter_async_context(open_door(in_flight)),
+            rules=order.rules,
+            budget=budget,
+            counters=around.counters,
+            downloads=asyncio.Semaphore(order.downloads),
+        )
+        lanes = await _lanes(order, context, attempts, around, stack)
+        await stack.enter_async_context(around.observer)
+        taken_up = {attempt.job.id for attempt in attempts}
+        fresh = (work for work in order.source(reader) if work.job.id not in taken_up)
+        with _signals(context.stop, order.rules.grace):
+            await _run_lanes(order, context, lanes, fresh)
+    return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
+
+
+async def _run_lanes(
+    order: Order, context: Context, lanes: dict[str, tuple[Lane, list[Begun]]], fresh: Iterator[Work]
+) -> None:
+    async with asyncio.TaskGroup() as outer:
+        timer = outer.create_task(_deadline(order, context.stop))
+        async with asyncio.TaskGroup() as group:
+            for name, (lane, begun) in lanes.items():
+                source = fresh if name == order.account.name else iter(())
+                group.create_task(lane.run(begun, source))
+        timer.cancel()
+
+
+async def _lanes(
+    order: Order, context: Context, attempts: list[OpenAttempt], around: Surroundings, stack: AsyncExitStack
+) -> dict[str, tuple[Lane, list[Begun]]]:
+    """A lane for the manifest's account and for each other one that still owes us something."""
+    begun: dict[str, list[Begun]] = {order.account.name: []}
+    for attempt in attempts:
+        begun.setdefault(attempt.account, []).append((Work.resumed(attempt), attempt.status))
+    lanes: dict[str, tuple[Lane, list[Begun]]] = {}
+    for name, works in begun.items():
+        account = order.account if name == order.account.name else order.accounts.get(name)
+        try:
+            if account is None:
+                raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
+            account = await stack.enter_async_context(around.gateway(account))
+            lanes[name] = (Lane(context, provider_for(account, context.door)), works)
+        except CommandError as error:
+            if name == order.account.name:
+                raise
+            for _ in works:
+                context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}")
+    return lanes
+
+
+async def _deadline(order: Order, stop: Stop) -> None:
+    if order.deadline is not None:
+        await asyncio.sleep(order.deadline)
+        reason = RunStopped("The deadline has come; nothing more is begun. Run again to go on.")
+        stop.request(reason, grace=order.rules.grace)
+
+
+@contextmanager
+def _signals(stop: Stop, grace: float) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops sending and gives what is in flight its grace; the second ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def told(number: signal.Signals) -> None:
+        code = 128 + number
+        if isinstance(stop.reason, Interrupted):
+            os._exit(code)  # the ledger is whole at every moment
+        name = "Interrupted" if number is signal.SIGINT else "Terminated"
+        stop.request(Interrupted(f"{name}. Run again to go on.", code), grace=grace)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, told, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,74 @@
+"""What an account lets run at a time, and how fast it lets us create.
+
+A task holds as many units as it makes images, from its create until it ends (kling.md, Concurrency).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiolimiter import AsyncLimiter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchgen.engine.work import Work
+
+PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
+
+
+class Slots:
+    """Units in use. May be over-full: tasks of an earlier run hold theirs whatever the limit is now."""
+
+    def __init__(self, units: int, freed: Callable[[], None]) -> None:
+        self.units = units
+        self.in_use = 0
+        self._freed = freed
+
+    @property
+    def free(self) -> int:
+        """Units that no task holds."""
+        return max(0, self.units - self.in_use)
+
+    def take(self, units: int) -> None:
+        """Hold units; the caller asked `free` first, or the task runs already."""
+        self.in_use += units
+
+    def give(self, units: int) -> None:
+        """Give units back and wake who waits for them."""
+        self.in_use -= units
+        self._freed()
+
+
+class Turn:
+    """Who is next: first come, first served, but a smaller task may pass a waiting larger one a few times."""
+
+    def __init__(self) -> None:
+        self._passed = 0
+
+    def choose(self, waiting: list[Work], free: int) -> Work | None:
+        """Take the next work that fits out of `waiting`, or None where nothing may go now."""
+        for position, work in enumerate(waiting):
+            if work.units > free:
+                if self._passed >= PASSES:
+                    return None
+                continue
+            self._passed = self._passed + 1 if position else 0
+            return waiting.pop(position)
+        return None
+
+
+def pacer(creates_per_minute: float | None) -> AsyncLimiter | None:
+    """A limiter under which no minute sees more creates than this, not even the first.
+
+    `AsyncLimiter(N, 60)` lets 2N - 1 through in its first minute; a small burst `b` leaking over
+    `b * 60 / (N - b)` seconds keeps the worst minute at N.
+    """
+    if creates_per_minute is None:
+        return None
+    if creates_per_minute <= 2:
+        return AsyncLimiter(1, 60.0 / creates_per_minute)
+    if creates_per_minute <= 1200:
+        return AsyncLimiter(1, 60.0 / (creates_per_minute - 1))
+    burst = creates_per_minute // 100
+    return AsyncLimiter(burst, burst * 60.0 / (creates_per_minute - burst))

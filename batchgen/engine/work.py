@@ -1,0 +1,57 @@
+"""A job as the engine carries it: which attempt is next, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batchgen.jobs import external_id
+
+if TYPE_CHECKING:
+    from batchgen.jobs import Job
+    from batchgen.ledger.questions import OpenAttempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One attempt of one job, to be sent or under way. `sent_at` is Unix ms, 0 before it is sent."""
+
+    job: Job
+    attempt: int
+    failures: int = 0
+    external_id: str = ""
+    task_id: str = ""
+    sent_at: int = 0
+    wanted: bool = True  # whether another attempt is to follow when this one makes nothing
+
+    @property
+    def units(self) -> int:
+        """How much of the account's concurrency it holds."""
+        return self.job.parameters.n
+
+    @classmethod
+    def of(cls, job: Job, attempt: int, failures: int) -> Work:
+        """The attempt that follows `attempt` attempts so far."""
+        number = attempt + 1
+        return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
+
+    @classmethod
+    def resumed(cls, begun: OpenAttempt) -> Work:
+        """An attempt that an earlier run began."""
+        return cls(
+            job=begun.job,
+            attempt=begun.attempt,
+            failures=begun.failures,
+            external_id=begun.external_id,
+            task_id=begun.task_id or "",
+            sent_at=begun.intended_at,
+            wanted=begun.wanted,
+        )
+
+    def again(self, *, counts: bool) -> Work:
+        """The next attempt of the same job, with an id of its own."""
+        return Work.of(self.job, self.attempt, self.failures + int(counts))
+
+    def accepted(self, task_id: str) -> Work:
+        """The same attempt, now with its task."""
+        return replace(self, task_id=task_id)
