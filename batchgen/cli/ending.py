@@ -1,0 +1,89 @@
+"""How a run ended: the sentence, the data and the exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchgen.jobs import ENDED_SHORT, Status
+from batchgen.money import plain
+from batchgen.outputs.views import FAILURES, INDEX
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchgen.engine.run import Result
+    from batchgen.errors import BatchgenError
+    from batchgen.ledger.questions import Questions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a run leaves. `jobs`: of those it was about; `cost` in millionths, of this run."""
+
+    root: Path
+    images: int  # in the index
+    jobs: dict[Status, int]
+    begun: int
+    unfinished: tuple[str, ...]
+    unfinished_jobs: int
+    cost: int
+    reason: BatchgenError | None
+
+    @property
+    def short(self) -> int:
+        """Jobs that ended without all their images."""
+        return sum(self.jobs.get(status, 0) for status in ENDED_SHORT)
+
+    @property
+    def exit_code(self) -> int:
+        """By the contract's table."""
+        if self.reason is not None:
+            return self.reason.exit_code
+        return 1 if self.short or self.unfinished_jobs else 0
+
+    def as_data(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "exit_code": self.exit_code,
+            "output": str(self.root),
+            "index": str(self.root / INDEX),
+            "images": self.images,
+            "jobs": {status.value: self.jobs.get(status, 0) for status in Status if self.jobs.get(status)},
+            "begun": self.begun,
+            "unfinished": list(self.unfinished),
+            "cost": plain(self.cost),
+            "reason": None if self.reason is None else str(self.reason),
+        }
+
+    def as_text(self) -> str:
+        """A few sentences: what is where, and what is missing."""
+        index = self.root / INDEX
+        what = "1 image is" if self.images == 1 else f"{self.images} images are"
+        lines = [f"{what} in {self.root / 'images'}; the index is {index}."]
+        if self.begun == 0 and self.reason is None and not self.short and not self.unfinished_jobs:
+            lines.insert(0, "Nothing to do: everything asked for is there.")
+        if self.short:
+            kinds = ", ".join(
+                f"{self.jobs[status]} {status.value}" for status in Status if status in ENDED_SHORT & self.jobs.keys()
+            )
+            lines.append(f"Jobs without all their images: {kinds}. {self.root / FAILURES} says why.")
+        if self.unfinished_jobs:
+            lines.append(f"Left for the next run: {self.unfinished_jobs}. {self.unfinished[0]}")
+        if pending := self.jobs.get(Status.PENDING):
+            lines.append(f"Not begun yet: {pending} jobs.")
+        return "\n".join(lines)
+
+
+def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, int]) -> Ending:
+    """Put together what the ledger and the run know."""
+    return Ending(
+        root=root,
+        images=ledger.images_in_index(),
+        jobs=jobs,
+        begun=result.tally.begun,
+        unfinished=tuple(result.tally.left),
+        unfinished_jobs=result.tally.unfinished,
+        cost=result.cost,
+        reason=result.reason,
+    )

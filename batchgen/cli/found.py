@@ -1,0 +1,28 @@
+"""Where an existing output is: for commands that need no more of a manifest than its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen import document
+from batchgen.cli import options as common
+from batchgen.errors import CommandError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from pathlib import Path
+
+
+def found_output(options: Namespace) -> Path:
+    """The output folder that the options mean.
+
+    Only the manifest's name is read, so that a manifest which is being edited does not hide its output.
+    Raises CommandError where it has none.
+    """
+    if options.output is not None:
+        return common.output_folder(options, "")
+    read = document.read(options.manifest)
+    name = read.value.get("name") if isinstance(read.value, dict) else None
+    if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
+        raise CommandError(f"{options.manifest} has no usable `name`; check it with: batchgen validate")
+    return common.output_folder(options, name)

@@ -1,0 +1,109 @@
+"""The command `batchgen`: finds the subcommand, and is the only place that catches."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
+
+from batchgen import __version__
+from batchgen.errors import BatchgenError, ManifestInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "init": "write a commented starter manifest",
+    "validate": "check manifests: every fault with file:line:column and what to do",
+    "plan": "say what a run would do; sends nothing",
+    "run": "make it; started again, it goes on",
+    "status": "how a run stands, also while one is going",
+    "verify": "check every file against the index",
+    "sandbox": "the local gateway, as a server of its own",
+    "models": "the catalogue of models and accounts",
+    "schema": "print a JSON Schema",
+}
+
+_EPILOG = """\
+exit codes: 0 everything asked for is there; 1 some jobs failed, were rejected or are unknown; 2 the manifest or
+the command is wrong, nothing was sent or written; 3 stopped before the end (account, budget, deadline, disk), run
+again to go on; 4 another run of the same output is going; 130, 143 interrupted, terminated.
+"""
+
+
+def entry() -> NoReturn:
+    """Run the command line of this process and leave with its exit code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors become sentences on stderr."""
+    options = _parser(arguments).parse_args(arguments)
+    try:
+        code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
+        sys.stdout.flush()
+    except BatchgenError as error:
+        _report(error, as_json=getattr(options, "json", False))
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted. Run again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left: that is their right, and nothing to report.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - the only broad one: a traceback shown to a user is a defect
+        if os.environ.get("BATCHGEN_TRACEBACK"):
+            raise
+        _report_defect(error)
+        return 70
+    return code
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="batchgen",
+        description="Makes many images through a paid API from a manifest, and never pays for one twice.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((word for word in arguments if word in COMMANDS), None)
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=about, description=f"batchgen {name}: {about}.", epilog=_EPILOG, allow_abbrev=False
+        )
+        if name == asked:  # only what is asked for is imported
+            import_module(f"batchgen.cli.{name}").configure(command)
+    return parser
+
+
+def _report(error: BatchgenError, *, as_json: bool) -> None:
+    from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
+
+    if isinstance(error, ManifestInvalid):
+        print(problems.as_text(error.problems, sys.stderr), file=sys.stderr)
+        listed = problems.as_data(error.problems)
+    else:
+        print(f"batchgen: {error}", file=sys.stderr)
+        listed = []
+    if as_json:
+        print(json.dumps({"exit_code": error.exit_code, "error": str(error), "problems": listed}, ensure_ascii=False))
+
+
+def _report_defect(error: BaseException) -> None:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f" ({where.tb_frame.f_code.co_name}, line {where.tb_lineno})" if where else ""
+    print(
+        f"batchgen: this is a defect of batchgen, not of your input: {type(error).__name__}: {error}{place}. Nothing"
+        " paid for is lost: run again to go on. To report it, set BATCHGEN_TRACEBACK=1 and run once more.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,82 @@
+"""`batchgen models`: the catalogue."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from batchgen.cli import options as common
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from batchgen.catalog import Account, Catalog, Model
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    common.add_json(parser)
+
+
+def execute(options: Namespace) -> int:
+    """Print what models and accounts can do."""
+    from batchgen.catalog import builtin  # noqa: PLC0415 - reads a file
+
+    catalog = builtin()
+    print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))
+    return 0
+
+
+def _as_data(catalog: Catalog) -> dict[str, Any]:
+    return {
+        "as_of": catalog.as_of,
+        "models": [{"name": model.name, "about": model.about, "notes": _notes(model)} for model in _models(catalog)],
+        "aspect_ratios": list(catalog.aspect_ratios),
+        "resolutions": list(catalog.resolutions),
+        "accounts": [_account(account) for account in catalog.accounts.values()],
+    }
+
+
+def _account(account: Account) -> dict[str, Any]:
+    return {
+        "name": account.name,
+        "about": account.about,
+        "base_url": account.base_url,
+        "keys": list(account.key_variables),
+        "models": list(account.models),
+        "concurrency": account.concurrency,
+        "finds_by_external_id": account.finds_by_external_id.value,
+        "lists_tasks": account.lists_tasks.value,
+        "prices": {name: {k: str(v) for k, v in table.items()} for name, table in account.prices.by_model.items()},
+        "price_unit": account.prices.unit,
+    }
+
+
+def _as_text(catalog: Catalog) -> str:
+    lines = [f"Models (as of {catalog.as_of})"]
+    for model in _models(catalog):
+        lines.append(f"  {model.name:<14}{model.about}")
+        lines += [f"  {'':<14}- {note}" for note in _notes(model)]
+    lines += [f"Ratios: {', '.join(catalog.aspect_ratios)}", f"Resolutions: {', '.join(catalog.resolutions)}"]
+    lines.append("Accounts (the `provider` of a manifest; change or add one under `providers`)")
+    for account in catalog.accounts.values():
+        keys = " and ".join(account.key_variables) or "none"
+        lines.append(f"  {account.name:<14}{account.about}")
+        lines.append(f"  {'':<14}- key: {keys}; {account.concurrency} slots; models: {', '.join(account.models)}")
+        if not account.prices.by_model:
+            lines.append(f"  {'':<14}- prices: not known here; give them under providers.{account.name}.prices")
+    return "\n".join(lines)
+
+
+def _models(catalog: Catalog) -> list[Model]:
+    return list(catalog.models.values())
+
+
+def _notes(model: Model) -> list[str]:
+    notes = [
+        f"{oddity.parameter}: {oddity.value if oddity.value is not None else 'none'}: {oddity.why} (a warning)"
+        for oddity in model.unlikely
+    ]
+    if model.image_reference:
+        notes.append("image_reference: subject or face, wanted with every image")
+    return notes

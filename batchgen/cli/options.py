@@ -1,0 +1,98 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def add_manifest(parser: ArgumentParser) -> None:
+    """The manifest, where its output is, and which account serves it."""
+    parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="the output folder (default: outputs/NAME under this folder)"
+    )
+    parser.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="another account than the manifest's; `sandbox` rehearses any manifest, into outputs/NAME-sandbox",
+    )
+
+
+def add_selection(parser: ArgumentParser) -> None:
+    """Which of the manifest's jobs are meant."""
+    parser.add_argument(
+        "--only",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="only jobs with this model, prompt_id, variable …; wildcards; repeatable (the same key: any of)",
+    )
+    parser.add_argument("--limit", metavar="N", type=count, help="begin at most N jobs that are not yet there")
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """One JSON document on stdout."""
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+
+
+def add_logging(parser: ArgumentParser) -> None:
+    """How progress is shown on stderr."""
+    parser.add_argument("--quiet", action="store_true", help="no progress, no result: only errors")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="progress as text or JSON lines")
+
+
+def output_folder(options: Namespace, name: str) -> Path:
+    """Where a manifest's output is: `--output` always wins, a rehearsal has a folder of its own."""
+    if options.output is not None:
+        return Path(options.output)
+    suffix = "-sandbox" if options.provider == "sandbox" else ""
+    return Path("outputs") / f"{name}{suffix}"
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def money(text: str) -> Decimal:
+    """An amount of money in the account's unit."""
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of money from 0 on, such as 20 or 2.50")
+    return amount
+
+
+def deadline(text: str) -> float:
+    """Seconds from now until a deadline: a duration (`90m`), a time of day (`06:00`) or a date and time."""
+    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
+        return float(match[1]) * _UNITS[match[2]]
+    now = datetime.now().astimezone()
+    try:
+        if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}", text):
+            hour, minute = map(int, text.split(":"))
+            then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+            then += timedelta(days=1) if then <= now else timedelta(0)
+        else:
+            then = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no deadline: write a duration (90m, 8h), a time (06:00) or a date (2027-01-31T06:00)"
+        ) from None
+    if then <= now:
+        raise argparse.ArgumentTypeError(f"{text} is past")
+    return (then - now).total_seconds()

@@ -1,0 +1,173 @@
+"""`batchgen run`: makes what the manifest asks for; started again, it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from batchgen.cli import options as common
+from batchgen.cli.ending import Ending, ending_of
+from batchgen.engine.budget import Limits
+from batchgen.engine.context import Rules
+from batchgen.engine.run import Order, Surroundings, perform
+from batchgen.engine.work import Work
+from batchgen.errors import CommandError
+from batchgen.jobs import Status
+from batchgen.ledger import lock
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.manifest.load import load_manifest
+from batchgen.manifest.model import OnUnknown
+from batchgen.matrix import expand
+from batchgen.money import micros
+from batchgen.outputs.tree import Tree
+from batchgen.plan import Selection, standings, unpriced
+from batchgen.progress import Counters, Progress
+from batchgen.providers import registry
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from batchgen.catalog import Account
+    from batchgen.ledger.questions import Questions
+    from batchgen.manifest.model import Manifest
+
+SANDBOX_STATE = ".sandbox.jsonl"
+_RETRIED = frozenset({Status.FAILED, Status.GONE, Status.PARTIAL})
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    common.add_manifest(parser)
+    common.add_selection(parser)
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="another attempt for jobs that failed, are gone or came partial"
+    )
+    parser.add_argument(
+        "--retry-unknown",
+        action="store_true",
+        help="send again what may have been taken already, where nobody can say; it may be paid twice",
+    )
+    parser.add_argument("--max-cost", metavar="M", type=common.money, help="spend at most M in this run")
+    parser.add_argument(
+        "--deadline", metavar="WHEN", type=common.deadline, help="begin nothing after 90m, 06:00 or 2027-01-31T06:00"
+    )
+    common.add_json(parser)
+    common.add_logging(parser)
+
+
+def execute(options: Namespace) -> int:
+    """Run, say how it ended, and return the exit code of the contract."""
+    manifest = load_manifest(options.manifest, provider=options.provider)
+    selection = Selection.parse(options.only, manifest.var_names)
+    registry.check(manifest.account)
+    _check_prices(options, manifest)
+    counters = Counters(unit=manifest.account.prices.unit)
+    progress = Progress(counters, quiet=options.quiet, log_format=options.log_format)
+    for warning in manifest.warnings:
+        progress.say(str(warning), level="warning")
+    tree = Tree(common.output_folder(options, manifest.name))
+    tree.prepare()
+    with lock.held(tree.root):
+        around = Surroundings(counters=counters, observer=progress, gateway=_gateway(tree.root))
+        result = perform(_order(options, manifest, selection), tree, around)
+        ledger = Ledger.read(tree.root / FILE_NAME)
+        ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
+        ledger.close()
+    _tell(options, ending)
+    return ending.exit_code
+
+
+def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Order:
+    run = manifest.run
+    return Order(
+        jobs=lambda: expand(manifest),
+        digest=manifest.digest,
+        source=lambda ledger: islice(_pending(manifest, ledger, selection), options.limit),
+        takes=selection.takes,
+        account=manifest.account,
+        accounts=manifest.accounts,
+        template=manifest.output_path,
+        rules=Rules(
+            max_attempts=run.max_attempts,
+            task_timeout=run.task_timeout,
+            resend_unknown=options.retry_unknown or run.on_unknown is OnUnknown.RESEND,
+            give_up_after=run.give_up_after,
+            grace=run.grace,
+        ),
+        limits=Limits(
+            images=manifest.budget.max_images,
+            cost=micros(manifest.budget.max_cost),
+            run_cost=micros(options.max_cost),
+        ),
+        downloads=run.downloads,
+        retry=_RETRIED if options.retry_failed else frozenset(),
+        deadline=options.deadline,
+    )
+
+
+def _pending(manifest: Manifest, ledger: Questions, selection: Selection) -> Iterator[Work]:
+    for job, standing in standings(manifest, ledger):
+        if standing.status is Status.PENDING and selection.takes(job):
+            yield Work.of(job, standing.attempt, standing.failures)
+
+
+def _scope(manifest: Manifest, ledger: Questions, selection: Selection) -> dict[Status, int]:
+    """How the jobs stand that this run's exit code is about."""
+    if not selection.wishes:
+        return ledger.counts()
+    counts: dict[Status, int] = {}
+    for job, standing in standings(manifest, ledger):
+        if selection.takes(job):
+            counts[standing.status] = counts.get(standing.status, 0) + 1
+    return counts
+
+
+def _check_prices(options: Namespace, manifest: Manifest) -> None:
+    """A bound in money cannot be kept where a price is not known."""
+    if options.max_cost is None and manifest.budget.max_cost is None:
+        return
+    missing = unpriced(manifest)
+    if missing:
+        names = ", ".join(f"{model} at {resolution}" for model, resolution in sorted(missing))
+        raise CommandError(
+            f"A bound in money cannot be kept: the price of {names} is not known for the account"
+            f" {manifest.account.name!r}. Give it in the manifest, for instance"
+            f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
+            " with budget.max_images."
+        )
+
+
+def _gateway(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Account]]:
+    """The way to an account's gateway; the sandbox is started here, and remembers its tasks in the output."""
+
+    @asynccontextmanager
+    async def open_gateway(account: Account) -> AsyncIterator[Account]:
+        if not account.is_local_sandbox:
+            yield account
+            return
+        from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
+        from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
+
+        settings = Settings(
+            concurrency=account.concurrency, state=root / SANDBOX_STATE
+        )
+        async with Sandbox(settings) as sandbox:
+            yield replace(account, base_url=sandbox.base_url)
+
+    return open_gateway
+
+
+def _tell(options: Namespace, ending: Ending) -> None:
+    if options.json:
+        print(json.dumps(ending.as_data(), ensure_ascii=False, indent=2))
+    elif not options.quiet:
+        print(ending.as_text())
+    if ending.reason is not None:
+        print(f"batchgen: {ending.reason}", file=sys.stderr)

@@ -1,0 +1,23 @@
+"""`batchgen schema`: the schemas, for editors and other tools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+NAMES = ("manifest", "index")
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("name", nargs="?", choices=NAMES, default="manifest", help="which schema (default: manifest)")
+
+
+def execute(options: Namespace) -> int:
+    """Print the schema as it is."""
+    from batchgen.manifest.schema import schema_text  # noqa: PLC0415 - reads a file
+
+    print(schema_text(options.name).rstrip("\n"))
+    return 0
