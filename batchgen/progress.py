@@ -1,0 +1,296 @@
+"""How a run stands, for whoever watches: a bar on a terminal, a line now and then without one, JSON on request.
+
+An observer: the engine adds to plain counters and never waits for anything here; one task looks at them
+a few times a second. All of it goes to stderr, and a stderr that cannot be written ends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from batchgen.money import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import TextIO
+
+BAR_INTERVAL = 0.25  # seconds between drawings
+LINE_INTERVAL = 30.0  # seconds between lines
+_WINDOW = 120.0  # seconds over which the rate is taken: images come in bursts, as tasks end together
+_LEAST_SECONDS, _LEAST_IMAGES = 2.0, 3  # before that a rate would be chance
+
+
+class LogFormat(StrEnum):
+    """How lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What the engine counts. Nobody else writes it while a run is going."""
+
+    images_wanted: int = 0
+    images_done: int = 0
+    jobs_wanted: int = 0
+    jobs_done: int = 0
+    jobs_failed: int = 0  # ended short for good
+    slots_in_use: int = 0
+    slots: int = 0
+    waiting: int = 0  # jobs that wait for a slot or for their next attempt
+    refusals: int = 0  # answers that said: too fast, or too many at once
+    cost: int | None = None  # millionths of `unit`, spent or in flight; None: not known
+    unit: str = ""
+    note: str = ""  # what a watcher should know now, as why nothing moves
+
+
+class Rate:
+    """Images a second over a moving window."""
+
+    def __init__(self, clock: Callable[[], float], *, window: float = _WINDOW) -> None:
+        self._clock = clock
+        self._window = window
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def note(self, images: int) -> None:
+        """Remember how many there are now."""
+        now = self._clock()
+        while len(self._seen) > 1 and self._seen[1][0] <= now - self._window:
+            self._seen.popleft()
+        self._seen.append((now, images))
+
+    def a_second(self) -> float | None:
+        """The rate; None before there is enough to say."""
+        if not self._seen:
+            return None
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        if now - began < _LEAST_SECONDS or last - first < _LEAST_IMAGES:
+            return None
+        return (last - first) / (now - began)
+
+
+class _View(Protocol):
+    """A way to show the counters."""
+
+    def show(self, counters: Counters, rate: float | None) -> None: ...
+
+    def line(self, text: str) -> None:
+        """Write a line of its own."""
+
+    def close(self) -> None: ...
+
+
+class Progress:
+    """Shows the counters while it is entered; `say` writes a line at any time.
+
+    `interval` is in seconds; `clock` is monotonic. They and `sleep` are arguments so that tests do not wait.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is an option of the command or a test's hand on time
+        self,
+        counters: Counters,
+        *,
+        quiet: bool = False,
+        log_format: LogFormat = LogFormat.TEXT,
+        stream: TextIO | None = None,
+        interval: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._counters = counters
+        self._quiet = quiet
+        self._format = log_format
+        self._stream = sys.stderr if stream is None else stream
+        self._on_terminal = log_format is LogFormat.TEXT and self._stream.isatty()
+        self._interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
+        self._sleep = sleep
+        self._rate = Rate(clock, window=max(_WINDOW, 4 * self._interval))
+        self._view: _View = _Lines(self._stream, log_format)
+        self._watch: asyncio.Task[None] | None = None
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        if self._quiet:
+            return self
+        if self._on_terminal:
+            self._view = _Bar(self._stream)
+        self._rate.note(self._counters.images_done)
+        await self._group.__aenter__()
+        self._watch = self._group.create_task(self._look(), name="progress")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watch is None:
+            return
+        self._watch.cancel()
+        self._watch = None
+        # The group is told of no error: it would wrap it, and its only child is ended already.
+        await self._group.__aexit__(None, None, None)
+        self._show()
+        self._view.close()
+        self._view = _Lines(self._stream, self._format)
+
+    def say(self, message: str, level: str = "info", **fields: object) -> None:
+        """Write one message for the log, above the bar if there is one. Quiet leaves out what is only `info`."""
+        if self._quiet and level == "info":
+            return
+        if self._format is LogFormat.JSON:
+            self._view.line(_json(level=level, message=message, **fields))
+            return
+        kind = "" if level == "info" else f"{level}: "
+        more = "".join(f" {name}={value}" for name, value in fields.items())
+        self._view.line(_printable(f"{kind}{message}{more}"))
+
+    async def _look(self) -> None:
+        while True:
+            await self._sleep(self._interval)
+            self._show()
+
+    def _show(self) -> None:
+        self._rate.note(self._counters.images_done)
+        self._view.show(self._counters, self._rate.a_second())
+
+
+# --- views --------------------------------------------------------------------------------------------------
+
+
+class _Lines:
+    """Plain lines, or JSON ones."""
+
+    def __init__(self, stream: TextIO, log_format: LogFormat) -> None:
+        self._stream = stream
+        self._format = log_format
+
+    def show(self, counters: Counters, rate: float | None) -> None:
+        if self._format is LogFormat.JSON:
+            self.line(_json(level="info", event="progress", **facts(counters, rate)))
+        else:
+            self.line(describe(counters, rate))
+
+    def line(self, text: str) -> None:
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
+            return
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Bar:
+    """A tqdm bar that is only ever told where it stands: its own timing and its monitor thread are not used."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from tqdm import tqdm  # noqa: PLC0415 - 60 ms, only where a bar is drawn
+
+        tqdm.monitor_interval = 0
+        tqdm.set_lock(threading.RLock())  # its own would also take a semaphore for processes
+        self._stream = stream
+        self._bar = tqdm(
+            file=stream, total=1, dynamic_ncols=True, bar_format="{percentage:3.0f}% {bar} {desc}", delay=1e9
+        )
+
+    def show(self, counters: Counters, rate: float | None) -> None:
+        self._bar.total = max(counters.images_wanted, counters.images_done, 1)
+        self._bar.n = counters.images_done
+        self._bar.set_description_str(describe(counters, rate, short=True), refresh=False)
+        self._draw(self._bar.refresh)
+
+    def line(self, text: str) -> None:
+        self._draw(self._bar.clear)
+        _Lines(self._stream, LogFormat.TEXT).line(text)
+        self._draw(self._bar.refresh)
+
+    def close(self) -> None:
+        self._draw(self._bar.close)
+
+    def _draw(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except (OSError, ValueError):  # the terminal is gone: the run goes on unseen
+            return
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def describe(counters: Counters, rate: float | None, *, short: bool = False) -> str:
+    """The counters in words; what is nothing is left out. `short` is for beside a bar."""
+    parts = [
+        f"{counters.images_done}/{counters.images_wanted}" if short else _images(counters),
+        f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
+        f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
+        f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
+        f"{_duration(left)} left" if (left := seconds_left(counters, rate)) is not None else "",
+        f"{plain(counters.cost)} {counters.unit}".rstrip() if counters.cost else "",
+        counters.note,
+    ]
+    return _printable((" · " if short else ", ").join(filter(None, parts)))
+
+
+def _images(counters: Counters) -> str:
+    return f"{counters.images_done} of {counters.images_wanted} images"
+
+
+def facts(counters: Counters, rate: float | None) -> dict[str, Any]:
+    """The counters as data. `cost` is a decimal string, for sums must be exact."""
+    left = seconds_left(counters, rate)
+    return {
+        "images_done": counters.images_done,
+        "images_wanted": counters.images_wanted,
+        "jobs_done": counters.jobs_done,
+        "jobs_failed": counters.jobs_failed,
+        "jobs_wanted": counters.jobs_wanted,
+        "slots_in_use": counters.slots_in_use,
+        "slots": counters.slots,
+        "waiting": counters.waiting,
+        "refusals": counters.refusals,
+        "images_a_second": None if rate is None else round(rate, 3),
+        "seconds_left": None if left is None else round(left),
+        "cost": None if counters.cost is None else plain(counters.cost),
+        "unit": counters.unit,
+        "note": counters.note,
+    }
+
+
+def seconds_left(counters: Counters, rate: float | None) -> float | None:
+    """How long the rest takes at this rate; None where there is no rate or no rest.
+
+    Jobs that failed bring no images: as many are taken off as a job has on the average.
+    """
+    if not rate:
+        return None
+    lost = counters.jobs_failed * counters.images_wanted / max(counters.jobs_wanted, 1)
+    rest = counters.images_wanted - counters.images_done - lost
+    return rest / rate if rest > 0 else None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _json(**record: object) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"time": now, **record}, ensure_ascii=False, default=str)
+
+
+def _printable(text: str) -> str:
+    """Without what would steer the terminal: a message may quote a gateway."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
