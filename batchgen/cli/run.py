@@ -91,6 +91,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
         digest=manifest.digest,
         source=lambda ledger: islice(_pending(manifest, ledger, selection), options.limit),
         takes=selection.takes,
+        narrowed=bool(selection.wishes) or options.limit is not None,
         account=manifest.account,
         accounts=manifest.accounts,
         template=manifest.output_path,

@@ -50,6 +50,7 @@ class Order:
     digest: str  # of what is wanted: the same digest, the same jobs and names
     source: Callable[[Ledger], Iterator[Work]]  # what is to be begun, read page by page from the ledger
     takes: Callable[[Job], bool]  # what `--only` leaves
+    narrowed: bool  # whether `--only` or `--limit` leave anything out: then the sum of all is not this run's aim
     account: Account
     accounts: Mapping[str, Account]  # all that are known by name, for tasks of an earlier run
     template: PathTemplate
@@ -136,6 +137,8 @@ async def _make(
     order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings
 ) -> Result:
     budget = Budget(ledger.spent(), order.limits)
+    around.counters.images_done = ledger.images_in_index()
+    around.counters.images_wanted = 0 if order.narrowed else ledger.images_wanted()
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)

@@ -336,3 +336,16 @@ class Questions:
             " WHERE outcome = 'made' AND accepted_at IS NOT NULL LIMIT 1000)"
         ).fetchone()
         return None if mean is None else float(mean)
+
+    def images_in_index(self) -> int:
+        """How many rows index.csv has."""
+        (number,) = self.db.execute(
+            "SELECT count(*) FROM image JOIN wanted ON wanted.job_id = image.job_id"
+            f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {_DELIVERING}"
+        ).fetchone()
+        return int(number)
+
+    def images_wanted(self) -> int:
+        """How many images the manifest asks for."""
+        (number,) = self.db.execute("SELECT coalesce(sum(images), 0) FROM wanted").fetchone()
+        return int(number)

@@ -59,5 +59,6 @@ CREATE TABLE image (
 -- What the manifest asks for, in its order; `seq` is the position in the expansion, equal jobs once.
 CREATE TABLE wanted (
     seq INTEGER PRIMARY KEY,
-    job_id TEXT NOT NULL UNIQUE
+    job_id TEXT NOT NULL UNIQUE,
+    images INTEGER NOT NULL
 );

@@ -150,7 +150,8 @@ class Ledger(Questions):
 
     def _insert_wanted(self, batch: list[tuple[int, Job]]) -> None:
         self.db.executemany(
-            "INSERT OR IGNORE INTO main.wanted (seq, job_id) VALUES (?, ?)", [(seq, job.id) for seq, job in batch]
+            "INSERT OR IGNORE INTO main.wanted (seq, job_id, images) VALUES (?, ?, ?)",
+            [(seq, job.id, job.parameters.n) for seq, job in batch],
         )
 
     def _take_over_names(self, batch: list[tuple[int, Job]]) -> None:
