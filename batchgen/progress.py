@@ -97,7 +97,7 @@ class Progress:
     `interval` is in seconds; `clock` is monotonic. They and `sleep` are arguments so that tests do not wait.
     """
 
-    def __init__(  # noqa: PLR0913 - each is an option of the command or a test's hand on time
+    def __init__(
         self,
         counters: Counters,
         *,
@@ -123,9 +123,10 @@ class Progress:
     async def __aenter__(self) -> Self:
         if self._quiet:
             return self
+        self._rate.note(self._counters.images_done)
         if self._on_terminal:
             self._view = _Bar(self._stream)
-        self._rate.note(self._counters.images_done)
+            self._show()
         await self._group.__aenter__()
         self._watch = self._group.create_task(self._look(), name="progress")
         return self
@@ -200,9 +201,7 @@ class _Bar:
         tqdm.monitor_interval = 0
         tqdm.set_lock(threading.RLock())  # its own would also take a semaphore for processes
         self._stream = stream
-        self._bar = tqdm(
-            file=stream, total=1, dynamic_ncols=True, bar_format="{percentage:3.0f}% {bar} {desc}", delay=1e9
-        )
+        self._bar = tqdm(file=stream, total=1, dynamic_ncols=True, bar_format="{percentage:3.0f}% {bar} {desc}")
 
     def show(self, counters: Counters, rate: float | None) -> None:
         self._bar.total = max(counters.images_wanted, counters.images_done, 1)
