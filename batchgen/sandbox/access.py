@@ -1,0 +1,63 @@
+"""Who may ask: an API key, a JWT made from an access key and a secret key, or anybody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen.catalog import Auth
+from batchgen.sandbox.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchgen.sandbox.settings import Settings
+
+
+def checker(settings: Settings, auth: Auth) -> Callable[[str], None]:
+    """A function that takes the `Authorization` header and raises Refusal (1000 to 1004)."""
+    if settings.access_key is not None and settings.secret_key is not None:
+        access_key, secret_key = settings.access_key, settings.secret_key
+        return lambda header: _check_token(_bearer(header), access_key, secret_key)
+    if settings.api_key is not None:
+        api_key = settings.api_key
+        return lambda header: _check_key(_bearer(header), api_key)
+    if auth is Auth.NONE:
+        return lambda _header: None
+    return lambda header: _expect_any(_bearer(header))
+
+
+def _bearer(header: str) -> str:
+    """What stands after `Bearer`; empty when the header is missing or empty."""
+    if not header.strip():
+        raise Refusal(1001, "Authorization is empty")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refusal(1002, "Authorization is not of the form: Bearer KEY")
+    return token.strip()
+
+
+def _expect_any(_token: str) -> None:
+    """Any key will do: `_bearer` has seen that there is one."""
+
+
+def _check_key(token: str, api_key: str) -> None:
+    if token != api_key:
+        raise Refusal(1000, "authentication failed: the API key is wrong")
+
+
+def _check_token(token: str, access_key: str, secret_key: str) -> None:
+    """Check a JWT as the official service does: HS256, `iss`, `exp` and `nbf`, without leeway."""
+    import jwt  # noqa: PLC0415 - only an account with two keys pays for the import
+
+    try:
+        claims = jwt.decode(token, secret_key, algorithms=["HS256"], options={"require": ["exp", "iss"]})
+    except jwt.ExpiredSignatureError:
+        raise Refusal(1004, "Authorization token has expired") from None
+    except jwt.ImmatureSignatureError:
+        raise Refusal(1003, "Authorization token is not valid yet") from None
+    except jwt.InvalidSignatureError:
+        raise Refusal(1000, "authentication failed: the signature is wrong") from None
+    except jwt.InvalidTokenError as error:
+        raise Refusal(1002, f"Authorization token is invalid: {error}") from None
+    if claims["iss"] != access_key:
+        raise Refusal(1002, "Authorization token is of an unknown access key")

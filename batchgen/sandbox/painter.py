@@ -1,0 +1,188 @@
+"""Paints what a task asked for, as well as paper can: the prompt's words over a scene in its own colours.
+
+A picture follows from the order and the task's id alone, byte for byte, so that a sandbox that was killed
+serves the same files again. It is marked SANDBOX and cannot be taken for a model's work.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from random import Random
+from struct import pack
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
+
+from batchgen.sandbox import colours, lettering, scenery
+
+if TYPE_CHECKING:
+    from batchgen.sandbox.rules import Order
+
+# What 1k means here; the API's documents name no sizes. 2k is twice that.
+SIZES = {
+    "16:9": (1360, 768),
+    "9:16": (768, 1360),
+    "1:1": (1024, 1024),
+    "4:3": (1184, 888),
+    "3:4": (888, 1184),
+    "3:2": (1248, 832),
+    "2:3": (832, 1248),
+    "21:9": (1568, 672),
+}
+_KEPT_BYTES = 32 * 1024 * 1024
+_INK, _FAINT, _CARD, _CARD_EDGE = 252, 150, 14, 46  # tones
+_REFERENCES = {"subject": "after a subject", "face": "after a face", "image": "after an image"}
+
+
+def size_of(order: Order) -> tuple[int, int]:
+    """Width and height in pixels."""
+    width, height = SIZES[order.aspect_ratio]
+    scale = 2 if order.resolution == "2k" else 1
+    return width * scale, height * scale
+
+
+def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) -> bytes:
+    """One image of a task, as PNG."""
+    small = SIZES[order.aspect_ratio]
+    size = size_of(order)
+    picture = scenery.paint(small, Random(f"{order.prompt}/{task_id}/{index}"))
+    if size != small:
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+    _write(picture, order, index)
+    if watermark:
+        _mark(picture)
+    picture.putpalette(colours.ramp(Random(f"{order.prompt}/{index}")))
+    file = BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measure:
+    """Lengths in pixels that follow from the picture's size."""
+
+    width: int
+    height: int
+
+    @property
+    def unit(self) -> int:
+        return round(min(self.width, self.height) / 48)
+
+    @property
+    def margin(self) -> int:
+        return self.unit * 2
+
+    @property
+    def small(self) -> int:
+        return round(self.unit * 1.5)
+
+    @property
+    def text_width(self) -> int:
+        return self.width - 2 * self.margin - 4 * self.unit
+
+
+def _write(picture: Image.Image, order: Order, index: int) -> None:
+    """The card with the prompt, what was asked for below it, and the badge above."""
+    measure = _Measure(width=picture.width, height=picture.height)
+    unit = measure.unit
+    canvas = ImageDraw.Draw(picture)
+    room = measure.height - 2 * measure.margin - 11 * unit
+    text = lettering.fit(
+        order.prompt, measure.text_width, _share(len(order.prompt), room), largest=unit * 5, smallest=unit
+    )
+    notes = lettering.fit(_notes(order, index), measure.text_width, unit * 4, largest=measure.small, smallest=unit)
+    bottom = measure.height - measure.margin
+    top = bottom - text.height - notes.height - 5 * unit
+    card = (measure.margin, top, measure.width - measure.margin, bottom)
+    canvas.rounded_rectangle(card, radius=unit, fill=_CARD)
+    left = measure.margin + 2 * unit
+    lettering.draw(canvas, (left, top + 2 * unit - unit // 3), text, _INK, _FAINT)
+    rule = top + 3 * unit + text.height
+    canvas.line((left, rule, measure.width - left, rule), fill=_CARD_EDGE, width=max(1, unit // 12))
+    lettering.draw(canvas, (left, rule + unit // 2), notes, 190, _FAINT)
+    _badge(canvas, measure)
+
+
+def _share(characters: int, room: int) -> int:
+    """How much of the height the words may take: a short prompt leaves the scene its place."""
+    return round(room * min(1.0, 0.34 + characters / 2200))
+
+
+def _notes(order: Order, index: int) -> str:
+    parts = [order.model, order.aspect_ratio, order.resolution, f"image {index + 1} of {order.n}"]
+    if order.reference:
+        parts.append(_REFERENCES[order.reference])
+    return "   ·   ".join(parts).replace(" ", "\u00a0").replace("\u00a0·\u00a0\u00a0\u00a0", "\u00a0· ")
+
+
+def _badge(canvas: ImageDraw.ImageDraw, measure: _Measure) -> None:
+    """The word SANDBOX on a plate of its own, in the upper left corner."""
+    unit, size = measure.unit, round(measure.unit * 1.5)
+    width = lettering.line_width("SANDBOX", size)
+    left = top = measure.margin
+    box = (left, top, left + width + 2 * unit, top + size * 1.2 + unit)
+    canvas.rounded_rectangle(box, radius=unit * 0.6, fill=_INK)
+    canvas.text((left + unit, top + unit * 0.5), "SANDBOX", font=lettering.font(size), fill=_CARD)
+
+
+def _mark(picture: Image.Image) -> None:
+    """A watermark across the scene: the same picture, but nobody would print it."""
+    size = picture.width // 12
+    stamp = Image.new("L", (round(lettering.line_width("sandbox", size) * 1.2), size * 2), 0)
+    ImageDraw.Draw(stamp).text((size // 4, size // 4), "sandbox", font=lettering.font(size), fill=150)
+    stamp = stamp.rotate(20, Image.Resampling.BILINEAR, expand=True)
+    for row in range(0, picture.height, stamp.height):
+        for column in range(0, picture.width, stamp.width):
+            picture.paste(_INK, (column, row), stamp)
+
+
+@lru_cache(maxsize=32)
+def plain(size: tuple[int, int]) -> bytes:
+    """A flat image of this size in a few hundred bytes: for benchmarks that are about something else."""
+    file = BytesIO()
+    Image.new("1", size, 1).save(file, "PNG", compress_level=9)
+    return file.getvalue()
+
+
+def damaged(content: bytes) -> bytes:
+    """The same length, with bytes inside that are not what they were."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(byte ^ 0x55 for byte in content[middle : middle + 64]) + content[middle + 64 :]
+
+
+class Gallery:
+    """Pictures that were painted lately, so that fetching one again does not paint it again."""
+
+    def __init__(self, *, painted: bool) -> None:
+        self._painted = painted
+        self._kept: OrderedDict[tuple[str, int, bool], bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()  # several threads paint
+
+    def ready(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes | None:
+        """What can be given without painting."""
+        if not self._painted:
+            return _numbered(plain(size_of(order)), f"{task_id}/{index}/{watermark}")
+        with self._lock:
+            return self._kept.get((task_id, index, watermark))
+
+    def make(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes:
+        """Paint and keep. Takes 15 to 60 ms: to be called in a thread."""
+        content = paint(order, task_id, index, watermark=watermark)
+        with self._lock:
+            self._kept[task_id, index, watermark] = content
+            self._bytes += len(content)
+            while self._bytes > _KEPT_BYTES:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+        return content
+
+
+def _numbered(png: bytes, name: str) -> bytes:
+    """The PNG with a comment of its own, so that no two images are the same file."""
+    chunk = b"tEXt" + b"Comment\0" + name.encode()
+    return png[:33] + pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk)) + png[33:]

@@ -1,0 +1,41 @@
+"""A refusal of the gateway: its code, and the HTTP status that the error table gives it."""
+
+from __future__ import annotations
+
+from batchgen.errors import BatchgenError
+
+# Source: the vendor's error table (read 2026-11).
+_STATUSES = {
+    401: (1000, 1001, 1002, 1003, 1004),
+    403: (1103,),
+    429: (1100, 1101, 1102, 1302, 1303, 1304),
+    400: (1200, 1201, 1300, 1301),
+    404: (1202, 1203),
+    500: (5000,),
+    503: (5001,),
+    504: (5002,),
+}
+STATUS_OF = {code: status for status, codes in _STATUSES.items() for code in codes}
+
+MESSAGE_OF = {
+    1302: "too many requests in a short time, slow down",
+    1303: "the parallel tasks of this account are used up",
+    5000: "internal error of the server",
+    5001: "the server is unavailable for now",
+    5002: "the server timed out inside",
+}
+
+
+class Refusal(BatchgenError):
+    """The request is not carried out; the caller is told `code` and the message."""
+
+    def __init__(self, code: int, message: str = "", *, retry_after: int | None = None) -> None:
+        self.code = code
+        self.message = message or MESSAGE_OF[code]
+        self.retry_after = retry_after  # seconds
+        super().__init__(self.message)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return STATUS_OF[self.code]

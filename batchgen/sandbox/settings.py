@@ -1,0 +1,64 @@
+"""What a sandbox is asked to be: whose gateway it plays, how much it takes at once, how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from batchgen.errors import CommandError
+from batchgen.sandbox.weather import Weather
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROFILES = ("kling", "kapon", "anyapi", "sandbox")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One sandbox. Raises CommandError for what cannot be served."""
+
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: a free one
+    beyond_loopback: bool = False  # only a user who names another host may open it to a network
+    profile: str = "kling"  # an account of the catalogue: its fields, models and abilities
+    lists_tasks: bool | None = None  # None: as the profile does
+    finds_by_external_id: bool | None = None  # None: as the profile does
+    concurrency: int = 27  # units; a task holds `n` of them until it ends
+    creates_per_minute: int | None = None
+    balance: float | None = None  # units that may be spent in all; None: no end
+    latency: float = 1.0  # seconds from a create to its images, in the median
+    spread: float = 0.0  # sigma of the log-normal distribution round it
+    api_key: str | None = None  # exactly this key; None: any, where the profile wants one
+    access_key: str | None = None  # with secret_key: a JWT of theirs is wanted
+    secret_key: str | None = None
+    state: Path | None = None  # journal of accepted tasks, read again at the next start
+    paint: bool = True  # False: a small prepared image for each size
+    weather: Weather = field(default_factory=Weather)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail late, or quietly do something else."""
+        if self.profile not in PROFILES:
+            raise CommandError(f"The sandbox has no profile {self.profile!r}; choose {', '.join(PROFILES)}.")
+        if not self.beyond_loopback and not _is_loopback(self.host):
+            raise CommandError(f"The sandbox serves this machine only, and {self.host} is not its loopback.")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise CommandError("The sandbox checks tokens with an access key and a secret key: give both.")
+        for name, value, least in (
+            ("concurrency", self.concurrency, 1),
+            ("latency", self.latency, 0),
+            ("spread", self.spread, 0),
+            ("creates per minute", self.creates_per_minute, 1),
+            ("balance", self.balance, 0),
+        ):
+            if value is not None and not value >= least:
+                raise CommandError(f"The sandbox's {name} is {value:g}; it must be {least} or more.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
