@@ -40,9 +40,7 @@ MAX_NODES = 5_000_000
 MAX_ALIASED_NODES = 100_000  # what aliases may add, counted expanded: a bomb is small only as written
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab and newline
-_RAW_REFUSED = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]"
-)
+_RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
 _ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
 
@@ -341,7 +339,7 @@ class _Builder:
         if not self._rooted:
             self._fatal(None, "The file holds nothing but comments or blanks.")
 
-    def _loop(self, get_event: Callable[[], Event | None]) -> None:
+    def _loop(self, get_event: Callable[[], Any]) -> None:
         documents = 0
         while (event := get_event()) is not None:
             kind = type(event)

@@ -1,0 +1,272 @@
+"""The axes of a matrix: prompts, vars and parameters, with the entries that they take."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchgen import templates
+from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest.faults import cut, meant
+from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Setting
+from batchgen.manifest.prompts import PromptFile
+from batchgen.manifest.reading import UNUSABLE
+from batchgen.manifest.schema import FAULTY
+from batchgen.paths import PLACEHOLDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchgen.document import Value
+    from batchgen.manifest.model import NodePath, Settings
+    from batchgen.manifest.reading import Reader
+
+_VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars"})
+
+
+@dataclass(slots=True, kw_only=True)
+class Axes:
+    """Reads blocks, exclusions and inclusions of one manifest."""
+
+    reader: Reader
+    defaults: Settings
+    default_prompt: tuple[str, NodePath] | None = None
+    files: dict[str, str] = field(default_factory=dict)  # prompt files and their sha256, for the digest
+
+    # --- blocks
+
+    def blocks(self, matrix: Value) -> list[Block]:
+        """The blocks of a matrix; what is faulty in them is left out, and said."""
+        if isinstance(matrix, dict):
+            return [self._block(matrix, ("matrix",))]
+        if isinstance(matrix, list):
+            found = enumerate(matrix)
+            return [self._block(block, ("matrix", i)) for i, block in found if isinstance(block, dict)]
+        return []
+
+    def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
+        parameters = [name for name in block if name in PARAMETER_NAMES]
+        names = block.get("vars")
+        return Block(
+            prompts=tuple(self._prompts(block, path)),
+            vars=tuple(self._vars(names, (*path, "vars"))) if isinstance(names, dict) else (),
+            axes=tuple(self._axis(name, block[name], (*path, name)) for name in parameters),
+            path=path,
+        )
+
+    def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
+        if "prompt" not in block:
+            if self.default_prompt is not None:
+                yield Prompts(texts=[self.default_prompt[0]], path=self.default_prompt[1])
+            elif not self.reader.faults.errors:
+                message = "This block of the matrix has no prompt."
+                self.reader.faults.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
+            return
+        run: list[str] = []
+        start: NodePath = ()
+        for entry, at in _entries(block["prompt"], (*path, "prompt")):
+            if not isinstance(entry, dict) and entry is not FAULTY:
+                text = self.reader.prompt(entry, at)
+                if text is not None:
+                    if not run:
+                        start = at
+                    elif at[-1] != int(start[-1]) + len(run):  # a faulty one stood between
+                        yield Prompts(texts=run, path=start, indexed=True)
+                        run, start = [], at
+                    run.append(text)
+                continue
+            if run:
+                yield Prompts(texts=run, path=start, indexed=True)
+                run = []
+            if isinstance(entry, dict) and (found := self._prompt_entry(entry, at)):
+                yield found
+        if run:
+            yield Prompts(texts=run, path=start, indexed=isinstance(start[-1], int))
+
+    def _prompt_entry(self, entry: Mapping[str, Value], path: NodePath) -> Prompts | None:
+        settings = self.reader.settings(entry, path)
+        if "from" in entry:
+            return self._prompt_file(entry, path, settings)
+        if "column" in entry:
+            message = "`column` goes with `from`, which names a prompt file."
+            self.reader.faults.add((*path, "column"), message, "Take it out.", key=True)
+        if "prompt" not in entry:
+            return None
+        text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
+        if text is None:
+            return None
+        name = self.reader.name(entry, path)
+        return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path)
+
+    def _prompt_file(self, entry: Mapping[str, Value], path: NodePath, settings: Settings) -> Prompts | None:
+        if "prompt" in entry:
+            message = "An entry has either `prompt` or `from`, not both."
+            self.reader.faults.add((*path, "prompt"), message, "Take one out.", key=True)
+            return None
+        written = str(entry["from"])
+        name = written if written.startswith("/") else str(self.reader.folder / written)
+        file = PromptFile(
+            file=self.reader.folder / written,
+            name=name,
+            path=path,
+            column=entry.get("column"),
+            id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
+            faults=self.reader.faults,
+            settings_of=self.reader.row_settings,
+        )
+        found = file.read(settings)
+        self.files[written] = file.digest
+        return found
+
+    def _vars(self, names: Mapping[str, Value], path: NodePath) -> Iterator[Axis]:
+        for name, values in names.items():
+            at = (*path, name)
+            if fault := _name_fault(name):
+                self.reader.faults.add(at, *fault, key=True)
+            entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not FAULTY]
+            yield Axis(name=name, entries=tuple(entry for entry in entries if entry is not None), path=at)
+
+    def _var(self, name: str, entry: Value, path: NodePath) -> Entry | None:
+        if not isinstance(entry, dict):
+            return Entry(text=self.reader.written(path), id=None, settings={}, path=path)
+        faults = self.reader.faults
+        known = [name, "id", *PARAMETER_NAMES]
+        for key in entry:
+            if key not in known:
+                faults.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
+        if name not in entry:
+            faults.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
+            return None
+        if isinstance(entry[name], (dict, list)):
+            faults.add((*path, name), "The value of a var must be a text or a number.", "Write it as a text.")
+            return None
+        faulty = _check_settings(entry, path, self.reader)
+        settings = self.reader.settings(faulty, path)
+        own_id = self.reader.name(entry, path)
+        return Entry(text=self.reader.written((*path, name)), id=own_id, settings=settings, path=path)
+
+    def _axis(self, name: str, values: Value, path: NodePath) -> Axis:
+        found = [self._entry(name, e, p) for e, p in _entries(values, path) if e is not FAULTY]
+        return Axis(name=name, entries=tuple(entry for entry in found if entry is not None), path=path)
+
+    def _entry(self, name: str, entry: Value, path: NodePath) -> Entry | None:
+        if isinstance(entry, dict) and not (name == "watermark_info" and "enabled" in entry):
+            if name not in entry:
+                return None
+            settings = self.reader.settings(entry, path)
+            text = self.reader.written((*path, name)) if not isinstance(entry[name], dict) else "watermark"
+            if name not in settings:
+                return None
+            return Entry(text=text, id=self.reader.name(entry, path), settings=settings, path=path)
+        value = self.reader.value(name, entry, path)
+        if value is UNUSABLE:
+            return None
+        text = str(entry["enabled"]).lower() if isinstance(entry, dict) else self.reader.written(path)
+        return Entry(text=text, id=None, settings={name: Setting(value, path)}, path=path)
+
+    # --- besides the blocks
+
+    def inclusions(self, include: Value) -> Iterator[Inclusion]:
+        """Whole jobs, each with the defaults that it does not change."""
+        for number, job in enumerate(include if isinstance(include, list) else []):
+            if isinstance(job, dict) and (found := self._inclusion(job, ("include", number))):
+                yield found
+
+    def _inclusion(self, job: Mapping[str, Value], path: NodePath) -> Inclusion | None:
+        settings = {**self.defaults, **self.reader.settings(job, path)}
+        written = job.get("vars")
+        names = written if isinstance(written, dict) else {}
+        for name in names:
+            if fault := _name_fault(name):
+                self.reader.faults.add((*path, "vars", name), *fault, key=True)
+        if "prompt" in job:
+            prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
+        elif self.default_prompt is not None:
+            prompt = self.default_prompt[0]
+        else:
+            prompt = None
+            self.reader.faults.add(path, "This job has no prompt.", "Add `prompt: …`.")
+        if prompt is None:
+            return None
+        texts = {name: self.reader.written((*path, "vars", name)) for name in names}
+        name = self.reader.name(job, path)
+        return Inclusion(prompt=prompt, id=name, settings=settings, vars=texts, path=path)
+
+    def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
+        """What is to be left out."""
+        for number, rule in enumerate(exclude if isinstance(exclude, list) else []):
+            if isinstance(rule, dict) and rule:
+                yield self._exclusion(rule, ("exclude", number), known_vars)
+
+    def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: frozenset[str]) -> Exclusion:
+        parameters: dict[str, tuple[Match, ...]] = {}
+        names: dict[str, tuple[Match, ...]] = {}
+        whole: dict[str, tuple[Match, ...]] = {}
+        nested = rule.get("vars")
+        items = [(k, v, (*path, k)) for k, v in rule.items() if k != "vars"]
+        items += [(k, v, (*path, "vars", k)) for k, v in nested.items()] if isinstance(nested, dict) else []
+        for key, value, at in items:
+            matches = tuple(self._matches(key, value, at))
+            if key in {"prompt", "prompt_id"}:
+                whole[key] = matches
+            elif key in PARAMETER_NAMES:
+                parameters[key] = matches
+            else:
+                names[key] = matches
+                if key not in known:
+                    words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
+                    message = f"`{cut(key)}` is neither a parameter nor a var."
+                    self.reader.faults.add(at, message, meant(key, words), key=True)
+        return Exclusion(
+            prompt=whole.get("prompt"),
+            prompt_id=whole.get("prompt_id"),
+            vars=names,
+            parameters=parameters,
+            path=path,
+        )
+
+    def _matches(self, key: str, value: Value, path: NodePath) -> Iterator[Match]:
+        if key == "watermark_info" and isinstance(value, dict):
+            value = value.get("enabled")
+            yield Match(str(value), value)
+            return
+        for item, at in _entries(value, path):
+            if isinstance(item, (dict, list)) or item is FAULTY:
+                continue
+            text = self.reader.written(at)
+            if key == "image" and text and item is not None and not text.startswith(("http://", "https://")):
+                text = str((self.reader.folder / text).absolute())
+            yield Match(text, item)
+
+
+def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
+    """The entries of an axis: a list's, or the one value itself."""
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield entry, (*path, number)
+    else:
+        yield value, path
+
+
+def _check_settings(entry: Mapping[str, Value], path: NodePath, reader: Reader) -> Mapping[str, Value]:
+    """The parameters of a var's entry, checked: the schema cannot know the var's own key beside them."""
+    from batchgen.manifest import schema  # noqa: PLC0415 - needed by few manifests
+
+    parameters = {key: value for key, value in entry.items() if key in PARAMETER_NAMES or key == "id"}
+    faults = schema.check([parameters], "entry")
+    for fault in faults:
+        reader.faults.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
+    cleaned: Mapping[str, Value] = schema.cleaned([parameters], faults)[0]
+    return cleaned
+
+
+def _name_fault(name: str) -> tuple[str, str] | None:
+    if name in _TAKEN:
+        return f"A var cannot be called `{name}`, which has a meaning of its own.", "Give it another name."
+    if not _VAR.fullmatch(name) or templates.is_reserved(name):
+        guess = re.sub(r"\W", "_", name, flags=re.ASCII)
+        hint = f"Call it `{guess}`." if _VAR.fullmatch(guess) and not templates.is_reserved(guess) else ""
+        return f"A var cannot be called `{cut(name)}`: {{{{ }}}} could not name it.", hint or "Use letters and _."
+    return None

@@ -1,0 +1,83 @@
+"""A problem as a terminal shows it: the sentence, then the line of the source with a caret under it."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from batchgen import document
+from batchgen.errors import CommandError, Place
+from batchgen.manifest.wording import is_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchgen.errors import Problem
+
+_WIDTH = 100  # columns of a source line that are shown
+_RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
+
+
+def render(problem: Problem, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
+    """A problem in a few lines. `document_lines` are its file's; without them the file is read."""
+
+    def paint(code: str, text: str) -> str:
+        return f"{code}{text}{_OFF}" if color else text
+
+    kind = paint(_YELLOW, "warning:") if problem.warning else paint(_RED, "error:")
+    path = f"{problem.path}: " if problem.path else ""
+    lines = [f"{paint(_BOLD, str(problem.place))}: {kind} {_printable(path + problem.message)}"]
+    source = "" if _hides(problem) else _source(problem.place, document_lines)
+    if source.strip():
+        shown, caret = _window(source, problem.place.column)
+        gutter = f"{problem.place.line:>5} | "
+        lines.append(paint(_BLUE, gutter) + shown)
+        if problem.place.column:
+            lines.append(" " * (len(gutter) - 2) + paint(_BLUE, "| ") + " " * caret + paint(_RED, "^"))
+    if problem.hint:
+        lines.append(f"    {_printable(problem.hint)}")
+    lines += [f"    see also {place}" for place in problem.also]
+    return "\n".join(lines)
+
+
+def _hides(problem: Problem) -> bool:
+    """Whether the line may hold a key, which is not to stand in a log."""
+    steps = problem.path.replace("[", ".").split(".")
+    return is_secret(tuple(steps)) or "password" in problem.message
+
+
+def _source(place: Place, lines: Sequence[str] | None) -> str:
+    if not place.line:
+        return ""
+    found = _lines_of(place.file) if lines is None else lines
+    return found[place.line - 1] if place.line <= len(found) else ""
+
+
+@lru_cache(maxsize=8)
+def _lines_of(file: str) -> Sequence[str]:
+    try:
+        text = document.load_bytes(file, file).decode("utf-8-sig", "replace")
+    except CommandError:
+        return ()
+    return text.replace("\r\n", "\n").split("\n")
+
+
+def _window(source: str, column: int) -> tuple[str, int]:
+    """The stretch of a line round a column (from 1), and how far the caret stands from its begin."""
+    start = max(0, min(column - 1 - _WIDTH // 2, len(source) - _WIDTH))
+    head, tail = ("…" if start else ""), ("…" if len(source) > start + _WIDTH else "")
+    shown = _printable(source[start : start + _WIDTH].expandtabs(1))
+    before = shown[: max(0, column - 1 - start)]
+    return head + shown + tail, len(head) + sum(_cells(character) for character in before)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _printable(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)

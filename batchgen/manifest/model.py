@@ -1,0 +1,215 @@
+"""What a checked manifest is: frozen values, typed, with the path of each in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from batchgen.jobs import PARAMETER_NAMES, Parameters
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+    from pathlib import Path
+
+    from batchgen.catalog import Account
+    from batchgen.errors import Problem
+    from batchgen.paths import PathTemplate
+
+NodePath: TypeAlias = tuple[str | int, ...]
+DEFAULT_OUTPUT_PATH = "{model}/{aspect_ratio}/{prompt_id}-{job_id}-{index}{ext}"
+DEFAULT_MAX_JOBS = 100_000
+
+
+class OnUnknown(StrEnum):
+    """What becomes of a task that may have been taken, where the gateway cannot be asked."""
+
+    HOLD = "hold"
+    RESEND = "resend"  # it may be paid twice
+
+
+class OnIllegal(StrEnum):
+    """What becomes of a combination that the model or the account cannot do."""
+
+    ERROR = "error"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Patience and width of a run; durations are seconds."""
+
+    max_attempts: int = 4
+    task_timeout: float | None = None  # None: no end
+    on_unknown: OnUnknown = OnUnknown.HOLD
+    give_up_after: float = 600.0  # without any success, while the gateway refuses or cannot be reached
+    grace: float = 5.0  # for what is in flight, after an interruption
+    downloads: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What the runs of one output may ask for, together; None: no bound."""
+
+    max_images: int | None = None
+    max_cost: Decimal | None = None  # in the unit of the account's prices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """Where the gateway may report, and where to listen for it."""
+
+    public_url: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A parameter's value and the place that gave it."""
+
+    value: Any
+    path: NodePath
+
+
+Settings: TypeAlias = Mapping[str, Setting]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of an axis. Of a parameter's axis, `settings` holds its own value too."""
+
+    text: str  # the value as written; of a var, what goes into prompts
+    id: str | None
+    settings: Settings
+    path: NodePath
+
+    @property
+    def label(self) -> str:
+        """How it is named in paths."""
+        return self.text if self.id is None else self.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """A parameter or a var with the entries that it takes in turn."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    path: NodePath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """Prompts that came from one place: neighbours written as plain texts, one entry, or a file's rows."""
+
+    texts: Sequence[str]
+    ids: Sequence[str | None] | None = None  # None: no prompt has an id of its own
+    settings: Settings = field(default_factory=dict)  # of every prompt here
+    row_settings: Mapping[int, Settings] = field(default_factory=dict)  # of single ones, besides
+    path: NodePath  # of the first, or of the entry that names the file
+    indexed: bool = False  # whether the prompts are neighbours in a list that begins at `path`
+    file: str | None = None
+    lines: Sequence[int] | None = None  # in `file`
+
+    def settings_of(self, number: int) -> Settings:
+        """What the prompt's own entry sets."""
+        extra = self.row_settings.get(number)
+        return {**self.settings, **extra} if extra else self.settings
+
+    def id_of(self, number: int) -> str | None:
+        """The prompt's own id, if it has one."""
+        return self.ids[number] if self.ids is not None else None
+
+    def path_of(self, number: int) -> NodePath:
+        """Where in the manifest the prompt stands."""
+        last = self.path[-1]
+        if self.indexed and isinstance(last, int):
+            return (*self.path[:-1], last + number)
+        return self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Axes whose every combination is a job."""
+
+    prompts: tuple[Prompts, ...]
+    vars: tuple[Axis, ...]
+    axes: tuple[Axis, ...]  # in the order written
+    path: NodePath
+
+    def factors(self) -> list[tuple[str, int]]:
+        """How many entries each axis has, prompts first."""
+        sizes = [("prompt", sum(len(group.texts) for group in self.prompts))]
+        return sizes + [(axis.name, len(axis.entries)) for axis in (*self.vars, *self.axes)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inclusion:
+    """A whole job besides the matrix. `settings` holds the defaults that it did not change too."""
+
+    prompt: str
+    id: str | None
+    settings: Settings
+    vars: Mapping[str, str]
+    path: NodePath
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A value of an exclusion: the text as written, where `*` and `?` may stand, and the value."""
+
+    text: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """A job is left out when every key matches; of a key's matches, any."""
+
+    prompt: tuple[Match, ...] | None = None
+    prompt_id: tuple[Match, ...] | None = None
+    vars: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
+    parameters: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
+    path: NodePath
+
+    @property
+    def is_of_parameters_only(self) -> bool:
+        """Whether it can be decided without prompt and vars."""
+        return self.prompt is None and self.prompt_id is None and not self.vars
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest that is right: nothing in it needs another look."""
+
+    path: Path
+    name: str
+    provider: str  # the key of the account in force
+    account: Account  # in force
+    rule_account: Account  # whose rules decide; differs when a manifest is rehearsed in the sandbox
+    output_path: PathTemplate
+    defaults: Settings
+    blocks: tuple[Block, ...]
+    exclude: tuple[Exclusion, ...]
+    include: tuple[Inclusion, ...]
+    repeat: int = 1
+    max_jobs: int = DEFAULT_MAX_JOBS
+    budget: Budget = field(default_factory=Budget)
+    run: RunOptions = field(default_factory=RunOptions)
+    on_illegal: OnIllegal = OnIllegal.ERROR
+    callback: Callback | None = None
+    warnings: tuple[Problem, ...] = ()
+    digest: str = ""  # same digest: same jobs in the same order, and the same paths
+
+
+def build(settings: Settings) -> Parameters:
+    """The parameters that settings make; null takes a default away, which leaves the API's own."""
+    return Parameters(
+        **{
+            name: setting.value
+            for name, setting in settings.items()
+            if setting.value is not None and name in PARAMETER_NAMES
+        }
+    )

@@ -1,0 +1,264 @@
+"""The product of a manifest's axes: every job, one after the other, none held.
+
+Prompts vary slowest, then vars, then the other axes in the order written, then repeats. What does not
+depend on the prompt (parameters, their digest, what is left out) is computed once a combination.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from batchgen import templates
+from batchgen.jobs import Job, Parameters, job_id
+from batchgen.manifest import rules
+from batchgen.manifest.model import OnIllegal, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from batchgen.document import Value
+    from batchgen.manifest.model import (
+        Block,
+        Entry,
+        Exclusion,
+        Manifest,
+        Match,
+        Prompts,
+        Setting,
+        Settings,
+    )
+
+_MOST_KEPT = 50_000  # combinations kept for the prompts that share them
+_SLUG_CHARACTERS = 40
+
+
+@lru_cache(maxsize=4096)
+def slug(prompt: str) -> str:
+    """A name from a prompt's first 40 characters: lower-case ASCII words joined by `-`."""
+    text = unicodedata.normalize("NFKD", prompt[:_SLUG_CHARACTERS]).encode("ascii", "ignore").decode().lower()
+    return "-".join(re.findall(r"[a-z0-9]+", text)) or "prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """One prompt with one combination of vars: what the other axes are combined with."""
+
+    text: str  # as written, a template or not
+    prompt: str  # rendered
+    prompt_id: str
+    settings: Settings
+    labels: Mapping[str, str]  # as paths name them
+    values: Mapping[str, str]  # of vars, as prompts have them
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """One combination of the other axes."""
+
+    parameters: Parameters
+    digest: bytes
+    labels: Mapping[str, str]
+    templated: bool  # whether the negative prompt is to be rendered
+
+
+def expand(manifest: Manifest) -> Iterator[Job]:
+    """Every job of a manifest in its order; equal ones come as often as they are written."""
+    for block in manifest.blocks:
+        yield from _of_block(manifest, block)
+    for job in manifest.include:
+        outer = included_outer(job.prompt, job.id, job.vars)
+        combination = _combination(job.settings, {})
+        if not _is_illegal(manifest, combination.parameters, job.settings):
+            yield from _repeated(manifest, outer, combination)
+
+
+def included_outer(prompt: str, name: str | None, values: Mapping[str, str]) -> Outer:
+    """The prompt of a job of its own."""
+    rendered = render(prompt, values)
+    return Outer(prompt, rendered, slug(rendered) if name is None else name, {}, values, values)
+
+
+def _of_block(manifest: Manifest, block: Block) -> Iterator[Job]:
+    whole = [rule for rule in manifest.exclude if not rule.is_of_parameters_only]
+    size = len(list(itertools.islice(itertools.product(*(a.entries for a in block.axes)), _MOST_KEPT + 1)))
+    kept: dict[tuple[tuple[str, object], ...], list[Combination]] = {}
+    for outer in outers(block):
+        active = [rule for rule in whole if matches_outer(rule, outer)]
+        key = settings_key(outer.settings)
+        combinations: Iterator[Combination] | list[Combination]
+        if size > _MOST_KEPT:
+            combinations = _combinations(manifest, block, outer.settings)
+        else:
+            if key not in kept:
+                if len(kept) * size > _MOST_KEPT:
+                    kept.clear()
+                kept[key] = list(_combinations(manifest, block, outer.settings))
+            combinations = kept[key]
+        for combination in combinations:
+            if active and any(matches_parameters(rule, combination.parameters) for rule in active):
+                continue
+            yield from _repeated(manifest, outer, combination)
+
+
+def _repeated(manifest: Manifest, outer: Outer, combination: Combination) -> Iterator[Job]:
+    parameters, digest = combination.parameters, combination.digest
+    if combination.templated:
+        negative = render(parameters.negative_prompt or "", outer.values)
+        parameters = replace(parameters, negative_prompt=negative if negative.strip() else None)
+        digest = parameters.digest()
+    labels = {**outer.labels, **combination.labels} if combination.labels else outer.labels
+    for number in range(manifest.repeat):
+        yield Job(
+            id=job_id(outer.prompt, digest, number),
+            prompt=outer.prompt,
+            parameters=parameters,
+            prompt_id=outer.prompt_id,
+            repeat=number,
+            labels=labels,
+        )
+
+
+def _combinations(manifest: Manifest, block: Block, outer: Settings) -> Iterator[Combination]:
+    """The combinations of a block's other axes that are neither excluded nor, with `skip`, illegal."""
+    simple = [rule for rule in manifest.exclude if rule.is_of_parameters_only]
+    for entries in itertools.product(*(axis.entries for axis in block.axes)):
+        settings = merged(manifest.defaults, outer, entries)
+        labels = {axis.name: entry.id for axis, entry in zip(block.axes, entries, strict=True) if entry.id is not None}
+        combination = _combination(settings, labels)
+        if any(matches_parameters(rule, combination.parameters) for rule in simple):
+            continue
+        if not _is_illegal(manifest, combination.parameters, settings):
+            yield combination
+
+
+def _combination(settings: Settings, labels: Mapping[str, str]) -> Combination:
+    parameters = build(settings)
+    templated = templates.is_template(parameters.negative_prompt or "")
+    return Combination(parameters, parameters.digest(), labels, templated)
+
+
+def _is_illegal(manifest: Manifest, parameters: Parameters, settings: Settings) -> bool:
+    if manifest.on_illegal is not OnIllegal.SKIP:
+        return False  # it was refused when the manifest was read
+    account, units = manifest.rule_account, manifest.account.concurrency
+    return next(rules.breaches(parameters, settings, account, units), None) is not None
+
+
+def merged(defaults: Settings, outer: Settings, entries: Sequence[Entry]) -> dict[str, Setting]:
+    """The settings of a combination: entries are stronger than defaults."""
+    settings = {**defaults, **outer}
+    for entry in entries:
+        settings.update(entry.settings)
+    return settings
+
+
+def settings_key(settings: Settings) -> tuple[tuple[str, object], ...]:
+    """What settings set, whoever set it."""
+    return tuple(sorted((name, setting.value) for name, setting in settings.items())) if settings else ()
+
+
+def outers(block: Block) -> Iterator[Outer]:
+    """Every prompt with every combination of vars."""
+    names = [axis.name for axis in block.vars]
+    for group in block.prompts:
+        for number in range(len(group.texts)):
+            for entries in itertools.product(*(axis.entries for axis in block.vars)):
+                yield outer_of(group, number, names, entries)
+
+
+def outer_of(group: Prompts, number: int, names: Sequence[str], entries: Sequence[Entry]) -> Outer:
+    """One prompt of a group with one entry of each var."""
+    text = group.texts[number]
+    settings = group.settings_of(number)
+    values = {name: entry.text for name, entry in zip(names, entries, strict=True)}
+    labels = values
+    if any(entry.id is not None for entry in entries):
+        labels = {name: entry.label for name, entry in zip(names, entries, strict=True)}
+    for entry in entries:
+        if entry.settings:
+            settings = {**settings, **entry.settings}
+    prompt = render(text, values)
+    name = group.id_of(number)
+    return Outer(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
+
+
+def render(text: str, values: Mapping[str, str]) -> str:
+    """A prompt as it is sent. Raises TemplateFault."""
+    return templates.read(text).render(values) if "{{" in text or "{%" in text else text
+
+
+# --- exclusions ---------------------------------------------------------------------------------------------
+
+
+def matches_outer(rule: Exclusion, outer: Outer) -> bool:
+    """Whether the part of a rule that is about prompt and vars matches."""
+    if rule.prompt_id is not None and not _any_text(rule.prompt_id, outer.prompt_id):
+        return False
+    if rule.prompt is not None and not (_any_text(rule.prompt, outer.text) or _any_text(rule.prompt, outer.prompt)):
+        return False
+    return all(
+        name in outer.values and (_any_text(matches, outer.values[name]) or _any_text(matches, outer.labels[name]))
+        for name, matches in rule.vars.items()
+    )
+
+
+def matches_parameters(rule: Exclusion, parameters: Parameters) -> bool:
+    """Whether the part of a rule that is about parameters matches."""
+    return all(
+        any(_is_match(match, getattr(parameters, name)) for match in matches)
+        for name, matches in rule.parameters.items()
+    )
+
+
+def _is_match(match: Match, value: Value) -> bool:
+    if value is None or match.value is None:
+        return value is None and match.value is None
+    if isinstance(value, bool) or isinstance(match.value, bool):
+        return value is match.value
+    if isinstance(value, (int, float)):
+        return isinstance(match.value, (int, float)) and bool(value == match.value)
+    if isinstance(value, str):
+        return _matches_text(match.text, value)
+    return _matches_text(match.text, value.url or value.path or "")
+
+
+def _any_text(matches: Sequence[Match], text: str) -> bool:
+    return any(_matches_text(match.text, text) for match in matches)
+
+
+def _matches_text(pattern: str, text: str) -> bool:
+    """Equal, or alike where `*` and `?` stand for anything."""
+    if pattern == text:
+        return True
+    return ("*" in pattern or "?" in pattern) and _wildcard(pattern, text)
+
+
+@lru_cache(maxsize=1024)
+def _pieces(pattern: str) -> tuple[re.Pattern[str], ...]:
+    """What stands between the `*` of a pattern, each as an expression that cannot backtrack."""
+    return tuple(
+        re.compile("".join("." if c == "?" else re.escape(c) for c in piece), re.DOTALL) for piece in pattern.split("*")
+    )
+
+
+def _wildcard(pattern: str, text: str) -> bool:
+    """Whether the whole text is like the pattern; in time that grows with the text's length only."""
+    first, *rest = _pieces(pattern)
+    if not rest:
+        return first.fullmatch(text) is not None
+    begin = first.match(text)
+    if begin is None:
+        return False
+    at = begin.end()
+    for piece in rest[:-1]:
+        found = piece.search(text, at)
+        if found is None:
+            return False
+        at = found.end()
+    start = len(text) - (len(pattern) - pattern.rindex("*") - 1)
+    return start >= at and rest[-1].fullmatch(text, start) is not None

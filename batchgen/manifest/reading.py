@@ -1,0 +1,105 @@
+"""Parameters from a document: each value typed, checked and with the path that gave it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchgen import document, templates
+from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest.faults import FaultsElsewhere
+from batchgen.manifest.model import NodePath, Setting
+from batchgen.manifest.prompts import fault_of
+from batchgen.manifest.schema import FAULTY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from batchgen.document import Document, Value
+    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.model import Settings
+    from batchgen.manifest.references import References
+
+UNUSABLE = object()  # what has a fault of its own, said already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """What every part of the reading needs: the document, its folder, and where faults go."""
+
+    document: Document
+    folder: Path
+    faults: Faults
+    references: References
+
+    def written(self, path: NodePath) -> str:
+        """A scalar's text as written."""
+        return self.document.written(path) or ""
+
+    def prompt(self, value: Value, path: NodePath) -> str | None:
+        """A prompt's text, or None where it is faulty, which is then said."""
+        text = self.written(path)
+        if value is None and text in {"", "~"}:
+            self.faults.add(path, "The prompt is empty.", "Write what to show.")
+            return None
+        if fault := fault_of(text):
+            self.faults.add(path, *fault)
+            return None
+        return text
+
+    def name(self, mapping: Mapping[str, Value], path: NodePath) -> str | None:
+        """An entry's own `id`, as written."""
+        if mapping.get("id") is None:
+            return None
+        text = self.written((*path, "id"))
+        if not text.strip() or document.CONTROL.search(text) or "\n" in text:
+            self.faults.add((*path, "id"), "This cannot name anything.", "Write letters and digits.")
+            return None
+        return text
+
+    def settings(self, mapping: Mapping[str, Value], path: NodePath) -> Settings:
+        """The parameters that a mapping sets; null is kept, for it takes a default away."""
+        found = {}
+        for name in mapping:
+            if name in PARAMETER_NAMES and mapping[name] is not FAULTY:
+                value = self.value(name, mapping[name], (*path, name))
+                if value is not UNUSABLE:
+                    found[name] = Setting(value, (*path, name))
+        return found
+
+    def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
+        """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
+        faults = FaultsElsewhere(self.faults, found, entry)
+        references = self.references.reporting_to(faults)
+        other = Reader(document=found, folder=self.folder, faults=faults, references=references)
+        return {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
+
+    def value(self, name: str, value: Value, path: NodePath) -> Value:
+        """A parameter's value, typed; UNUSABLE where it has a fault."""
+        if name == "negative_prompt":
+            return self._negative(value, path)
+        if value is None:
+            return None
+        if name == "image":
+            return self.references.get(str(value), path) or UNUSABLE
+        if name == "watermark_info":
+            return bool(value["enabled"]) if "enabled" in value else UNUSABLE
+        if name == "n":
+            return int(value)
+        return float(value) if name.endswith("_fidelity") else str(value)
+
+    def _negative(self, value: Value, path: NodePath) -> Value:
+        """An empty one is the same as none."""
+        if value is None and self.written(path) in {"", "~", "null"}:
+            return None
+        text = self.written(path)
+        if not text:
+            return None
+        fault = fault_of(text)
+        if fault is None and templates.is_template(text):
+            return text
+        if fault is not None:
+            self.faults.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
+            return UNUSABLE
+        return text

@@ -1,0 +1,94 @@
+"""What a model and an account can do with the parameters of one job (source: the API's reference)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from batchgen.catalog import Model, builtin
+from batchgen.manifest.faults import listed, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchgen.catalog import Account
+    from batchgen.jobs import Parameters
+    from batchgen.manifest.model import Settings
+
+_WITH_IMAGE = ("image_reference", "image_fidelity", "human_fidelity")
+_ALWAYS = frozenset({"model", "aspect_ratio", "resolution", "n"})
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule that a job's parameters break, by the parameters that break it together."""
+
+    rule: str
+    of: tuple[str, ...]
+    message: str
+    hint: str = ""
+    soft: bool = False  # upstream's, which a gateway may not share
+
+
+def breaches(parameters: Parameters, settings: Settings, account: Account, units: int) -> Iterator[Breach]:
+    """The hard rules that a job breaks; `units` is the concurrency of the account in force."""
+    yield from _of_model(parameters, account)
+    yield from _of_image(parameters)
+    for name, setting in settings.items():
+        if name not in account.fields and setting.value is not None:
+            message = f"The account `{account.name}` does not know `{name}`."
+            yield Breach(f"field {name}", (name,), message, "Take it out, or use another account.")
+    if parameters.n > units:
+        message = f"A task of n {parameters.n} could never start: the account's concurrency is {units}."
+        yield Breach("units", ("n",), message, f"Write n: {units} or less, and `repeat` for more images.")
+
+
+def _of_model(parameters: Parameters, account: Account) -> Iterator[Breach]:
+    name = parameters.model
+    if name not in account.models:
+        guess = nearest(name, account.models)
+        hint = f"Did you mean `{guess}`? " if guess else ""
+        message = f'The account `{account.name}` has no model "{name[:60]}".'
+        yield Breach("model", ("model",), message, f"{hint}It has {listed(account.models)}.")
+    elif not _model(name).image_reference:
+        if parameters.image_reference is not None:
+            able = listed(other for other in account.models if _model(other).image_reference)
+            message = f"{name} does not take `image_reference`."
+            yield Breach("image_reference", ("image_reference", "model"), message, f"Only {able or 'no model'} does.")
+    elif parameters.image is not None and parameters.image_reference is None:
+        message = f"{name} wants `image_reference` with every image."
+        yield Breach("no image_reference", ("image", "model"), message, "Add `image_reference: subject` or `face`.")
+
+
+def _of_image(parameters: Parameters) -> Iterator[Breach]:
+    if parameters.image is not None:
+        if parameters.negative_prompt is not None:
+            message = "A negative prompt cannot go together with an image."
+            hint = "Take one of the two away; `negative_prompt: ~` takes a default away."
+            yield Breach("negative_prompt", ("image", "negative_prompt"), message, hint)
+        return
+    for name in _WITH_IMAGE:
+        if getattr(parameters, name) is not None:
+            yield Breach(f"{name} alone", (name,), f"`{name}` needs an `image`.", "Add the image, or take it out.")
+
+
+def doubts(parameters: Parameters) -> Iterator[Breach]:
+    """The soft rules that a job breaks: upstream is known not to do it, a gateway may."""
+    name = parameters.model
+    for oddity in _model(name).unlikely:
+        value = getattr(parameters, oddity.parameter)
+        if value == oddity.value:
+            with_value = f"{oddity.parameter} {value}" if oddity.value is not None else f"no {oddity.parameter}"
+            message = f"{name} with {with_value} may fail: {oddity.why}."
+            of = ("model", oddity.parameter)
+            yield Breach(f"unlikely {oddity.parameter}", of, message, "The gateway may differ.", soft=True)
+    if parameters.human_fidelity is not None and parameters.image_reference == "face":
+        message = "`human_fidelity` is said to have effect with `image_reference: subject` only."
+        yield Breach("human_fidelity", ("human_fidelity", "image_reference"), message, soft=True)
+
+
+@lru_cache(maxsize=256)
+def _model(name: str) -> Model:
+    """A model's rules; one that the catalogue does not know has none."""
+    return builtin().models.get(name) or Model(name=name)

@@ -1,0 +1,111 @@
+"""The parts of a manifest that say how to run: accounts, budget, patience, callback, durations."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from batchgen import catalog
+from batchgen.manifest.faults import meant
+from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchgen.catalog import Account
+    from batchgen.document import Value
+    from batchgen.manifest.faults import Faults
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(value: str | float) -> float:
+    """A duration as written (`15m`, or a number of seconds), in seconds."""
+    if isinstance(value, str):
+        unit = _UNITS.get(value[-1])
+        return float(value[:-1]) * unit if unit else float(value)
+    return float(value)
+
+
+def run_options(raw: Mapping[str, Value]) -> RunOptions:
+    """How to run; what is absent takes its default."""
+    given = dict(raw)
+    for name in ("task_timeout", "give_up_after", "grace"):
+        if given.get(name) is not None:
+            given[name] = seconds(given[name])
+    for name in ("max_attempts", "downloads"):
+        if name in given:
+            given[name] = int(given[name])
+    if "on_unknown" in given:
+        given["on_unknown"] = OnUnknown(given["on_unknown"])
+    return RunOptions(**given)
+
+
+def budget(raw: Mapping[str, Value]) -> Budget:
+    """What may be asked for."""
+    images, cost = raw.get("max_images"), raw.get("max_cost")
+    return Budget(
+        max_images=None if images is None else int(images),
+        max_cost=None if cost is None else Decimal(str(cost)),
+    )
+
+
+def callback(raw: Mapping[str, Value] | None, faults: Faults) -> Callback | None:
+    """Where the gateway may report."""
+    if not raw or "public_url" not in raw:
+        return None
+    host, _, port = str(raw.get("listen", "0.0.0.0:8787")).rpartition(":")
+    if not 0 < int(port) < 65536:
+        faults.add(("callback", "listen"), f"{port} is no port.", "A port is from 1 to 65535.")
+    return Callback(public_url=raw["public_url"], host=host.strip("[]"), port=int(port))
+
+
+def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
+    """The built-in accounts and the manifest's, by name."""
+    found = dict(catalog.builtin().accounts)
+    builtin = catalog.builtin().raw_accounts
+    for name, over in raw.items():
+        base = over.get("use", name)
+        if base not in builtin:
+            message = f"The account `{name}` is not built in and does not say what it starts from."
+            hint = f"Add `use:` with one of {', '.join(builtin)}."
+            faults.add(("providers", name), message, hint, key=True)
+            continue
+        account = catalog.account(name, builtin[base], over)
+        found[name] = account
+        if "@" in account.base_url:
+            message = "A password is never written into a manifest."
+            faults.add(("providers", name, "base_url"), message, "Take the part before the @ out.")
+        if missing := [key for key in _needed(account) if not getattr(account, key)]:
+            message = f"The account `{name}` does not say which variable holds its key."
+            faults.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
+    return found
+
+
+def _needed(account: Account) -> tuple[str, ...]:
+    if account.auth is catalog.Auth.API_KEY:
+        return ("api_key_env",)
+    return ("access_key_env", "secret_key_env") if account.auth is catalog.Auth.JWT else ()
+
+
+def provider(
+    wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], faults: Faults
+) -> tuple[str, Account, Account] | None:
+    """The account in force, by name, and the one whose rules decide."""
+    own = raw.get("provider")
+    defined = raw.get("providers")
+    if own is not None and own not in found:
+        if not (isinstance(defined, dict) and own in defined):
+            hint = meant(str(own), found, allowed="There are")
+            faults.add(("provider",), f'There is no account "{own}".', hint)
+        own = None
+    name = wanted if wanted is not None else own
+    if name is None:
+        return None
+    if name not in found:
+        faults.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
+        return None
+    account = found[name]
+    # a rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would
+    rehearsed = account.is_local_sandbox and own is not None and wanted is not None
+    return name, account, found[own] if rehearsed and own is not None else account

@@ -1,0 +1,311 @@
+"""A validator's errors in our own words: what is wrong, what was meant, what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from batchgen import catalog
+from batchgen.manifest.faults import cut, listed, meant, nearest
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+    from batchgen.document import Value
+    from batchgen.manifest.model import NodePath
+
+_TYPES = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "object": "a mapping (keys with values)",
+    "array": "a list",
+    "null": "null",
+}
+_SECRETS = frozenset(
+    [
+        "api_key",
+        "apikey",
+        "key",
+        "token",
+        "secret",
+        "access_key",
+        "accesskey",
+        "secret_key",
+        "secretkey",
+        "password",
+        "authorization",
+        "bearer",
+        "ak",
+        "sk",
+        "api_token",
+        "access_token",
+    ]
+)
+_VARIABLE_KEYS = frozenset({"api_key_env", "access_key_env", "secret_key_env"})
+# keys that people bring from elsewhere, and what they are called here
+_KNOWN_ELSEWHERE = {
+    "ratio": "aspect_ratio",
+    "size": "aspect_ratio",
+    "ratios": "aspect_ratio",
+    "models": "model",
+    "model_name": "model",
+    "prompts": "prompt",
+    "text": "prompt",
+    "negative": "negative_prompt",
+    "count": "n",
+    "num_images": "n",
+    "variables": "vars",
+    "accounts": "providers",
+    "file": "from",
+    "watermark": "watermark_info",
+    "jobs": "include",
+    "timeout": "task_timeout",
+    "retries": "max_attempts",
+}
+_OWN = frozenset({"external_task_id", "callback_url"})
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFault:
+    """What the schema refuses, and where; `drops` when the value at `path` is of no further use."""
+
+    path: NodePath
+    message: str
+    hint: str = ""
+    key: bool = False
+    drops: bool = True
+    of_type: bool = False
+
+    def at(self, path: NodePath) -> SchemaFault:
+        """The same elsewhere."""
+        return replace(self, path=path)
+
+
+def of_error(error: ValidationError, root: Value) -> list[SchemaFault]:
+    """An error of jsonschema as faults: one, or one for each key that is too many."""
+    path: NodePath = tuple(error.absolute_path)
+    keyword = str(error.validator)
+    if keyword == "additionalProperties":
+        return _unknown_keys(error, path, root)
+    if keyword == "required":
+        return _missing(error, path)
+    message, hint = _WORDS.get(keyword, _other)(error, path)
+    of_type = keyword in {"type", "enum"}
+    return [SchemaFault(path, message, hint, drops=keyword != "uniqueItems", of_type=of_type)]
+
+
+def is_secret(path: NodePath) -> bool:
+    """Whether a value at this path may be a key, which no message may show."""
+    return any(_folded(step) in _SECRETS or step in _VARIABLE_KEYS for step in path if isinstance(step, str))
+
+
+def _folded(key: str) -> str:
+    return key.casefold().replace("-", "_")
+
+
+def _unknown_keys(error: ValidationError, path: NodePath, root: Value) -> list[SchemaFault]:
+    schema: Any = error.schema
+    known = list(schema.get("properties", {}))
+    faults = []
+    given: Any = error.instance
+    for key in given:
+        if key in known:
+            continue
+        here = (*path, key)
+        message, hint = _unknown(key, known, path, root)
+        faults.append(SchemaFault(here, message, hint, key=True))
+    return faults
+
+
+def _unknown(key: str, known: list[str], path: NodePath, root: Value) -> tuple[str, str]:
+    folded = _folded(key)
+    if folded in _SECRETS:
+        variable = _variable(folded, path, root)
+        return "A key is never written into a manifest.", f"Put it into the environment variable {variable}."
+    if folded in _OWN:
+        return f"`{key}` is batchgen's own to set.", "Leave it out."
+    if key == "prompt" and "id" in known:
+        return "`prompt` cannot be set by an entry of another axis.", "Put it into the axis `prompt`."
+    elsewhere = _KNOWN_ELSEWHERE.get(folded, "")
+    guess = nearest(key, known) or (elsewhere if elsewhere in known else "")
+    hint = f"Did you mean `{guess}`?" if guess else f"Known here are {listed(known, 30)}."
+    return f"There is no key `{cut(key)}` here.", hint
+
+
+def _variable(key: str, path: NodePath, root: Value) -> str:
+    """The variable that an account reads its key from."""
+    name = str(path[1]) if len(path) > 1 and path[0] == "providers" else ""
+    settings = root["providers"].get(name) if name else None
+    settings = settings if isinstance(settings, dict) else {}
+    base = settings.get("use", name or root.get("provider"))
+    builtin = catalog.builtin().raw_accounts.get(str(base), {})
+    wanted = {"access_key": "access_key_env", "accesskey": "access_key_env", "ak": "access_key_env"}
+    wanted |= {"secret_key": "secret_key_env", "secretkey": "secret_key_env", "sk": "secret_key_env"}
+    names = [wanted.get(key, "api_key_env"), "api_key_env", "access_key_env"]
+    for field in names:
+        variable = builtin.get(field)
+        if variable:
+            return str(variable)
+    return "that the account names with `api_key_env`"
+
+
+def _missing(error: ValidationError, path: NodePath) -> list[SchemaFault]:
+    wanted: Any = error.validator_value
+    known = list(error.schema.get("properties", {})) if isinstance(error.schema, dict) else []
+    given: Any = error.instance
+    absent = [name for name in wanted if name not in given]
+    if absent == ["prompt"] and "from" in known:
+        hint = "Write `prompt: …`, or `from: FILE` for the prompts of a file."
+        return [SchemaFault(path, "This entry has no prompt.", hint)]
+    hints = {
+        "version": "Write `version: 1`.",
+        "name": "Write `name: …`; it names the output folder.",
+        "provider": "Write `provider: sandbox` to try it on this machine without a key.",
+    }
+    return [
+        SchemaFault(path, f"The key `{name}` is missing.", hints.get(name, f"Add `{name}: …`."), drops=bool(path))
+        for name in absent
+    ]
+
+
+def _type(error: ValidationError, path: NodePath) -> tuple[str, str]:
+    wanted: Any = error.validator_value
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = [name for name in names if name != "null"] or names
+    what = _kind(error.instance)
+    message = f"This must be {' or '.join(_TYPES[name] for name in names)}, not {what}."
+    hint = ""
+    value = error.instance
+    if is_secret(path):
+        return "This must be the name of an environment variable.", ""
+    if "string" in names and isinstance(value, (int, float)):
+        hint = f'Write it in quotes: "{str(value).lower() if isinstance(value, bool) else value}".'
+    elif isinstance(value, str) and {"integer", "number"} & set(names) and _is_number(value):
+        hint = f"Write it without quotes: {value.strip()}."
+    elif "boolean" in names and isinstance(value, str):
+        hint = "Write true or false." if "object" not in names else ""
+    elif path[-1:] == ("watermark_info",):
+        hint = "Write {enabled: true}."
+    elif names == ["array"]:
+        hint = "Begin each entry with a dash, or write [ … ]."
+    return message, hint
+
+
+def _kind(value: Value) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f'the text "{cut(value)}"'
+    return "a mapping" if isinstance(value, dict) else "a list"
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def _enum(error: ValidationError, path: NodePath) -> tuple[str, str]:
+    allowed: Any = [value for value in error.validator_value if value is not None]
+    value = error.instance
+    message = f"{_kind(value).capitalize() if value is None else _quoted(value)} is not allowed here."
+    if path[:1] == ("version",):
+        return f"There is no version {cut(value)} of manifests.", "Write `version: 1`."
+    if isinstance(value, bool) and "yes" in allowed:
+        return message, f"Write {'yes' if value else 'no'}; true and false are other words in YAML."
+    if isinstance(value, int) and "16:9" in allowed:
+        ratio = "{}:{}".format(*divmod(value, 60))
+        if ratio in allowed:
+            return message, f"Was this an unquoted {ratio}, which other YAML tools read as a number?"
+    if isinstance(value, str):
+        guess = _near_value(value, [str(word) for word in allowed])
+        if guess:
+            return message, f"Did you mean {guess}? Allowed are {listed(allowed)}."
+    return message, f"Allowed are {listed(allowed)}."
+
+
+def _near_value(value: str, allowed: list[str]) -> str:
+    folded = value.casefold().replace("x", ":").replace("/", ":").replace("×", ":").replace(" ", "")
+    return folded if folded in allowed else nearest(value, allowed)
+
+
+def _quoted(value: Value) -> str:
+    return f'"{cut(value)}"' if isinstance(value, str) else _kind(value).capitalize()
+
+
+def _pattern(error: ValidationError, path: NodePath) -> tuple[str, str]:
+    last = path[-1] if path else ""
+    if is_secret(path):
+        hint = "Put the key into a variable of the environment, and the variable's name here."
+        return "This must be the name of an environment variable, not a key.", hint
+    value = f'"{cut(error.instance)}"'
+    if last == "name":
+        return (
+            f"{value} cannot name a folder everywhere.",
+            "Use letters, digits, `.`, `_` and `-`; no dot first or last.",
+        )
+    if last in {"task_timeout", "give_up_after", "grace"}:
+        return f"{value} is not a duration.", "Write 90s, 15m, 2h, or a number of seconds."
+    if last in {"base_url", "public_url"}:
+        return f"{value} is not an address.", "It begins with http:// or https:// and has no query."
+    if last == "listen":
+        return f"{value} is not host:port.", "Write it like 0.0.0.0:8787."
+    return f"{value} is not written as it must be.", ""
+
+
+def _bound(error: ValidationError, _path: NodePath) -> tuple[str, str]:
+    schema: Any = error.schema
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above = schema.get("exclusiveMinimum")
+    if low is not None and high is not None:
+        hint = f"It may be from {low} to {high}."
+    elif above is not None:
+        hint = f"It must be more than {above}."
+    else:
+        hint = f"It must be at least {low}." if low is not None else f"It may be at most {high}."
+    small = error.validator != "maximum"
+    return f"{error.instance} is too {'small' if small else 'large'}.", hint
+
+
+def _few(error: ValidationError, _path: NodePath) -> tuple[str, str]:
+    if error.validator == "minLength":
+        return "This is empty.", "Write a text, or take the key out."
+    if error.validator == "minProperties":
+        return "This mapping is empty.", "Write at least one key, or take it out."
+    return "This list is empty.", "Write at least one entry, or take the key out."
+
+
+def _long(error: ValidationError, _path: NodePath) -> tuple[str, str]:
+    size = len(str(error.instance))
+    return f"This is {size:,} characters long.", f"It may be at most {error.validator_value}."
+
+
+def _twice(error: ValidationError, _path: NodePath) -> tuple[str, str]:
+    items: Any = error.instance
+    for number, item in enumerate(items):
+        if item in items[:number]:
+            return f"{_quoted(item)} is in this list twice.", "Take one of them out."
+    return "An entry is in this list twice.", "Take one of them out."
+
+
+def _other(error: ValidationError, _path: NodePath) -> tuple[str, str]:
+    return f"{_quoted(error.instance)} is not allowed here.", meant("", [])
+
+
+_WORDS = {
+    "type": _type,
+    "enum": _enum,
+    "pattern": _pattern,
+    "minimum": _bound,
+    "maximum": _bound,
+    "exclusiveMinimum": _bound,
+    "minItems": _few,
+    "minLength": _few,
+    "minProperties": _few,
+    "maxLength": _long,
+    "uniqueItems": _twice,
+}

@@ -1,0 +1,211 @@
+"""Prompts with `{{ }}`: read once, rendered for each combination of vars.
+
+Templates are Jinja2's, of which a small, harmless part is allowed: names, conditions, comparison, `~` and a
+few filters. Without loops, calls and arithmetic none can run long or grow big. Most templates only put
+names into a text; those are split once and joined, without Jinja2.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from batchgen.errors import BatchgenError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import jinja2
+
+LONGEST_TEMPLATE = 20_000  # characters
+LONGEST_RESULT = 100_000  # of a filter, long before a prompt's own bound matters
+
+_NAME = re.compile(r"\{\{[ \t\n]*([A-Za-z_][A-Za-z0-9_]*)[ \t\n]*\}\}")
+_RESERVED = frozenset(
+    [
+        "true",
+        "false",
+        "none",
+        "True",
+        "False",
+        "None",
+        "not",
+        "and",
+        "or",
+        "if",
+        "else",
+        "elif",
+        "endif",
+        "is",
+        "in",
+        "for",
+        "endfor",
+        "set",
+        "block",
+        "import",
+        "include",
+        "from",
+        "macro",
+        "call",
+        "filter",
+        "raw",
+        "self",
+        "loop",
+        "super",
+        "namespace",
+        "caller",
+        "varargs",
+        "kwargs",
+    ]
+)
+_FILTERS = frozenset({"upper", "lower", "title", "capitalize", "trim", "replace", "default", "d"})
+_NODES = frozenset(
+    [
+        "Template",
+        "Output",
+        "TemplateData",
+        "Name",
+        "Const",
+        "If",
+        "CondExpr",
+        "Compare",
+        "Operand",
+        "And",
+        "Or",
+        "Not",
+        "Concat",
+        "Filter",
+    ]
+)
+_NODE_WORDS = {
+    "For": "a loop", "Call": "a call", "Getattr": "a dot", "Getitem": "[ ]", "Assign": "{% set %}",
+    "Mul": "*", "Pow": "**", "Add": "+ (use ~ to join texts)", "Sub": "-", "Div": "/", "Mod": "%",
+    "FloorDiv": "//", "Test": "a test (`is`)", "Include": "{% include %}", "Import": "{% import %}",
+    "Macro": "{% macro %}", "List": "a list", "Tuple": "a list", "Dict": "a mapping",
+}  # fmt: skip
+
+
+class TemplateFault(BatchgenError):
+    """A template that cannot be read or rendered; the message says why and what to write instead."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A text with names in it: literals and names by turns, a literal first and last."""
+
+    parts: tuple[str, ...]
+    names: frozenset[str]
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """The text with the values in it."""
+        parts = self.parts
+        return "".join([values[p] if i & 1 else p for i, p in enumerate(parts)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Jinja:
+    """A template with conditions or filters."""
+
+    template: jinja2.Template
+    names: frozenset[str]
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """The text that it makes. Raises TemplateFault."""
+        from jinja2 import TemplateError  # noqa: PLC0415 - costs 50 ms; most templates need none of it
+
+        try:
+            return self.template.render(values)
+        except (TemplateError, TypeError, ValueError, RecursionError, MemoryError) as error:
+            raise TemplateFault(f"The template cannot be rendered: {_said(error)}.") from error
+
+
+Template: TypeAlias = _Plain | _Jinja
+
+
+def is_template(text: str) -> bool:
+    """Whether a text is to be rendered."""
+    return "{{" in text or "{%" in text
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a template reads this name as a word of its own."""
+    return name in _RESERVED
+
+
+@lru_cache(maxsize=16384)
+def read(text: str) -> Template:
+    """A template from its text. Raises TemplateFault for what is not allowed in one."""
+    if len(text) > LONGEST_TEMPLATE:
+        raise TemplateFault(f"The template is longer than {LONGEST_TEMPLATE:,} characters. Shorten it.")
+    return _plain(text) or _jinja(text)
+
+
+def _plain(text: str) -> _Plain | None:
+    """The text as a plain template, or None where more than names stands in it."""
+    parts = _NAME.split(text)
+    literals = "".join(parts[::2])
+    names = frozenset(parts[1::2])
+    if any(mark in literals for mark in ("{{", "}}", "{%", "%}", "{#")) or names & _RESERVED:
+        return None
+    if any(mark in literal for literal in parts[::2] for mark in ("{{", "{%", "{#")):
+        return None
+    return _Plain(tuple(parts), names)
+
+
+def _jinja(text: str) -> _Jinja:
+    from jinja2 import TemplateError, TemplateSyntaxError, meta  # noqa: PLC0415
+
+    environment = _environment()
+    try:
+        tree = environment.parse(text)
+        _refuse(tree)
+        names = frozenset(meta.find_undeclared_variables(tree))
+        return _Jinja(environment.from_string(text), names)
+    except TemplateSyntaxError as error:
+        raise TemplateFault(f"The template cannot be read: {_said(error)}. Write names as {{{{ name }}}}.") from error
+    except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
+        raise TemplateFault(f"The template cannot be read: {_said(error)}.") from error
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, RecursionError | MemoryError):
+        return "it is nested too deeply"
+    lines = (str(error) or type(error).__name__).splitlines()
+    return lines[0][:200].rstrip(".")
+
+
+def _refuse(node: Any, depth: int = 0) -> None:  # noqa: ANN401 - a node of Jinja2, whose types are all alike
+    if depth > 40:
+        raise TemplateFault("The template is nested too deeply. Write it more simply.")
+    kind = type(node).__name__
+    if kind not in _NODES:
+        what = _NODE_WORDS.get(kind, kind)
+        raise TemplateFault(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
+    if kind == "Filter" and node.name not in _FILTERS:
+        raise TemplateFault(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
+    for child in node.iter_child_nodes():
+        _refuse(child, depth + 1)
+
+
+@cache
+def _environment() -> Any:  # noqa: ANN401 - an environment of a package that is imported late
+    from jinja2 import StrictUndefined  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment.filters = {name: environment.filters[name] for name in _FILTERS}
+    environment.filters["replace"] = _replace
+    environment.globals.clear()
+    return environment
+
+
+def _replace(text: object, old: object, new: object) -> str:
+    """Replace every occurrence; bounded, since a chain of replacements can grow without end."""
+    whole, searched, put = str(text), str(old), str(new)
+    if len(whole) + whole.count(searched) * len(put) > LONGEST_RESULT:
+        raise ValueError("the result of `replace` is too long")
+    return whole.replace(searched, put)
