@@ -210,7 +210,8 @@ def _is_number(text: str) -> bool:
 
 
 def _enum(error: ValidationError, path: NodePath) -> tuple[str, str]:
-    allowed: Any = [value for value in error.validator_value if value is not None]
+    wanted: Any = error.validator_value
+    allowed = [value for value in wanted if value is not None]
     value = error.instance
     message = f"{_kind(value).capitalize() if value is None else _quoted(value)} is not allowed here."
     if path[:1] == ("version",):
