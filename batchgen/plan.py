@@ -61,9 +61,12 @@ def _value_of(job: Job, key: str) -> str:
         return job.labels[key]
     if key == "job_id":
         return job.id
-    value = getattr(job if key in {"prompt", "prompt_id"} else job.parameters, key, "")
-    if key == "image" and value is not None:
-        return str(value.url or value.path)
+    if key in {"prompt", "prompt_id"}:
+        return str(getattr(job, key))
+    if key == "image":
+        image = job.parameters.image
+        return "" if image is None else str(image.url or image.path)
+    value = getattr(job.parameters, key, None)
     return "" if value is None else str(value)
 
 

@@ -315,7 +315,8 @@ class Questions:
                 status=Status(status),
                 code=code,
                 message=message,
-                attempts=max(1, failures),
+                # What failed is counted; an attempt that is unknown, gone or partial comes on top.
+                attempts=failures + (status not in {Status.FAILED, Status.REJECTED}),
                 task_id=task_id,
                 account=account,
             )

@@ -144,9 +144,10 @@ def _complete(db: sqlite3.Connection, event: Fetched) -> None:
 @apply.register
 def _ended(event: Ended, db: sqlite3.Connection) -> None:
     _move(db, event, event.status, "'pending', 'intent', 'submitted', 'made', 'unknown'")
+    counts = int(event.status in {Status.FAILED, Status.REJECTED})
     db.execute(
-        "UPDATE job SET code = ?, message = ? WHERE id = ?",
-        (event.code, event.message, event.job_id),
+        "UPDATE job SET code = ?, message = ?, failures = failures + ? WHERE id = ?",
+        (event.code, event.message, counts, event.job_id),
     )
     if event.outcome is not None:
         _close(db, event, event.outcome)
