@@ -110,13 +110,13 @@ class Progress:
     ) -> None:
         self._counters = counters
         self._quiet = quiet
-        self._format = log_format
+        self._format = LogFormat(log_format)  # as it comes from a command line
         self._stream = sys.stderr if stream is None else stream
-        self._on_terminal = log_format is LogFormat.TEXT and self._stream.isatty()
+        self._on_terminal = self._format is LogFormat.TEXT and self._stream.isatty()
         self._interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
         self._sleep = sleep
         self._rate = Rate(clock, window=max(_WINDOW, 4 * self._interval))
-        self._view: _View = _Lines(self._stream, log_format)
+        self._view: _View = _Lines(self._stream, self._format)
         self._watch: asyncio.Task[None] | None = None
         self._group = asyncio.TaskGroup()
 
@@ -145,8 +145,8 @@ class Progress:
         self._view = _Lines(self._stream, self._format)
 
     def say(self, message: str, level: str = "info", **fields: object) -> None:
-        """Write one message for the log, above the bar if there is one. Quiet leaves out what is only `info`."""
-        if self._quiet and level == "info":
+        """Write one message for the log, above the bar if there is one. Quiet leaves only an `error`."""
+        if self._quiet and level != "error":
             return
         if self._format is LogFormat.JSON:
             self._view.line(_json(level=level, message=message, **fields))

@@ -157,9 +157,10 @@ async def test_a_pipe_gets_a_line_every_half_minute_and_a_last_one(ticks):
     ]
 
 
-async def test_json_lines_are_one_object_each(ticks):
+@pytest.mark.parametrize("log_format", [LogFormat.JSON, "json"])
+async def test_json_lines_are_one_object_each(ticks, log_format):
     counters = Counters(images_wanted=8, jobs_wanted=8, cost=2_500_000, unit="USD")
-    stream, progress = watched(counters, ticks, log_format=LogFormat.JSON)
+    stream, progress = watched(counters, ticks, log_format=log_format)
     async with progress:
         progress.say("Two\nlines", "warning", job="1abc", code=1303)
         counters.images_done = 8
@@ -180,10 +181,11 @@ async def test_json_is_asked_for_even_on_a_terminal(ticks):
     assert all(json.loads(line) for line in terminal.drawn.splitlines())
 
 
-async def test_quiet_shows_no_progress_but_what_went_wrong(ticks):
+async def test_quiet_shows_errors_alone(ticks):
     stream, progress = watched(Counters(images_wanted=8), ticks, quiet=True)
     async with progress:
         progress.say("The run began.")
+        progress.say("The account is busy.", "warning")
         progress.say("The disk is full.", "error")
     assert stream.getvalue() == "error: The disk is full.\n"
 
@@ -199,7 +201,7 @@ async def test_lines_go_on_after_the_run_and_before_it(ticks):
 
 async def test_a_reader_that_goes_away_ends_nothing(ticks):
     read, write = os.pipe()
-    stream = open(write, "w", encoding="utf-8")  # noqa: PTH123 - of a descriptor
+    stream = os.fdopen(write, "w", encoding="utf-8")
     os.close(read)
     _, progress = watched(Counters(images_wanted=8), ticks, stream=stream)
     async with progress:

@@ -1,0 +1,224 @@
+"""The house's own rules, read from its source: which room may know which, and where a package lives."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+HOUSE = Path(__file__).parents[1] / "batchgen"
+
+# Each room and what it may import, for types too. No room may import what imports it.
+ROOMS = {
+    "errors": "",
+    "jobs": "errors",
+    "money": "",
+    "document": "errors",
+    "catalog": "errors document jobs",
+    "paths": "errors jobs",
+    "templates": "errors",
+    "manifest": "errors jobs document catalog paths templates",
+    "matrix": "errors jobs catalog paths templates manifest",
+    "ledger": "errors jobs money",
+    "plan": "errors jobs money catalog paths manifest matrix ledger",
+    "door": "errors",
+    "providers": "errors jobs catalog door",
+    "progress": "errors jobs money",
+    "outputs": "errors jobs money paths ledger",
+    "engine": "errors jobs money catalog paths ledger door providers progress outputs",
+    "sandbox": "errors catalog",
+}
+ENTRANCES = {"cli", "__main__", "__init__"}  # these may import every room
+
+# Packages from elsewhere that not every room may import, and their homes.
+HOMES = {
+    "yaml": "document",
+    "jsonschema": "manifest",
+    "jsonschema_rs": "manifest",
+    "jinja2": "templates manifest",
+    "sqlite3": "ledger",
+    "aiohttp": "door sandbox callback",
+    "aiolimiter": "engine",
+    "tqdm": "progress",
+    "PIL": "outputs sandbox manifest",
+    "jwt": "providers sandbox",
+}
+
+
+class Import(NamedTuple):
+    """One import of a whole module, and where it stands."""
+
+    place: str
+    by: str
+    of: str
+    at_start: bool  # it runs when the module is loaded: not within a function, not for types alone
+
+    def __str__(self):
+        return f"{self.place}: {self.by} imports {self.of}"
+
+
+MODULES = {
+    ".".join(path.relative_to(HOUSE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(HOUSE.rglob("*.py"))
+}
+
+
+def room_of(module):
+    """`batchgen.engine.run` is in `engine`; the package's own file is `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+@cache
+def imports():
+    """All imports of the house, in TYPE_CHECKING blocks and in functions too."""
+    return [found for name, path in MODULES.items() for found in imports_of(name, path)]
+
+
+def imports_of(name, path):
+    def walk(node, *, at_start):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                place = f"{path.parent.name}/{path.name}:{child.lineno}"
+                for module in modules_of(child, name, is_package=path.name == "__init__.py"):
+                    yield Import(place, name, module, at_start)
+            else:
+                later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                yield from walk(child, at_start=at_start and not later and not types)
+
+    return list(walk(ast.parse(path.read_text(encoding="utf-8")), at_start=True))
+
+
+def modules_of(node, importer, *, is_package):
+    """`from batchgen.engine import run` imports the module `batchgen.engine.run`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    above = importer.split(".")[: (-node.level or None) if not is_package else (1 - node.level or None)]
+    base = ".".join([*(above if node.level else []), *(node.module or "").split(".")]).strip(".")
+    return [full if (full := f"{base}.{alias.name}") in MODULES else base for alias in node.names]
+
+
+def is_ours(module):
+    return module.split(".")[0] == "batchgen"
+
+
+# --- rooms --------------------------------------------------------------------------------------------------
+
+
+def test_every_module_is_in_a_room_that_has_its_place():
+    assert {room_of(name) for name in MODULES} <= ROOMS.keys() | ENTRANCES
+
+
+def test_the_plan_of_the_house_has_no_circle():
+    TopologicalSorter({room: may.split() for room, may in ROOMS.items()}).prepare()
+
+
+def test_no_arrow_points_up():
+    wrong = [
+        str(found)
+        for found in imports()
+        if is_ours(found.of)
+        and (room := room_of(found.by)) not in ENTRANCES
+        and room_of(found.of) not in {room, *ROOMS[room].split(), "__init__"}
+    ]
+    assert wrong == []
+
+
+def test_a_room_knows_the_package_s_own_file_only_for_the_version():
+    wrong = [
+        f"{path}:{node.lineno}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "batchgen"
+        and any(f"batchgen.{alias.name}" not in MODULES and alias.name != "__version__" for alias in node.names)
+    ]
+    assert wrong == []
+
+
+def test_no_modules_wait_for_each_other_when_they_are_loaded():
+    graph = {name: {i.of for i in imports() if i.by == name and i.at_start and i.of in MODULES} for name in MODULES}
+    graph = {name: needs - {name} for name, needs in graph.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other in a circle: {' → '.join(error.args[1])}")
+
+
+def test_a_package_from_elsewhere_has_one_home():
+    wrong = [
+        str(found)
+        for found in imports()
+        if (home := HOMES.get(found.of.split(".")[0])) is not None and room_of(found.by) not in home.split()
+    ]
+    assert wrong == []
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES.values() if p.name == "__init__.py"], ids=str)
+def test_the_file_of_a_package_imports_nothing(path):
+    name = next(module for module, file in MODULES.items() if file == path)
+    assert [str(i) for i in imports() if i.by == name and i.at_start and i.of not in {"__future__", "typing"}] == []
+
+
+def test_the_file_of_an_inner_package_holds_a_docstring_alone():
+    inner = [p for p in MODULES.values() if p.name == "__init__.py" and p.parent != HOUSE]
+    assert inner
+    wrong = [
+        str(p) for p in inner if len(body := ast.parse(p.read_text(encoding="utf-8")).body) != 1 or not is_text(body[0])
+    ]
+    assert wrong == []
+
+
+def is_text(node):
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def test_no_module_is_longer_than_400_lines():
+    lengths = {str(p.relative_to(HOUSE)): len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES.values()}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_a_name_says_what_a_module_owns():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
+    assert [name for name in MODULES if vague & set(name.replace("_", ".").split("."))] == []
+
+
+def test_every_module_says_what_it_is_for_and_puts_off_its_annotations():
+    for path in MODULES.values():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+        assert (
+            len(tree.body) == 1
+            or path.name == "__main__.py"
+            or "from __future__ import annotations" in ast.unparse(tree)
+        ), path
+
+
+# --- this test can fail -------------------------------------------------------------------------------------
+
+
+def test_imports_of_every_kind_are_seen(tmp_path):
+    source = tmp_path / "room.py"
+    source.write_text(
+        "import a.b, c\n"
+        "from d import e\n"
+        "from batchgen import jobs, __version__\n"
+        "from . import sister\n"
+        "from ..jobs import Job\n"
+        "if TYPE_CHECKING:\n    from f import g\n"
+        "def later():\n    import h\n"
+        "class Now:\n    import i\n"
+        "try:\n    import j\nexcept ImportError:\n    k = None\n",
+        encoding="utf-8",
+    )
+    found = imports_of("batchgen.outputs.images", source)
+    now = ["a.b", "c", "d", "batchgen.jobs", "batchgen", "batchgen.outputs", "batchgen.jobs", "i", "j"]
+    assert sorted(i.of for i in found if i.at_start) == sorted(now)
+    assert sorted(i.of for i in found if not i.at_start) == ["f", "h"]
