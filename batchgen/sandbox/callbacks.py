@@ -13,6 +13,7 @@ from batchgen.sandbox.weather import Act, Occasion
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchgen.sandbox.bill import Bill
     from batchgen.sandbox.task import Task
     from batchgen.sandbox.weather import Forecast
 
@@ -23,17 +24,18 @@ _PATIENCE = aiohttp.ClientTimeout(total=5)
 class Callbacks:
     """Follows the tasks that want to be called back, one small coroutine each, until they end."""
 
-    def __init__(self, forecast: Forecast, clock: Callable[[], int], origin: str) -> None:
+    def __init__(self, forecast: Forecast, bill: Bill, clock: Callable[[], int], origin: str) -> None:
         self._forecast = forecast
+        self._bill = bill
         self._clock = clock
         self._origin = origin
         self._followers: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
-    def follow(self, task: Task) -> None:
-        """Call at each change of the task that is still to come."""
-        follower = asyncio.create_task(self._follow(task))
+    def follow(self, task: Task, since: int) -> None:
+        """Call at each change of the task from `since` (Unix milliseconds) on."""
+        follower = asyncio.create_task(self._follow(task, since))
         self._followers.add(follower)
         follower.add_done_callback(self._followers.discard)
 
@@ -45,16 +47,16 @@ class Callbacks:
         if self._session is not None:
             await self._session.close()
 
-    async def _follow(self, task: Task) -> None:
+    async def _follow(self, task: Task, since: int) -> None:
         for moment in (task.created_at, task.begins_at, task.ends_at):
-            wait = moment - self._clock()
-            if wait < 0 and moment != task.created_at:
-                continue
-            await asyncio.sleep(max(0, wait) / 1000)
-            await self._call(task, moment)
+            if moment >= since:
+                await asyncio.sleep(max(0, moment - self._clock()) / 1000)
+                await self._call(task, moment)
 
     async def _call(self, task: Task, moment: int) -> None:
         fault = self._forecast.next(Occasion.CALLBACK)
+        if fault is not None:
+            self._bill.count_fault(fault.name)
         if fault is not None and fault.act is Act.LOSE:
             return
         body = wording.task(task, moment, self._origin).encode()

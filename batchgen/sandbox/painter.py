@@ -50,16 +50,21 @@ def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) ->
     """One image of a task, as PNG."""
     small = SIZES[order.aspect_ratio]
     size = size_of(order)
-    picture = scenery.paint(small, Random(f"{order.prompt}/{task_id}/{index}"))
+    picture = scenery.paint(small, _chance(order.prompt, task_id, index))
     if size != small:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     _write(picture, order, index)
     if watermark:
         _mark(picture)
-    picture.putpalette(colours.ramp(Random(f"{order.prompt}/{index}")))
+    picture.putpalette(colours.ramp(_chance(order.prompt, "colours", index)))
     file = BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _chance(prompt: str, about: str, index: int) -> Random:
+    """Chance that follows from its arguments; a prompt may hold what UTF-8 cannot."""
+    return Random(f"{prompt}/{about}/{index}".encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,12 +179,18 @@ class Gallery:
     def make(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes:
         """Paint and keep. Takes 15 to 60 ms: to be called in a thread."""
         content = paint(order, task_id, index, watermark=watermark)
+        self._keep((task_id, index, watermark), content)
+        return content
+
+    def _keep(self, name: tuple[str, int, bool], content: bytes) -> None:
+        """Keep a picture; the one that was painted first makes room."""
         with self._lock:
-            self._kept[task_id, index, watermark] = content
+            if name in self._kept:
+                return  # two callers wanted it at once: it is the same
+            self._kept[name] = content
             self._bytes += len(content)
             while self._bytes > _KEPT_BYTES:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
-        return content
 
 
 def _numbered(png: bytes, name: str) -> bytes:

@@ -79,7 +79,7 @@ class Sandbox:
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
-        self._clock = lambda: int(clock() * 1000)
+        self._clock: Callable[[], int] = lambda: int(clock() * 1000)
         builtin = catalog.builtin()
         profile = builtin.accounts[settings.profile]
         self._prices = builtin.accounts["sandbox"].prices
@@ -122,10 +122,10 @@ class Sandbox:
             raise
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         self.origin = f"http://{host}:{port}"
-        self._callbacks = Callbacks(self._forecast, self._clock, self.origin)
+        self._callbacks = Callbacks(self._forecast, self.bill, self._clock, self.origin)
         for task in self._register.tasks:
             if task.order.callback_url and task.ends_at > now:
-                self._callbacks.follow(task)
+                self._callbacks.follow(task, now)
         return self
 
     async def __aexit__(
@@ -246,7 +246,7 @@ class Sandbox:
             self._journal.append(task)
         self._register.add(task, now)
         if order.callback_url:
-            self._callbacks.follow(task)
+            self._callbacks.follow(task, now)
         return task
 
     def _price(self, order: Order) -> float:

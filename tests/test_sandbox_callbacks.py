@@ -1,0 +1,78 @@
+"""Callbacks: one at each change, and nothing else waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from sandbox_caller import gateway
+
+from batchgen.sandbox.weather import Weather
+
+
+@asynccontextmanager
+async def listener():
+    """A server of the user's own: the tasks it was told of, and its address."""
+    told = asyncio.Queue()
+
+    async def take(request):
+        told.put_nowait(json.loads(await request.read()))
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(take), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield told, f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    finally:
+        await runner.cleanup()
+
+
+async def take(told, number):
+    return [await asyncio.wait_for(told.get(), 10) for _ in range(number)]
+
+
+async def test_each_change_of_a_task_is_told_with_what_a_query_would_tell():
+    async with listener() as (told, url), gateway(latency=0.09) as caller:
+        task = await caller.made(prompt="a fox", external_task_id="mine", callback_url=url)
+        calls = await take(told, 3)
+        assert [call["task_status"] for call in calls] == ["submitted", "processing", "succeed"]
+        assert calls[-1] == (await caller.query(task)).data
+
+
+async def test_a_failed_task_is_told_too():
+    async with listener() as (told, url), gateway(latency=0.03) as caller:
+        await caller.made(prompt="fail-this-task", callback_url=url)
+        assert (await take(told, 3))[-1]["task_status"] == "failed"
+
+
+async def test_nobody_at_the_address_does_no_harm():
+    async with gateway() as caller:
+        await caller.made(prompt="a fox", callback_url="http://127.0.0.1:1/hook")
+        await caller.made(prompt="a fox", callback_url="http://no host/")
+        assert (await caller.account())["images_billed"] == 2
+
+
+async def test_calls_can_be_lost_and_repeated():
+    async with listener() as (told, url):
+        async with gateway(weather=Weather.parse("callback_twice=1")) as caller:
+            await caller.made(prompt="a fox", callback_url=url)
+            states = [call["task_status"] for call in await take(told, 2)]
+            assert states[0] == states[1]
+            await take(told, 2 * 3 - 2)
+        async with gateway(weather=Weather.parse("callback_lost=1")) as caller:
+            await caller.made(prompt="a fox", callback_url=url)
+            while (await caller.account())["faults"].get("callback_lost", 0) < 3:
+                await asyncio.sleep(0)
+        assert told.empty()
+
+
+async def test_a_restarted_sandbox_tells_of_the_changes_that_are_still_to_come(tmp_path):
+    async with listener() as (told, url):
+        async with gateway(latency=0.6, state=tmp_path / "state") as caller:
+            await caller.made(prompt="a fox", callback_url=url)
+            await take(told, 1)
+        async with gateway(state=tmp_path / "state"):
+            assert (await take(told, 2))[-1]["task_status"] == "succeed"
