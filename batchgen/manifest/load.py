@@ -80,6 +80,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         name=name,
         provider=in_force[0],
         account=in_force[1],
+        accounts=accounts,
         rule_account=in_force[2],
         output_path=template or PathTemplate.parse(DEFAULT_OUTPUT_PATH, ()),
         defaults=axes.defaults,

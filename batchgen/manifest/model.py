@@ -188,6 +188,7 @@ class Manifest:
     name: str
     provider: str  # the key of the account in force
     account: Account  # in force
+    accounts: Mapping[str, Account]  # all that are known by name, the built-in ones and the manifest's
     rule_account: Account  # whose rules decide; differs when a manifest is rehearsed in the sandbox
     output_path: PathTemplate
     defaults: Settings
@@ -202,6 +203,12 @@ class Manifest:
     callback: Callback | None = None
     warnings: tuple[Problem, ...] = ()
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
+
+    @property
+    def var_names(self) -> tuple[str, ...]:
+        """Every variable that a job of it may have."""
+        names = {axis.name for block in self.blocks for axis in block.vars}
+        return tuple(sorted(names.union(*(job.vars for job in self.include))))
 
 
 def build(settings: Settings) -> Parameters:

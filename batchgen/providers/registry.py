@@ -25,6 +25,12 @@ def provider_for(account: Account, door: Door) -> Provider:
     return kind(account, door, secrets_of(account))
 
 
+def check(account: Account) -> None:
+    """Raise CommandError where the account cannot be served: its package or one of its keys is missing."""
+    provider_class(account)
+    secrets_of(account)
+
+
 def secrets_of(account: Account) -> Secrets:
     """The account's keys from the environment. Raises CommandError naming every variable that is missing."""
     missing = [name for name in account.key_variables if not os.environ.get(name, "").strip()]
