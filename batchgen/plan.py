@@ -158,4 +158,3 @@ def unpriced(manifest: Manifest) -> set[tuple[str, str]]:
     for job in expand(manifest):
         seen.add((job.parameters.model, job.parameters.resolution))
     return {pair for pair in seen if prices.of_image(*pair) is None}
-

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def rows_of(root: Path, name: str = "index.csv") -> list[dict[str, str]]:

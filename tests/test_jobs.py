@@ -5,7 +5,6 @@ from jobs_for_tests import job
 
 from batchgen.jobs import ID_LENGTH, Job, Parameters, Reference, external_id, job_id
 
-
 KEPT = {
     "a fox": "1crjmjzrnjbxgbmpy5mwp64woj",
     "a fox, second": "1of7gvar7g3cknrq3ps73i7fjd",

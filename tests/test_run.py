@@ -55,6 +55,10 @@ def billed_by_job(gateway: SandboxProcess) -> Counter[str]:
     return Counter(task["external_task_id"].split("-")[1] for task in tasks)
 
 
+def accepted_by(gateway: SandboxProcess) -> int:
+    return gateway.ledger(tasks=False)["creates_accepted"]
+
+
 def wait_for(claim, seconds: float = 30.0) -> None:
     """Wait until a claim holds; the wait is bounded, and nothing is asserted by time having passed."""
     end = time.monotonic() + seconds
@@ -103,13 +107,13 @@ def test_an_edited_manifest_makes_only_what_is_new_and_retires_what_is_not_wante
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     rows = check_invariant(output)
     assert {row["prompt"] for row in rows} == {"another prompt", *(f"prompt number {i}" for i in (1, 2, 3))}
-    assert gateway.ledger()["creates_accepted"] == 5
+    assert accepted_by(gateway) == 5
     assert len(list((output / "retired").rglob("*.png"))) == 1
     path.write_text(text, encoding="utf-8")
     back = batchgen("run", path, cwd=tmp_path)
     assert back.returncode == 0
     assert check_invariant(output) == first
-    assert gateway.ledger()["creates_accepted"] == 5
+    assert accepted_by(gateway) == 5
 
 
 def test_a_renamed_prompt_moves_its_files_and_pays_nothing(tmp_path, gateway):
@@ -121,19 +125,19 @@ def test_a_renamed_prompt_moves_its_files_and_pays_nothing(tmp_path, gateway):
     rows = check_invariant(tmp_path / "outputs" / "tried")
     assert {row["prompt_id"]: row["prompt"] for row in rows} == {"other": "a fox", "old": "an owl"}
     assert all(row["prompt_id"] in row["file_name"] for row in rows)
-    assert gateway.ledger()["creates_accepted"] == 2
+    assert accepted_by(gateway) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_sending_and_the_next_run_goes_on(tmp_path, gateway, number):
     path = manifest(tmp_path, gateway, prompts(120, "run: {grace: 2s}\n"), concurrency=4)
     run = started("run", path, cwd=tmp_path)
-    wait_for(lambda: gateway.ledger()["creates_accepted"] >= 6)
+    wait_for(lambda: accepted_by(gateway) >= 6)
     run.send_signal(number)
     _, errors = run.communicate(timeout=30)
     assert run.returncode == 128 + number, errors
     assert "Run again to go on" in errors
-    assert gateway.ledger()["creates_accepted"] < 120
+    assert accepted_by(gateway) < 120
     check_invariant(tmp_path / "outputs" / "tried")
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     assert len(check_invariant(tmp_path / "outputs" / "tried")) == 120
@@ -144,7 +148,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_pays_nothing_twice(tmp_path, gat
     path = manifest(tmp_path, gateway, prompts(90, "  n: [1, 3]\n"))
     for accepted in (1, 17, 60, 100, 150):
         run = started("run", path, cwd=tmp_path)
-        wait_for(lambda least=accepted: gateway.ledger()["creates_accepted"] >= least or run.poll() is not None)
+        wait_for(lambda least=accepted, run=run: run.poll() is not None or accepted_by(gateway) >= least)
         run.kill()
         run.communicate()
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
@@ -157,7 +161,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_pays_nothing_twice(tmp_path, gat
 def test_a_second_run_of_the_same_output_leaves_with_4(tmp_path, gateway):
     path = manifest(tmp_path, gateway, prompts(60), concurrency=3)
     run = started("run", path, cwd=tmp_path)
-    wait_for(lambda: gateway.ledger()["creates_accepted"] >= 1)
+    wait_for(lambda: accepted_by(gateway) >= 1)
     second = batchgen("run", path, cwd=tmp_path)
     standing = batchgen("status", path, "--json", cwd=tmp_path)
     run.kill()
@@ -178,7 +182,8 @@ def test_a_missing_key_is_a_sentence_with_its_name_and_nothing_is_written(tmp_pa
 
 
 def test_a_wrong_manifest_names_every_fault_and_writes_nothing(tmp_path, gateway):
-    path = manifest(tmp_path, gateway, "matrix:\n  prompt: [a fox]\n  modle: [kling-v1]\n  aspect_ratio: [16:10]\n  n: [12]\n")
+    wrong = "matrix:\n  prompt: [a fox]\n  modle: [kling-v1]\n  aspect_ratio: [16:10]\n  n: [12]\n"
+    path = manifest(tmp_path, gateway, wrong)
     done = batchgen("run", path, cwd=tmp_path)
     assert done.returncode == 2
     for place in ("manifest.yaml:7:3", "manifest.yaml:8:18", "manifest.yaml:9:7"):
@@ -201,9 +206,9 @@ def test_rejected_and_failing_prompts_are_named_and_the_others_delivered(tmp_pat
     assert batchgen("status", path, cwd=tmp_path).returncode == 1
     again = batchgen("run", path, cwd=tmp_path)
     assert again.returncode == 1
-    assert gateway.ledger()["creates_accepted"] == 3
+    assert accepted_by(gateway) == 3
     batchgen("run", path, "--retry-failed", cwd=tmp_path)
-    assert gateway.ledger()["creates_accepted"] == 5
+    assert accepted_by(gateway) == 5
 
 
 def test_verify_finds_a_changed_a_missing_and_a_foreign_file_and_run_mends_two_of_them(tmp_path, gateway):
@@ -228,7 +233,7 @@ def test_verify_finds_a_changed_a_missing_and_a_foreign_file_and_run_mends_two_o
     (output / "images" / "foreign.png").unlink()
     assert batchgen("verify", path, cwd=tmp_path).returncode == 0
     assert len(check_invariant(output)) == 4
-    assert gateway.ledger()["creates_accepted"] == 4
+    assert accepted_by(gateway) == 4
 
 
 def test_a_budget_stops_before_it_is_passed_and_a_raised_one_goes_on(tmp_path, gateway):
@@ -285,7 +290,9 @@ def test_a_full_disk_stops_the_run_with_3_and_leaves_nothing_half_written(tmp_pa
 def small_disk(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("a small disk can be mounted by root only")
     yield folder
@@ -373,9 +380,9 @@ def test_where_nobody_can_be_asked_a_lost_answer_is_held_and_sent_again_only_whe
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert {row["status"] for row in rows_of(tmp_path / "outputs" / "tried", "failures.csv")} == {"unknown"}
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
-        assert gateway.ledger()["creates_accepted"] == 2
+        assert accepted_by(gateway) == 2
         batchgen("run", path, "--retry-unknown", cwd=tmp_path)
-        assert gateway.ledger()["creates_accepted"] > 2
+        assert accepted_by(gateway) > 2
 
 
 @pytest.mark.parametrize("profile", ["kapon", "kling"])
@@ -405,7 +412,7 @@ def test_a_gateway_that_is_not_there_ends_the_run_and_bills_nothing(tmp_path, ga
     assert "give_up_after" in done.stderr
     path.write_text(path.read_text(encoding="utf-8").replace("http://127.0.0.1:9", gateway.base_url), encoding="utf-8")
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
-    assert gateway.ledger()["creates_accepted"] == 2
+    assert accepted_by(gateway) == 2
 
 
 def test_an_empty_account_stops_the_run_and_what_is_in_flight_is_collected(tmp_path):

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever read our output has left: that is their right, and nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:  # noqa: BLE001 - the only broad one: a traceback shown to a user is a defect
+    except Exception as error:
         if os.environ.get("BATCHGEN_TRACEBACK"):
             raise
         _report_defect(error)

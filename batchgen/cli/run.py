@@ -156,9 +156,7 @@ def _gateway(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Acco
         from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 
-        settings = Settings(
-            profile="sandbox", concurrency=account.concurrency, state=root / SANDBOX_STATE
-        )
+        settings = Settings(profile="sandbox", concurrency=account.concurrency, state=root / SANDBOX_STATE)
         async with Sandbox(settings) as sandbox:
             yield replace(account, base_url=sandbox.base_url)
 

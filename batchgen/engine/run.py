@@ -133,9 +133,7 @@ def _can_be_asked(order: Order, name: str) -> bool:
     return account is not None and (account.finds_by_external_id, account.lists_tasks) != (Ability.NO, Ability.NO)
 
 
-async def _make(
-    order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings
-) -> Result:
+async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings) -> Result:
     budget = Budget(ledger.spent(), order.limits)
     around.counters.images_done = ledger.images_in_index()
     around.counters.images_wanted = 0 if order.narrowed else ledger.images_wanted()
@@ -184,11 +182,8 @@ async def _lanes(
         begun.setdefault(attempt.account, []).append((Work.resumed(attempt), attempt.status))
     lanes: dict[str, tuple[Lane, list[Begun]]] = {}
     for name, works in begun.items():
-        account = order.account if name == order.account.name else order.accounts.get(name)
         try:
-            if account is None:
-                raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
-            account = await stack.enter_async_context(around.gateway(account))
+            account = await stack.enter_async_context(around.gateway(_account(order, name)))
             lanes[name] = (Lane(context, provider_for(account, context.door)), works)
         except CommandError as error:
             if name == order.account.name:
@@ -196,6 +191,13 @@ async def _lanes(
             for _ in works:
                 context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}")
     return lanes
+
+
+def _account(order: Order, name: str) -> Account:
+    account = order.account if name == order.account.name else order.accounts.get(name)
+    if account is None:
+        raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
+    return account
 
 
 async def _deadline(order: Order, stop: Stop) -> None:

@@ -202,7 +202,7 @@ class Questions:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
         marks = ",".join("?" * len(statuses))
         rows = self.db.execute(
-            f"SELECT id FROM wanted JOIN job ON job.id = wanted.job_id WHERE status IN ({marks}) ORDER BY seq",  # noqa: S608
+            f"SELECT id FROM wanted JOIN job ON job.id = wanted.job_id WHERE status IN ({marks}) ORDER BY seq",
             sorted(statuses),
         )
         return [row[0] for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3  # noqa: TC003 - singledispatch reads the annotations
+import sqlite3
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
