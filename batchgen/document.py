@@ -515,5 +515,5 @@ def _syntax_hint(problem: str, line: str) -> str:
     if "mapping values are not allowed" in problem:
         return 'Quote a text that holds ": ", or look at the indentation.'
     if "{{" in line or "{%" in line:
-        return "Quote a text that begins with {{."
+        return "Quote a text that holds {{ }}, or write it on a line of its own after a dash."
     return "Look at the indentation, brackets and quotes here and on the line before."

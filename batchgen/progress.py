@@ -235,7 +235,7 @@ def describe(counters: Counters, rate: float | None, *, short: bool = False) -> 
         f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
         f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
         f"{_duration(left)} left" if (left := seconds_left(counters, rate)) is not None else "",
-        f"{plain(counters.cost)} {counters.unit}".rstrip() if counters.cost else "",
+        f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
         counters.note,
     ]
     return _printable((" · " if short else ", ").join(filter(None, parts)))

@@ -91,7 +91,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
         digest=manifest.digest,
         source=lambda ledger: islice(_pending(manifest, ledger, selection), options.limit),
         takes=selection.takes,
-        narrowed=bool(selection.wishes) or options.limit is not None,
+        to_come=lambda ledger: _to_come(options, manifest, ledger, selection),
         account=manifest.account,
         accounts=manifest.accounts,
         template=manifest.output_path,
@@ -117,6 +117,16 @@ def _pending(manifest: Manifest, ledger: Questions, selection: Selection) -> Ite
     for job, standing in standings(manifest, ledger):
         if standing.status is Status.PENDING and selection.takes(job):
             yield Work.of(job, standing.attempt, standing.failures)
+
+
+def _to_come(options: Namespace, manifest: Manifest, ledger: Questions, selection: Selection) -> tuple[int, int]:
+    """Jobs and images that this run is to bring: what was begun, and what is to be begun."""
+    if not selection.wishes and options.limit is None:
+        return ledger.images_missing()
+    jobs, images = ledger.images_missing(begun_only=True)
+    for work in islice(_pending(manifest, ledger, selection), options.limit):
+        jobs, images = jobs + 1, images + work.units
+    return jobs, images
 
 
 def _scope(manifest: Manifest, ledger: Questions, selection: Selection) -> dict[Status, int]:

@@ -50,7 +50,7 @@ class Order:
     digest: str  # of what is wanted: the same digest, the same jobs and names
     source: Callable[[Ledger], Iterator[Work]]  # what is to be begun, read page by page from the ledger
     takes: Callable[[Job], bool]  # what `--only` leaves
-    narrowed: bool  # whether `--only` or `--limit` leave anything out: then the sum of all is not this run's aim
+    to_come: Callable[[Ledger], tuple[int, int]]  # jobs and images that are not there yet and are meant now
     account: Account
     accounts: Mapping[str, Account]  # all that are known by name, for tasks of an earlier run
     template: PathTemplate
@@ -135,8 +135,10 @@ def _can_be_asked(order: Order, name: str) -> bool:
 
 async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings) -> Result:
     budget = Budget(ledger.spent(), order.limits)
-    around.counters.images_done = ledger.images_in_index()
-    around.counters.images_wanted = 0 if order.narrowed else ledger.images_wanted()
+    counters = around.counters
+    counters.images_done = ledger.images_in_index()
+    counters.jobs_wanted, images = order.to_come(ledger)
+    counters.images_wanted = counters.images_done + images
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)

@@ -346,7 +346,11 @@ class Questions:
         ).fetchone()
         return int(number)
 
-    def images_wanted(self) -> int:
-        """How many images the manifest asks for."""
-        (number,) = self.db.execute("SELECT coalesce(sum(images), 0) FROM wanted").fetchone()
-        return int(number)
+    def images_missing(self, *, begun_only: bool = False) -> tuple[int, int]:
+        """Jobs that may still bring images, and how many: those begun, and wanted ones that are pending."""
+        jobs, images = self.db.execute(
+            "SELECT count(*), coalesce(sum(wanted.images), 0) FROM wanted LEFT JOIN job ON job.id = wanted.job_id"
+            " WHERE coalesce(job.status, 'pending') IN (?, 'intent', 'submitted', 'made')",
+            ("intent" if begun_only else "pending",),
+        ).fetchone()
+        return int(jobs), int(images)
