@@ -94,6 +94,14 @@ def test_no_line_is_wider_than_its_box_and_no_text_higher(text, width):
         assert drawn <= width * 1.01
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("Café — “naïve”", "Cafe - “naive”"), ("żółw", "zolw"), ("狐", "\ufffc"), ("e\u0301", "e"), ("a\nb", "a b")],
+)
+def test_a_letter_that_the_font_lacks_loses_its_accent_and_only_another_script_becomes_blocks(text, shown):
+    assert lettering.drawable(text) == shown
+
+
 def test_a_short_text_is_larger_than_a_long_one_and_what_does_not_fit_ends_in_an_ellipsis():
     short, long = (lettering.fit(text, 600, 300, largest=80, smallest=12) for text in ("Fox", "word " * 60))
     assert short.size > long.size

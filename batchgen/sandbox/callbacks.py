@@ -33,9 +33,9 @@ class Callbacks:
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
-    def follow(self, task: Task, since: int) -> None:
-        """Call at each change of the task from `since` (Unix milliseconds) on."""
-        follower = asyncio.create_task(self._follow(task, since))
+    def follow(self, task: Task, after: int) -> None:
+        """Call at each change of the task that comes after this moment (Unix milliseconds)."""
+        follower = asyncio.create_task(self._follow(task, after))
         self._followers.add(follower)
         follower.add_done_callback(self._followers.discard)
 
@@ -47,9 +47,9 @@ class Callbacks:
         if self._session is not None:
             await self._session.close()
 
-    async def _follow(self, task: Task, since: int) -> None:
+    async def _follow(self, task: Task, after: int) -> None:
         for moment in (task.created_at, task.begins_at, task.ends_at):
-            if moment >= since:
+            if moment > after:
                 await asyncio.sleep(max(0, moment - self._clock()) / 1000)
                 await self._call(task, moment)
 

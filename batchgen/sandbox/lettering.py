@@ -24,6 +24,10 @@ _LEADING = 1.28  # line height, in sizes
 _BLOCK = "\ufffc"  # stands for one character that the font does not have
 _BLOCK_WIDTH = 0.8  # in sizes
 _NO_CHARACTER = "\U0010ffff"
+_PLAIN = {  # what has no decomposition of its own; the font is small
+    **{"–": "-", "—": "-", "−": "-", "×": "x", "•": "·", "€": "EUR", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe"},
+    **{"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ð": "d", "þ": "th", "ı": "i", "→": ">"},
+}
 _WORD = re.compile(rf"{_BLOCK}|[^\s{_BLOCK}]+")
 
 
@@ -50,11 +54,16 @@ def drawable(text: str) -> str:
     return "".join(_shown(character) for character in text)
 
 
+@lru_cache(maxsize=4096)
 def _shown(character: str) -> str:
+    """The character, or what stands for it: its letters without accents, else a block."""
     if character.isspace() or character == _BLOCK:
         return " "
     if _can_draw(character):
         return character
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKD", character)
+    if plain != character and (letters := "".join(filter(_can_draw, plain))):
+        return letters
     return "" if unicodedata.category(character) in {"Mn", "Me", "Cf", "Cc"} else _BLOCK
 
 

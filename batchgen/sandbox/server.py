@@ -246,7 +246,7 @@ class Sandbox:
             self._journal.append(task)
         self._register.add(task, now)
         if order.callback_url:
-            self._callbacks.follow(task, now)
+            self._callbacks.follow(task, now - 1)
         return task
 
     def _price(self, order: Order) -> float:
