@@ -25,10 +25,28 @@ _BLOCK = "\ufffc"  # stands for one character that the font does not have
 _BLOCK_WIDTH = 0.8  # in sizes
 _NO_CHARACTER = "\U0010ffff"
 # What has no decomposition of its own; the font is small.
-_PLAIN = dict(
-    pair.split("=")
-    for pair in "–=- —=- −=- ×=x •=· →=> €=EUR ß=ss æ=ae Æ=AE œ=oe ł=l Ł=L ø=o Ø=O đ=d Đ=D ð=d þ=th ı=i".split()
-)
+_PLAIN = {
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "×": "x",
+    "•": "·",
+    "→": ">",
+    "€": "EUR",
+    "ß": "ss",
+    "æ": "ae",
+    "Æ": "AE",
+    "œ": "oe",
+    "ł": "l",
+    "Ł": "L",
+    "ø": "o",
+    "Ø": "O",
+    "đ": "d",
+    "Đ": "D",
+    "ð": "d",
+    "þ": "th",
+    "ı": "i",
+}
 _WORD = re.compile(rf"{_BLOCK}|[^\s{_BLOCK}]+")
 
 
