@@ -3,74 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
+from command import KEY, ROOT, accepted_by, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
-
-ROOT = Path(__file__).resolve().parents[1]
-KEY = {"SANDBOX_KEY": "a-key-for-tests"}
-
-
-def batchgen(*words: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "batchgen", *map(str, words)]
-    return subprocess.run(
-        command, cwd=cwd, env=os.environ | KEY, capture_output=True, text=True, timeout=120, check=False, **options
-    )
-
-
-def started(*words: object, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "batchgen", *map(str, words)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=os.environ | KEY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def manifest(folder: Path, gateway: SandboxProcess, text: str, *, use: str = "kapon", concurrency: int = 27) -> Path:
-    path = folder / "manifest.yaml"
-    path.write_text(
-        f"version: 1\nname: tried\nprovider: local\n"
-        f'providers: {{local: {{use: {use}, base_url: "{gateway.base_url}", api_key_env: SANDBOX_KEY,'
-        f" limits: {{concurrency: {concurrency}}}}}}}\n{text}",
-        encoding="utf-8",
-    )
-    return path
-
-
-def prompts(number: int, more: str = "") -> str:
-    lines = "".join(f"    - prompt number {i}\n" for i in range(number))
-    return f"matrix:\n  prompt:\n{lines}{more}"
-
-
-def billed_by_job(gateway: SandboxProcess) -> Counter[str]:
-    """Tasks that were or will be paid for, by the job of their external id."""
-    tasks = [task for task in gateway.ledger()["tasks"] if task["status"] != "failed"]
-    return Counter(task["external_task_id"].split("-")[1] for task in tasks)
-
-
-def accepted_by(gateway: SandboxProcess) -> int:
-    return gateway.ledger(tasks=False)["creates_accepted"]
-
-
-def wait_for(claim, seconds: float = 30.0) -> None:
-    """Wait until a claim holds; the wait is bounded, and nothing is asserted by time having passed."""
-    end = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < end, "this never came to be"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def gateway():
-    with SandboxProcess("--profile", "kapon", "--latency", "0.2", "--no-paint") as process:
-        yield process
 
 
 def test_the_quickstart_leaves_images_and_an_index_and_says_where(tmp_path):

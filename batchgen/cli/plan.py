@@ -11,7 +11,8 @@ from batchgen.cli import problems
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
-from batchgen.plan import Group, Plan, Selection, standings, survey
+from batchgen.plan.selection import Selection
+from batchgen.plan.survey import Group, Plan, standings, survey
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -23,22 +24,29 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Manifest
 
 
+SOMETHING_TO_DO = 5
+_REASONS_SHOWN = 8
+
+
 def configure(parser: ArgumentParser) -> None:
     """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
     parser.add_argument("--detailed", action="store_true", help="list every job, in both forms")
+    parser.add_argument(
+        "--exit-code", action="store_true", help=f"leave with {SOMETHING_TO_DO} when there is something to do, else 0"
+    )
     common.add_json(parser)
 
 
 def execute(options: Namespace) -> int:
-    """Print the plan; always 0 where there is one."""
+    """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
     manifest = load_manifest(options.manifest, provider=options.provider)
     selection = Selection.parse(options.only, manifest.var_names)
     root = common.output_folder(options, manifest.name)
     state = root / FILE_NAME
     ledger = Ledger.preview(state if state.exists() else None)
-    plan = survey(manifest, ledger, selection, options.limit)
+    plan = survey(manifest, ledger, root, selection, options.limit)
     if manifest.warnings:
         print(problems.as_text(manifest.warnings, sys.stderr), file=sys.stderr)
     listed = ((job, row) for job, row in standings(manifest, ledger) if selection.takes(job))
@@ -52,7 +60,7 @@ def execute(options: Namespace) -> int:
         if options.detailed:
             _print_jobs(listed)
     ledger.close()
-    return 0
+    return SOMETHING_TO_DO if options.exit_code and plan.anything_to_do else 0
 
 
 def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
 
 def _group(group: Group) -> dict[str, Any]:
     cost = None if group.unpriced else plain(group.cost)
-    return {"jobs": group.jobs, "images": group.images, "cost": cost}
+    return {"jobs": group.jobs, "images": group.images, "cost": cost, "reasons": dict(group.reasons)}
 
 
 def _job(job: Job, row: Standing) -> dict[str, Any]:
@@ -89,22 +97,32 @@ def _job(job: Job, row: Standing) -> dict[str, Any]:
 
 
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
-    account = manifest.account
+    unit = manifest.account.prices.unit
     lines = [f"{manifest.name} by {manifest.provider}, into {root}"]
-    lines.append(f"  to make           {_line(plan.make, account.prices.unit)}")
+    lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make)
     if len(plan.make_by_model) > 1:
-        for model, group in plan.make_by_model.items():
-            lines.append(f"    {model:<16}{_line(group, account.prices.unit)}")
+        lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
     if plan.again.jobs:
-        lines.append(f"  taken up again    {_line(plan.again, '')}; begun before, not paid again")
-    lines.append(f"  done              {_line(plan.done, '')}")
+        lines += _section("taken up again", f"{_line(plan.again)}; not paid again", plan.again)
+    lines += _section("done", _line(plan.done), plan.done)
     for status, group in plan.ended.items():
-        lines.append(f"  {status.value:<18}{_line(group, '')}; {_ADVICE[status.value]}")
+        lines += _section(status.value, f"{_line(group)}; {_ADVICE[status.value]}", group)
     if plan.retired_images:
-        lines.append(f"  no longer wanted  {plan.retired_images} images; they move to retired/")
+        lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
     if plan.anything_to_do:
-        lines.append(f"  time              {_time(plan.seconds)}, with {account.concurrency} slots")
+        slots = _number(manifest.account.concurrency, "slot")
+        lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
     return "\n".join(lines)
+
+
+def _section(title: str, text: str, group: Group) -> list[str]:
+    """A group's line, and below it why, the commonest reasons first."""
+    lines = [f"  {title:<18}{text}"]
+    shown = group.reasons.most_common(_REASONS_SHOWN)
+    lines += [f"    - {reason}: {_number(jobs, 'job')}" for reason, jobs in shown]
+    if more := len(group.reasons) - len(shown):
+        lines.append(f"    - and {_number(more, 'other reason')}")
+    return lines
 
 
 _ADVICE = {
@@ -116,22 +134,30 @@ _ADVICE = {
 }
 
 
-def _line(group: Group, unit: str) -> str:
-    jobs = f"{group.jobs} {'job' if group.jobs == 1 else 'jobs'}"
-    images = f"{group.images} {'image' if group.images == 1 else 'images'}"
-    if not unit and not group.unpriced:
-        return f"{jobs}, {images}"
-    if group.unpriced:
-        return f"{jobs}, {images}" + (", price not known" if unit or group.jobs else "")
-    return f"{jobs}, {images}, {plain(group.cost)} {unit}"
+def _line(group: Group) -> str:
+    return f"{_number(group.jobs, 'job')}, {_number(group.images, 'image')}"
+
+
+def _cost(group: Group, unit: str) -> str:
+    if not group.jobs:
+        return ""
+    if group.unpriced == group.jobs:
+        return ", price not known"
+    known = f", {plain(group.cost)} {unit}".rstrip()
+    return f"{known} and {_number(group.unpriced, 'job')} of unknown price" if group.unpriced else known
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "not known before the first tasks have ended"
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min {rest} s"
+    if seconds < 60:
+        return "under a minute"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
 
 
 def _print_jobs(listed: Iterator[tuple[Job, Standing]]) -> None:

@@ -24,7 +24,8 @@ from batchgen.manifest.model import OnUnknown
 from batchgen.matrix import expand
 from batchgen.money import micros
 from batchgen.outputs.tree import Tree
-from batchgen.plan import Selection, standings, unpriced
+from batchgen.plan.selection import Selection
+from batchgen.plan.survey import standings, unpriced
 from batchgen.progress import Counters, Progress
 from batchgen.providers import registry
 

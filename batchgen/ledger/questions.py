@@ -354,3 +354,16 @@ class Questions:
             ("intent" if begun_only else "pending",),
         ).fetchone()
         return int(jobs), int(images)
+
+    def known_prompts(self) -> Iterator[str]:
+        """The prompt of every job that was ever begun."""
+        for (prompt,) in self.db.execute("SELECT json_extract(request, '$.prompt') FROM job"):
+            yield prompt
+
+    def dropped_jobs(self, most: int) -> Iterator[Job]:
+        """Jobs that were begun and are no longer asked for, up to so many."""
+        rows = self.db.execute(
+            "SELECT id, request FROM job WHERE NOT EXISTS (SELECT 1 FROM wanted WHERE job_id = id) LIMIT ?", (most,)
+        )
+        for job_id, request in rows:
+            yield Job.from_json(job_id, request)

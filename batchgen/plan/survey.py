@@ -5,69 +5,29 @@ Streams: a million jobs pass through here without being held.
 
 from __future__ import annotations
 
-import difflib
+from collections import Counter
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError
-from batchgen.jobs import LIVE, PARAMETER_NAMES, Job, Status
+from batchgen.jobs import LIVE, Status
 from batchgen.matrix import expand
 from batchgen.money import micros
+from batchgen.plan.reasons import Reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from batchgen.catalog import Prices
+    from batchgen.jobs import Job
     from batchgen.ledger.questions import Questions, Standing
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
+    from batchgen.plan.selection import Selection
 
 _PAGE = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What `--only KEY=VALUE` leaves: a job is in when, for every key given, one of its values matches."""
-
-    wishes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, texts: Sequence[str], vars_known: Sequence[str]) -> Selection:
-        """Read `--only` options. Raises CommandError for a key that no job has."""
-        wishes: dict[str, tuple[str, ...]] = {}
-        known = [*PARAMETER_NAMES, "prompt", "prompt_id", "job_id", *vars_known]
-        for text in texts:
-            key, found, value = text.partition("=")
-            if not found or key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                meant = f" Did you mean {near[0]}?" if near else ""
-                raise CommandError(
-                    f"--only {text}: write KEY=VALUE with one of the keys {', '.join(sorted(known))}.{meant}"
-                )
-            wishes[key] = (*wishes.get(key, ()), value)
-        return cls(wishes=wishes)
-
-    def takes(self, job: Job) -> bool:
-        """Whether the job is in. `*`, `?` and `[…]` in a value are wildcards."""
-        return all(
-            any(fnmatchcase(_value_of(job, key), wish) for wish in wishes) for key, wishes in self.wishes.items()
-        )
-
-
-def _value_of(job: Job, key: str) -> str:
-    if key in job.labels:
-        return job.labels[key]
-    if key == "job_id":
-        return job.id
-    if key in {"prompt", "prompt_id"}:
-        return str(getattr(job, key))
-    if key == "image":
-        image = job.parameters.image
-        return "" if image is None else str(image.url or image.path)
-    value = getattr(job.parameters, key, None)
-    return "" if value is None else str(value)
+FILE_LOST = "file lost or changed: to be fetched again, unpaid"
 
 
 def standings(manifest: Manifest, ledger: Questions) -> Iterator[tuple[Job, Standing]]:
@@ -88,9 +48,12 @@ class Group:
     images: int = 0
     cost: int = 0
     unpriced: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, job: Job, prices: Prices) -> None:
-        """Count one job."""
+    def add(self, job: Job, prices: Prices, reason: str = "") -> None:
+        """Count one job, and why it is here."""
+        if reason:
+            self.reasons[reason] += 1
         self.jobs += 1
         self.images += job.parameters.n
         price = micros(prices.of_task(job.parameters))
@@ -118,27 +81,57 @@ class Plan:
         return bool(self.make.jobs or self.again.jobs)
 
 
-def survey(manifest: Manifest, ledger: Ledger, selection: Selection, limit: int | None = None) -> Plan:
-    """Count what a run would do. The ledger is a preview: nothing is written."""
+def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection, limit: int | None = None) -> Plan:
+    """Count what a run would do. The ledger is a preview, `root` its output: nothing is written."""
     plan = Plan()
-    prices = manifest.account.prices
     ledger.preview_want(expand(manifest))
+    reasons = Reasons(ledger)
+    lost = _jobs_with_lost_files(ledger, root)
     for job, standing in standings(manifest, ledger):
-        if not selection.takes(job):
-            continue
-        if standing.status is Status.PENDING:
-            if limit is None or plan.make.jobs < limit:
-                plan.make.add(job, prices)
-                plan.make_by_model.setdefault(job.parameters.model, Group()).add(job, prices)
-        elif standing.status is Status.DONE:
-            plan.done.add(job, prices)
-        elif standing.status in LIVE:
-            plan.again.add(job, prices)
-        else:
-            plan.ended.setdefault(standing.status, Group()).add(job, prices)
+        if selection.takes(job):
+            _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, is_lost=job.id in lost)
     plan.retired_images = sum(1 for _ in ledger.images_to_retire())
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
+
+
+def _count(
+    plan: Plan, job: Job, standing: Standing, prices: Prices, reasons: Reasons, *, limit: int | None, is_lost: bool
+) -> None:
+    status = standing.status
+    if status is Status.PENDING:
+        if limit is None or plan.make.jobs < limit:
+            plan.make.add(job, prices, reasons.of(job, standing))
+            plan.make_by_model.setdefault(job.parameters.model, Group()).add(job, prices)
+    elif is_lost:
+        plan.again.add(job, prices, FILE_LOST)
+    elif status is Status.DONE:
+        plan.done.add(job, prices)
+    elif status in LIVE:
+        plan.again.add(job, prices, _BEGUN[status])
+    else:
+        why = f"{standing.code} {standing.message}".strip()
+        plan.ended.setdefault(status, Group()).add(job, prices, why)
+
+
+_BEGUN = {
+    Status.INTENT: "sent, no answer recorded: to be asked for",
+    Status.SUBMITTED: "at the gateway: to be waited for",
+    Status.MADE: "made: to be fetched",
+}
+
+
+def _jobs_with_lost_files(ledger: Questions, root: Path) -> set[str]:
+    """Jobs with an image whose file is not there or has another size; contents are `verify`'s."""
+    lost = set()
+    for image in ledger.stored_images():
+        try:
+            whole = (root / image.path).stat().st_size == image.bytes
+        except OSError:
+            whole = False
+        if not whole:
+            lost.add(image.job_id)
+    return lost
 
 
 def _seconds(plan: Plan, manifest: Manifest, ledger: Questions) -> float | None:

@@ -1,0 +1,1 @@
+"""The plan: jobs against the ledger, what a run would do and why."""
