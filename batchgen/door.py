@@ -6,6 +6,7 @@ There are no retries here: one layer retries (the engine), so that its count is 
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 LARGEST_IMAGE = 256 * 1024 * 1024
 _HEAD = 500  # bytes of an answer that are kept with a failure
 _REDIRECTS = 5
+_LARGE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Door:
         """
         try:
             async with self._session.request(
-                method, url, headers=headers, data=body, params=params, allow_redirects=False
+                method, url, headers=headers, data=_payload(body), params=params, allow_redirects=False
             ) as response:
                 return Answer(
                     status=response.status, headers=response.headers, body=await _whole(response, LARGEST_ANSWER)
@@ -121,6 +123,11 @@ async def open_door(in_flight: int) -> AsyncIterator[Door]:
         ),
     ) as session:
         yield Door(session)
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """A large body is written in pieces: at once it would hold up the loop, and aiohttp warns of it."""
+    return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
 
 
 async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -8,8 +8,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sandbox_process import SandboxProcess
+if TYPE_CHECKING:
+    from sandbox_process import SandboxProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = {"SANDBOX_KEY": "a-key-for-tests"}

@@ -82,7 +82,11 @@ class Fetcher:
                 context.tree.place(image.key, path)
 
     async def _until_whole(self, work: Work, link: ImageLink, *, marked: bool) -> BatchgenError | None:
-        """Fetch one image, trying again as often as it makes sense; an error is returned, for siblings go on."""
+        """Fetch one image, trying again as often as it makes sense; an error is returned, for siblings go on.
+
+        After each failure the task is asked for a new link: the old one may have expired, or name a host that
+        is no longer there.
+        """
         context = self._context
         key = (work.job.id, work.attempt, link.index, int(marked))
         url = link.url
@@ -94,20 +98,18 @@ class Fetcher:
                 await self._record(work, key, whole)
             except RunStopped as error:
                 return error
-            except (LinkExpired, ImageBroken) as error:
+            except (LinkExpired, ImageBroken, Unclear, NotSent) as error:
                 problem = error
+            else:
+                return None
+            if tries < _TRIES:
+                await context.sleep(soon(tries, context.chance))
                 try:
                     url = await self._new_link(work, link, marked=marked)
                 except (ImagesGone, AccountStopped) as final:
                     return final
                 except (Throttled, Unclear, NotSent) as later:
                     problem = later
-            except (Unclear, NotSent) as error:
-                problem = error
-            else:
-                return None
-            if tries < _TRIES:
-                await context.sleep(soon(tries, context.chance))
         if isinstance(problem, LinkExpired):
             return ImagesGone(f"The gateway has the image no more: {problem}")
         return problem
