@@ -19,5 +19,5 @@ def execute(options: Namespace) -> int:
     """Print the schema as it is."""
     from batchgen.manifest.schema import schema_text  # noqa: PLC0415 - reads a file
 
-    print(schema_text(options.name).rstrip("\n"))
+    print(schema_text(f"{options.name}.schema.json").rstrip("\n"))
     return 0
