@@ -11,11 +11,9 @@ from __future__ import annotations
 import gc
 import math
 import re
-from array import array
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from yaml.events import (
@@ -29,20 +27,27 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
+from batchgen.encoding import (
+    ESCAPED_REFUSED,
+    character_fault,
+    decode,
+    load_bytes,
+    problem_at,
+    refuse_raw,
+)
+from batchgen.errors import ManifestInvalid, Place, Problem
+from batchgen.tape import COLUMN_BITS, Document, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-MAX_BYTES = 64 * 1024 * 1024
+__all__ = ["Document", "Value", "collect", "parse", "read", "scalar"]
+
 MAX_DEPTH = 64
 MAX_NODES = 5_000_000
 MAX_ALIASED_NODES = 100_000  # what aliases may add, counted expanded: a bomb is small only as written
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab and newline
-_RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
-_ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
 
 _WORDS: dict[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
@@ -55,118 +60,7 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\
 _NUMBER_START = frozenset("0123456789+-.")
 _NUMBER_LENGTH = 64  # longer ones stay text: no setting needs them, and int() of a long text is slow
 
-Value: TypeAlias = Any  # what YAML can hold: str, int, float, bool, None, and lists and dicts of these
-
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_COLUMN_BITS = 28  # a line is shorter than the file, and that than 64 MB
-
-
-@dataclass(slots=True)
-class Tape:
-    """Where each node of a document stands, in the order of the text, keys and values alike.
-
-    A packed position and the number of entries of the subtree for each: 12 bytes a node.
-    """
-
-    marks: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("I"))
-    written: dict[int, str] = field(default_factory=dict)  # of scalars that are no strings
-    aliases: dict[int, int] = field(default_factory=dict)  # the alias's entry → its anchor's
-
-    def add(self, mark: int) -> int:
-        """A new entry without children; its number."""
-        self.marks.append(mark)
-        self.sizes.append(1)
-        return len(self.marks) - 1
-
-    def cut(self, start: int) -> None:
-        """Forget everything from an entry on."""
-        del self.marks[start:]
-        del self.sizes[start:]
-        for table in (self.written, self.aliases):
-            for entry in [entry for entry in table if entry >= start]:
-                del table[entry]
-
-    def children(self, node: int, *, open_end: bool = False) -> Iterator[int]:
-        """The entries right below a container; with `open_end`, below one that is still being filled."""
-        entry, end = node + 1, len(self.marks) if open_end else node + self.sizes[node]
-        while entry < end:
-            yield entry
-            entry += self.sizes[entry]
-
-    def text_of(self, entry: int) -> str | None:
-        """What was written for a scalar that is no string."""
-        return self.written.get(self.aliases.get(entry, entry))
-
-
-@dataclass(slots=True, kw_only=True)
-class Document:
-    """A document's value, and where each part of it stands."""
-
-    file: str
-    text: str
-    value: Any = None
-    tape: Tape = field(default_factory=Tape)
-    _children: dict[int, array[int]] = field(default_factory=dict)
-    _orders: dict[int, dict[str, int]] = field(default_factory=dict)
-    _lines: list[str] | None = None
-
-    def place(self, path: Sequence[str | int], *, key: bool = False) -> Place:
-        """Where the value at `path` stands (with `key`, its key), or the nearest parent that is there."""
-        entry, key_entry = self._find(path)
-        if key and key_entry is not None:
-            entry = key_entry
-        return self.place_of(self.tape.marks[entry] if self.tape.marks else 0)
-
-    def place_of(self, mark: int) -> Place:
-        """A packed position as a place."""
-        line, column = mark >> _COLUMN_BITS, mark & ((1 << _COLUMN_BITS) - 1)
-        return Place(file=self.file, line=line + 1, column=column + 1)
-
-    def written(self, path: Sequence[str | int]) -> str | None:
-        """A scalar's text as written (`1.50`, `null`), or None for what is no scalar."""
-        value = self.value
-        for step in path:
-            value = value[step]
-        if isinstance(value, str):
-            return value
-        entry, _ = self._find(path)
-        return self.tape.text_of(entry)
-
-    def line(self, number: int) -> str:
-        """A line of the source, from 1; empty where there is none."""
-        if self._lines is None:
-            self._lines = _LINE_END.split(self.text)
-        return self._lines[number - 1] if 0 < number <= len(self._lines) else ""
-
-    def _find(self, path: Sequence[str | int]) -> tuple[int, int | None]:
-        """The tape's entries of a value and of its key, as far down as the path leads."""
-        value: Value = self.value
-        entry, key_entry = 0, None
-        for step in path:
-            node = self.tape.aliases.get(entry, entry)
-            if node < 0:  # its anchor stood in a part that was left out
-                break
-            if isinstance(value, dict) and isinstance(step, str) and step in value:
-                starts, number = self._starts(node), self._order(node, value)[step]
-                key_entry, entry = starts[2 * number], starts[2 * number + 1]
-                value = value[step]
-            elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-                key_entry, entry = None, self._starts(node)[step]
-                value = value[step]
-            else:
-                break
-        return entry, key_entry
-
-    def _order(self, node: int, mapping: dict[str, Value]) -> dict[str, int]:
-        if node not in self._orders:
-            self._orders[node] = {key: number for number, key in enumerate(mapping)}
-        return self._orders[node]
-
-    def _starts(self, node: int) -> array[int]:
-        if node not in self._children:
-            self._children[node] = array("I", self.tape.children(node))
-        return self._children[node]
 
 
 def read(path: Path | str, file: str | None = None) -> Document:
@@ -176,38 +70,6 @@ def read(path: Path | str, file: str | None = None) -> Document:
     """
     name = str(path) if file is None else file
     return parse(decode(load_bytes(path, name), name), name)
-
-
-def load_bytes(path: Path | str, file: str) -> bytes:
-    """A file's bytes, at most 64 MB of them. Raises CommandError, with `file` as its name."""
-    try:
-        with Path(path).open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise CommandError(f"{file} does not exist.") from None
-    except IsADirectoryError:
-        raise CommandError(f"{file} is a folder; name a file.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CommandError(f"{file} cannot be read: {reason}.") from error
-    if len(data) > MAX_BYTES:
-        raise _invalid(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
-    return data
-
-
-def decode(data: bytes, file: str) -> str:
-    """Bytes as UTF-8, without a byte order mark. Raises ManifestInvalid with line and column."""
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise _invalid(file, "is in UTF-16.", "Save it as UTF-8.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        line = before.count(b"\n")
-        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace").lstrip("\ufeff"))
-        place = Place(file=file, line=line + 1, column=column + 1)
-        message = f"The byte 0x{data[error.start]:02x} is not UTF-8."
-        raise ManifestInvalid([_problem(place, message, "Save the file as UTF-8.")]) from None
 
 
 def parse(text: str, file: str) -> Document:
@@ -221,7 +83,7 @@ def parse(text: str, file: str) -> Document:
 def collect(text: str, file: str) -> tuple[Document, list[Problem]]:
     """As `parse`, but hands back what can be survived (duplicate keys, tags, merge keys) as problems."""
     text = text.removeprefix("\ufeff")
-    _refuse_raw(text, file)
+    refuse_raw(text, file)
     builder = _Builder(Document(file=file, text=text))
     with _no_collector():
         builder.run()
@@ -238,34 +100,6 @@ def _no_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _refuse_raw(text: str, file: str) -> None:
-    if len(text) > MAX_BYTES:
-        raise _invalid(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
-    problems = []
-    for match in _RAW_REFUSED.finditer(text):
-        before = text[: match.start()]
-        ends = list(_LINE_END.finditer(before))
-        start = ends[-1].end() if ends else 0
-        place = Place(file=file, line=len(ends) + 1, column=match.start() - start + 1)
-        problems.append(_problem(place, *character_fault(match.group()[0])))
-        if len(problems) == 20:
-            break
-    if problems:
-        raise ManifestInvalid(problems)
-
-
-def character_fault(character: str) -> tuple[str, str]:
-    """What to say of a character that no text may hold: message and hint."""
-    code = f"U+{ord(character):04X}"
-    if character in "\u2028\u2029":
-        return f"The character {code} is a line break to YAML.", r'Take it out, or write it as "\L" or "\P".'
-    if character == "\r":
-        return "A carriage return stands alone here.", "Save the file with LF or CR-LF line ends."
-    if "\ud800" <= character <= "\udfff":
-        return f"{code} is half a character (a lone surrogate).", "Take it out."
-    return f"The control character {code} is not allowed.", "Take it out; tab and newline are allowed."
 
 
 def scalar(text: str) -> Value:
@@ -286,14 +120,6 @@ def _number(text: str) -> int | float | str:
     if _OCTAL(text) or _HEX(text):
         return int(text, 0)
     return text
-
-
-def _problem(place: Place, message: str, hint: str = "") -> Problem:
-    return Problem(place=place, path="", message=message, hint=hint)
-
-
-def _invalid(file: str, message: str, hint: str = "") -> ManifestInvalid:
-    return ManifestInvalid([_problem(Place(file=file), f"The file {message}", hint)])
 
 
 _NO_KEY: Any = object()
@@ -332,7 +158,7 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             raise ManifestInvalid([*self.problems, self._syntax(error)]) from None
         except yaml.YAMLError as error:
-            problem = _problem(Place(file=self.document.file), f"The file is not YAML: {error}.")
+            problem = problem_at(Place(file=self.document.file), f"The file is not YAML: {error}.")
             raise ManifestInvalid([*self.problems, problem]) from None
         finally:
             loader.dispose()
@@ -359,7 +185,7 @@ class _Builder:
     def _scalar(self, event: ScalarEvent) -> None:
         text = value = event.value
         mark: Any = event.start_mark
-        entry = self._tape.add(mark.line << _COLUMN_BITS | mark.column)
+        entry = self._tape.add(mark.line << COLUMN_BITS | mark.column)
         self._count(event, 1)
         top = self._stack[-1] if self._stack else None
         is_key = top is not None and top.key is _NO_KEY
@@ -385,7 +211,7 @@ class _Builder:
         """What is rare: tags, and characters that came of escapes."""
         if event.tag not in {None, "!", "tag:yaml.org,2002:str"}:
             self._tag(event)
-        if bad := _ESCAPED_REFUSED.search(event.value):
+        if bad := ESCAPED_REFUSED.search(event.value):
             self._note(event, *character_fault(bad.group()))
 
     def _tag(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent) -> None:
@@ -489,14 +315,14 @@ class _Builder:
 
     def _mark(self, event: Event) -> int:
         mark: Any = event.start_mark
-        return int(mark.line << _COLUMN_BITS | mark.column)
+        return int(mark.line << COLUMN_BITS | mark.column)
 
     def _note(self, event: Event, message: str, hint: str = "") -> None:
-        self.problems.append(_problem(self._place(event), message, hint))
+        self.problems.append(problem_at(self._place(event), message, hint))
 
     def _fatal(self, event: Event | None, message: str, hint: str = "") -> NoReturn:
         place = self._place(event) if event else Place(file=self.document.file)
-        raise ManifestInvalid([*self.problems, _problem(place, message, hint)])
+        raise ManifestInvalid([*self.problems, problem_at(place, message, hint)])
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> Problem:
         mark = error.problem_mark or error.context_mark
@@ -505,7 +331,7 @@ class _Builder:
             place = Place(file=self.document.file, line=mark.line + 1, column=mark.column + 1)
         context = f"{error.context}: " if error.context else ""
         message = f"This is not YAML: {context}{error.problem}."
-        return _problem(place, message, _syntax_hint(str(error.problem), self.document.line(place.line)))
+        return problem_at(place, message, _syntax_hint(str(error.problem), self.document.line(place.line)))
 
 
 def _syntax_hint(problem: str, line: str) -> str:

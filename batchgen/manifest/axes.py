@@ -49,10 +49,11 @@ class Axes:
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
         parameters = [name for name in block if name in PARAMETER_NAMES]
         names = block.get("vars")
+        axes = [self._axis(name, block[name], (*path, name)) for name in parameters]
         return Block(
             prompts=tuple(self._prompts(block, path)),
             vars=tuple(self._vars(names, (*path, "vars"))) if isinstance(names, dict) else (),
-            axes=tuple(self._axis(name, block[name], (*path, name)) for name in parameters),
+            axes=tuple(axis for axis in axes if axis.entries),  # one of faulty entries only would hide the rest
             path=path,
         )
 

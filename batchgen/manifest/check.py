@@ -13,25 +13,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from batchgen import paths, templates
-from batchgen.errors import Place
 from batchgen.jobs import Parameters
 from batchgen.manifest import product, rules
-from batchgen.manifest.faults import cut, listed, nearest, written_path
+from batchgen.manifest.faults import cut, written_path
 from batchgen.manifest.model import OnIllegal, build
-from batchgen.manifest.prompts import fault_of
+from batchgen.manifest.rendering import BlockTemplates, check_inclusion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchgen.manifest.faults import Faults
     from batchgen.manifest.model import (
-        Axis,
         Block,
         Exclusion,
-        Inclusion,
         Manifest,
         NodePath,
-        Prompts,
         Settings,
     )
     from batchgen.manifest.rules import Breach
@@ -80,9 +76,9 @@ class Check:
         if not self._is_countable():
             return
         for block in self.manifest.blocks:
-            Templates(self.manifest, block, self.faults, quiet=self.quiet).run()
+            BlockTemplates(self.manifest, block, self.faults, quiet=self.quiet).run()
         for job in self.manifest.include:
-            self._included_template(job)
+            check_inclusion(job, self.faults)
         if self.faults.errors and any(self._has_templates(block) for block in self.manifest.blocks):
             self.quiet = True
         for block in self.manifest.blocks:
@@ -124,7 +120,10 @@ class Check:
 
     def _block(self, block: Block) -> None:
         whole = {number: rule for number, rule in enumerate(self.manifest.exclude) if not rule.is_of_parameters_only}
-        for group in _groups(block, whole):
+        groups = _groups(block, whole)
+        if not groups and self.faults.errors:  # the prompts are faulty: look at the other axes all the same
+            groups = [_Group((), frozenset(), 1)]
+        for group in groups:
             for entries in itertools.product(*(axis.entries for axis in block.axes)):
                 sources = [*group.sources, *(entry.settings for entry in entries if entry.settings)]
                 self._combination(block, group, sources)
@@ -182,7 +181,7 @@ class Check:
         for found in self._found.values():
             self._report_breach(found)
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
-            first, second = sorted(both, key=str)
+            first, second = sorted(both, key=self._order)
             message = f"`{name}` is set twice for one job: by {written_path(first)} and by {written_path(second)}."
             self.faults.add(second, message, "Keep one, or leave the combination out with `exclude`.", also=[first])
         if self.quiet or self._clashes or self.faults.errors:
@@ -191,6 +190,10 @@ class Check:
             if number not in self._used_rules:
                 hint = "Look at its spelling, or take it out."
                 self.faults.add(rule.path, "This exclusion matches no job.", hint, warning=True)
+
+    def _order(self, path: NodePath) -> tuple[int, int]:
+        place = self.faults.document.place(path)
+        return place.line, place.column
 
     def _report_breach(self, found: _Found) -> None:
         breach = found.breach
@@ -221,29 +224,6 @@ class Check:
 
     def _has_templates(self, block: Block) -> bool:
         return any(templates.is_template(text) for group in block.prompts for text in group.texts)
-
-    def _included_template(self, job: Inclusion) -> None:
-        texts = [(job.prompt, (*job.path, "prompt"), False)]
-        negative = job.settings.get("negative_prompt")
-        if negative is not None and negative.value is not None:
-            texts.append((negative.value, negative.path, True))
-        for text, path, may_be_empty in texts:
-            if templates.is_template(text):
-                self._render_included(job, text, path, may_be_empty=may_be_empty)
-
-    def _render_included(self, job: Inclusion, text: str, path: NodePath, *, may_be_empty: bool) -> None:
-        try:
-            template = templates.read(text)
-            if missing := sorted(template.names - job.vars.keys()):
-                self.faults.add(path, *_undefined(missing[0], job.vars), also=[job.path])
-                return
-            rendered = template.render(job.vars)
-        except templates.TemplateFault as fault:
-            self.faults.add(path, str(fault))
-            return
-        fault_found = fault_of(rendered, rendered=True)
-        if fault_found and not (may_be_empty and not rendered.strip()):
-            self.faults.add(path, *fault_found)
 
     # --- paths
 
@@ -288,13 +268,13 @@ def _clashing(sources: Sequence[Settings]) -> list[tuple[str, NodePath, NodePath
     return found
 
 
-def _groups(block: Block, whole: Mapping[int, Exclusion]) -> Iterable[_Group]:
+def _groups(block: Block, whole: Mapping[int, Exclusion]) -> list[_Group]:
     groups: dict[tuple[_Key, frozenset[int]], _Group] = {}
     for sources, matched, count in _outers(block, whole):
         key = (tuple(product.settings_key(source) for source in sources), matched)
         group = groups.setdefault(key, _Group(sources, matched))
         group.count += count
-    return groups.values()
+    return list(groups.values())
 
 
 def _outers(block: Block, whole: Mapping[int, Exclusion]) -> Iterator[tuple[tuple[Settings, ...], frozenset[int], int]]:
@@ -329,113 +309,3 @@ def _kinds(all_settings: Iterable[Settings]) -> list[tuple[Settings, int]]:
         first, count = kinds.get(key, (settings, 0))
         kinds[key] = (first, count + 1)
     return list(kinds.values())
-
-
-@dataclass(slots=True)
-class Templates:
-    """The templates of one block: read, and rendered once for each combination of the vars they use."""
-
-    manifest: Manifest
-    block: Block
-    faults: Faults
-    quiet: bool
-    _used: set[str] = field(default_factory=set)
-    _said: Counter[str] = field(default_factory=Counter)
-
-    def __init__(self, manifest: Manifest, block: Block, faults: Faults, *, quiet: bool) -> None:
-        self.manifest, self.block, self.faults, self.quiet = manifest, block, faults, quiet
-        self._used, self._said = set(), Counter()
-
-    def run(self) -> None:
-        """Check all of them."""
-        for group in self.block.prompts:
-            for number, text in enumerate(group.texts):
-                if "{{" in text or "{%" in text:
-                    self._text(text, group, number)
-        for settings in self._all_settings():
-            negative = settings.get("negative_prompt")
-            if negative is not None and negative.value and templates.is_template(negative.value):
-                self._check(negative.value, negative.path, None, may_be_empty=True)
-        if not self.quiet and not self._said:
-            self._unused()
-
-    def _all_settings(self) -> Iterator[Settings]:
-        block = self.block
-        sets_negative = any(axis.name == "negative_prompt" for axis in block.axes)
-        if not sets_negative:
-            yield self.manifest.defaults
-        for group in block.prompts:
-            yield group.settings
-            yield from group.row_settings.values()
-        for axis in (*block.vars, *block.axes):
-            for entry in axis.entries:
-                yield entry.settings
-
-    def _text(self, text: str, group: Prompts, number: int) -> None:
-        place = None
-        if group.file is not None:
-            place = Place(file=group.file, line=group.lines[number] if group.lines is not None else 0)
-        self._check(text, group.path_of(number), place, may_be_empty=False)
-
-    def _check(self, text: str, path: NodePath, place: Place | None, *, may_be_empty: bool) -> None:
-        known = {axis.name: axis for axis in self.block.vars}
-        try:
-            template = templates.read(text)
-            if missing := sorted(template.names - known.keys()):
-                self._used |= template.names
-                for name in missing:
-                    self._say(path, place, *_undefined(name, known))
-                return
-            self._used |= template.names
-            self._render(template, [known[name] for name in sorted(template.names)], path, place, may_be_empty)
-        except templates.TemplateFault as fault:
-            self._say(path, place, str(fault), "")
-
-    def _render(
-        self,
-        template: templates.Template,
-        axes: Sequence[Axis],
-        path: NodePath,
-        place: Place | None,
-        may_be_empty: bool,  # noqa: FBT001 - handed on
-    ) -> None:
-        for entries in itertools.product(*(axis.entries for axis in axes)):
-            values = {axis.name: entry.text for axis, entry in zip(axes, entries, strict=True)}
-            rendered = template.render(values)
-            fault = fault_of(rendered, rendered=True)
-            if fault is None or (may_be_empty and not rendered.strip()):
-                continue
-            shown = listed(f'{name} "{cut(value, 30)}"' for name, value in values.items())
-            with_values = f" with {shown}" if shown else ""
-            self._say(path, place, fault[0].rstrip(".") + with_values + ".", fault[1], [e.path for e in entries])
-            return
-
-    def _say(
-        self,
-        path: NodePath,
-        place: Place | None,
-        message: str,
-        hint: str,
-        also: Sequence[NodePath] = (),
-    ) -> None:
-        self._said[message] += 1
-        if self._said[message] <= MOST_OF_A_KIND:
-            self.faults.add(path, message, hint, place=place, also=also)
-
-    def _unused(self) -> None:
-        fields = self.manifest.output_path.fields
-        for axis in self.block.vars:
-            if axis.name not in self._used and axis.name not in fields:
-                message = f"No prompt uses the var `{axis.name}`: each of its values makes the same images."
-                hint = f"Write {{{{ {axis.name} }}}} into a prompt, or take the var out."
-                self.faults.add(axis.path, message, hint, key=True, warning=True)
-
-
-def _undefined(name: str, known: Iterable[str]) -> tuple[str, str]:
-    names = list(known)
-    guess = nearest(name, names)
-    if guess:
-        hint = f"Did you mean {{{{ {guess} }}}}?"
-    else:
-        hint = f"There is {listed(names)}." if names else f"Add `vars: {{{name}: […]}}`."
-    return f"There is no var `{name}`.", hint

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen import document
+from batchgen import encoding
 from batchgen.errors import CommandError, Place
 from batchgen.manifest.wording import is_secret
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from batchgen.errors import Problem
 
 _WIDTH = 100  # columns of a source line that are shown
+_KEY = re.compile(  # a key with a value, or a password in an address
+    r"(key|key_env|secret|token|password|authorization|bearer)[\"']?[ \t]*:|://[^/\s]*@", re.IGNORECASE
+)
 _RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 
 
@@ -28,8 +32,8 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
     kind = paint(_YELLOW, "warning:") if problem.warning else paint(_RED, "error:")
     path = f"{problem.path}: " if problem.path else ""
     lines = [f"{paint(_BOLD, str(problem.place))}: {kind} {_printable(path + problem.message)}"]
-    source = "" if _hides(problem) else _source(problem.place, document_lines)
-    if source.strip():
+    source = _source(problem.place, document_lines)
+    if source.strip() and not _hides(problem, source):
         shown, caret = _window(source, problem.place.column)
         gutter = f"{problem.place.line:>5} | "
         lines.append(paint(_BLUE, gutter) + shown)
@@ -41,10 +45,10 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
     return "\n".join(lines)
 
 
-def _hides(problem: Problem) -> bool:
+def _hides(problem: Problem, source: str) -> bool:
     """Whether the line may hold a key, which is not to stand in a log."""
     steps = problem.path.replace("[", ".").split(".")
-    return is_secret(tuple(steps)) or "password" in problem.message
+    return is_secret(tuple(steps)) or _KEY.search(source) is not None
 
 
 def _source(place: Place, lines: Sequence[str] | None) -> str:
@@ -57,7 +61,7 @@ def _source(place: Place, lines: Sequence[str] | None) -> str:
 @lru_cache(maxsize=8)
 def _lines_of(file: str) -> Sequence[str]:
     try:
-        text = document.load_bytes(file, file).decode("utf-8-sig", "replace")
+        text = encoding.load_bytes(file, file).decode("utf-8-sig", "replace")
     except CommandError:
         return ()
     return text.replace("\r\n", "\n").split("\n")

@@ -20,6 +20,7 @@ class Faults:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems: list[Problem] = []
+        self._said: set[tuple[Place, str]] = set()
 
     def add(
         self,
@@ -41,7 +42,15 @@ class Faults:
             also=tuple(other if isinstance(other, Place) else self.document.place(other) for other in also),
             warning=warning,
         )
-        if problem not in self.problems[-200:]:
+        said = (problem.place, problem.message)
+        if said not in self._said:
+            self._said.add(said)
+            self.problems.append(problem)
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Problems that were found elsewhere."""
+        for problem in problems:
+            self._said.add((problem.place, problem.message))
             self.problems.append(problem)
 
     @property

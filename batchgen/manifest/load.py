@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batchgen
-from batchgen import document
+from batchgen import document, encoding
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
 from batchgen.manifest import schema, settings
@@ -35,10 +35,10 @@ def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
     cannot be read.
     """
     path = Path(path)
-    data = document.load_bytes(path, str(path))
-    found, problems = document.collect(document.decode(data, str(path)), str(path))
+    data = encoding.load_bytes(path, str(path))
+    found, problems = document.collect(encoding.decode(data, str(path)), str(path))
     faults = Faults(found)
-    faults.problems.extend(problems)
+    faults.extend(problems)
     raw = _by_schema(found.value, faults)
     manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
     if manifest is None or faults.errors:

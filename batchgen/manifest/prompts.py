@@ -14,7 +14,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen import document, templates
+from batchgen import document, encoding, templates
 from batchgen.catalog import builtin
 from batchgen.errors import CommandError, ManifestInvalid, Place
 from batchgen.manifest import schema
@@ -36,8 +36,8 @@ LONGEST_ID = 80
 
 def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
     """What is wrong with a prompt's text, if anything: message and hint."""
-    if bad := document.CONTROL.search(text):
-        return document.character_fault(bad.group())
+    if bad := encoding.CONTROL.search(text):
+        return encoding.character_fault(bad.group())
     if not text or text.isspace():
         return ("The rendered prompt is empty." if rendered else "The prompt is empty."), "Write what to show."
     most = builtin().limits.prompt_characters
@@ -138,7 +138,7 @@ class PromptFile:
             guess = nearest(self.file.name, names)
             hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
             self.faults.add(at, f"The file {cut(self.name)} does not exist.", hint)
-        elif self.file.stat().st_size > document.MAX_BYTES:
+        elif self.file.stat().st_size > encoding.MAX_BYTES:
             self.faults.add(at, f"{self.name} is larger than 64 MB.", "Split it into several files.")
         else:
             return
@@ -193,7 +193,7 @@ class PromptFile:
             return f"The column `{self.id_column}` is empty here.", "Every row needs a name there."
         if len(name) > LONGEST_ID:
             return f"The name is {len(name)} characters long.", f"It may have at most {LONGEST_ID}."
-        if document.CONTROL.search(name) or "\n" in name:
+        if encoding.CONTROL.search(name) or "\n" in name:
             return "The name holds a control character or a line break.", "Take it out."
         return None
 
@@ -257,12 +257,14 @@ class PromptFile:
         folded = [other.casefold() for other in header]
         if folded.count(name.casefold()) == 1:
             return folded.index(name.casefold())
-        if wanted is None and len(header) == 1:
+        if wanted is None and len(header) == 1 and not {";", "\t"} & set(header[0]):
             return 0
         guess = nearest(name, header)
         hint = f"Did you mean `{guess}`? " if guess and wanted is not None else ""
         if len(header) == 1 and ";" in header[0]:
             hint = "It seems to be separated by semicolons: save it with commas. "
+        elif len(header) == 1 and "\t" in header[0]:
+            hint = "It seems to be separated by tabs: call it .tsv. "
         where = (*self.path, key) if wanted is not None else (*self.path, "from")
         ask = "" if wanted is not None else "Name the column of the prompts with `column`. "
         message = f"{self.name} has no column `{cut(name)}`."
@@ -321,9 +323,9 @@ class PromptFile:
 
     def _read_yaml(self) -> None:
         try:
-            data = document.load_bytes(self.file, self.name)
+            data = encoding.load_bytes(self.file, self.name)
             self.digest = hashlib.sha256(data).hexdigest()
-            found = document.parse(document.decode(data, self.name), self.name)
+            found = document.parse(encoding.decode(data, self.name), self.name)
         except ManifestInvalid as error:
             for problem in error.problems:
                 self.faults.add(self.path, problem.message, problem.hint, place=problem.place, also=problem.also)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen import document, templates
+from batchgen import encoding, templates
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.faults import FaultsElsewhere
 from batchgen.manifest.model import NodePath, Setting
@@ -53,7 +53,7 @@ class Reader:
         if mapping.get("id") is None:
             return None
         text = self.written((*path, "id"))
-        if not text.strip() or document.CONTROL.search(text) or "\n" in text:
+        if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
             self.faults.add((*path, "id"), "This cannot name anything.", "Write letters and digits.")
             return None
         return text

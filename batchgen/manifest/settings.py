@@ -66,6 +66,9 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
     builtin = catalog.builtin().raw_accounts
     for name, over in raw.items():
         base = over.get("use", name)
+        written = faults.document.value["providers"][name]
+        if base not in builtin and "use" in written:
+            continue  # said already
         if base not in builtin:
             message = f"The account `{name}` is not built in and does not say what it starts from."
             hint = f"Add `use:` with one of {', '.join(builtin)}."

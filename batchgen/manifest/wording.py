@@ -153,10 +153,9 @@ def _variable(key: str, path: NodePath, root: Value) -> str:
 
 def _missing(error: ValidationError, path: NodePath) -> list[SchemaFault]:
     wanted: Any = error.validator_value
-    known = list(error.schema.get("properties", {})) if isinstance(error.schema, dict) else []
     given: Any = error.instance
     absent = [name for name in wanted if name not in given]
-    if absent == ["prompt"] and "from" in known:
+    if absent == ["prompt"]:
         hint = "Write `prompt: …`, or `from: FILE` for the prompts of a file."
         return [SchemaFault(path, "This entry has no prompt.", hint)]
     hints = {
@@ -231,7 +230,9 @@ def _enum(error: ValidationError, path: NodePath) -> tuple[str, str]:
 
 def _near_value(value: str, allowed: list[str]) -> str:
     folded = value.casefold().replace("x", ":").replace("/", ":").replace("×", ":").replace(" ", "")
-    return folded if folded in allowed else nearest(value, allowed)
+    if folded in allowed:
+        return folded
+    return "" if "16:9" in allowed else nearest(value, allowed)  # a ratio that looks alike is another shape
 
 
 def _quoted(value: Value) -> str:

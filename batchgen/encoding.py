@@ -1,0 +1,87 @@
+"""Files as text: bytes that must be UTF-8, and the characters that no manifest and no prompt may hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
+
+MAX_BYTES = 64 * 1024 * 1024
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab and newline
+_RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
+ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
+_MOST_SAID = 20
+
+
+def load_bytes(path: Path | str, file: str) -> bytes:
+    """A file's bytes, at most 64 MB of them. Raises CommandError, with `file` as its name."""
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise CommandError(f"{file} does not exist.") from None
+    except IsADirectoryError:
+        raise CommandError(f"{file} is a folder; name a file.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CommandError(f"{file} cannot be read: {reason}.") from error
+    if len(data) > MAX_BYTES:
+        raise invalid_file(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
+    return data
+
+
+def decode(data: bytes, file: str) -> str:
+    """Bytes as UTF-8, without a byte order mark. Raises ManifestInvalid with line and column."""
+    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        raise invalid_file(file, "is in UTF-16.", "Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line = before.count(b"\n")
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace").lstrip("\ufeff"))
+        place = Place(file=file, line=line + 1, column=column + 1)
+        message = f"The byte 0x{data[error.start]:02x} is not UTF-8."
+        raise ManifestInvalid([problem_at(place, message, "Save the file as UTF-8.")]) from None
+
+
+def refuse_raw(text: str, file: str) -> None:
+    """Refuse what no YAML may hold as it stands. Raises ManifestInvalid, with the first twenty places."""
+    if len(text) > MAX_BYTES:
+        raise invalid_file(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
+    problems = []
+    for match in _RAW_REFUSED.finditer(text):
+        before = text[: match.start()]
+        ends = list(LINE_END.finditer(before))
+        start = ends[-1].end() if ends else 0
+        place = Place(file=file, line=len(ends) + 1, column=match.start() - start + 1)
+        problems.append(problem_at(place, *character_fault(match.group()[0])))
+        if len(problems) == _MOST_SAID:
+            break
+    if problems:
+        raise ManifestInvalid(problems)
+
+
+def character_fault(character: str) -> tuple[str, str]:
+    """What to say of a character that no text may hold: message and hint."""
+    code = f"U+{ord(character):04X}"
+    if character in "\u2028\u2029":
+        return f"The character {code} is a line break to YAML.", r'Take it out, or write it as "\L" or "\P".'
+    if character == "\r":
+        return "A carriage return stands alone here.", "Save the file with LF or CR-LF line ends."
+    if "\ud800" <= character <= "\udfff":
+        return f"{code} is half a character (a lone surrogate).", "Take it out."
+    return f"The control character {code} is not allowed.", "Take it out; tab and newline are allowed."
+
+
+def problem_at(place: Place, message: str, hint: str = "") -> Problem:
+    """A fault that has a place and no path."""
+    return Problem(place=place, path="", message=message, hint=hint)
+
+
+def invalid_file(file: str, message: str, hint: str = "") -> ManifestInvalid:
+    """The fault of a file as a whole."""
+    return ManifestInvalid([problem_at(Place(file=file), f"The file {message}", hint)])
