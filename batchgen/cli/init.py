@@ -1,8 +1,12 @@
-"""`batchgen init`: a commented starter manifest that runs as it is."""
+"""`batchgen init`: a commented starter manifest that runs as it is, with prompts of its own or of a file."""
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +14,14 @@ from batchgen.errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterator
 
-STARTER = """\
+_HEAD = """\
 # A manifest of batchgen. Try it:   batchgen plan {file}   then   batchgen run {file}
 # It runs as it is: the provider `sandbox` is a gateway on this machine, without a key and without cost.
 
 version: 1
-name: {name}                     # names the folder outputs/{name}/
+name: {name}
 provider: sandbox                # later: kapon, anyapi or kling, with the key in the environment
 
 defaults:                        # of every job; each can be an axis of `matrix` too
@@ -25,21 +30,34 @@ defaults:                        # of every job; each can be an axis of `matrix`
 
 matrix:                          # every prompt, in every ratio, with every model
   prompt:
+"""
+_OWN_PROMPTS = """\
     - A lighthouse in a storm, oil on canvas
-    - {{prompt: "Logo of a fox, flat design", id: fox-logo}}      # `id` names its files
-    - A ceramic {{{{ product }}}} on {{{{ surface }}}}, soft morning light
-    # - {{from: prompts.csv, column: text}}                       # or .txt .tsv .jsonl .yaml
+    - {prompt: "Logo of a fox, flat design", id: fox-logo}      # `id` names its files
+    - A ceramic {{ product }} on {{ surface }}, soft morning light
+    # - {from: prompts.csv, column: text}                       # or .txt .tsv .jsonl .yaml
   aspect_ratio: [1:1, 16:9]
   model: [kling-v2-1]
-  vars:                          # for the {{{{ }}}} of prompts
+  vars:                          # for the {{ }} of prompts
     product: [mug, lamp]
     surface: [oak]
 
 # exclude:                       # combinations to leave out
-#   - {{aspect_ratio: 16:9, prompt_id: fox-logo}}
+#   - {aspect_ratio: 16:9, prompt_id: fox-logo}
 
-budget: {{max_images: 100}}      # a run stops rather than make more
+budget: {max_images: 100}        # a run stops rather than make more
 """
+_FILE_PROMPTS = """\
+    - {{{entry}}}
+  aspect_ratio: [1:1]
+  model: [kling-v2-1]
+
+# budget: {{max_images: 100}}      # a run stops rather than make more
+"""
+_KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
+_TEXT_COLUMNS = ("prompt", "text", "caption", "description")
+_ID_COLUMNS = ("id", "sku", "key", "slug", "name")
+_LOOKED_AT = 200  # rows
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -47,18 +65,86 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, default=Path("manifest.yaml"), help="default: manifest.yaml"
     )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="PROMPTS",
+        type=Path,
+        help="take the prompts of this .txt .csv .tsv .jsonl .yaml",
+    )
 
 
 def execute(options: Namespace) -> int:
     """Write the starter; a file that is there already is never touched."""
     path: Path = options.file
+    if path.suffix.lower() in _KINDS[:4]:
+        raise CommandError(f"{path} is no name for a manifest. For one with the prompts of it: init --from {path}")
+    prompts = _OWN_PROMPTS if options.source is None else _FILE_PROMPTS.format(entry=_entry(options.source, path))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "images"
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(STARTER.format(file=path, name=name))
+            file.write(_HEAD.format(file=path, name=_scalar(name)) + prompts)
     except FileExistsError as error:
         raise CommandError(f"{path} is there already; give another name: batchgen init OTHER.yaml") from error
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
     print(f"{path} is written. Look at it, then: batchgen run {path}")
     return 0
+
+
+def _entry(source: Path, manifest: Path) -> str:
+    """The entry `from: …, column: …, id: …` for a prompt file, its path as seen from the manifest."""
+    kind = source.suffix.lower()
+    if kind not in _KINDS:
+        raise CommandError(f"{source} is no prompt file; its kind must be one of {', '.join(_KINDS[:5])}.")
+    if not source.is_file():
+        raise CommandError(f"There is no file {source}.")
+    shown = source if source.is_absolute() else Path(os.path.relpath(source, manifest.parent))
+    parts = [f"from: {_scalar(shown.as_posix())}"]
+    rows = list(islice(_rows(source, kind), _LOOKED_AT))
+    if rows:
+        column = _text_column(rows)
+        parts.append(f"column: {_scalar(column)}")
+        parts += [f"id: {_scalar(key)}" for key in _id_column(rows, column)]
+    return ", ".join(parts)
+
+
+def _rows(source: Path, kind: str) -> Iterator[dict[str, str]]:
+    """The first rows of a table; nothing for a kind without columns. What is wrong in it is `validate`'s to say."""
+    if kind not in {".csv", ".tsv"}:
+        return
+    with source.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            plain = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            for row in plain if kind == ".tsv" else csv.DictReader(file):
+                yield {key: value or "" for key, value in row.items() if key and isinstance(value, str | None)}
+        except csv.Error:
+            return
+
+
+def _text_column(rows: list[dict[str, str]]) -> str:
+    """The column of the prompts: by its name, else the one with the longest texts."""
+    for wanted in _TEXT_COLUMNS:
+        for column in rows[0]:
+            if column.strip().lower() == wanted:
+                return column
+    return max(rows[0], key=lambda column: sum(len(row.get(column, "")) for row in rows))
+
+
+def _id_column(rows: list[dict[str, str]], text: str) -> list[str]:
+    """The column of ids, if one is called so and tells the rows apart."""
+    for wanted in _ID_COLUMNS:
+        for column in rows[0]:
+            values = [row.get(column, "") for row in rows]
+            if column != text and column.strip().lower() == wanted and all(values) and len({*values}) == len(values):
+                return [column]
+    return []
+
+
+def _scalar(text: str) -> str:
+    """A text as YAML reads it back, quoted where it would be read as something else."""
+    return text if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) and not _is_word(text) else json.dumps(text)
+
+
+def _is_word(text: str) -> bool:
+    return text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "~"}

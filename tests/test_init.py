@@ -1,0 +1,65 @@
+"""`init` writes a starter that is right and runs, with prompts of its own or of a file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command import batchgen
+
+
+def planned(path):
+    done = batchgen("plan", path, "--json", "--detailed", cwd=path.parent)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_starter_is_right_and_small(tmp_path):
+    assert batchgen("init", cwd=tmp_path).returncode == 0
+    plan = planned(tmp_path / "manifest.yaml")
+    assert plan["provider"] == "sandbox"
+    assert 1 <= plan["make"]["images"] <= 20
+
+
+def test_a_file_that_is_there_is_not_touched(tmp_path):
+    (tmp_path / "manifest.yaml").write_text("mine", encoding="utf-8")
+    done = batchgen("init", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "manifest.yaml is there already" in done.stderr
+    assert (tmp_path / "manifest.yaml").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids"),
+    [
+        ("p.csv", "sku,text\nA 1,a fox\nA 2,an owl\n", ["A 1", "A 2"]),
+        ("p.csv", "\ufeffname,Prompt\nsame,a fox\nsame,an owl\n", ["a-fox", "an-owl"]),
+        ("p.tsv", 'Prompt\tNote\n"a" fox\tx\nan owl\ty\n', ["a-fox", "an-owl"]),
+        ("p.csv", "what,n o\na fox in the snow,1\nan owl,2\n", ["a-fox-in-the-snow", "an-owl"]),
+        ("p.txt", "a fox\nan owl\n", ["a-fox", "an-owl"]),
+        ("p.jsonl", '{"prompt": "a fox"}\n{"prompt": "an owl"}\n', ["a-fox", "an-owl"]),
+    ],
+)
+def test_a_starter_from_a_prompt_file_finds_its_columns(tmp_path, name, content, ids):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / name).write_text(content, encoding="utf-8")
+    (tmp_path / "made").mkdir()
+    done = batchgen("init", "made/m.yaml", "--from", f"lists/{name}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [row["prompt_id"] for row in planned(tmp_path / "made" / "m.yaml")["listed"]] == ids
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("prompts.csv",), "init --from prompts.csv"),
+        (("m.yaml", "--from", "nothing.csv"), "There is no file nothing.csv"),
+        (("m.yaml", "--from", "photo.jpg"), "no prompt file"),
+        (("no/such/folder/m.yaml",), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(tmp_path, words, says):
+    done = batchgen("init", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
