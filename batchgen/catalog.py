@@ -98,6 +98,7 @@ class Account:
     concurrency: int = 9  # units; a task holds `n` of them
     creates_per_minute: float | None = None  # None: no pacing
     keeps_images_days: float | None = None
+    accepts_within: float = 15.0  # seconds after sending in which a create may still turn up, its answer lost
     prices: Prices = field(default_factory=Prices)
 
     @property

@@ -11,8 +11,10 @@ import socket
 import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 15.0
 ANSWER_SECONDS = 60.0
 DOWNLOAD_IDLE_SECONDS = 60.0
+DOWNLOAD_SECONDS = 900.0  # a host that drips would else hold a download for ever
 LARGEST_ANSWER = 64 * 1024 * 1024
 LARGEST_IMAGE = 256 * 1024 * 1024
 _HEAD = 500  # bytes of an answer that are kept with a failure
@@ -73,7 +76,13 @@ class Door:
         """
         try:
             async with self._session.request(
-                method, url, headers=headers, data=_payload(body), params=params, allow_redirects=False
+                method,
+                url,
+                headers=headers,
+                data=_payload(body),
+                params=params,
+                proxy=_proxy(url),
+                allow_redirects=False,
             ) as response:
                 return Answer(
                     status=response.status, headers=response.headers, body=await _whole(response, LARGEST_ANSWER)
@@ -88,14 +97,15 @@ class Door:
         Raises LinkExpired where the image is not there (any more), ImageBroken where fewer bytes come than
         were announced, Unclear for everything that may be better next time.
         """
-        if urlsplit(url).scheme not in {"http", "https"}:
-            raise ImageBroken(f"The gateway gave a link that is not http or https: {url[:60]}")
+        if _scheme(url) not in {"http", "https"}:
+            raise ImageBroken(f"The gateway gave a link that is no http or https address: {url[:60]}")
         try:
             async with self._session.get(
                 url,
                 max_redirects=_REDIRECTS,
+                proxy=_proxy(url),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_SECONDS, sock_read=DOWNLOAD_IDLE_SECONDS
+                    total=DOWNLOAD_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=DOWNLOAD_IDLE_SECONDS
                 ),
             ) as response:
                 if response.status in {400, 401, 403, 404, 410}:
@@ -105,6 +115,8 @@ class Door:
                 yield _pieces(response)
         except aiohttp.ClientPayloadError as error:
             raise ImageBroken("The image's download was cut off.") from error
+        except aiohttp.InvalidURL as error:
+            raise ImageBroken(f"The gateway gave a link that is no address: {url[:60]}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unclear(str(_translated(error, url))) from error
 
@@ -116,13 +128,30 @@ async def open_door(in_flight: int) -> AsyncIterator[Door]:
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=True,
         headers={"User-Agent": f"batchgen/{__version__}"},
         timeout=aiohttp.ClientTimeout(
             total=ANSWER_SECONDS + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
         ),
     ) as session:
         yield Door(session)
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
+
+
+@lru_cache(maxsize=1024)
+def _proxy_of(scheme: str, host: str) -> str | None:
+    return None if proxy_bypass(host) else getproxies().get(scheme)
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this address; aiohttp's own way would also send keys out of ~/.netrc."""
+    parts = urlsplit(url)
+    return _proxy_of(parts.scheme, parts.hostname or "")
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

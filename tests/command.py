@@ -36,7 +36,7 @@ def manifest(folder: Path, gateway: SandboxProcess, text: str, *, use: str = "ka
     path.write_text(
         f"version: 1\nname: tried\nprovider: local\n"
         f'providers: {{local: {{use: {use}, base_url: "{gateway.base_url}", api_key_env: SANDBOX_KEY,'
-        f" limits: {{concurrency: {concurrency}}}}}}}\n{text}",
+        f" accepts_within: 2, limits: {{concurrency: {concurrency}}}}}}}\n{text}",
         encoding="utf-8",
     )
     return path

@@ -133,6 +133,26 @@ def test_a_bound_on_this_run_does_not_count_earlier_ones():
     assert "--max-cost" in str(budget.refusal(1, 2))
 
 
+def test_a_wait_longer_than_the_users_patience_is_not_begun():
+    gate = Gate(Clock(), Random(1), give_up_after=600)
+    assert "1790000000 s" in str(gate.refused(NotSent("no."), retry_after=1790000000))
+
+
+async def test_every_lane_hears_that_the_grace_is_over():
+    stop = Stop()
+    lanes = [stop, stop.child(), stop.child()]
+    stop.request(RunStopped("disk"), grace=0.0)
+    for lane in lanes:
+        await lane.grace_over()
+
+
+def test_a_lane_of_its_own_stops_alone():
+    stop = Stop()
+    other = stop.child()
+    other.request(RunStopped("that account is empty"), grace=None)
+    assert not stop.is_asked
+
+
 async def test_a_later_stop_can_only_shorten_the_grace():
     stop = Stop()
     stop.request(RunStopped("budget"), grace=None)

@@ -40,7 +40,13 @@ def ledger(tmp_path):
 
 def intent(of=FOX, attempt=1, reserved=2_000_000):
     return Intent(
-        job=of, attempt=attempt, account="kapon", external_id=external_id(of.id, attempt), at=1000, reserved=reserved
+        job=of,
+        attempt=attempt,
+        account="kapon",
+        base_url="http://127.0.0.1",
+        external_id=external_id(of.id, attempt),
+        at=1000,
+        reserved=reserved,
     )
 
 
@@ -105,7 +111,7 @@ def test_a_failed_commit_leaves_nothing_of_itself(ledger):
 
 def test_only_counted_failures_count(ledger):
     ledger.record([intent(), not_made(outcome=Outcome.REFUSED, counts=False), intent(attempt=2), not_made(attempt=2)])
-    ledger.want([FOX], "digest")
+    ledger.want([FOX])
     (standing,) = ledger.page(0, 10)
     assert (standing.status, standing.attempt, standing.failures) == (Status.PENDING, 2, 1)
 
@@ -135,13 +141,13 @@ def test_what_was_begun_is_found_again_without_the_manifest(tmp_path):
 
 def test_equal_jobs_are_wanted_once_where_they_first_stand(ledger):
     owl = job("owl")
-    ledger.want([FOX, owl, FOX], "digest")
+    ledger.want([FOX, owl, FOX])
     assert [(row.seq, row.job_id) for row in ledger.page(0, 10)] == [(0, FOX.id), (1, owl.id)]
 
 
 def test_a_known_job_takes_over_the_name_that_the_manifest_gives_it_now(ledger):
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.want([replace(FOX, prompt_id="new-name")], "digest")
+    ledger.want([replace(FOX, prompt_id="new-name")])
     assert {row.job.prompt_id for row in ledger.index_rows()} == {"new-name"}
 
 
@@ -156,13 +162,13 @@ def test_a_lost_file_makes_the_job_made_again_and_needs_no_new_attempt(ledger):
 
 def test_what_is_no_longer_wanted_is_to_be_retired_and_not_in_the_index(ledger):
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.want([job("owl")], "digest")
+    ledger.want([job("owl")])
     assert {image.path for image in ledger.images_to_retire()} == {"images/0.png", "images/1.png"}
     assert list(ledger.index_rows()) == []
 
 
 def test_images_of_an_earlier_attempt_give_way_to_those_of_a_later_one(ledger):
-    ledger.want([FOX], "digest")
+    ledger.want([FOX])
     ledger.record([intent(), accepted(), made(images=1), fetched(0), Reopened(job_id=FOX.id)])
     assert len(list(ledger.index_rows())) == 1
     ledger.record([intent(attempt=2), accepted(attempt=2), made(attempt=2)])

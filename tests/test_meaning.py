@@ -58,7 +58,7 @@ CREATE = [
     (answer(408, b""), Unclear),
     (answer(404, b"no such page"), AccountStopped),
     (answer(301, b""), AccountStopped),
-    (answer(422, {"detail": "n is wrong"}), JobRefused),
+    (answer(422, {"detail": "n is wrong"}), RefusedOrTaken),
 ]
 
 
@@ -133,6 +133,12 @@ def test_a_single_url_in_place_of_a_list_is_an_image():
 )
 def test_the_charge_is_read_exactly_or_not_at_all(given, cost):
     assert task_from({"task_id": "t", "final_unit_deduction": given}, "").cost == cost
+
+
+def test_answers_that_try_to_break_the_reader_are_unclear_or_harmless():
+    with pytest.raises(Unclear):
+        data_of(answer(200, b"[" * 100_000), creating=True, doing="x")
+    assert task_from({"task_id": "t", "created_at": float("inf")}, "").created_ms is None
 
 
 @pytest.mark.parametrize("data", [{}, [], {"task_id": ""}])

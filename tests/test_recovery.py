@@ -45,23 +45,53 @@ def test_links_that_name_a_host_which_is_gone_are_asked_for_anew(tmp_path):
         assert accepted_by(second) == 3
 
 
-def test_images_that_the_gateway_has_no_more_are_gone_and_made_anew_only_when_told(tmp_path):
+def lost_at_a_forgetful_gateway(tmp_path, second):
+    """A finished output, one of whose images is lost here, while the gateway has forgotten everything."""
     with SandboxProcess(*LINES) as first:
         path = manifest(tmp_path, first, prompts(2))
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-        old = first.base_url
+        move(path, first.base_url, second.base_url)
     output = tmp_path / "outputs" / "tried"
     (output / rows_of(output)[0]["file_name"]).unlink()
-    with SandboxProcess(*LINES) as second:  # it has forgotten everything
-        move(path, old, second.base_url)
+    return path, output
+
+
+def test_a_young_task_that_the_gateway_does_not_know_is_left_for_later_and_made_anew_only_when_told(tmp_path):
+    with SandboxProcess(*LINES) as second:
+        path, output = lost_at_a_forgetful_gateway(tmp_path, second)
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1
-        assert [row["status"] for row in rows_of(output, "failures.csv")] == ["gone"]
+        assert "Left for the next run: 1" in done.stdout
         assert len(check_invariant(output)) == 1
         assert accepted_by(second) == 0
         assert batchgen("run", path, "--retry-failed", cwd=tmp_path).returncode == 0
         assert len(check_invariant(output)) == 2
         assert accepted_by(second) == 1
+
+
+def test_an_old_task_that_the_gateway_does_not_know_is_gone_and_is_asked_for_once_more_before_it_is_paid_again(
+    tmp_path,
+):
+    state = ("--state", str(tmp_path / "gateway.jsonl"))
+    with SandboxProcess(*LINES, *state) as gateway:
+        path = manifest(tmp_path, gateway, prompts(2))
+        assert batchgen("run", path, cwd=tmp_path).returncode == 0
+        port = gateway.base_url.split(":")[2].split("/")[0]
+    output = tmp_path / "outputs" / "tried"
+    (output / rows_of(output)[0]["file_name"]).unlink()
+    ledger = sqlite3.connect(output / "state.sqlite3")
+    ledger.execute("UPDATE attempt SET accepted_at = accepted_at - 86400000")
+    ledger.commit()
+    ledger.close()
+    with SandboxProcess(*LINES, "--port", port) as forgetful:
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 1
+        assert [row["status"] for row in rows_of(output, "failures.csv")] == ["gone"]
+        assert accepted_by(forgetful) == 0
+    with SandboxProcess(*LINES, "--port", port, *state) as remembering:
+        assert batchgen("run", path, "--retry-failed", cwd=tmp_path).returncode == 0
+        assert len(check_invariant(output)) == 2
+        assert accepted_by(remembering) == 2
 
 
 def test_what_was_submitted_is_finished_though_the_manifest_no_longer_asks_for_it(tmp_path):

@@ -25,6 +25,7 @@ class Ending:
     images: int  # in the index
     jobs: dict[Status, int]
     begun: int
+    fetched: int
     unfinished: tuple[str, ...]
     unfinished_jobs: int
     cost: int
@@ -34,6 +35,12 @@ class Ending:
     def short(self) -> int:
         """Jobs that ended without all their images."""
         return sum(self.jobs.get(status, 0) for status in ENDED_SHORT)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether everything was there already."""
+        idle = not self.begun and not self.fetched and self.reason is None
+        return idle and not self.short and not self.unfinished_jobs and not self.jobs.get(Status.PENDING)
 
     @property
     def exit_code(self) -> int:
@@ -61,7 +68,7 @@ class Ending:
         index = self.root / INDEX
         what = "1 image is" if self.images == 1 else f"{self.images} images are"
         lines = [f"{what} in {self.root / 'images'}; the index is {index}."]
-        if self.begun == 0 and self.reason is None and not self.short and not self.unfinished_jobs:
+        if self.nothing_to_do:
             lines.insert(0, "Nothing to do: everything asked for is there.")
         if self.short:
             kinds = ", ".join(
@@ -69,10 +76,14 @@ class Ending:
             )
             lines.append(f"Jobs without all their images: {kinds}. {self.root / FAILURES} says why.")
         if self.unfinished_jobs:
-            lines.append(f"Left for the next run: {self.unfinished_jobs}. {self.unfinished[0]}")
+            lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
         if pending := self.jobs.get(Status.PENDING):
             lines.append(f"Not begun yet: {pending} jobs.")
         return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, int]) -> Ending:
@@ -82,6 +93,7 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         images=ledger.images_in_index(),
         jobs=jobs,
         begun=result.tally.begun,
+        fetched=result.tally.fetched_jobs,
         unfinished=tuple(result.tally.left),
         unfinished_jobs=result.tally.unfinished,
         cost=result.cost,

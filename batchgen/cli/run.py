@@ -6,7 +6,6 @@ import json
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
+_BREATH = 1000  # jobs that are looked at in one go
 _RETRIED = frozenset({Status.FAILED, Status.GONE, Status.PARTIAL})
 
 
@@ -90,7 +90,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
     return Order(
         jobs=lambda: expand(manifest),
         digest=manifest.digest,
-        source=lambda ledger: islice(_pending(manifest, ledger, selection), options.limit),
+        source=lambda ledger: _pending(manifest, ledger, selection, options.limit),
         takes=selection.takes,
         to_come=lambda ledger: _to_come(options, manifest, ledger, selection),
         account=manifest.account,
@@ -100,6 +100,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
             max_attempts=run.max_attempts,
             task_timeout=run.task_timeout,
             resend_unknown=options.retry_unknown or run.on_unknown is OnUnknown.RESEND,
+            remake_gone=options.retry_failed,
             give_up_after=run.give_up_after,
             grace=run.grace,
         ),
@@ -114,10 +115,17 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
     )
 
 
-def _pending(manifest: Manifest, ledger: Questions, selection: Selection) -> Iterator[Work]:
-    for job, standing in standings(manifest, ledger):
+def _pending(manifest: Manifest, ledger: Questions, selection: Selection, limit: int | None) -> Iterator[Work | None]:
+    """What is to be begun, at most `limit` of it; None now and then where nothing is."""
+    begun = 0
+    for looked_at, (job, standing) in enumerate(standings(manifest, ledger), 1):
+        if limit is not None and begun >= limit:
+            return
         if standing.status is Status.PENDING and selection.takes(job):
+            begun += 1
             yield Work.of(job, standing.attempt, standing.failures)
+        elif looked_at % _BREATH == 0:
+            yield None
 
 
 def _to_come(options: Namespace, manifest: Manifest, ledger: Questions, selection: Selection) -> tuple[int, int]:
@@ -125,7 +133,7 @@ def _to_come(options: Namespace, manifest: Manifest, ledger: Questions, selectio
     if not selection.wishes and options.limit is None:
         return ledger.images_missing()
     jobs, images = ledger.images_missing(begun_only=True)
-    for work in islice(_pending(manifest, ledger, selection), options.limit):
+    for work in filter(None, _pending(manifest, ledger, selection, options.limit)):
         jobs, images = jobs + 1, images + work.units
     return jobs, images
 

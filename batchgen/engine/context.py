@@ -31,6 +31,7 @@ class Rules:
     max_attempts: int
     task_timeout: float | None
     resend_unknown: bool
+    remake_gone: bool  # what the gateway no longer has is made anew
     give_up_after: float
     grace: float
 
@@ -45,8 +46,10 @@ class Tally:
     left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     unfinished: int = 0
 
-    def leave(self, why: str) -> None:
-        """A job stays as it is for the next run."""
+    def leave(self, why: str, *, wanted: bool = True) -> None:
+        """A job stays as it is for the next run; what the manifest no longer asks for does not count."""
+        if not wanted:
+            return
         self.unfinished += 1
         if len(self.left) < 5:
             self.left.append(why)
@@ -65,12 +68,17 @@ class Context:
     budget: Budget
     counters: Counters
     downloads: asyncio.Semaphore
+    local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
     tally: Tally = field(default_factory=Tally)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     chance: Random = field(default_factory=Random)
+
+    def is_local(self, account: str) -> bool:
+        """Whether the account's gateway was started in this process, at an address of this run alone."""
+        return account in self.local_accounts
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""

@@ -15,6 +15,7 @@ from batchgen.errors import (
     AccountStopped,
     BatchgenError,
     ImageBroken,
+    JobError,
     LinkExpired,
     NotSent,
     RunStopped,
@@ -63,11 +64,11 @@ class Fetcher:
         links = context.reader.links_to_fetch(work.job.id, work.attempt)
         async with asyncio.TaskGroup() as group:
             downloads = [group.create_task(self._until_whole(work, link, marked=marked)) for link, marked in links]
-        errors = [error for download in downloads if (error := download.result())]
-        for kind in (RunStopped, ImagesGone, BatchgenError):
-            for error in errors:
-                if isinstance(error, kind):
-                    raise error
+        errors = [error for download in downloads if (error := download.result()) is not None]
+        stops = [error for error in errors if isinstance(error, RunStopped)]
+        may_come = [error for error in errors if not isinstance(error, ImagesGone)]
+        for error in stops or may_come or errors:  # gone is only what has nothing left that may still come
+            raise error
 
     async def _make_room(self, work: Work) -> None:
         """Images of an earlier attempt are kept under `retired/`: nothing paid for is overwritten."""
@@ -108,7 +109,7 @@ class Fetcher:
                     url = await self._new_link(work, link, marked=marked)
                 except (ImagesGone, AccountStopped) as final:
                     return final
-                except (Throttled, Unclear, NotSent) as later:
+                except (Throttled, Unclear, NotSent, JobError) as later:
                     problem = later
         if isinstance(problem, LinkExpired):
             return ImagesGone(f"The gateway has the image no more: {problem}")
@@ -134,6 +135,8 @@ class Fetcher:
         path = context.template.render(work.job, index, whole.info.ext)
         if marked:
             path = paths.watermarked(path)
+        if not work.wanted:  # its name may be another job's by now
+            path = paths.retired(path, job_id)
         image = ImageFile(
             index=index,
             path=path,

@@ -37,6 +37,10 @@ class Gate:
         self.refusals += 1
         if self._since is None:
             self._since = now
+        if retry_after is not None and retry_after > self._give_up_after:
+            return RunStopped(
+                f"The gateway asks to wait {retry_after:.0f} s, longer than run.give_up_after: {error} Run again later."
+            )
         # Tasks in flight are refused together: refusals that meet a closed gate are one refusal.
         if now >= self._opens:
             self._in_a_row += 1

@@ -31,13 +31,17 @@ _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before n
 class Lane:
     """One account's work in one run."""
 
-    def __init__(self, context: Context, provider: Provider) -> None:
+    def __init__(self, context: Context, provider: Provider, *, begins: bool) -> None:
+        """`begins`: the manifest's own account. Another one only finishes what it owes us, and ends by itself."""
         self._context = context
+        self._begins = begins
+        self.stop = context.stop if begins else context.stop.child()
         self._account = provider.account
         self._wake = asyncio.Event()
         self.slots = Slots(provider.account.concurrency, self._wake.set)
         self._turn = Turn()
         self._pacer = pacer(provider.account.creates_per_minute)
+        self._paced: asyncio.Task[None] | None = None  # waits for the rate, or has waited
         self._gate = Gate(context.clock, context.chance, context.rules.give_up_after)
         self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
         self._watch = Watch(
@@ -48,14 +52,25 @@ class Lane:
             on_trouble=self._asking_failed,
             on_answer=self._asking.served,
         )
-        self._life = Life(context, provider, slots=self.slots, gate=self._gate, watch=self._watch, later=self._put_back)
+        self._life = Life(
+            context,
+            provider,
+            slots=self.slots,
+            gate=self._gate,
+            watch=self._watch,
+            stop=self.stop,
+            later=self._put_back,
+        )
         self._waiting: list[Work] = []
         self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
         self._put = 0
         self._lives: set[asyncio.Task[None]] = set()
 
-    async def run(self, begun: Sequence[tuple[Work, Status]], source: Iterator[Work]) -> None:
-        """Take up what was begun, then begin what `source` gives, until all has ended or the run is stopped."""
+    async def run(self, begun: Sequence[tuple[Work, Status]], source: Iterator[Work | None]) -> None:
+        """Take up what was begun, then begin what `source` gives, until all has ended or the lane is stopped.
+
+        `source` gives None where it has looked at a good many jobs and found none to begin.
+        """
         async with asyncio.TaskGroup() as group:
             loops = [group.create_task(self._watch.keep_asking()), group.create_task(self._curfew())]
             async with asyncio.TaskGroup() as lives:
@@ -64,26 +79,42 @@ class Lane:
                 await self._feed(lives, source)
             for loop in loops:
                 loop.cancel()
+        if self.stop.reason is not None and not self._context.stop.is_asked:
+            name = self._account.name
+            self._context.tally.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
-    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work]) -> None:
-        while not self._context.stop.is_asked:
+    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
+        while not self.stop.is_asked:
             self._wake.clear()
-            self._fill(source)
+            if self._fill(source):
+                await asyncio.sleep(0)  # a long stretch of jobs that are there: let the others act
+                continue
             if not self._waiting and not self._later and not self._lives:
                 return
-            if not await self._begin_next(lives):
+            if not self._begin_next(lives):
                 await self._something_changes()
+        if self._paced is not None:
+            self._paced.cancel()
 
-    def _fill(self, source: Iterator[Work]) -> None:
-        """Those that may go again go first, then come new ones, in the manifest's order."""
+    def _fill(self, source: Iterator[Work | None]) -> bool:
+        """Those that may go again go first, then come new ones, in the manifest's order. Whether to look on."""
         while self._later and self._later[0][0] <= self._context.clock():
             self._waiting.insert(0, heapq.heappop(self._later)[-1])
-        while len(self._waiting) < _LOOK_AHEAD and (work := next(source, None)) is not None:
+        while len(self._waiting) < _LOOK_AHEAD:
+            try:
+                work = next(source)
+            except StopIteration:
+                return False
+            if work is None:
+                return not self._waiting
             self._waiting.append(work)
+        return False
 
-    async def _begin_next(self, lives: asyncio.TaskGroup) -> bool:
-        """Begin one work, if slots, gate and budget let us."""
-        if self._gate.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG:
+    def _begin_next(self, lives: asyncio.TaskGroup) -> bool:
+        """Begin one work, if gate, slots, budget and rate let us."""
+        if self._gate.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG or not self._waiting:
+            return False
+        if not self._in_pace(lives):
             return False
         work = self._turn.choose(self._waiting, self.slots.free)
         if work is None:
@@ -91,15 +122,21 @@ class Lane:
         budget = self._context.budget
         price = micros(self._account.prices.of_task(work.job.parameters))
         if (refusal := budget.refusal(work.units, price)) is not None:
-            self._context.stop.request(refusal, grace=None)
+            self.stop.request(refusal, grace=None)
             return False
-        if self._pacer is not None:
-            await self._pacer.acquire()
-            if self._context.stop.is_asked:
-                return False
+        self._paced = None
         budget.reserve(work.units, price)
         self._spawn(lives, work, Status.PENDING)
         return True
+
+    def _in_pace(self, lives: asyncio.TaskGroup) -> bool:
+        """Whether the rate allows one more create; if not, it is waited for, and the feeder is woken."""
+        if self._pacer is None:
+            return True
+        if self._paced is None:
+            self._paced = lives.create_task(self._pacer.acquire())
+            self._paced.add_done_callback(lambda _: self._wake.set())
+        return self._paced.done()
 
     async def _something_changes(self) -> None:
         """Wait for a free slot, an ended life, a time that comes, or the stop."""
@@ -115,11 +152,14 @@ class Lane:
 
     async def _curfew(self) -> None:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
-        await self._context.stop.asked.wait()
+        await self.stop.asked.wait()
         self._wake.set()
-        await self._context.stop.grace_over()
-        for life in self._lives:
-            life.cancel()
+        await self.stop.grace_over()
+        while self._lives:
+            # A create that nobody could be asked about is let come to its answer: it takes a minute at the most.
+            for life in self._lives - self._life.unaskable:
+                life.cancel()
+            await asyncio.wait(self._lives, return_when=asyncio.FIRST_COMPLETED)
 
     def _spawn(self, lives: asyncio.TaskGroup, work: Work, status: Status) -> None:
         self.slots.take(work.units)
@@ -134,18 +174,22 @@ class Lane:
         self._show()
 
     def _put_back(self, work: Work, seconds: float) -> None:
+        if not self._begins:  # money is spent at the manifest's own account only
+            self._context.tally.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
+            return
         self._put += 1
         heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
         self._wake.set()
 
     def _asking_failed(self, error: BatchgenError) -> None:
-        """A query met trouble: free to repeat, but an account that never answers ends the run."""
+        """A query met trouble: free to repeat, but an account that never answers ends the lane."""
+        grace = self._context.rules.grace
         if isinstance(error, AccountStopped):
-            self._context.stop.request(error, grace=self._context.rules.grace)
+            self.stop.request(error, grace=grace)
             return
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         if (reason := self._asking.refused(error, retry_after=retry_after)) is not None:
-            self._context.stop.request(reason, grace=self._context.rules.grace)
+            self.stop.request(reason, grace=grace)
 
     def _show(self) -> None:
         counters = self._context.counters

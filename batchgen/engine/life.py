@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batchgen.engine.fetch import Fetcher, ImagesGone
-from batchgen.engine.recover import Recovery, Undecided
+from batchgen.engine.recover import NotAnswered, Recovery, Undecided
 from batchgen.engine.retry import soon
 from batchgen.errors import (
     AccountStopped,
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.gate import Gate
     from batchgen.engine.slots import Slots
+    from batchgen.engine.stop import Stop
     from batchgen.engine.watch import Watch
     from batchgen.engine.work import Work
     from batchgen.providers.base import Provider, Task
+
+GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may only be late
 
 
 class Life:
@@ -52,17 +55,20 @@ class Life:
         slots: Slots,
         gate: Gate,
         watch: Watch,
+        stop: Stop,
         later: Callable[[Work, float], None],
     ) -> None:
         self._context = context
+        self._lane_stop = stop
         self._provider = provider
         self._slots = slots
         self._gate = gate
         self._watch = watch
         self._later = later
-        self._recovery = Recovery(provider, sleep=context.sleep, chance=context.chance)
+        self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
         self._fetcher = Fetcher(context, provider)
         self.fetching = 0
+        self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is under way where nobody can be asked
 
     async def live(self, work: Work, status: Status = Status.PENDING) -> None:
         """Carry one attempt from where it stands to its end. Its slots are held and its price is reserved.
@@ -80,6 +86,11 @@ class Life:
         except RunStopped as error:
             self._stop(error)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether the account can tell what became of a create."""
+        return self._recovery.can_ask
+
     # --- accepted: there is a task ------------------------------------------------------------------------
 
     async def _accepted(self, work: Work, status: Status) -> Work | None:
@@ -87,11 +98,12 @@ class Life:
         if work.task_id:
             return work
         if status is not Status.PENDING:
-            return await self._looked_for(work, None)
+            return await self._looked_for(work, status)
+        work = work.sent(self._context.now_ms())
         try:
             task = await self._send(work)
         except Unclear as error:
-            return await self._looked_for(work, error)
+            return await self._looked_for(work, status, error)
         except RefusedOrTaken as error:
             return await self._taken_or_refused(work, error)
         except (Throttled, NotSent) as error:
@@ -99,7 +111,7 @@ class Life:
             self._note_trouble(error)
         except AccountStopped as error:
             await self._not_made(work, error, Outcome.REFUSED, counts=False)
-            self._context.stop.request(error, grace=None)
+            self._lane_stop.request(error, grace=None)
         except AttemptFailed as error:
             await self._not_made(work, error, Outcome.REFUSED, counts=True)
         except JobError as error:
@@ -117,25 +129,36 @@ class Life:
                 job=work.job,
                 attempt=work.attempt,
                 account=self._provider.account.name,
+                base_url="" if context.is_local(self._provider.account.name) else self._provider.account.base_url,
                 external_id=work.external_id,
-                at=context.now_ms(),
+                at=work.sent_at,
                 reserved=self._price(work),
             )
         )
         context.tally.begun += 1
-        return await self._provider.create(work.job, work.external_id)
+        sending = None if self._recovery.can_ask else asyncio.current_task()
+        self.unaskable.add(sending)
+        try:
+            return await self._provider.create(work.job, work.external_id)
+        finally:
+            self.unaskable.discard(sending)
 
-    async def _looked_for(self, work: Work, because: BatchgenError | None) -> Work | None:
+    async def _looked_for(self, work: Work, status: Status, because: BatchgenError | None = None) -> Work | None:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         try:
             task = await self._recovery.find(work)
         except Undecided as error:
-            await self._undecided(work, error if because is None else Undecided(f"{because} {error}"))
+            await self._undecided(work, error if because is None else type(error)(f"{because} {error}"), status)
         except AccountStopped as error:
             self._stop(error)  # the intent stays open: the next run asks again
         else:
             if task is not None:
                 return await self._adopt(work, task)
+            if work.moved:
+                self._leave(
+                    work, "a task was sent to another base_url than the account has now, which does not know it"
+                )
+                return None
             why = f"{because} " if because else ""
             lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
             await self._not_made(work, lost, Outcome.REFUSED, counts=True)
@@ -154,10 +177,9 @@ class Life:
 
     async def _adopt(self, work: Work, task: Task) -> Work:
         self._gate.served()
-        await self._context.record(
-            Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=self._context.now_ms())
-        )
-        return work.accepted(task.id)
+        at = self._context.now_ms()
+        await self._context.record(Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at))
+        return work.accepted(task.id, at)
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
 
@@ -168,18 +190,17 @@ class Life:
             async with asyncio.timeout(context.rules.task_timeout):
                 task = await self._watch.ended(work.task_id, work.job.parameters)
         except TimeoutError:
-            context.tally.leave(
-                f"The task {work.task_id} has not ended within run.task_timeout; the next run asks for it again."
-            )
+            self._leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
+            return False
+        except Unclear as error:
+            self._leave(work, str(error))
             return False
         except TaskNotFound as error:
-            await self._end(work, Status.GONE, Outcome.LOST, error)
+            await self._gone(work, error, Outcome.LOST)
             return False
         self._gate.served()
-        if task.state is TaskState.FAILED or not task.links:
+        if task.state is TaskState.FAILED:
             words = task.message or "The gateway gives no reason."
-            if task.state is not TaskState.FAILED:
-                words = "The gateway says that the task succeeded, but gives no image."
             failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
             await self._not_made(work, failure, Outcome.FAILED, counts=True)
             return False
@@ -205,21 +226,32 @@ class Life:
         try:
             await self._fetcher.fetch(work)
         except ImagesGone as error:
-            await self._end(work, Status.GONE, None, error)
+            await self._gone(work, error, None)
         except RunStopped:
             raise
         except BatchgenError as error:
-            context.tally.leave(f"Images of {work.job.id} are made but could not be fetched: {error}")
+            self._leave(work, f"images of {work.job.id} are made but could not be fetched: {error}")
         else:
             context.tally.fetched_jobs += 1
             context.counters.jobs_done += 1
         finally:
             self.fetching -= 1
 
+    async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
+        """The gateway does not have what it made. Believed at once only when the user wants it made anew."""
+        if self._context.rules.remake_gone:
+            await self._not_made(work, error, Outcome.LOST, counts=True)
+        elif work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS:
+            self._leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
+        else:
+            await self._end(work, Status.GONE, outcome, error)
+
     # --- ends ---------------------------------------------------------------------------------------------
 
-    async def _undecided(self, work: Work, error: Undecided) -> None:
-        if self._context.rules.resend_unknown:
+    async def _undecided(self, work: Work, error: Undecided, status: Status) -> None:
+        # What could not be asked just now is held at first: only a later run, told to, sends it again.
+        is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
+        if self._context.rules.resend_unknown and not is_first_doubt:
             await self._not_made(work, error, Outcome.UNKNOWN, counts=True)
         else:
             await self._end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
@@ -266,6 +298,9 @@ class Life:
         context.counters.jobs_failed += 1
         context.tally.ended[status] = context.tally.ended.get(status, 0) + 1
 
+    def _leave(self, work: Work, why: str) -> None:
+        self._context.tally.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
+
     def _price(self, work: Work) -> int | None:
         return micros(self._provider.account.prices.of_task(work.job.parameters))
 
@@ -277,10 +312,12 @@ class Life:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         self._context.counters.refusals += 1
         if (reason := self._gate.refused(error, retry_after=retry_after)) is not None:
-            self._stop(reason)
+            self._lane_stop.request(reason, grace=self._context.rules.grace)
 
     def _stop(self, reason: RunStopped) -> None:
-        self._context.stop.request(reason, grace=self._context.rules.grace)
+        """An account ends its lane, which may be the run's; everything else (the disk) ends the run."""
+        stop = self._lane_stop if isinstance(reason, AccountStopped) else self._context.stop
+        stop.request(reason, grace=self._context.rules.grace)
 
 
 def _code(error: BatchgenError) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability
-from batchgen.engine.retry import backoff
+from batchgen.engine.retry import LONGEST_SECONDS, backoff
 from batchgen.errors import BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 
 if TYPE_CHECKING:
@@ -31,12 +31,24 @@ class Undecided(BatchgenError):
     """Nobody can say whether the attempt was accepted."""
 
 
+class NotAnswered(Undecided):
+    """The account can be asked, but did not answer now: another time it may."""
+
+
 class Recovery:
     """The ladder for one account."""
 
-    def __init__(self, provider: Provider, *, sleep: Callable[[float], Awaitable[None]], chance: Random) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        sleep: Callable[[float], Awaitable[None]],
+        wall: Callable[[], float],
+        chance: Random,
+    ) -> None:
         self._provider = provider
         self._sleep = sleep
+        self._wall = wall  # Unix seconds: the time of sending may be another run's
         self._chance = chance
 
     @property
@@ -49,24 +61,39 @@ class Recovery:
 
         Raises Undecided where that cannot be told; AccountStopped where the account cannot be asked now.
         """
-        if self._provider.finds:
-            task = await self._twice(lambda: self._provider.find(work.external_id))
-            if task is not None:
-                return task
-            if self._provider.account.finds_by_external_id is Ability.YES:
-                return None
-        if self._provider.lists:
-            return await self._twice(lambda: self._in_list(work))
-        raise Undecided(f"The account {self._provider.account.name!r} cannot be asked for a task by our own id.")
+        provider = self._provider
+        if not self.can_ask:
+            raise Undecided(f"The account {provider.account.name!r} cannot be asked for a task by our own id.")
+        if provider.finds:
+            try:
+                task = await self._twice(work, lambda: provider.find(work.external_id))
+            except Undecided:
+                if not provider.lists:
+                    raise
+            else:
+                if task is not None:
+                    return _ours(task, work)
+                if provider.account.finds_by_external_id is Ability.YES:
+                    return None
+        if provider.lists:
+            return await self._twice(work, lambda: self._in_list(work))
+        raise Undecided(f"The account {provider.account.name!r} does not know our own id, and lists no tasks.")
 
-    async def _twice(self, ask: Callable[[], Awaitable[Task]]) -> Task | None:
-        for last in (False, True):
+    async def _twice(self, work: Work, ask: Callable[[], Awaitable[Task]]) -> Task | None:
+        """Ask until it is found, or "not found" was said twice and for the last time when it can no longer arrive.
+
+        A create whose connection was lost may still be under way inside the gateway for a while.
+        """
+        times = 0
+        while True:
             try:
                 return await self._patiently(ask)
             except TaskNotFound:
-                if not last:
-                    await self._sleep(1.0 + 2.0 * self._chance.random())
-        return None
+                times += 1
+            late = work.sent_at / 1000 + self._provider.account.accepts_within - self._wall()
+            if times > 1 and late <= 0:
+                return None
+            await self._sleep(max(1.0 + 2.0 * self._chance.random(), min(late, 5.0)))
 
     async def _patiently(self, ask: Callable[[], Awaitable[Task]]) -> Task:
         for tries in range(1, _TRIES + 1):
@@ -78,9 +105,10 @@ class Recovery:
                 raise Undecided(f"The gateway does not let itself be asked what became of it: {error}") from error
             except (Throttled, Unclear, NotSent) as error:
                 if tries == _TRIES:
-                    raise Undecided(f"The gateway could not be asked what became of it: {error}") from error
-                asked = error.retry_after if isinstance(error, Throttled) else None
-                await self._sleep(backoff(tries, self._chance, asked=asked))
+                    raise NotAnswered(f"The gateway could not be asked what became of it: {error}") from error
+                wished = error.retry_after if isinstance(error, Throttled) else None
+                wait = backoff(tries, self._chance)
+                await self._sleep(max(wait, min(wished or 0.0, LONGEST_SECONDS)))
         raise AssertionError("the loop above returns or raises")
 
     async def _in_list(self, work: Work) -> Task:
@@ -98,8 +126,15 @@ class Recovery:
                 echoes = echoes or task.external_id is not None
                 strangers = strangers or (recent and task.external_id is None)
             oldest = page.tasks[-1].created_ms if page.tasks else None
-            if page.last or (oldest is not None and oldest < work.sent_at - _SKEW_MS):
+            # A page that is merely short proves nothing: some gateways cap its size.
+            if not page.tasks or (oldest is not None and oldest < work.sent_at - _SKEW_MS):
                 if strangers and not echoes:
                     raise Undecided("The account's list of tasks does not tell our own ids.")
                 raise TaskNotFound("It is not in the account's list of tasks.")
         raise Undecided("The account's list of tasks is too long to look through.")
+
+
+def _ours(task: Task, work: Work) -> Task:
+    if task.external_id is not None and task.external_id != work.external_id:
+        raise Undecided("The gateway answered our own id with a task of another id.")
+    return task

@@ -48,7 +48,7 @@ class Order:
 
     jobs: Callable[[], Iterator[Job]]  # everything that is wanted, in order
     digest: str  # of what is wanted: the same digest, the same jobs and names
-    source: Callable[[Ledger], Iterator[Work]]  # what is to be begun, read page by page from the ledger
+    source: Callable[[Ledger], Iterator[Work | None]]  # what is to be begun, page by page; None: nothing in this page
     takes: Callable[[Job], bool]  # what `--only` leaves
     to_come: Callable[[Ledger], tuple[int, int]]  # jobs and images that are not there yet and are meant now
     account: Account
@@ -96,6 +96,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
             result = asyncio.run(_make(order, tree, ledger, begun, around))
+            settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             settle.retire(ledger, tree)
         write_views(ledger, tree)
         tree.tidy()
@@ -107,15 +108,20 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
 def _settle(order: Order, ledger: Ledger, tree: Tree) -> None:
     settle.finish_moves(ledger, tree)
     settle.note_missing(ledger, tree)
-    if not ledger.wants(order.digest):
-        ledger.want(order.jobs(), order.digest)
+    if not ledger.is_settled_for(order.digest):
+        ledger.want(order.jobs())
         settle.retire(ledger, tree)
         settle.rename(ledger, tree, order.template)
+        ledger.settle_for(order.digest)
+    elif ledger.views_stamp() is None:
+        settle.retire(ledger, tree)  # a run that did not come to its end
 
 
 def _reopen(order: Order, ledger: Ledger) -> None:
     ids = ledger.ended_short(order.retry) if order.retry else []
-    ledger.record(Reopened(job_id=id_) for id_ in ids if order.takes(ledger.attempt_of(id_).job))
+    events = [Reopened(job_id=id_) for id_ in ids if order.takes(ledger.attempt_of(id_).job)]
+    if events:
+        ledger.record(events)
 
 
 def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
@@ -153,18 +159,19 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             budget=budget,
             counters=around.counters,
             downloads=asyncio.Semaphore(order.downloads),
+            local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )
         lanes = await _lanes(order, context, attempts, around, stack)
         await stack.enter_async_context(around.observer)
         taken_up = {attempt.job.id for attempt in attempts}
-        fresh = (work for work in order.source(reader) if work.job.id not in taken_up)
+        fresh = (work for work in order.source(reader) if work is None or work.job.id not in taken_up)
         with _signals(context.stop, order.rules.grace):
             await _run_lanes(order, context, lanes, fresh)
     return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
 
 
 async def _run_lanes(
-    order: Order, context: Context, lanes: dict[str, tuple[Lane, list[Begun]]], fresh: Iterator[Work]
+    order: Order, context: Context, lanes: dict[str, tuple[Lane, list[Begun]]], fresh: Iterator[Work | None]
 ) -> None:
     async with asyncio.TaskGroup() as outer:
         timer = outer.create_task(_deadline(order, context.stop))
@@ -179,19 +186,23 @@ async def _lanes(
     order: Order, context: Context, attempts: list[OpenAttempt], around: Surroundings, stack: AsyncExitStack
 ) -> dict[str, tuple[Lane, list[Begun]]]:
     """A lane for the manifest's account and for each other one that still owes us something."""
-    begun: dict[str, list[Begun]] = {order.account.name: []}
+    owed: dict[str, list[OpenAttempt]] = {order.account.name: []}
     for attempt in attempts:
-        begun.setdefault(attempt.account, []).append((Work.resumed(attempt), attempt.status))
+        owed.setdefault(attempt.account, []).append(attempt)
     lanes: dict[str, tuple[Lane, list[Begun]]] = {}
-    for name, works in begun.items():
+    for name, theirs in owed.items():
+        is_own = name == order.account.name
         try:
-            account = await stack.enter_async_context(around.gateway(_account(order, name)))
-            lanes[name] = (Lane(context, provider_for(account, context.door)), works)
+            known = _account(order, name)
+            account = await stack.enter_async_context(around.gateway(known))
+            lane = Lane(context, provider_for(account, context.door), begins=is_own)
         except CommandError as error:
-            if name == order.account.name:
+            if is_own:
                 raise
-            for _ in works:
-                context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}")
+            for attempt in theirs:
+                context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
+        else:
+            lanes[name] = (lane, [(Work.resumed(attempt, known.base_url), attempt.status) for attempt in theirs])
     return lanes
 
 

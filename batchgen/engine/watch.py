@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from batchgen.engine.retry import backoff, next_query
-from batchgen.errors import AccountStopped, BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
+from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ _PAGES_AT_MOST = 20  # a list query is to be cheaper than single ones: older tas
 _LIST_FROM = 3  # so many tasks due at a time are worth a list query
 _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
+_LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
+_EMPTY = 8  # so often is a success without images asked for again, over some minutes, then left to the next run
 _REMEMBERED = 32
 
 Kind = tuple[str, str, int, bool]
@@ -33,15 +36,16 @@ def kind_of(parameters: Parameters) -> Kind:
     return (parameters.model, parameters.resolution, parameters.n, parameters.image is not None)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Running:
     task_id: str
     kind: Kind
     since: float
-    due: float
+    due: float  # infinite while it is being asked for
     end: asyncio.Future[Task]
     refused: int = 0
     not_there: int = 0
+    empty: int = 0  # answers that said it succeeded, but named no image
 
 
 @dataclass(slots=True)
@@ -81,75 +85,91 @@ class Watch:
         self._chance = chance
         self._on_trouble = on_trouble
         self._on_answer = on_answer
-        self._running: dict[str, _Running] = {}
+        self._running: set[_Running] = set()
         self._news = asyncio.Event()
+        self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
         self._lists = provider.lists
+        self._list_troubles = 0
         self.latencies = Latencies()
         self.queries = 0
 
     async def ended(self, task_id: str, parameters: Parameters) -> Task:
-        """Wait until a task has ended and return its last word.
+        """Wait until a task has ended and return its last word: failed, or succeeded with at least one image.
 
-        Raises TaskNotFound where the gateway says several times that it does not know it.
+        Raises TaskNotFound where the gateway says several times in a row that it does not know it, and Unclear
+        where it keeps saying that it succeeded without naming an image.
         """
         now = self._clock()
         kind = kind_of(parameters)
         end: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
         due = now + next_query(0.0, self.latencies.usual(kind))
-        self._running[task_id] = _Running(task_id=task_id, kind=kind, since=now, due=due, end=end)
+        running = _Running(task_id=task_id, kind=kind, since=now, due=due, end=end)
+        self._running.add(running)
         self._news.set()
         try:
             return await end
         finally:
-            self._running.pop(task_id, None)
+            self._running.discard(running)
 
     async def keep_asking(self) -> None:
-        """Ask for what is due, for as long as the lane lives."""
-        while True:
-            self._news.clear()
-            now = self._clock()
-            due = [task for task in self._running.values() if task.due <= now]
-            if due:
-                await self._ask(due)
-                continue
-            wait = min((task.due for task in self._running.values()), default=None)
-            try:
-                async with asyncio.timeout(None if wait is None else max(0.01, wait - now)):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+        """Ask for what is due, for as long as the lane lives; a slow answer holds up no other question."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._news.clear()
+                now = self._clock()
+                due = [running for running in self._running if running.due <= now]
+                for running in due:
+                    running.due = math.inf
+                if self._lists and len(due) >= _LIST_FROM:
+                    group.create_task(self._ask_list(due))
+                else:
+                    for running in due:
+                        group.create_task(self._ask_one(running))
+                await self._until_next(now)
 
-    async def _ask(self, due: list[_Running]) -> None:
-        if self._lists and len(due) >= _LIST_FROM:
-            due = await self._ask_list(due)
-        for start in range(0, len(due), _QUERIES_AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                for task in due[start : start + _QUERIES_AT_ONCE]:
-                    group.create_task(self._ask_one(task))
-
-    async def _ask_list(self, due: list[_Running]) -> list[_Running]:
-        """Ask with list queries; what the list does not tell of is returned, to be asked for one by one."""
-        missing = {task.task_id: task for task in due}
-        oldest = min(task.since for task in due)
+    async def _until_next(self, now: float) -> None:
+        next_due = min((running.due for running in self._running), default=math.inf)
+        wait = None if next_due == math.inf else max(0.01, next_due - now)
         try:
-            for number in range(1, _PAGES_AT_MOST + 1):
-                self.queries += 1
-                page = await self._provider.page(number, _PAGE)
-                self._on_answer()
-                for task in page.tasks:
-                    missing.pop(task.id, None)
-                    if task.id in self._running:
-                        self._told(self._running[task.id], task)
-                if not missing or page.last or self._before(page.tasks[-1].created_ms, oldest):
-                    break
-        except TaskNotFound:
-            self._lists = False  # this account has only the single query
-        except (Throttled, Unclear, NotSent, AccountStopped) as error:
-            for running in due:
-                self._put_off(running, error)
-            self._on_trouble(error)
-            return []
-        return list(missing.values())
+            async with asyncio.timeout(wait):
+                await self._news.wait()
+        except TimeoutError:
+            return
+
+    async def _ask_list(self, due: list[_Running]) -> None:
+        """Ask with list queries; what the list does not tell of is asked for one by one."""
+        told: set[_Running] = set()
+        try:
+            await self._read_list(due, told)
+        except (Throttled, NotSent) as error:
+            self._trouble(set(due) - told, error)
+            return
+        except (JobError, AccountStopped):
+            self._lists = False  # this account has only the single query, which will say what is wrong, if anything is
+        except Unclear:
+            self._list_troubles += 1
+            self._lists = self._list_troubles < _LIST_TROUBLES
+        else:
+            self._list_troubles = 0
+        async with asyncio.TaskGroup() as group:
+            for running in set(due) - told:
+                group.create_task(self._ask_one(running))
+
+    async def _read_list(self, due: list[_Running], told: set[_Running]) -> None:
+        oldest = min(running.since for running in due)
+        for number in range(1, _PAGES_AT_MOST + 1):
+            self.queries += 1
+            page = await self._provider.page(number, _PAGE)
+            self._on_answer()
+            tasks = {task.id: task for task in page.tasks}
+            for running in list(self._running):
+                task = tasks.get(running.task_id)
+                # A list may say less than the task itself: its end without images is not believed.
+                if task is not None and (task.links or task.state is not TaskState.SUCCEEDED):
+                    told.add(running)
+                    self._told(running, task)
+            if told.issuperset(due) or len(page.tasks) < _PAGE or self._before(page.tasks[-1].created_ms, oldest):
+                return
 
     def _before(self, created_ms: int | None, oldest: float) -> bool:
         """Whether a page reaches further back than our oldest task; a minute's skew of clocks is allowed for."""
@@ -159,32 +179,48 @@ class Watch:
 
     async def _ask_one(self, running: _Running) -> None:
         try:
-            self.queries += 1
-            task = await self._provider.query(running.task_id)
+            async with self._at_once:
+                self.queries += 1
+                task = await self._provider.query(running.task_id)
         except TaskNotFound as error:
             running.not_there += 1
-            if running.not_there >= _NOT_THERE and not running.end.done():
-                running.end.set_exception(error)
-            running.due = self._clock() + backoff(running.not_there, self._chance)
-        except (Throttled, Unclear, NotSent, AccountStopped) as error:
-            self._put_off(running, error)
-            self._on_trouble(error)
+            if running.not_there >= _NOT_THERE:
+                self._give_up(running, error)
+            self._ask_again(running, backoff(running.not_there, self._chance))
+        except (Throttled, Unclear, NotSent, JobError, AccountStopped) as error:
+            self._trouble({running}, error)
         else:
             self._on_answer()
             self._told(running, task)
 
     def _told(self, running: _Running, task: Task) -> None:
-        now = self._clock()
-        elapsed = now - running.since
+        elapsed = self._clock() - running.since
         running.refused = running.not_there = 0
         if task.state is TaskState.RUNNING:
-            running.due = now + next_query(elapsed, self.latencies.usual(running.kind))
+            self._ask_again(running, next_query(elapsed, self.latencies.usual(running.kind)))
+        elif task.state is TaskState.SUCCEEDED and not task.links:
+            running.empty += 1
+            if running.empty >= _EMPTY:
+                words = f"The gateway says that the task {task.id} succeeded, but names no image."
+                self._give_up(running, Unclear(words, head=task.head))
+            self._ask_again(running, backoff(running.empty, self._chance))
         elif not running.end.done():
             self.latencies.learn(running.kind, elapsed)
             running.end.set_result(task)
-            running.due = float("inf")
 
-    def _put_off(self, running: _Running, error: BatchgenError) -> None:
-        running.refused += 1
-        asked = error.retry_after if isinstance(error, Throttled) else None
-        running.due = self._clock() + backoff(running.refused, self._chance, asked=asked)
+    def _give_up(self, running: _Running, error: BatchgenError) -> None:
+        if not running.end.done():
+            running.end.set_exception(error)
+
+    def _trouble(self, asked_for: set[_Running], error: BatchgenError) -> None:
+        """The question met trouble: free to repeat, but not at once, and not for ever (`on_trouble`)."""
+        wished = error.retry_after if isinstance(error, Throttled) else None
+        for running in asked_for:
+            running.refused += 1
+            wait = backoff(running.refused, self._chance)
+            self._ask_again(running, max(wait, min(wished or 0.0, LONGEST_SECONDS)))
+        self._on_trouble(error)
+
+    def _ask_again(self, running: _Running, seconds: float) -> None:
+        running.due = math.inf if running.end.done() else self._clock() + seconds
+        self._news.set()

@@ -22,7 +22,9 @@ class Work:
     external_id: str = ""
     task_id: str = ""
     sent_at: int = 0
-    wanted: bool = True  # whether another attempt is to follow when this one makes nothing
+    wanted: bool = True  # whether the manifest asks for it
+    moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
+    accepted_at: int = 0  # Unix ms, 0 before it is accepted
 
     @property
     def units(self) -> int:
@@ -36,8 +38,8 @@ class Work:
         return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
 
     @classmethod
-    def resumed(cls, begun: OpenAttempt) -> Work:
-        """An attempt that an earlier run began."""
+    def resumed(cls, begun: OpenAttempt, base_url: str) -> Work:
+        """An attempt that an earlier run began, at the account whose address is now `base_url`."""
         return cls(
             job=begun.job,
             attempt=begun.attempt,
@@ -46,12 +48,18 @@ class Work:
             task_id=begun.task_id or "",
             sent_at=begun.intended_at,
             wanted=begun.wanted,
+            moved=begun.base_url != base_url,
+            accepted_at=begun.accepted_at or begun.intended_at,
         )
 
     def again(self, *, counts: bool) -> Work:
         """The next attempt of the same job, with an id of its own."""
         return Work.of(self.job, self.attempt, self.failures + int(counts))
 
-    def accepted(self, task_id: str) -> Work:
+    def sent(self, at: int) -> Work:
+        """The same attempt, sent at this time."""
+        return replace(self, sent_at=at)
+
+    def accepted(self, task_id: str, at: int) -> Work:
         """The same attempt, now with its task."""
-        return replace(self, task_id=task_id)
+        return replace(self, task_id=task_id, accepted_at=at)

@@ -31,6 +31,7 @@ class Intent:
     job: Job
     attempt: int
     account: str
+    base_url: str
     external_id: str
     at: int
     reserved: int | None
@@ -108,7 +109,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened:
-    """The user wants another attempt of a job that ended short."""
+    """The user wants a job that ended short to go on.
+
+    What is gone is asked for once more first (`submitted` or `made`), the rest gets another attempt (`pending`).
+    """
 
     job_id: str
 

@@ -34,9 +34,11 @@ class OpenAttempt:
     attempt: int
     failures: int
     account: str
+    base_url: str  # where it was sent
     external_id: str
     task_id: str | None
     intended_at: int  # Unix ms
+    accepted_at: int | None  # Unix ms
     wanted: bool  # whether the manifest still asks for it
 
 
@@ -168,25 +170,22 @@ class Questions:
 
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
-            "SELECT job.id, request, job.status, number, failures, account, external_id, task_id, intended_at,"
-            " wanted.job_id IS NOT NULL FROM job"
+            "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
+            " intended_at, accepted_at, wanted.job_id IS NOT NULL FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
+        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at")
         return [
             OpenAttempt(
                 job=Job.from_json(job_id, request),
                 status=Status(status),
-                attempt=number,
                 failures=failures,
-                account=account,
-                external_id=external_id,
-                task_id=task_id,
-                intended_at=intended_at,
                 wanted=bool(wanted),
+                **dict(zip(names, sent, strict=True)),
             )
-            for job_id, request, status, number, failures, account, external_id, task_id, intended_at, wanted in rows
+            for job_id, request, status, failures, *sent, wanted in rows
         ]
 
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:

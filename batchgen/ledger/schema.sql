@@ -23,6 +23,7 @@ CREATE TABLE attempt (
     job_id TEXT NOT NULL,
     number INTEGER NOT NULL,
     account TEXT NOT NULL,
+    base_url TEXT NOT NULL,                 -- where it was sent; empty for a sandbox in the process
     external_id TEXT NOT NULL,
     intended_at INTEGER NOT NULL,
     accepted_at INTEGER,

@@ -104,11 +104,11 @@ class Ledger(Questions):
                     self.db.execute("ROLLBACK")
                 raise
 
-    def want(self, jobs: Iterable[Job], digest: str) -> None:
+    def want(self, jobs: Iterable[Job]) -> None:
         """Replace the list of what the manifest asks for. Equal jobs are wanted once, where they first stand.
 
-        Jobs that are known take over the names that the manifest now gives them. `digest` is the
-        manifest's: while it stays the same, `wants` answers that nothing is to be done.
+        Jobs that are known take over the names that the manifest now gives them. When the files have followed,
+        `settled_for` is to be told.
         """
         known = self.db.execute("SELECT 1 FROM job LIMIT 1").fetchone() is not None
         with self.transaction():
@@ -117,7 +117,7 @@ class Ledger(Questions):
                 self._insert_wanted(batch)
                 if known:
                     self._take_over_names(batch)
-            self._set(_WANTED_DIGEST, digest)
+            self.db.execute("DELETE FROM main.meta WHERE key = ?", (_WANTED_DIGEST,))
             self.db.execute("DELETE FROM main.meta WHERE key = ?", (_VIEWS_STAMP,))
 
     def preview_want(self, jobs: Iterable[Job]) -> None:
@@ -128,8 +128,13 @@ class Ledger(Questions):
             self._insert_wanted(batch)
         self.db.execute("COMMIT")
 
-    def wants(self, digest: str) -> bool:
-        """Whether the list of wanted jobs is already that of this manifest."""
+    def settle_for(self, digest: str) -> None:
+        """Note that the list and the files are those of the manifest with this digest."""
+        with self.transaction():
+            self._set(_WANTED_DIGEST, digest)
+
+    def is_settled_for(self, digest: str) -> bool:
+        """Whether the list of wanted jobs, and every file's place, is already that of this manifest."""
         return self.note(_WANTED_DIGEST) == digest
 
     def touch(self, times: Sequence[tuple[int, str, int, int, int]]) -> None:

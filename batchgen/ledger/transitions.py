@@ -51,12 +51,13 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
     )
     _exactly_one(changed, event)
     db.execute(
-        "INSERT INTO attempt (job_id, number, account, external_id, intended_at, images, reserved)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO attempt (job_id, number, account, base_url, external_id, intended_at, images, reserved)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             event.attempt,
             event.account,
+            event.base_url,
             event.external_id,
             event.at,
             job.parameters.n,
@@ -76,7 +77,7 @@ def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
 
 @apply.register
 def _not_made(event: NotMade, db: sqlite3.Connection) -> None:
-    _move(db, event, Status.PENDING, "'intent', 'submitted', 'unknown'")
+    _move(db, event, Status.PENDING, "'intent', 'submitted', 'made', 'unknown'")
     db.execute(
         "UPDATE job SET failures = failures + ? WHERE id = ?",
         (int(event.counts), event.job_id),
@@ -156,8 +157,10 @@ def _ended(event: Ended, db: sqlite3.Connection) -> None:
 @apply.register
 def _reopened(event: Reopened, db: sqlite3.Connection) -> None:
     changed = db.execute(
-        "UPDATE job SET status = 'pending', failures = 0, code = '', message = '' WHERE id = ?"
-        " AND status IN ('failed', 'rejected', 'gone', 'partial', 'unknown')",
+        "UPDATE job SET failures = 0, code = '', message = '', status = CASE WHEN status <> 'gone' THEN 'pending'"
+        "  WHEN EXISTS (SELECT 1 FROM image WHERE job_id = job.id AND attempt = job.attempt) THEN 'made'"
+        "  ELSE 'submitted' END"
+        " WHERE id = ? AND status IN ('failed', 'rejected', 'gone', 'partial', 'unknown')",
         (event.job_id,),
     )
     _exactly_one(changed, event)

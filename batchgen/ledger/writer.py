@@ -11,6 +11,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Self
 
+from batchgen.ledger.transitions import IllegalTransition
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -70,6 +72,12 @@ class Writer:
         failure: BaseException | None = None
         try:
             self._ledger.record(event for events, _ in batch for event in events)
+        except IllegalTransition as error:
+            failure = error
+            if len(batch) > 1:  # nobody suffers for another's defect
+                for entry in batch:
+                    self._commit([entry])
+                return
         except BaseException as error:  # noqa: BLE001 - carried over to the waiting tasks, which raise it
             failure = error
         waiting = [done for _, done in batch]

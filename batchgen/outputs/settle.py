@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen import paths
 from batchgen.ledger.events import Missing, Relocated
-from batchgen.outputs.tree import disk_refused, sha256_of
+from batchgen.outputs.tree import set_aside, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +32,8 @@ def finish_moves(ledger: Ledger, tree: Tree) -> int:
     """Move into place what a stopped run left whole in the scratch folder; remove the rest of it."""
     placed = 0
     for file in sorted(tree.scratch.iterdir()) if tree.scratch.is_dir() else []:
+        if not file.is_file():
+            continue  # not ours: scratch files are files
         image = ledger.image_named(file.name)
         if image is not None and file.stat().st_size == image.bytes and sha256_of(file) == image.sha256:
             tree.place(image.key, image.path)
@@ -46,6 +48,8 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
     missing: list[Missing] = []
     same: list[tuple[int, str, int, int, int]] = []
     for image in ledger.stored_images():
+        if image.path.startswith(paths.RETIRED):
+            continue  # not asked for; when it is, `rename` misses it
         path = tree.root / image.path
         try:
             status = path.stat()
@@ -57,7 +61,8 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
         if status.st_size == image.bytes and sha256_of(path) == image.sha256:
             same.append((status.st_mtime_ns, *image.key))
             continue
-        _set_aside(tree, image)
+        if path.is_file():
+            set_aside(path, tree.root / _changed_path(image))
         missing.append(_missing(image))
     for batch in _batches(missing):
         ledger.record(batch)
@@ -68,7 +73,7 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
 
 def retire(ledger: Ledger, tree: Tree) -> int:
     """Move what the manifest no longer asks for, and what a later attempt has replaced, to `retired/`."""
-    return _move(ledger, tree, [(image, retired_path(image)) for image in ledger.images_to_retire()])
+    return len(_move(ledger, tree, [(image, retired_path(image)) for image in ledger.images_to_retire()]))
 
 
 def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> int:
@@ -80,17 +85,23 @@ def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> int:
             path = paths.watermarked(path)
         if path != image.path:
             moves.append((image, path))
-    return _move(ledger, tree, moves)
+    moved = {image.key for image in _move(ledger, tree, moves)}
+    for batch in _batches([image for image, _ in moves if image.key not in moved]):
+        ledger.record(map(_missing, batch))
+    return len(moved)
 
 
-def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> int:
-    """All files leave before any arrives, so that two may change places; a crash between is finished later."""
+def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> list[StoredImage]:
+    """Move what is there, and return it.
+
+    All files leave before any arrives, so that two may change places; a crash between is finished later.
+    """
     under_way = [(image, path) for image, path in moves if tree.lift(image.key, image.path)]
     for batch in _batches(under_way):
         ledger.record(_relocated(image, path) for image, path in batch)
     for image, path in under_way:
         tree.place(image.key, path)
-    return len(under_way)
+    return [image for image, _ in under_way]
 
 
 def retired_path(image: StoredImage) -> str:
@@ -101,17 +112,9 @@ def retired_path(image: StoredImage) -> str:
     return f"{stem}{suffix}{ext}"
 
 
-def _set_aside(tree: Tree, image: StoredImage) -> None:
-    source = tree.root / image.path
-    if not source.is_file():
-        return
+def _changed_path(image: StoredImage) -> str:
     stem, ext = os.path.splitext(paths.retired(image.path, image.job_id))  # noqa: PTH122
-    target = tree.root / f"{stem}-changed-{sha256_of(source)[:8]}{ext}"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
-    except OSError as error:
-        raise disk_refused(error, target) from error
+    return f"{stem}-changed{ext}"
 
 
 def _relocated(image: StoredImage, path: str) -> Relocated:

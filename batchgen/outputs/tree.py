@@ -2,14 +2,16 @@
 
 Every file reaches its place in the same way, whether it was fetched, renamed or retired: it stands whole
 in the scratch folder under a name of its own, then the ledger records where it belongs, then it is moved.
-Whatever stops in between, `settle_scratch` finishes: a scratch file that the ledger knows by its hash only
+Whatever stops in between, `settle.finish_moves` finishes: a scratch file that the ledger knows by its hash only
 has to be moved, every other one is a torn download.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,18 +59,20 @@ class Tree:
         return self.scratch / "-".join(map(str, key))
 
     def place(self, key: tuple[str, int, int, int], path: str) -> None:
-        """Move a whole file from the scratch folder to its place."""
+        """Move a whole file from the scratch folder to its place; a file of the user's that is there is set aside."""
         target = self.root / path
         try:
             self._make_folder(target.parent)
-            os.replace(self.scratch_path(key), target)  # noqa: PTH105 - half the cost of Path.replace
+            if target.exists():
+                set_aside(target, self.root / "retired" / f"{target.stem}-found{target.suffix}")
+            _move(self.scratch_path(key), target)
         except OSError as error:
             raise disk_refused(error, target) from error
 
     def lift(self, key: tuple[str, int, int, int], path: str) -> bool:
         """Move a placed file back into the scratch folder, on its way to another place; False if it is not there."""
         try:
-            os.replace(self.root / path, self.scratch_path(key))  # noqa: PTH105
+            _move(self.root / path, self.scratch_path(key))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -114,6 +118,29 @@ def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
         return WholeFile(sha256=sha256_of(path), bytes=status.st_size, mtime_ns=status.st_mtime_ns, info=info)
     except OSError as error:
         raise disk_refused(error, path) from error
+
+
+def set_aside(source: Path, target: Path) -> None:
+    """Keep a file that is in the way, or not what it was, under a name that tells its content."""
+    target = target.with_name(f"{target.stem}-{sha256_of(source)[:8]}{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    except OSError as error:
+        raise disk_refused(error, target) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename; where the folders are on different disks, copy beside the target first."""
+    try:
+        os.replace(source, target)  # noqa: PTH105 - half the cost of Path.replace
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = target.with_name(f".{target.name}.new")
+        shutil.copy2(source, beside)
+        beside.replace(target)
+        source.unlink()
 
 
 def sha256_of(path: Path) -> str:

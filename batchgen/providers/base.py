@@ -6,7 +6,7 @@ A provider asks once and raises what the answer means (see `errors`); it never r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from batchgen.catalog import Account
-    from batchgen.door import Door
+    from batchgen.door import Answer, Door
     from batchgen.jobs import ImageLink, Job
 
 
@@ -45,10 +45,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A page of the account's tasks, newest first; `last` says that no older ones follow."""
+    """A page of the account's tasks, newest first; an empty one is the end of the list."""
 
     tasks: tuple[Task, ...]
-    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,14 @@ class Secrets:
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
+
+    def out_of(self, answer: Answer, token: str = "") -> Answer:
+        """The answer without our keys: some gateways echo them in their errors, and answers are kept and shown."""
+        body = answer.body
+        for secret in (*self.values.values(), token):
+            if secret and secret.encode() in body:
+                body = body.replace(secret.encode(), b"***")
+        return answer if body is answer.body else replace(answer, body=body)
 
 
 class Provider(ABC):

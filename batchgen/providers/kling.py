@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jwt
 
 from batchgen.catalog import Auth
-from batchgen.errors import JobRefused
+from batchgen.errors import JobRefused, Unclear
 from batchgen.providers import meaning
 from batchgen.providers.base import Page, Provider, Task
 
@@ -58,9 +58,11 @@ class KlingProvider(Provider):
         """GET a page of tasks, newest first."""
         answer = await self._send("GET", self._url, params={"pageNum": str(number), "pageSize": str(size)})
         data = meaning.data_of(answer, creating=False, doing="a list of tasks")
-        items = data if isinstance(data, list) else data.get("list") or data.get("tasks") or []
-        tasks = tuple(meaning.task_from(item, "") for item in items if isinstance(item, dict) and item.get("task_id"))
-        return Page(tasks=tasks, last=len(items) < size)
+        items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
+        if not isinstance(items, list | None):
+            raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
+        known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
+        return Page(tasks=tuple(meaning.task_from(item, "") for item in known))
 
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
         """The create's body: what was asked for, what the account requires, and nothing it does not know."""
@@ -108,7 +110,7 @@ class KlingProvider(Provider):
             self._token = ""  # 1004 or a skewed clock: the next request makes a new one
             headers["Authorization"] = f"Bearer {self._bearer()}"
             answer = await self.door.send(method, url, headers=headers, body=body, params=params)
-        return answer
+        return self.secrets.out_of(answer, self._token)
 
     def _bearer(self) -> str:
         if self.account.auth is Auth.API_KEY:

@@ -8,6 +8,7 @@ and the two gateways' pages, read 2026-11.
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def _by_status(answer: Answer, text: str, detail: dict[str, str], *, creating: b
     if status in {404, 405} or 300 <= status < 400:
         return AccountStopped(f"{text}. Check the account's base_url.")
     if 400 <= status < 500 and status != 408:
-        return JobRefused(text, **detail)
+        return (RefusedOrTaken if creating else JobRefused)(text, **detail)
     return Unclear(text, **detail)
 
 
@@ -128,7 +129,7 @@ def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own
         links=_links(data),
         cost=_cost(data.get("final_unit_deduction")),
         message=str(data.get("task_status_msg") or ""),
-        created_ms=int(created) if isinstance(created, int | float) else None,
+        created_ms=int(created) if isinstance(created, int | float) and math.isfinite(created) else None,
         head=head,
     )
 
@@ -158,7 +159,7 @@ def _cost(value: object) -> Decimal | None:
 def _json(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
     try:
         return json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
