@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ class Tree:
     def prepare(self) -> None:
         """Make the folder. Raises RunStopped with a sentence where the disk does not let us."""
         try:
-            self.scratch.mkdir(parents=True, exist_ok=True)
+            make_lasting(self.root)
+            self.scratch.mkdir(exist_ok=True)
             probe = self.scratch / ".probe"
             probe.write_bytes(b"")
             probe.unlink()
@@ -92,6 +94,23 @@ class Tree:
         if name not in self._made:
             folder.mkdir(parents=True, exist_ok=True)
             self._made.add(name)
+
+
+def make_lasting(folder: Path) -> None:
+    """Make a folder that survives a power cut: each new name is synced in the folder above it.
+
+    The ledger is in it: an intent that is on disk is none while the way to it is not.
+    """
+    if folder.is_dir():
+        return
+    make_lasting(folder.parent)
+    folder.mkdir(exist_ok=True)
+    above = os.open(folder.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems cannot sync a folder
+            os.fsync(above)
+    finally:
+        os.close(above)
 
 
 def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
