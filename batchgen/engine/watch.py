@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PAGE = 500
 _PAGES_AT_MOST = 20  # a list query is to be cheaper than single ones: older tasks are asked for one by one
 _LIST_FROM = 3  # so many tasks due at a time are worth a list query
+_TOGETHER = 0.2  # seconds: what comes due so soon is asked for in the same list
 _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
@@ -89,6 +90,7 @@ class Watch:
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
         self._lists = provider.lists
+        self._listing = False  # a list query is on its way
         self._list_troubles = 0
         self.latencies = Latencies()
         self.queries = 0
@@ -117,18 +119,27 @@ class Watch:
             while True:
                 self._news.clear()
                 now = self._clock()
-                due = [running for running in self._running if running.due <= now]
+                by_list = self._lists and len(self._running) >= _LIST_FROM
+                due = self._due(now + _TOGETHER if by_list else now)
+                if by_list and (self._listing or not self._due(now)):
+                    due = []  # what comes due while a list is on its way goes into the next one
                 for running in due:
                     running.due = math.inf
-                if self._lists and len(due) >= _LIST_FROM:
+                if by_list and due:
+                    self._listing = True
                     group.create_task(self._ask_list(due))
                 else:
                     for running in due:
                         group.create_task(self._ask_one(running))
                 await self._until_next(now)
 
+    def _due(self, by: float) -> list[_Running]:
+        return [running for running in self._running if running.due <= by]
+
     async def _until_next(self, now: float) -> None:
         next_due = min((running.due for running in self._running), default=math.inf)
+        if self._listing and len(self._running) >= _LIST_FROM:
+            next_due = math.inf  # the list's end wakes us
         wait = None if next_due == math.inf else max(0.01, next_due - now)
         try:
             async with asyncio.timeout(wait):
@@ -151,6 +162,9 @@ class Watch:
             self._lists = self._list_troubles < _LIST_TROUBLES
         else:
             self._list_troubles = 0
+        finally:
+            self._listing = False
+            self._news.set()
         async with asyncio.TaskGroup() as group:
             for running in set(due) - told:
                 group.create_task(self._ask_one(running))
