@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchgen import templates
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.faults import cut, meant
-from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Setting
+from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.reading import UNUSABLE
 from batchgen.manifest.schema import FAULTY
-from batchgen.paths import PLACEHOLDERS
+from batchgen.manifest.vars import name_fault
+from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from batchgen.document import Value
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
-
-_VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,20 +39,55 @@ class Axes:
         if isinstance(matrix, dict):
             return [self._block(matrix, ("matrix",))]
         if isinstance(matrix, list):
-            found = enumerate(matrix)
-            return [self._block(block, ("matrix", i)) for i, block in found if isinstance(block, dict)]
+            numbered = [(i, block) for i, block in enumerate(matrix) if isinstance(block, dict)]
+            blocks = [self._block(block, ("matrix", i)) for i, block in numbered]
+            self._check_names(blocks)
+            return blocks
         return []
 
+    def _check_names(self, blocks: list[Block]) -> None:
+        seen: dict[str, NodePath] = {}
+        for block in blocks:
+            if block.name is None:
+                continue
+            at = (*block.path, "name")
+            first = seen.setdefault(block.name, at)
+            if first != at:
+                message = f'Two blocks are called "{cut(block.name)}".'
+                self.reader.faults.add(at, message, "Give one of them another name.", also=[first])
+
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
-        parameters = [name for name in block if name in PARAMETER_NAMES]
         names = block.get("vars")
-        axes = [self._axis(name, block[name], (*path, name)) for name in parameters]
+        prompts = tuple(self._prompts(block, path))
+        names_axes = list(self._vars(names, (*path, "vars"))) if isinstance(names, dict) else []
+        axes: list[Axis] = []
+        for key in block:
+            if key in PARAMETER_NAMES:
+                axes.append(self._axis(key, block[key], (*path, key)))
+            elif key == "zip" and isinstance(block[key], list):
+                together = zipped(block[key], block, (*path, key), self.reader)
+                (names_axes if together.vars else axes).append(together)
+        written = block.get("name")
+        name = None if written is None else self.reader.name(block, path, "name")
+        self._check_labels(names_axes, axes, name)
         return Block(
-            prompts=tuple(self._prompts(block, path)),
-            vars=tuple(self._vars(names, (*path, "vars"))) if isinstance(names, dict) else (),
+            prompts=prompts,
+            vars=tuple(names_axes),
             axes=tuple(axis for axis in axes if axis.entries),  # one of faulty entries only would hide the rest
             path=path,
+            name=name,
+            sample=_sample(block.get("sample")),
         )
+
+    def _check_labels(self, names: list[Axis], axes: list[Axis], block_name: str | None) -> None:
+        """A var called like what else names things in paths."""
+        zipped_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
+        for axis in names:
+            if axis.is_zip:
+                continue
+            if (axis.name == "block" and block_name is not None) or (axis.name == "zip" and zipped_ids):
+                message = f"A var cannot be called `{axis.name}` here: {{{axis.name}}} has a meaning of its own."
+                self.reader.faults.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
         if "prompt" not in block:
@@ -88,11 +120,10 @@ class Axes:
 
     def _prompt_entry(self, entry: Mapping[str, Value], path: NodePath) -> Prompts | None:
         settings = self.reader.settings(entry, path)
-        if "from" in entry:
+        if "from" in entry or "rows" in entry:
             return self._prompt_file(entry, path, settings)
-        if "column" in entry:
-            message = "`column` goes with `from`, which names a prompt file."
-            self.reader.faults.add((*path, "column"), message, "Take it out.", key=True)
+        self._refuse_key(entry, "column", path, "`column` goes with `from`, which names a prompt file.")
+        self._refuse_key(entry, "where", path, "`where` goes with `from` or `rows`, which name a file.")
         if "prompt" not in entry:
             return None
         text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
@@ -101,19 +132,57 @@ class Axes:
         name = self.reader.name(entry, path)
         return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path)
 
+    def _refuse_key(self, entry: Mapping[str, Value], key: str, path: NodePath, message: str) -> None:
+        if key in entry:
+            self.reader.faults.add((*path, key), message, "Take it out.", key=True)
+
     def _prompt_file(self, entry: Mapping[str, Value], path: NodePath, settings: Settings) -> Prompts | None:
-        if "prompt" in entry:
-            message = "An entry has either `prompt` or `from`, not both."
-            self.reader.faults.add((*path, "prompt"), message, "Take one out.", key=True)
+        if "from" in entry and "rows" in entry:
+            message = "An entry has either `from` (the prompts of a file) or `rows` (a template's table), not both."
+            self.reader.faults.add((*path, "rows"), message, "Take one out.", key=True)
             return None
-        written = str(entry["from"])
+        if "from" in entry and "prompt" in entry:
+            message = "An entry has either `prompt` or `from`, not both."
+            hint = "Take one out; to fill a prompt from each row of a table, write `rows` in place of `from`."
+            self.reader.faults.add((*path, "prompt"), message, hint, key=True)
+            return None
+        template = None
+        if "rows" in entry:
+            self._refuse_key(entry, "column", path, "`column` goes with `from`; with `rows` the prompt is a template.")
+            template = self._template(entry, path)
+            if template is None:
+                return None
+        return self._read_file(entry, path, settings, template)
+
+    def _template(self, entry: Mapping[str, Value], path: NodePath) -> str | None:
+        """The prompt that rows fill."""
+        if "prompt" not in entry:
+            return None  # said already
+        text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
+        if text is not None and not templates.is_template(text):
+            message = "This prompt names no column: every row of the table would make the same images."
+            self.reader.faults.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or take `rows` out.")
+            return None
+        return text
+
+    def _read_file(
+        self, entry: Mapping[str, Value], path: NodePath, settings: Settings, template: str | None
+    ) -> Prompts | None:
+        key = "from" if template is None else "rows"
+        written = str(entry[key])
         name = written if written.startswith("/") else str(self.reader.folder / written)
+        where = entry.get("where")
+        names = where if isinstance(where, dict) else {}
         file = PromptFile(
             file=self.reader.folder / written,
             name=name,
             path=path,
-            column=entry.get("column"),
+            key=key,
+            template=template,
+            uses=_uses(template, settings),
+            column=entry.get("column") if template is None else None,
             id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
+            where={name: tuple(self._matches(name, names[name], (*path, "where", name))) for name in names},
             faults=self.reader.faults,
             settings_of=self.reader.row_settings,
         )
@@ -124,14 +193,15 @@ class Axes:
     def _vars(self, names: Mapping[str, Value], path: NodePath) -> Iterator[Axis]:
         for name, values in names.items():
             at = (*path, name)
-            if fault := _name_fault(name):
+            if fault := name_fault(name):
                 self.reader.faults.add(at, *fault, key=True)
             entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not FAULTY]
-            yield Axis(name=name, entries=tuple(entry for entry in entries if entry is not None), path=at)
+            yield Axis(name=name, entries=tuple(e for e in entries if e is not None), path=at, vars=(name,))
 
     def _var(self, name: str, entry: Value, path: NodePath) -> Entry | None:
         if not isinstance(entry, dict):
-            return Entry(text=self.reader.written(path), id=None, settings={}, path=path)
+            text = self.reader.written(path)
+            return Entry(text=text, id=None, settings={}, path=path, values={name: text})
         faults = self.reader.faults
         known = [name, "id", *PARAMETER_NAMES]
         for key in entry:
@@ -146,7 +216,8 @@ class Axes:
         faulty = _check_settings(entry, path, self.reader)
         settings = self.reader.settings(faulty, path)
         own_id = self.reader.name(entry, path)
-        return Entry(text=self.reader.written((*path, name)), id=own_id, settings=settings, path=path)
+        text = self.reader.written((*path, name))
+        return Entry(text=text, id=own_id, settings=settings, path=path, values={name: text})
 
     def _axis(self, name: str, values: Value, path: NodePath) -> Axis:
         found = [self._entry(name, e, p) for e, p in _entries(values, path) if e is not FAULTY]
@@ -180,7 +251,7 @@ class Axes:
         written = job.get("vars")
         names = written if isinstance(written, dict) else {}
         for name in names:
-            if fault := _name_fault(name):
+            if fault := name_fault(name):
                 self.reader.faults.add((*path, "vars", name), *fault, key=True)
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
@@ -239,7 +310,7 @@ class Axes:
             text = self.reader.written(at)
             if key == "image" and text and item is not None and not text.startswith(("http://", "https://")):
                 text = str((self.reader.folder / text).absolute())
-            yield Match(text, item)
+            yield Match(text, item, None if at == path else int(at[-1]))
 
 
 def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
@@ -249,6 +320,25 @@ def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
             yield entry, (*path, number)
     else:
         yield value, path
+
+
+def _sample(value: Value) -> Sample | None:
+    if not isinstance(value, dict) or "count" not in value:
+        return None
+    return Sample(count=int(value["count"]), seed=int(value.get("seed", 0)))
+
+
+def _uses(template: str | None, settings: Settings) -> frozenset[str]:
+    """The names in a template and in the negative prompt beside it; faulty ones are said when all are checked."""
+    found: set[str] = set()
+    negative = settings.get("negative_prompt")
+    for text in (template, None if negative is None else negative.value):
+        if template is not None and text and templates.is_template(text):
+            try:
+                found |= templates.read(text).names
+            except templates.TemplateFault:
+                continue
+    return frozenset(found)
 
 
 def _check_settings(entry: Mapping[str, Value], path: NodePath, reader: Reader) -> Mapping[str, Value]:
@@ -261,13 +351,3 @@ def _check_settings(entry: Mapping[str, Value], path: NodePath, reader: Reader) 
         reader.faults.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
     cleaned: Mapping[str, Value] = schema.cleaned([parameters], faults)[0]
     return cleaned
-
-
-def _name_fault(name: str) -> tuple[str, str] | None:
-    if name in _TAKEN:
-        return f"A var cannot be called `{name}`, which has a meaning of its own.", "Give it another name."
-    if not _VAR.fullmatch(name) or templates.is_reserved(name):
-        guess = re.sub(r"\W", "_", name, flags=re.ASCII)
-        hint = f"Call it `{guess}`." if _VAR.fullmatch(guess) and not templates.is_reserved(guess) else ""
-        return f"A var cannot be called `{cut(name)}`: {{{{ }}}} could not name it.", hint or "Use letters and _."
-    return None

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from batchgen import paths, templates
 from batchgen.jobs import Parameters
-from batchgen.manifest import product, rules
+from batchgen.manifest import product, rules, sample
 from batchgen.manifest.faults import cut, written_path
-from batchgen.manifest.model import OnIllegal, build
+from batchgen.manifest.model import LeftOut, OnIllegal, build
 from batchgen.manifest.rendering import BlockTemplates, check_inclusion
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
 _MOST_PATHS = 2_000_000
+_MOST_REASONS = 30  # for which combinations are left out
 
 _Key: TypeAlias = tuple[tuple[tuple[str, object], ...], ...]
 
@@ -70,9 +71,15 @@ class Check:
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
     _most_images: int = 1
     _many_at: NodePath | None = None
+    _left_out: dict[str, LeftOut] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What `on_illegal: skip` leaves out, the most first."""
+        return tuple(sorted(self._left_out.values(), key=lambda found: -found.jobs))
 
     def run(self) -> None:
-        """Everything, into the faults."""
+        """Everything, into the faults; samples are chosen before the paths of their jobs are looked at."""
         if not self._is_countable():
             return
         for block in self.manifest.blocks:
@@ -86,24 +93,33 @@ class Check:
         for job in self.manifest.include:
             self._examine(job.settings, job.path, self.manifest.repeat)
         self._report()
+        if not self.faults.errors:
+            self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
         self._paths()
+
+    def _sampled(self, block: Block) -> Block:
+        """The block with the rank up to which its sample goes."""
+        chosen = block.sample
+        if chosen is None or chosen.count >= math.prod(size for _, size in block.factors()):
+            return block
+        ids = product.ids_of_block(self.manifest, block)
+        bound = sample.bound(ids, chosen.count, chosen.seed)
+        return replace(block, sample=replace(chosen, bound=bound))
 
     def _is_countable(self) -> bool:
         """The number of jobs by arithmetic, before any is made."""
         manifest = self.manifest
         sums, total = [], 0
         for block in manifest.blocks:
-            factors = block.factors()
-            count = math.prod(size for _, size in factors)
-            shown = [f"{size:,} {name}" for name, size in factors if size != 1] or ["1 job"]
-            sums.append(" x ".join(shown))
+            count, came_so = _counted(block)
+            sums.append(came_so)
             total += count
         if manifest.include:
             sums.append(f"{len(manifest.include):,} of include")
             total += len(manifest.include)
         total *= manifest.repeat
         if total <= manifest.max_jobs:
-            return True
+            return self._is_sampleable()
         came = " + ".join(sums)
         if manifest.repeat > 1:
             came = (
@@ -115,6 +131,18 @@ class Check:
         hint = f"Shorten an axis, or write `max_jobs: {total}` if that many are meant."
         self.faults.add(where, message, hint, key=where == ("matrix",))
         return False
+
+    def _is_sampleable(self) -> bool:
+        """Whether what samples choose from can be looked through."""
+        good = True
+        for block in self.manifest.blocks:
+            size = math.prod(size for _, size in block.factors())
+            if block.sample is not None and size > sample.MOST_LOOKED_THROUGH:
+                most = f"{sample.MOST_LOOKED_THROUGH:,}"
+                message = f"The sample would be chosen from {_product(block)} = {size:,} jobs; {most} is the most."
+                self.faults.add((*block.path, "sample"), message, "Shorten an axis.", key=True)
+                good = False
+        return good
 
     # --- combinations
 
@@ -160,12 +188,24 @@ class Check:
         account, units = self.manifest.rule_account, self.manifest.account.concurrency
         broken = list(rules.breaches(parameters, settings, account, units))
         if broken and self.manifest.on_illegal is OnIllegal.SKIP:
+            self._leave_out(broken[0], settings, parameters, count)
             return
         if parameters.n > self._most_images:
             self._most_images = parameters.n
             self._many_at = settings["n"].path
         for breach in broken or rules.doubts(parameters):
             self._note(breach, settings, parameters, where, count)
+
+    def _leave_out(self, breach: Breach, settings: Settings, parameters: Parameters, count: int) -> None:
+        """Count what `on_illegal: skip` leaves out: under the first rule it breaks, so that the counts add up."""
+        reason = breach.message if breach.message in self._left_out or len(self._left_out) < _MOST_REASONS else "others"
+        if reason not in self._left_out:
+            example = {name: _written(getattr(parameters, name)) for name in breach.of}
+            paths_of = [settings[name].path for name in breach.of if name in settings]
+            places = tuple(self.faults.document.place(path) for path in paths_of)
+            self._left_out[reason] = LeftOut(reason=reason, jobs=0, example=example, places=places)
+        found = self._left_out[reason]
+        self._left_out[reason] = replace(found, jobs=found.jobs + count)
 
     def _note(self, breach: Breach, settings: Settings, parameters: Parameters, where: NodePath, count: int) -> None:
         origins = tuple(settings[name].path if name in settings else None for name in breach.of)
@@ -249,6 +289,21 @@ class Check:
                 return
 
 
+def _product(block: Block) -> str:
+    """How the number of a block's jobs comes about: `2 prompt x 3 model`."""
+    shown = [f"{size:,} {name}" for name, size in block.factors() if size != 1] or ["1 job"]
+    return " x ".join(shown)
+
+
+def _counted(block: Block) -> tuple[int, str]:
+    """How many jobs a block asks for at most, and how that came about."""
+    count, shown = math.prod(size for _, size in block.factors()), _product(block)
+    if block.sample is not None and block.sample.count < count:
+        count = block.sample.count
+        shown = f"a sample of {count:,} from ({shown})"
+    return count, shown if block.name is None else f"{shown} ({cut(block.name, 30)})"
+
+
 def _written(value: object) -> str:
     if isinstance(value, Parameters):
         return f"{value.model}, {value.aspect_ratio}, {value.resolution}"
@@ -279,7 +334,6 @@ def _groups(block: Block, whole: Mapping[int, Exclusion]) -> list[_Group]:
 
 def _outers(block: Block, whole: Mapping[int, Exclusion]) -> Iterator[tuple[tuple[Settings, ...], frozenset[int], int]]:
     """What prompts and vars set; one by one only where exclusions look at them."""
-    names = [axis.name for axis in block.vars]
     if not whole:
         kinds = [_kinds(entry.settings for entry in axis.entries) for axis in block.vars]
         for group in block.prompts:
@@ -294,7 +348,7 @@ def _outers(block: Block, whole: Mapping[int, Exclusion]) -> Iterator[tuple[tupl
         for number in range(len(group.texts)):
             for entries in itertools.product(*(axis.entries for axis in block.vars)):
                 try:
-                    outer = product.outer_of(group, number, names, entries)
+                    outer = product.outer_of(block, group, number, entries)
                 except (templates.TemplateFault, KeyError):
                     continue  # said already
                 matched = frozenset(n for n, rule in whole.items() if product.matches_outer(rule, outer))

@@ -73,7 +73,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
     axes = _axes(reader, raw.get("defaults", {}))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
-    var_names = frozenset(axis.name for block in blocks for axis in block.vars)
+    var_names = frozenset(name for block in blocks for name in block.placeholders)
     template = _output_path(raw, var_names | {n for job in include for n in job.vars}, faults)
     manifest = Manifest(
         path=path,
@@ -94,8 +94,10 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
         callback=settings.callback(raw.get("callback"), faults),
     )
-    Check(manifest=manifest, faults=faults, quiet=bool(faults.errors)).run()
-    return replace(manifest, digest=_digest(data, in_force[0], axes, references))
+    check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
+    check.run()
+    digest = _digest(data, in_force[0], axes, references)
+    return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
 
 
 def _axes(reader: Reader, defaults: dict[str, Any]) -> Axes:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.catalog import Account
-    from batchgen.errors import Problem
+    from batchgen.errors import Place, Problem
     from batchgen.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
@@ -84,25 +84,27 @@ class Entry:
     id: str | None
     settings: Settings
     path: NodePath
-
-    @property
-    def label(self) -> str:
-        """How it is named in paths."""
-        return self.text if self.id is None else self.id
+    values: Mapping[str, str] = field(default_factory=dict)  # of vars, as they go into prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A parameter or a var with the entries that it takes in turn."""
+    """A parameter, a var or (`zip`) several of them together, with the entries that it takes in turn."""
 
     name: str
     entries: tuple[Entry, ...]
     path: NodePath
+    vars: tuple[str, ...] = ()  # to which each entry gives a value
+    is_zip: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """Prompts that came from one place: neighbours written as plain texts, one entry, or a file's rows."""
+    """Prompts that came from one place: neighbours written as plain texts, one entry, or a file's rows.
+
+    Of a template that is filled from a table (`rows`), `texts` is the template as often as there are rows,
+    and `cells` holds of each row the columns that it uses.
+    """
 
     texts: Sequence[str]
     ids: Sequence[str | None] | None = None  # None: no prompt has an id of its own
@@ -112,6 +114,9 @@ class Prompts:
     indexed: bool = False  # whether the prompts are neighbours in a list that begins at `path`
     file: str | None = None
     lines: Sequence[int] | None = None  # in `file`
+    columns: tuple[str, ...] = ()  # that the template uses
+    cells: Sequence[tuple[str, ...]] = ()
+    header: tuple[str, ...] = ()  # every column of the table
 
     def settings_of(self, number: int) -> Settings:
         """What the prompt's own entry sets."""
@@ -122,12 +127,25 @@ class Prompts:
         """The prompt's own id, if it has one."""
         return self.ids[number] if self.ids is not None else None
 
+    def values_of(self, number: int) -> dict[str, str]:
+        """What the prompt's row of a table gives to its template."""
+        return dict(zip(self.columns, self.cells[number], strict=True)) if self.columns else {}
+
     def path_of(self, number: int) -> NodePath:
         """Where in the manifest the prompt stands."""
         last = self.path[-1]
         if self.indexed and isinstance(last, int):
             return (*self.path[:-1], last + number)
         return self.path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """So many jobs of a block: those that rank lowest (see `batchgen.manifest.sample`)."""
+
+    count: int
+    seed: int = 0
+    bound: int | None = None  # the highest rank that is in; None: not looked for yet, or all are in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +156,21 @@ class Block:
     vars: tuple[Axis, ...]
     axes: tuple[Axis, ...]  # in the order written
     path: NodePath
+    name: str | None = None
+    sample: Sample | None = None
+
+    @property
+    def var_names(self) -> frozenset[str]:
+        """Every var that its prompts may use."""
+        return frozenset(name for axis in self.vars for name in axis.vars)
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """What its jobs have besides the fixed names, for paths and for `--only`."""
+        named = {"block"} if self.name is not None else set()
+        zipped = (axis for axis in (*self.vars, *self.axes) if axis.is_zip)
+        named |= {"zip" for axis in zipped if any(entry.id is not None for entry in axis.entries)}
+        return self.var_names | named
 
     def factors(self) -> list[tuple[str, int]]:
         """How many entries each axis has, prompts first."""
@@ -162,6 +195,7 @@ class Match:
 
     text: str
     value: Any
+    number: int | None = None  # in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +212,16 @@ class Exclusion:
     def is_of_parameters_only(self) -> bool:
         """Whether it can be decided without prompt and vars."""
         return self.prompt is None and self.prompt_id is None and not self.vars
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Combinations that `on_illegal: skip` leaves out for one reason."""
+
+    reason: str
+    jobs: int
+    example: Mapping[str, str]  # the parameters of one of them that break the rule
+    places: tuple[Place, ...]  # which gave those
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +246,13 @@ class Manifest:
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
     warnings: tuple[Problem, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
 
     @property
     def var_names(self) -> tuple[str, ...]:
         """Every variable that a job of it may have."""
-        names = {axis.name for block in self.blocks for axis in block.vars}
+        names = {name for block in self.blocks for name in block.placeholders}
         return tuple(sorted(names.union(*(job.vars for job in self.include))))
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from batchgen import templates
 from batchgen.jobs import Job, Parameters, job_id
-from batchgen.manifest import rules
+from batchgen.manifest import rules, wildcards
 from batchgen.manifest.model import OnIllegal, build
+from batchgen.manifest.sample import rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
 
 _MOST_KEPT = 50_000  # combinations kept for the prompts that share them
 _SLUG_CHARACTERS = 40
+_WORDS = re.compile(r"[a-z0-9]+")
 
 
 @lru_cache(maxsize=4096)
 def slug(prompt: str) -> str:
     """A name from a prompt's first 40 characters: lower-case ASCII words joined by `-`."""
     text = unicodedata.normalize("NFKD", prompt[:_SLUG_CHARACTERS]).encode("ascii", "ignore").decode().lower()
-    return "-".join(re.findall(r"[a-z0-9]+", text)) or "prompt"
+    return "-".join(_WORDS.findall(text)) or "prompt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,12 @@ class Combination:
 def expand(manifest: Manifest) -> Iterator[Job]:
     """Every job of a manifest in its order; equal ones come as often as they are written."""
     for block in manifest.blocks:
-        yield from _of_block(manifest, block)
+        yield from of_block(manifest, block)
     for job in manifest.include:
         outer = included_outer(job.prompt, job.id, job.vars)
         combination = _combination(job.settings, {})
         if not _is_illegal(manifest, combination.parameters, job.settings):
-            yield from _repeated(manifest, outer, combination)
+            yield from _repeated(manifest.repeat, outer, combination)
 
 
 def included_outer(prompt: str, name: str | None, values: Mapping[str, str]) -> Outer:
@@ -83,7 +85,25 @@ def included_outer(prompt: str, name: str | None, values: Mapping[str, str]) -> 
     return Outer(prompt, rendered, slug(rendered) if name is None else name, {}, values, values)
 
 
-def _of_block(manifest: Manifest, block: Block) -> Iterator[Job]:
+def of_block(manifest: Manifest, block: Block) -> Iterator[Job]:
+    """Every job of one block, or of its sample."""
+    sample = block.sample
+    for outer, combination in _pairs(manifest, block):
+        if sample is not None and sample.bound is not None:
+            first = next(_repeated(1, outer, combination))
+            if rank(first.id, sample.seed) > sample.bound:
+                continue
+        yield from _repeated(manifest.repeat, outer, combination)
+
+
+def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
+    """The id of the first repeat of every job of a block, whatever its sample."""
+    for outer, combination in _pairs(manifest, block):
+        yield next(_repeated(1, outer, combination)).id
+
+
+def _pairs(manifest: Manifest, block: Block) -> Iterator[tuple[Outer, Combination]]:
+    """Every combination of a block that is not left out, in two halves."""
     whole = [rule for rule in manifest.exclude if not rule.is_of_parameters_only]
     size = len(list(itertools.islice(itertools.product(*(a.entries for a in block.axes)), _MOST_KEPT + 1)))
     kept: dict[tuple[tuple[str, object], ...], list[Combination]] = {}
@@ -102,17 +122,17 @@ def _of_block(manifest: Manifest, block: Block) -> Iterator[Job]:
         for combination in combinations:
             if active and any(matches_parameters(rule, combination.parameters) for rule in active):
                 continue
-            yield from _repeated(manifest, outer, combination)
+            yield outer, combination
 
 
-def _repeated(manifest: Manifest, outer: Outer, combination: Combination) -> Iterator[Job]:
+def _repeated(repeat: int, outer: Outer, combination: Combination) -> Iterator[Job]:
     parameters, digest = combination.parameters, combination.digest
     if combination.templated:
         negative = render(parameters.negative_prompt or "", outer.values)
         parameters = replace(parameters, negative_prompt=negative if negative.strip() else None)
         digest = parameters.digest()
     labels = {**outer.labels, **combination.labels} if combination.labels else outer.labels
-    for number in range(manifest.repeat):
+    for number in range(repeat):
         yield Job(
             id=job_id(outer.prompt, digest, number),
             prompt=outer.prompt,
@@ -164,24 +184,27 @@ def settings_key(settings: Settings) -> tuple[tuple[str, object], ...]:
 
 def outers(block: Block) -> Iterator[Outer]:
     """Every prompt with every combination of vars."""
-    names = [axis.name for axis in block.vars]
     for group in block.prompts:
         for number in range(len(group.texts)):
             for entries in itertools.product(*(axis.entries for axis in block.vars)):
-                yield outer_of(group, number, names, entries)
+                yield outer_of(block, group, number, entries)
 
 
-def outer_of(group: Prompts, number: int, names: Sequence[str], entries: Sequence[Entry]) -> Outer:
-    """One prompt of a group with one entry of each var."""
+def outer_of(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> Outer:
+    """One prompt of a group with one entry of each axis of vars."""
     text = group.texts[number]
     settings = group.settings_of(number)
-    values = {name: entry.text for name, entry in zip(names, entries, strict=True)}
-    labels = values
-    if any(entry.id is not None for entry in entries):
-        labels = {name: entry.label for name, entry in zip(names, entries, strict=True)}
+    values: dict[str, str] = {}
     for entry in entries:
+        values.update(entry.values)
         if entry.settings:
             settings = {**settings, **entry.settings}
+    labels = values
+    own = {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}
+    if own or block.name is not None:
+        labels = {**values, **own} if block.name is None else {"block": block.name, **values, **own}
+    if group.columns:
+        values = {**group.values_of(number), **values}
     prompt = render(text, values)
     name = group.id_of(number)
     return Outer(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
@@ -202,7 +225,8 @@ def matches_outer(rule: Exclusion, outer: Outer) -> bool:
     if rule.prompt is not None and not (_any_text(rule.prompt, outer.text) or _any_text(rule.prompt, outer.prompt)):
         return False
     return all(
-        name in outer.values and (_any_text(matches, outer.values[name]) or _any_text(matches, outer.labels[name]))
+        name in outer.labels
+        and (_any_text(matches, outer.labels[name]) or _any_text(matches, outer.values.get(name, outer.labels[name])))
         for name, matches in rule.vars.items()
     )
 
@@ -223,42 +247,9 @@ def _is_match(match: Match, value: Value) -> bool:
     if isinstance(value, (int, float)):
         return isinstance(match.value, (int, float)) and bool(value == match.value)
     if isinstance(value, str):
-        return _matches_text(match.text, value)
-    return _matches_text(match.text, value.url or value.path or "")
+        return wildcards.matches(match.text, value)
+    return wildcards.matches(match.text, value.url or value.path or "")
 
 
 def _any_text(matches: Sequence[Match], text: str) -> bool:
-    return any(_matches_text(match.text, text) for match in matches)
-
-
-def _matches_text(pattern: str, text: str) -> bool:
-    """Equal, or alike where `*` and `?` stand for anything."""
-    if pattern == text:
-        return True
-    return ("*" in pattern or "?" in pattern) and _wildcard(pattern, text)
-
-
-@lru_cache(maxsize=1024)
-def _pieces(pattern: str) -> tuple[re.Pattern[str], ...]:
-    """What stands between the `*` of a pattern, each as an expression that cannot backtrack."""
-    return tuple(
-        re.compile("".join("." if c == "?" else re.escape(c) for c in piece), re.DOTALL) for piece in pattern.split("*")
-    )
-
-
-def _wildcard(pattern: str, text: str) -> bool:
-    """Whether the whole text is like the pattern; in time that grows with the text's length only."""
-    first, *rest = _pieces(pattern)
-    if not rest:
-        return first.fullmatch(text) is not None
-    begin = first.match(text)
-    if begin is None:
-        return False
-    at = begin.end()
-    for piece in rest[:-1]:
-        found = piece.search(text, at)
-        if found is None:
-            return False
-        at = found.end()
-    start = len(text) - (len(pattern) - pattern.rindex("*") - 1)
-    return start >= at and rest[-1].fullmatch(text, start) is not None
+    return any(wildcards.matches(match.text, text) for match in matches)

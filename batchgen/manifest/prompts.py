@@ -1,50 +1,33 @@
 """Prompts and the files they come from: .txt, .csv, .tsv, .jsonl and .yaml.
 
-Files are read line by line, so that of a million prompts only their texts are held. A fault names the
-file's own line.
+Files are read line by line, so that of a million prompts only their texts are held, and of a table that
+fills a template only the columns it uses. A fault names the file's own line.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import hashlib
-import json
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen import document, encoding, templates
-from batchgen.catalog import builtin
-from batchgen.errors import CommandError, ManifestInvalid, Place
-from batchgen.manifest import schema
+from batchgen import document, encoding
+from batchgen.errors import CommandError, ManifestInvalid
+from batchgen.manifest import jsonlines, schema
 from batchgen.manifest.faults import cut, listed, nearest
+from batchgen.manifest.lines import Broken, LineFile, TooMany
 from batchgen.manifest.model import NodePath, Prompts
+from batchgen.manifest.texts import fault_of, name_fault
+from batchgen.manifest.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from batchgen.document import Value
-    from batchgen.manifest.faults import Faults
-    from batchgen.manifest.model import Settings
+    from batchgen.manifest.model import Match, Settings
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml")
-MOST_FAULTS = 20  # of one file; a file of another encoding would have thousands
-LONGEST_ID = 80
-
-
-def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
-    """What is wrong with a prompt's text, if anything: message and hint."""
-    if bad := encoding.CONTROL.search(text):
-        return encoding.character_fault(bad.group())
-    if not text or text.isspace():
-        return ("The rendered prompt is empty." if rendered else "The prompt is empty."), "Write what to show."
-    most = builtin().limits.prompt_characters
-    if len(text) > most and (rendered or not templates.is_template(text)):
-        what = "The rendered prompt" if rendered else "The prompt"
-        return f"{what} is {len(text):,} characters long.", f"It may have at most {most:,}; shorten it."
-    return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,30 +38,27 @@ class _Rows:
     ids: list[str | None] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("I"))
     settings: dict[int, Settings] = field(default_factory=dict)
-
-
-class _TooMany(Exception):
-    pass
-
-
-class _Broken(Exception):
-    pass
+    cells: list[tuple[str, ...]] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
-class PromptFile:
-    """One prompt file, from its entry in the manifest."""
+class PromptFile(LineFile):
+    """One file of prompts (`from`), or one table whose rows fill a template (`rows`)."""
 
-    file: Path
-    name: str  # as messages name it
-    path: NodePath  # of the entry
     column: str | None
     id_column: str | None
-    faults: Faults
     settings_of: Callable[[Mapping[str, Value], document.Document, NodePath, NodePath], Settings]
-    digest: str = ""
+    template: str | None = None  # with `rows`: what each row fills
+    uses: frozenset[str] = frozenset()  # the names in the template
+    where: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
     _rows: _Rows = field(default_factory=_Rows)
-    _said: int = 0
+    _used: tuple[str, ...] | None = None  # the columns that the template uses
+    _header: tuple[str, ...] = ()
+    _filter: Where = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ready the filter."""
+        self._filter = Where(self.where)
 
     def read(self, settings: Settings) -> Prompts | None:
         """Its prompts; None where there are none, which is then among the faults."""
@@ -93,19 +73,19 @@ class PromptFile:
         }
         if kind not in readers:
             what = f"A prompt file cannot be of the kind {kind or 'without an ending'}."
-            self.faults.add((*self.path, "from"), what, f"It may be {listed(KINDS)}.")
+            self.faults.add((*self.path, self.key), what, f"It may be {listed(KINDS)}.")
             return None
         before = self.faults.errors
         try:
-            self._check_there()
+            self.check_there()
             readers[kind]()
-        except (_TooMany, _Broken):
+        except (TooMany, Broken):
             return None
         except OSError as error:
-            self.faults.add((*self.path, "from"), f"{self.name} cannot be read: {error.strerror or error}.")
+            self.faults.add((*self.path, self.key), f"{self.name} cannot be read: {error.strerror or error}.")
             return None
-        if not self._rows.texts and self.faults.errors == before:
-            self.faults.add((*self.path, "from"), f"The file {self.name} holds no prompt.", "Write some into it.")
+        if self.faults.errors == before:
+            self._check_found()
         if not self._rows.texts:
             return None
         rows = self._rows
@@ -118,103 +98,107 @@ class PromptFile:
             path=self.path,
             file=self.name,
             lines=rows.lines,
+            columns=self._used or (),
+            cells=rows.cells,
+            header=self._header,
         )
 
-    # --- bytes to lines
-
-    def _check_there(self) -> None:
-        at = (*self.path, "from")
-        try:
-            there, folder = self.file.is_file(), self.file.is_dir()
-        except (OSError, ValueError):
-            there = folder = False
-        if folder:
-            self.faults.add(at, f"{self.name} is a folder.", "Name one prompt file.")
-        elif not there:
-            try:
-                names = [other.name for other in self.file.parent.iterdir()]
-            except (OSError, ValueError):
-                names = []
-            guess = nearest(self.file.name, names)
-            hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
-            self.faults.add(at, f"The file {cut(self.name)} does not exist.", hint)
-        elif self.file.stat().st_size > encoding.MAX_BYTES:
-            self.faults.add(at, f"{self.name} is larger than 64 MB.", "Split it into several files.")
-        else:
-            return
-        raise _Broken
-
-    def _lines(self) -> Iterator[str]:
-        """The lines, decoded, their ends kept (as LF); what is no UTF-8 is said and ends the reading."""
-        mould = hashlib.sha256()
-        with self.file.open("rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                mould.update(raw)
-                if number == 1:
-                    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                        self._fault(1, 1, "The file is in UTF-16.", "Save it as UTF-8.")
-                        raise _Broken
-                    raw = raw.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - the line without its mark
-                try:
-                    line = raw.decode()
-                except UnicodeDecodeError as error:
-                    column = len(raw[: error.start].decode(errors="replace")) + 1
-                    message = f"The byte 0x{raw[error.start]:02x} is not UTF-8."
-                    self._fault(number, column, message, "Save the file as UTF-8.")
-                    raise _Broken from None
-                yield line[:-2] + "\n" if line.endswith("\r\n") else line
-        self.digest = mould.hexdigest()
-
-    def _fault(self, line: int, column: int, message: str, hint: str = "") -> None:
-        place = Place(file=self.name, line=line, column=column)
-        self.faults.add(self.path, message, hint, place=place)
-        self._said += 1
-        if self._said >= MOST_FAULTS:
-            place = Place(file=self.name, line=line)
-            self.faults.add(self.path, "The file has more faults than are listed here.", place=place)
-            raise _TooMany
+    def _check_found(self) -> None:
+        """Whether there is any prompt, and whether each value of `where` was met."""
+        if self._filter.rows_seen:
+            for column, number, message, hint in self._filter.unmet(self.name):
+                at = (*self.path, "where", column) if number is None else (*self.path, "where", column, number)
+                self.faults.add(at, message, hint, warning=bool(self._rows.texts))
+        if not self._rows.texts and not self._filter.unmet(self.name):
+            what = "row" if self.template is not None else "prompt"
+            at, message, hint = (*self.path, self.key), f"The file {self.name} holds no {what}.", "Write some into it."
+            if self._filter.rows_seen:
+                at = (*self.path, "where")
+                message, hint = f"No row of {self.name} matches.", "Each key matches some row, but none matches all."
+            self.faults.add(at, message, hint)
 
     # --- lines to prompts
 
-    def _take(self, text: str, name: str | None, line: int, column: int = 0) -> None:
+    def _take(
+        self, text: str, name: str | None, line: int, column: int = 0, cells: tuple[str, ...] | None = None
+    ) -> None:
         """One more prompt, unless something is wrong with it."""
-        fault = fault_of(text)
+        fault = None if cells is not None else fault_of(text)  # a template's is seen when it is rendered
         if fault is None and name is not None:
-            fault = self._id_fault(name)
+            fault = name_fault(name, self.id_column)
         if fault is not None:
-            self._fault(line, column, *fault)
+            self.fault(line, column, *fault)
             return
         self._rows.texts.append(text)
         self._rows.ids.append(name)
         self._rows.lines.append(line)
+        if cells is not None:
+            self._rows.cells.append(cells)
 
-    def _id_fault(self, name: str) -> tuple[str, str] | None:
-        if not name.strip():
-            return f"The column `{self.id_column}` is empty here.", "Every row needs a name there."
-        if len(name) > LONGEST_ID:
-            return f"The name is {len(name)} characters long.", f"It may have at most {LONGEST_ID}."
-        if encoding.CONTROL.search(name) or "\n" in name:
-            return "The name holds a control character or a line break.", "Take it out."
-        return None
+    def _take_row(self, values: Sequence[str], line: int, column: int = 0) -> None:
+        """One row, its values in the order of `_wanted`; unless `where` leaves it out."""
+        wheres = len(self.where)
+        if wheres and not self._filter.takes(values[:wheres]):
+            return
+        rest = iter(values[wheres:])
+        text = next(rest) if self.template is None else self.template
+        name = None if self.id_column is None else next(rest)
+        if any("\ud800" <= character <= "\udfff" for value in values if not value.isascii() for character in value):
+            self.fault(line, column, "There is half a character (a lone surrogate) here.", "Take it out.")
+            return
+        self._take(text, name, line, column, None if self.template is None else tuple(rest))
+
+    def _wanted(self) -> list[tuple[str, NodePath]]:
+        """The columns that are read, each with the place of the manifest that asks for it."""
+        found: list[tuple[str, NodePath]] = [(name, (*self.path, "where", name)) for name in self.where]
+        if self.template is None:
+            where = (*self.path, "column") if self.column is not None else (*self.path, self.key)
+            found.append((self.column or "prompt", where))
+        if self.id_column is not None:
+            found.append((self.id_column, (*self.path, "id")))
+        return found
+
+    @property
+    def _has_columns(self) -> bool:
+        return any((self.column, self.id_column, self.where, self.template))
+
+    def _settle_columns(self, header: Sequence[str], line: int) -> tuple[str, ...]:
+        """The columns of a table that the template uses; the other names in it may be vars."""
+        self._header = tuple(header)
+        self._used = tuple(sorted(self.uses & set(header)))
+        if self.template is not None and not self._used:
+            known = listed([f"`{cut(name, 30)}`" for name in header])
+            guess = next((near for name in sorted(self.uses) if (near := nearest(name, header))), "")
+            hint = f"Did you mean {{{{ {guess} }}}}? " if guess else ""
+            message = f"The prompt names no column of {self.name}: every row would make the same images."
+            here = self.place(line)
+            self.faults.add((*self.path, "prompt"), message, f"{hint}There is {known}.", also=[here])
+            raise Broken
+        return self._used
 
     def _read_txt(self) -> None:
-        for key in ("column", "id"):
-            if (self.column if key == "column" else self.id_column) is not None:
-                hint = "Take the key out, or use a .csv, .tsv or .jsonl file."
-                self.faults.add((*self.path, key), "A .txt file has no columns.", hint, key=True)
-        for number, line in enumerate(self._lines(), 1):
+        before = self.faults.errors
+        if self.template is not None:
+            self.faults.add((*self.path, self.key), "A .txt file has no columns.", "Use a .csv, .tsv or .jsonl file.")
+        asked = {"column": self.column, "id": self.id_column, "where": self.where or None}
+        for key in (key for key, value in asked.items() if value is not None):
+            hint = "Take the key out, or use a .csv, .tsv or .jsonl file."
+            self.faults.add((*self.path, key), "A .txt file has no columns.", hint, key=True)
+        if self.faults.errors > before and (self.template is not None or self.where):
+            raise Broken
+        for number, line in enumerate(self.lines(), 1):
             if not line.isspace():
                 self._take(line.removesuffix("\n"), None, number)
 
     def _read_tsv(self) -> None:
-        rows = ((number, line.removesuffix("\n").split("\t")) for number, line in enumerate(self._lines(), 1))
+        rows = ((number, line.removesuffix("\n").split("\t")) for number, line in enumerate(self.lines(), 1))
         self._read_table((number, cells) for number, cells in rows if cells != [""])
 
     def _read_csv(self) -> None:
         self._read_table(self._csv_rows())
 
     def _csv_rows(self) -> Iterator[tuple[int, list[str]]]:
-        reader = csv.reader(self._lines(), strict=True)
+        reader = csv.reader(self.lines(), strict=True)
         begin = 1
         try:
             for cells in reader:
@@ -223,8 +207,8 @@ class PromptFile:
                 begin = reader.line_num + 1
         except csv.Error as error:
             message = f"This row is not CSV: {error}."
-            self._fault(begin, 0, message, 'A cell with a comma, a quote or a line break stands in "…", quotes twice.')
-            raise _Broken from None
+            self.fault(begin, 0, message, 'A cell with a comma, a quote or a line break stands in "…", quotes twice.')
+            raise Broken from None
 
     def _read_table(self, rows: Iterable[tuple[int, list[str]]]) -> None:
         iterator = iter(rows)
@@ -232,94 +216,106 @@ class PromptFile:
         if first is None:
             return
         header = [name.strip() for name in first[1]]
-        at, id_at = self._columns(header, first[0])
+        at = self._columns(header, first[0])
         for number, cells in iterator:
             if len(cells) != len(header):
                 message = f"This row has {len(cells)} cells; the header has {len(header)}."
-                self._fault(number, 0, message, "Quote a cell that holds the separator, or complete the row.")
+                self.fault(number, 0, message, "Quote a cell that holds the separator, or complete the row.")
                 continue
-            self._take(cells[at], None if id_at is None else cells[id_at], number)
+            self._take_row([cells[i] for i in at], number)
 
-    def _columns(self, header: list[str], line: int) -> tuple[int, int | None]:
+    def _columns(self, header: list[str], line: int) -> list[int]:
+        """The numbers of the columns that are read."""
         doubled = [name for number, name in enumerate(header) if name in header[:number]]
         if doubled:
-            self._fault(line, 0, f"The column `{cut(doubled[0])}` is there twice.", "Rename one of the two.")
-            raise _Broken
-        at = self._column(self.column, header, "column")
-        id_at = self._column(self.id_column, header, "id") if self.id_column is not None else None
-        return at, id_at
+            self.fault(line, 0, f"The column `{cut(doubled[0])}` is there twice.", "Rename one of the two.")
+            raise Broken
+        at = [self._column(name, header, path) for name, path in self._wanted()]
+        return at + [header.index(name) for name in self._settle_columns(header, line)]
 
-    def _column(self, wanted: str | None, header: list[str], key: str) -> int:
+    def _column(self, name: str, header: list[str], path: NodePath) -> int:
         """The number of a column; without a wish `prompt`, or the only one."""
-        name = "prompt" if wanted is None else wanted
+        is_wish = path[-1] != self.key
         if name in header:
             return header.index(name)
         folded = [other.casefold() for other in header]
         if folded.count(name.casefold()) == 1:
             return folded.index(name.casefold())
-        if wanted is None and len(header) == 1 and not {";", "\t"} & set(header[0]):
+        if not is_wish and len(header) == 1 and not {";", "\t"} & set(header[0]):
             return 0
         guess = nearest(name, header)
-        hint = f"Did you mean `{guess}`? " if guess and wanted is not None else ""
+        hint = f"Did you mean `{guess}`? " if guess and is_wish else ""
         if len(header) == 1 and ";" in header[0]:
             hint = "It seems to be separated by semicolons: save it with commas. "
         elif len(header) == 1 and "\t" in header[0]:
             hint = "It seems to be separated by tabs: call it .tsv. "
-        where = (*self.path, key) if wanted is not None else (*self.path, "from")
-        ask = "" if wanted is not None else "Name the column of the prompts with `column`. "
+        ask = "" if is_wish else "Name the column of the prompts with `column`. "
         message = f"{self.name} has no column `{cut(name)}`."
-        self.faults.add(where, message, f"{hint}{ask}There is {listed([f'`{cut(h, 30)}`' for h in header])}.")
-        raise _Broken
+        self.faults.add(
+            path,
+            message,
+            f"{hint}{ask}There is {listed([f'`{cut(h, 30)}`' for h in header])}.",
+            key=path[-2:-1] == ("where",),
+        )
+        raise Broken
 
     def _read_jsonl(self) -> None:
-        for number, line in enumerate(self._lines(), 1):
+        for number, line in enumerate(self.lines(), 1):
             if line.isspace():
                 continue
             try:
-                value = json.loads(line, object_pairs_hook=_object)
+                value = jsonlines.parse(line)
             except (ValueError, RecursionError) as error:
                 column = getattr(error, "colno", 0)
                 said = getattr(error, "msg", None) or (str(error) if isinstance(error, ValueError) else "too deep")
-                self._fault(number, column, f"This line is not JSON: {said}.", "Each line is a text or an object.")
+                self.fault(number, column, f"This line is not JSON: {said}.", "Each line is a text or an object.")
                 continue
             self._take_json(value, number)
 
     def _take_json(self, value: Value, number: int) -> None:
-        if isinstance(value, str):
-            if self.id_column is not None:
-                hint = 'Write {"prompt": "…", "id": "…"}.'
-                self._fault(number, 0, f"This line is a text, without the key `{self.id_column}`.", hint)
+        if isinstance(value, str) and not isinstance(value, jsonlines.Number):
+            if self.id_column is not None or self.where or self.template is not None:
+                missing = next(iter(self.where), self.id_column)
+                lacks = f"the key `{missing}`" if missing is not None else "keys"
+                hint = 'Write {"prompt": "…", "id": "…"}.' if self.template is None else 'Write {"COLUMN": "…"}.'
+                self.fault(number, 0, f"This line is a text, without {lacks}.", hint)
                 return
-            self._take_text(value, None, number)
+            self._take_row([value], number)
         elif isinstance(value, dict):
             self._take_object(value, number)
         else:
-            self._fault(number, 0, "This line is neither a text nor an object.", 'Write "…" or {"prompt": "…"}.')
+            self.fault(number, 0, "This line is neither a text nor an object.", 'Write "…" or {"prompt": "…"}.')
 
-    def _take_object(self, value: Mapping[str, Value], number: int) -> None:
-        found: list[str | None] = []
-        for wanted in (self.column or "prompt", self.id_column):
-            if wanted is None:
-                found.append(None)
-                continue
-            key = wanted if wanted in value else nearest(wanted, value) if self.column is None else wanted
-            if key not in value or key.casefold() != wanted.casefold():
-                guess = nearest(wanted, value)
-                hint = f"Did you mean `{guess}`?" if guess else f"It has {listed(value) or 'no keys'}."
-                self._fault(number, 0, f"This object has no key `{cut(wanted)}`.", hint)
+    def _take_object(self, value: Mapping[str, Value], number: int, column: int = 0) -> None:
+        wanted = [(name, path[-1]) for name, path in self._wanted()]
+        if self._used is None:
+            self._settle_columns(list(value), number)
+        wanted += [(name, "prompt") for name in self._used or ()]
+        found: list[str] = []
+        for name, asked in wanted:
+            text = self._text_of(value, name, str(asked), number, column)
+            if text is None:
                 return
-            if not isinstance(value[key], str):
-                self._fault(number, 0, f"The key `{cut(key)}` holds no text.", "Write it in quotes.")
-                return
-            found.append(value[key])
-        self._take_text(str(found[0]), found[1], number)
+            found.append(text)
+        self._take_row(found, number, column)
 
-    def _take_text(self, text: str, name: str | None, number: int) -> None:
-        for part in (text, name or ""):
-            if any("\ud800" <= character <= "\udfff" for character in part):
-                self._fault(number, 0, "There is half a character (a lone surrogate) here.", "Take it out.")
-                return
-        self._take(text, name, number)
+    def _text_of(self, value: Mapping[str, Value], wanted: str, asked: str, number: int, column: int) -> str | None:
+        """A key's text; None where there is none, which is said. Without a wish the key's case is free."""
+        guess = nearest(wanted, value) if wanted not in value else wanted
+        key = guess if asked == self.key and guess.casefold() == wanted.casefold() else wanted
+        also = [(*self.path, "prompt")] if asked == "prompt" else []
+        if key not in value:
+            hint = f"Did you mean `{guess}`?" if guess else f"It has {listed(value) or 'no keys'}."
+            self.fault(number, column, f"This object has no key `{cut(wanted)}`.", hint, also)
+            return None
+        cell = value[key]
+        is_text = asked in {"column", "id", self.key}
+        if not is_text and (cell is None or isinstance(cell, bool)):
+            return "" if cell is None else str(cell).lower()
+        if not isinstance(cell, str) or (is_text and isinstance(cell, jsonlines.Number)):
+            self.fault(number, column, f"The key `{cut(key)}` holds no text.", "Write it in quotes.", also)
+            return None
+        return cell
 
     def _read_yaml(self) -> None:
         try:
@@ -329,31 +325,28 @@ class PromptFile:
         except ManifestInvalid as error:
             for problem in error.problems:
                 self.faults.add(self.path, problem.message, problem.hint, place=problem.place, also=problem.also)
-            raise _Broken from None
+            raise Broken from None
         except CommandError as error:
-            self.faults.add((*self.path, "from"), str(error))
-            raise _Broken from None
+            self.faults.add((*self.path, self.key), str(error))
+            raise Broken from None
         if not isinstance(found.value, list):
-            self._fault(1, 1, "The file must be a list of prompts.", "Begin each prompt with a dash.")
+            self.fault(1, 1, "The file must be a list of prompts.", "Begin each prompt with a dash.")
             return
-        faults = [] if self.column or self.id_column else schema.check(found.value, "entry_prompt")
+        faults = [] if self._has_columns else schema.check(found.value, "entry_prompt")
         for fault in faults:
             place = found.place(fault.path, key=fault.key)
-            self._fault(place.line, place.column, fault.message, fault.hint)
+            self.fault(place.line, place.column, fault.message, fault.hint)
         for number, entry in enumerate(schema.cleaned(found.value, faults)):
             self._take_entry(entry, number, found)
 
     def _take_entry(self, entry: Value, number: int, found: document.Document) -> None:
         place = found.place((number,))
         if isinstance(entry, dict):
-            if "from" in entry:
-                self._fault(
-                    place.line, place.column, "A prompt file cannot name another.", "Name both in the manifest."
-                )
+            if self._has_columns:
+                self._take_object(self._row(entry, number, found), place.line, place.column)
                 return
-            if self.column or self.id_column:
-                row = {key: found.written((number, key)) for key in entry}
-                self._take_object(row, place.line)
+            if "from" in entry or "rows" in entry:
+                self.fault(place.line, place.column, "A prompt file cannot name another.", "Name both in the manifest.")
                 return
             if "prompt" not in entry:
                 return
@@ -364,15 +357,19 @@ class PromptFile:
             settings = self.settings_of(entry, found, (number,), self.path)
             if settings and len(self._rows.texts) > size:
                 self._rows.settings[size] = settings
+        elif self.where or self.template is not None:
+            self.fault(place.line, place.column, "This entry has no columns.", "Write it as a mapping: {COLUMN: …}.")
         elif isinstance(entry, (str, int, float, bool)) or entry is None:
             self._take(found.written((number,)) or "", None, place.line, place.column)
         elif isinstance(entry, list):
-            self._fault(place.line, place.column, "A prompt cannot be a list.", "Write it as a text.")
+            self.fault(place.line, place.column, "A prompt cannot be a list.", "Write it as a text.")
 
-
-def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
-    """A JSON object whose keys differ. Raises ValueError."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key is given twice")
-    return value
+    def _row(self, entry: Mapping[str, Value], number: int, found: document.Document) -> dict[str, Value]:
+        """An entry as cells: as written, but null is an empty one (of a prompt and a name it is a word)."""
+        words = {self.column or "prompt", self.id_column} if self.template is None else {self.id_column}
+        return {
+            key: value
+            if isinstance(value, (dict, list)) or (value is None and key not in words)
+            else found.written((number, key))
+            for key, value in entry.items()
+        }

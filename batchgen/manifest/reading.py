@@ -9,8 +9,8 @@ from batchgen import encoding, templates
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.faults import FaultsElsewhere
 from batchgen.manifest.model import NodePath, Setting
-from batchgen.manifest.prompts import fault_of
 from batchgen.manifest.schema import FAULTY
+from batchgen.manifest.texts import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,13 +48,13 @@ class Reader:
             return None
         return text
 
-    def name(self, mapping: Mapping[str, Value], path: NodePath) -> str | None:
-        """An entry's own `id`, as written."""
-        if mapping.get("id") is None:
+    def name(self, mapping: Mapping[str, Value], path: NodePath, key: str = "id") -> str | None:
+        """An entry's own `id`, as written; of a block, its `name`."""
+        if mapping.get(key) is None:
             return None
-        text = self.written((*path, "id"))
+        text = self.written((*path, key))
         if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
-            self.faults.add((*path, "id"), "This cannot name anything.", "Write letters and digits.")
+            self.faults.add((*path, key), "This cannot name anything.", "Write letters and digits.")
             return None
         return text
 

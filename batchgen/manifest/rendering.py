@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from batchgen import templates
 from batchgen.errors import Place
 from batchgen.manifest.faults import cut, listed, nearest
-from batchgen.manifest.prompts import fault_of
+from batchgen.manifest.texts import fault_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchgen.manifest.faults import Faults
     from batchgen.manifest.model import Axis, Block, Inclusion, Manifest, NodePath, Prompts, Settings
@@ -57,6 +57,9 @@ class BlockTemplates:
     def run(self) -> None:
         """Check all of them."""
         for group in self.block.prompts:
+            if group.columns:
+                self._filled(group)
+                continue
             for number, text in enumerate(group.texts):
                 if "{{" in text or "{%" in text:
                     self._text(text, group, number)
@@ -73,7 +76,8 @@ class BlockTemplates:
         if not sets_negative:
             yield self.manifest.defaults
         for group in block.prompts:
-            yield group.settings
+            if not group.columns:  # a table's columns may stand in it
+                yield group.settings
             yield from group.row_settings.values()
         for axis in (*block.vars, *block.axes):
             for entry in axis.entries:
@@ -85,8 +89,58 @@ class BlockTemplates:
             place = Place(file=group.file, line=group.lines[number] if group.lines is not None else 0)
         self._check(text, group.path_of(number), place, may_be_empty=False)
 
+    def _filled(self, group: Prompts) -> None:
+        """A template that the rows of a table fill, and the negative prompt beside it."""
+        texts = [(group.texts[0], (*group.path, "prompt"), False)]
+        negative = group.settings.get("negative_prompt")
+        if negative is not None and negative.value and templates.is_template(negative.value):
+            texts.append((negative.value, negative.path, True))
+        for text, path, may_be_empty in texts:
+            try:
+                template = templates.read(text)
+            except templates.TemplateFault as fault:
+                self._say(path, None, str(fault), "")
+                continue
+            self._used |= template.names
+            if self._are_known(template.names, group, path):
+                self._fill(template, group, path, may_be_empty=may_be_empty)
+
+    def _are_known(self, names: frozenset[str], group: Prompts, path: NodePath) -> bool:
+        """Whether each name is a column or a var, and none both."""
+        known = self._vars()
+        header = Place(file=group.file or "", line=1)
+        for name in sorted(names & known.keys() & set(group.columns)):
+            message = f"`{name}` is a column of {group.file} and a var: which of them is meant?"
+            self._say(path, None, message, "Call the var otherwise.", [known[name].path, header])
+        missing = sorted(names - known.keys() - set(group.columns))
+        for name in missing:
+            words = [*group.header, *known]
+            guess = nearest(name, words)
+            hint = f"Did you mean {{{{ {guess} }}}}? " if guess else ""
+            there = listed(f"`{cut(word, 30)}`" for word in group.header)
+            self._say(
+                path, None, f"There is no column and no var `{name}`.", f"{hint}The columns are {there}.", [header]
+            )
+        return not missing and not names & known.keys() & set(group.columns)
+
+    def _fill(self, template: templates.Template, group: Prompts, path: NodePath, *, may_be_empty: bool) -> None:
+        known = self._vars()
+        axes = {id(known[name]): known[name] for name in sorted(template.names & known.keys())}
+        said = 0
+        for number in range(len(group.texts)):
+            line = group.lines[number] if group.lines is not None else 0
+            place = Place(file=group.file or "", line=line)
+            before = self._said.total()
+            self._render(template, list(axes.values()), path, place, may_be_empty, group.values_of(number))
+            said += self._said.total() > before
+            if said >= _MOST_OF_A_KIND:
+                return
+
+    def _vars(self) -> dict[str, Axis]:
+        return {name: axis for axis in self.block.vars for name in axis.vars}
+
     def _check(self, text: str, path: NodePath, place: Place | None, *, may_be_empty: bool) -> None:
-        known = {axis.name: axis for axis in self.block.vars}
+        known = self._vars()
         try:
             template = templates.read(text)
             if missing := sorted(template.names - known.keys()):
@@ -95,7 +149,8 @@ class BlockTemplates:
                     self._say(path, place, *_undefined(name, known))
                 return
             self._used |= template.names
-            self._render(template, [known[name] for name in sorted(template.names)], path, place, may_be_empty)
+            axes = {id(known[name]): known[name] for name in sorted(template.names)}
+            self._render(template, list(axes.values()), path, place, may_be_empty)
         except templates.TemplateFault as fault:
             self._say(path, place, str(fault), "")
 
@@ -106,16 +161,25 @@ class BlockTemplates:
         path: NodePath,
         place: Place | None,
         may_be_empty: bool,  # noqa: FBT001 - handed on
+        row: Mapping[str, str] | None = None,
     ) -> None:
         for entries in itertools.product(*(axis.entries for axis in axes)):
-            values = {axis.name: entry.text for axis, entry in zip(axes, entries, strict=True)}
-            rendered = template.render(values)
+            values = dict(row or {})
+            for entry in entries:
+                values.update(entry.values)
+            try:
+                rendered = template.render(values)
+            except templates.TemplateFault as error:
+                self._say(path, place, str(error), "", [] if row is None else [path])
+                return
             fault = fault_of(rendered, rendered=True)
             if fault is None or (may_be_empty and not rendered.strip()):
                 continue
-            shown = listed(f'{name} "{cut(value, 30)}"' for name, value in values.items())
+            used = ((name, value) for name, value in values.items() if name in template.names)
+            shown = listed(f'{name} "{cut(value, 30)}"' for name, value in used)
             with_values = f" with {shown}" if shown else ""
-            self._say(path, place, fault[0].rstrip(".") + with_values + ".", fault[1], [e.path for e in entries])
+            also = [*([] if row is None else [path]), *(entry.path for entry in entries)]
+            self._say(path, place, fault[0].rstrip(".") + with_values + ".", fault[1], also)
             return
 
     def _say(
@@ -124,7 +188,7 @@ class BlockTemplates:
         place: Place | None,
         message: str,
         hint: str,
-        also: Sequence[NodePath] = (),
+        also: Sequence[NodePath | Place] = (),
     ) -> None:
         self._said[message] += 1
         if self._said[message] <= _MOST_OF_A_KIND:
@@ -133,10 +197,12 @@ class BlockTemplates:
     def _unused(self) -> None:
         fields = self.manifest.output_path.fields
         for axis in self.block.vars:
-            if axis.name not in self._used and axis.name not in fields:
-                message = f"No prompt uses the var `{axis.name}`: each of its values makes the same images."
-                hint = f"Write {{{{ {axis.name} }}}} into a prompt, or take the var out."
-                self.faults.add(axis.path, message, hint, key=True, warning=True)
+            for name in axis.vars:
+                if name not in self._used and name not in fields:
+                    message = f"No prompt uses the var `{name}`: each of its values makes the same images."
+                    hint = f"Write {{{{ {name} }}}} into a prompt, or take the var out."
+                    at = axis.path if not axis.is_zip else (*axis.entries[0].path, "vars", name)
+                    self.faults.add(at, message, hint, key=True, warning=True)
 
 
 def _undefined(name: str, known: Iterable[str]) -> tuple[str, str]:

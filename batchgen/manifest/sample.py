@@ -1,0 +1,42 @@
+"""The choice of a sample: the jobs that rank lowest, each ranked by itself.
+
+A job's rank is a hash of the seed and of its id (of its first repeat), so the choice is the same on every
+machine and in every order, a larger count keeps all of a smaller one, and a job that is added to the block
+displaces at most one. Nothing but the `count` lowest ranks is held while they are looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MOST_LOOKED_THROUGH = 10_000_000  # combinations; about a minute
+
+
+def rank(job_id: str, seed: int) -> int:
+    """Where a job stands among those that a sample chooses from. Never change it: users would pay again."""
+    return int.from_bytes(hashlib.sha256(f"batchgen sample 1\0{seed}\0{job_id}".encode()).digest()[:16], "big")
+
+
+def bound(ids: Iterable[str], count: int, seed: int) -> int | None:
+    """The rank up to which jobs are in; None when all are. Jobs that are equal count once."""
+    lowest: list[int] = []  # a heap of negated ranks: the highest of them first
+    held: set[int] = set()
+    left_out = False
+    for job_id in ids:
+        place = rank(job_id, seed)
+        if place in held:
+            continue
+        if len(lowest) < count:
+            heapq.heappush(lowest, -place)
+            held.add(place)
+            continue
+        left_out = True
+        if place < -lowest[0]:
+            held.add(place)
+            held.discard(-heapq.heapreplace(lowest, -place))
+    return -lowest[0] if left_out else None

@@ -1,0 +1,68 @@
+"""`where`: which rows of a file are taken, and which of its values no row has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen.manifest import wildcards
+from batchgen.manifest.faults import cut, listed, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchgen.manifest.model import Match
+
+_MOST_REMEMBERED = 2000  # values of a column, whose answer is kept
+_MOST_LISTED = 8
+
+
+class Where:
+    """Every column's matches; a row is in when of each column one matches."""
+
+    def __init__(self, columns: Mapping[str, tuple[Match, ...]]) -> None:
+        self.rows_seen = 0
+        self._columns = list(columns.items())
+        self._known: list[dict[str, bool]] = [{} for _ in self._columns]
+        self._met: set[tuple[int, int]] = set()
+
+    def takes(self, values: Sequence[str]) -> bool:
+        """Whether a row is in, from its cells in the order of the columns."""
+        self.rows_seen += 1
+        taken = True
+        for number, value in enumerate(values):
+            known = self._known[number]
+            answer = known.get(value)
+            if answer is None:
+                answer = self._look(number, value)
+                if len(known) < _MOST_REMEMBERED:
+                    known[value] = answer
+            taken &= answer
+        return taken
+
+    def _look(self, number: int, value: str) -> bool:
+        found = False
+        for which, match in enumerate(self._columns[number][1]):
+            if value == "" if match.value is None else wildcards.matches(match.text, value):
+                self._met.add((number, which))
+                found = True
+        return found
+
+    def unmet(self, file: str) -> list[tuple[str, int | None, str, str]]:
+        """Each value that no row has: its column, its number in a list, what to say and what to do."""
+        found = []
+        for number, (column, matches) in enumerate(self._columns):
+            values = list(self._known[number])
+            for which, match in enumerate(matches):
+                if (number, which) not in self._met:
+                    text = "an empty cell" if match.value is None else f'"{cut(match.text)}"'
+                    message = f"No row of {file} has {text} in the column `{cut(column)}`."
+                    guess = nearest(match.text, values)
+                    hint = (
+                        f'Did you mean "{guess}"?' if guess else f"It has {listed(map(_shown, values), _MOST_LISTED)}."
+                    )
+                    found.append((column, match.number, message, hint))
+        return found
+
+
+def _shown(value: str) -> str:
+    return f'"{cut(value, 30)}"'
