@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batchgen.jobs import Job
     from batchgen.ledger.questions import Standing
-    from batchgen.manifest.model import Manifest
+    from batchgen.manifest.model import LeftOut, Manifest
 
 
 SOMETHING_TO_DO = 5
@@ -74,6 +74,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "taken_up_again": _group(plan.again),
         "ended": {status.value: _group(group) for status, group in plan.ended.items()},
         "retired_images": plan.retired_images,
+        "left_out": [_left_out(found) for found in manifest.left_out],
         "price_unit": manifest.account.prices.unit,
         "seconds": plan.seconds,
     }
@@ -84,11 +85,17 @@ def _group(group: Group) -> dict[str, Any]:
     return {"jobs": group.jobs, "images": group.images, "cost": cost, "reasons": dict(group.reasons)}
 
 
+def _left_out(found: LeftOut) -> dict[str, Any]:
+    places = [{"file": p.file, "line": p.line, "column": p.column} for p in found.places]
+    return {"reason": found.reason, "jobs": found.jobs, "example": dict(found.example), "places": places}
+
+
 def _job(job: Job, row: Standing) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "status": row.status.value,
         "prompt_id": job.prompt_id,
+        **({"block": job.labels["block"]} if "block" in job.labels else {}),
         "prompt": job.prompt,
         **job.parameters.canonical(),
         **({"repeat": job.repeat} if job.repeat else {}),
@@ -109,6 +116,7 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         lines += _section(status.value, f"{_line(group)}; {_ADVICE[status.value]}", group)
     if plan.retired_images:
         lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
+    lines += _skipped(manifest)
     if plan.anything_to_do:
         slots = _number(manifest.account.concurrency, "slot")
         lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
@@ -121,6 +129,20 @@ def _section(title: str, text: str, group: Group) -> list[str]:
     shown = group.reasons.most_common(_REASONS_SHOWN)
     lines += [f"    - {reason}: {_number(jobs, 'job')}" for reason, jobs in shown]
     if more := len(group.reasons) - len(shown):
+        lines.append(f"    - and {_number(more, 'other reason')}")
+    return lines
+
+
+def _skipped(manifest: Manifest) -> list[str]:
+    """What `on_illegal: skip` leaves out, and by which rules."""
+    if not manifest.left_out:
+        return []
+    jobs = sum(found.jobs for found in manifest.left_out)
+    lines = [f"  {'left out':<18}{_number(jobs, 'job')} that cannot be made (on_illegal: skip)"]
+    for found in manifest.left_out[:_REASONS_SHOWN]:
+        where = f" [{found.places[0]}]" if found.places else ""
+        lines.append(f"    - {found.reason.rstrip('.')}: {_number(found.jobs, 'job')}{where}")
+    if (more := len(manifest.left_out) - _REASONS_SHOWN) > 0:
         lines.append(f"    - and {_number(more, 'other reason')}")
     return lines
 
