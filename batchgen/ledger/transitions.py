@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from batchgen.jobs import ImageLink
 
 
+_LIVE_OF = "SELECT 1 FROM attempt WHERE job_id = ? AND outcome = ''"
+
+
 class IllegalTransition(AssertionError):
     """An event that cannot follow what the ledger holds: a defect of batchgen, never of its input."""
 
@@ -152,6 +155,8 @@ def _ended(event: Ended, db: sqlite3.Connection) -> None:
     )
     if event.outcome is not None:
         _close(db, event, event.outcome)
+    elif db.execute(f"{_LIVE_OF} AND number = ?", (event.job_id, event.attempt)).fetchone():
+        raise IllegalTransition(f"the job ends, its attempt does not: {event!r}")
 
 
 @apply.register
@@ -196,10 +201,15 @@ def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: 
 
 
 def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> None:
-    db.execute(
-        "UPDATE attempt SET outcome = ?, code = ?, message = ?, head = ?, ended_at = ? WHERE job_id = ? AND number = ?",
+    """End the attempt. What was charged stays paid: it may be lost, never unpaid; and nothing ends as live."""
+    if outcome is Outcome.LIVE:
+        raise IllegalTransition(f"an attempt cannot end as live: {event!r}")
+    changed = db.execute(
+        "UPDATE attempt SET outcome = ?1, code = ?2, message = ?3, head = ?4, ended_at = ?5"
+        " WHERE job_id = ?6 AND number = ?7 AND (cost IS NULL OR ?1 NOT IN ('failed', 'refused'))",
         (outcome, event.code, event.message, event.head, event.at, event.job_id, event.attempt),
     )
+    _exactly_one(changed, event)
 
 
 def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageLink, ...]) -> None:
