@@ -153,7 +153,7 @@ class Life:
             self._stop(error)  # the intent stays open: the next run asks again
         else:
             if task is not None:
-                return await self._adopt(work, task)
+                return await self._adopt(work, task, found=True)
             if work.moved:
                 self._leave(
                     work, "a task was sent to another base_url than the account has now, which does not know it"
@@ -171,14 +171,15 @@ class Life:
         except Undecided:
             task = None
         if task is not None:
-            return await self._adopt(work, task)
+            return await self._adopt(work, task, found=True)
         await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
         return None
 
-    async def _adopt(self, work: Work, task: Task) -> Work:
+    async def _adopt(self, work: Work, task: Task, *, found: bool = False) -> Work:
         self._gate.served()
         at = self._context.now_ms()
-        await self._context.record(Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at))
+        accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
+        await self._context.record(accepted)
         return work.accepted(task.id, at)
 
     # --- made: the task has succeeded ---------------------------------------------------------------------

@@ -45,6 +45,7 @@ class Accepted:
     attempt: int
     task_id: str
     at: int
+    found: bool = False  # by asking, for the create's own answer was never seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ CREATE TABLE attempt (
     accepted_at INTEGER,
     ended_at INTEGER,
     task_id TEXT,
+    found INTEGER NOT NULL DEFAULT 0,       -- 1: the create's own answer was never seen, the task was found by asking
     images INTEGER NOT NULL,                -- asked for
     reserved INTEGER,                       -- the price when it was sent; NULL: not known
     cost INTEGER,                           -- the charge; NULL: not settled

@@ -73,8 +73,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
 def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
     _move(db, event, Status.SUBMITTED, "'intent', 'unknown'")
     db.execute(
-        "UPDATE attempt SET task_id = ?, accepted_at = ?, outcome = '' WHERE job_id = ? AND number = ?",
-        (event.task_id, event.at, event.job_id, event.attempt),
+        "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '' WHERE job_id = ? AND number = ?",
+        (event.task_id, event.at, event.found, event.job_id, event.attempt),
     )
 
 
