@@ -69,7 +69,7 @@ class Axes:
                 (names_axes if together.vars else axes).append(together)
         written = block.get("name")
         name = None if written is None else self.reader.name(block, path, "name")
-        self._check_labels(names_axes, axes, name)
+        self._check_labels(names_axes, axes)
         return Block(
             prompts=prompts,
             vars=tuple(names_axes),
@@ -79,14 +79,12 @@ class Axes:
             sample=_sample(block.get("sample")),
         )
 
-    def _check_labels(self, names: list[Axis], axes: list[Axis], block_name: str | None) -> None:
-        """A var called like what else names things in paths."""
-        zipped_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
+    def _check_labels(self, names: list[Axis], axes: list[Axis]) -> None:
+        """A var called like what names the entries of `zip` in paths."""
+        with_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
         for axis in names:
-            if axis.is_zip:
-                continue
-            if (axis.name == "block" and block_name is not None) or (axis.name == "zip" and zipped_ids):
-                message = f"A var cannot be called `{axis.name}` here: {{{axis.name}}} has a meaning of its own."
+            if axis.name == "zip" and not axis.is_zip and with_ids:
+                message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
                 self.reader.faults.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
@@ -122,6 +120,9 @@ class Axes:
         settings = self.reader.settings(entry, path)
         if "from" in entry or "rows" in entry:
             return self._prompt_file(entry, path, settings)
+        written = self.reader.raw(path)
+        if "from" in written or "rows" in written:
+            return None  # the schema refused it
         self._refuse_key(entry, "column", path, "`column` goes with `from`, which names a prompt file.")
         self._refuse_key(entry, "where", path, "`where` goes with `from` or `rows`, which name a file.")
         if "prompt" not in entry:
@@ -162,6 +163,12 @@ class Axes:
         if text is not None and not templates.is_template(text):
             message = "This prompt names no column: every row of the table would make the same images."
             self.reader.faults.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or take `rows` out.")
+            return None
+        try:
+            if text is not None:
+                templates.read(text)
+        except templates.TemplateFault as fault:
+            self.reader.faults.add((*path, "prompt"), str(fault))
             return None
         return text
 

@@ -37,6 +37,13 @@ class Reader:
         """A scalar's text as written."""
         return self.document.written(path) or ""
 
+    def raw(self, path: NodePath) -> Value:
+        """What stands at a path, also where the schema refuses it."""
+        value = self.document.value
+        for step in path:
+            value = value[step]
+        return value
+
     def prompt(self, value: Value, path: NodePath) -> str | None:
         """A prompt's text, or None where it is faulty, which is then said."""
         text = self.written(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batchgen import catalog
+from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.faults import cut, listed, meant, nearest
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ _KNOWN_ELSEWHERE = {
     "timeout": "task_timeout",
     "retries": "max_attempts",
 }
+_OF_BLOCK = frozenset({"prompt", "vars", "zip", "sample", *PARAMETER_NAMES})
+_OF_PROMPT = frozenset({"from", "column", "rows", "where"})
 _OWN = frozenset({"external_task_id", "callback_url"})
 
 
@@ -128,10 +131,21 @@ def _unknown(key: str, known: list[str], path: NodePath, root: Value) -> tuple[s
         return f"`{key}` is batchgen's own to set.", "Leave it out."
     if key == "prompt" and "id" in known:
         return "`prompt` cannot be set by an entry of another axis.", "Put it into the axis `prompt`."
+    if home := _home(folded, known):
+        return f"There is no key `{cut(key)}` here.", home
     elsewhere = _KNOWN_ELSEWHERE.get(folded, "")
     guess = nearest(key, known) or (elsewhere if elsewhere in known else "")
     hint = f"Did you mean `{guess}`?" if guess else f"Known here are {listed(known, 30)}."
     return f"There is no key `{cut(key)}` here.", hint
+
+
+def _home(key: str, known: list[str]) -> str:
+    """Where a key belongs that stands a level too high."""
+    if "matrix" in known and key in _OF_BLOCK:
+        return f"`{key}` belongs into `matrix`."
+    if "zip" in known and key in _OF_PROMPT:
+        return f"`{key}` belongs into an entry of `prompt`: prompt: {{{key}: …}}."
+    return ""
 
 
 def _variable(key: str, path: NodePath, root: Value) -> str:

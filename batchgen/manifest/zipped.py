@@ -21,7 +21,7 @@ def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, 
     """The axis that a block's `zip` makes; what also is an axis of its own is said, and the zip left without it."""
     good = [(entry, (*path, number)) for number, entry in enumerate(values) if isinstance(entry, dict)]
     if good:
-        raw = [(_raw(at, reader), at) for _, at in good]  # what was refused counts as set: it is said already
+        raw = [(reader.raw(at), at) for _, at in good]  # what was refused counts as set: it is said already
         _check_keys(raw, reader)
         _check_clashes(raw[0][0], block, path, raw[0][1], reader)
     entries = [_entry(entry, at, _axes_beside(block), reader) for entry, at in good]
@@ -35,14 +35,6 @@ def _entry(entry: Mapping[str, Value], path: NodePath, taken: frozenset[str], re
     values = {name: reader.written((*path, "vars", name)) for name in own if name not in taken}
     shown = [*(str(setting.value) for setting in settings.values()), *values.values()]
     return Entry(text=", ".join(shown), id=reader.name(entry, path), settings=settings, path=path, values=values)
-
-
-def _raw(path: NodePath, reader: Reader) -> Mapping[str, Value]:
-    value = reader.document.value
-    for step in path:
-        value = value[step]
-    found: Mapping[str, Value] = value
-    return found
 
 
 def _vars(entry: Mapping[str, Value]) -> Mapping[str, Value]:
