@@ -61,6 +61,7 @@ class Prices:
 
     unit: str = ""
     as_of: str = ""
+    deducted: bool = False  # whether the gateway's own `final_unit_deduction` is in this unit
     by_model: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)  # `default` serves every model
 
     def of_image(self, model: str, resolution: str) -> Decimal | None:
@@ -70,6 +71,11 @@ class Prices:
             if price is not None:
                 return price
         return None
+
+    def charge(self, parameters: Parameters, deduction: Decimal | None) -> Decimal | None:
+        """What a task has cost: the gateway's own figure where it is in our unit or there is no price."""
+        price = self.of_task(parameters)
+        return deduction if deduction is not None and (self.deducted or price is None) else price
 
     def of_task(self, parameters: Parameters) -> Decimal | None:
         """The price of a whole task, or None where it is not known."""
@@ -164,6 +170,8 @@ def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | No
     for key, value in (over or {}).items():
         if key in {"limits", "prices"}:
             merged[key] = {**merged.get(key, {}), **value}
+            if key == "prices" and "unit" in value:  # another unit than the built-in prices' has nothing of them
+                merged[key] = dict(value)
         else:
             merged[key] = value
     limits = merged.pop("limits", {})
@@ -204,8 +212,13 @@ def _prices(raw: Mapping[str, Any]) -> Prices:
     resolutions = ("1k", "2k")
     by_model: dict[str, dict[str, Decimal]] = {}
     for name, price in raw.items():
-        if name in {"unit", "as_of"}:
+        if name in {"unit", "as_of", "deducted"}:
             continue
         table = price if isinstance(price, dict) else dict.fromkeys(resolutions, price)
         by_model[name] = {resolution: Decimal(str(value)) for resolution, value in table.items()}
-    return Prices(unit=str(raw.get("unit", "")), as_of=str(raw.get("as_of", "")), by_model=by_model)
+    return Prices(
+        unit=str(raw.get("unit", "")),
+        as_of=str(raw.get("as_of", "")),
+        deducted=raw.get("deducted", False),
+        by_model=by_model,
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -195,4 +196,6 @@ def _reason(error: Any) -> str:  # noqa: ANN401 - of two unrelated trees
         return "its name is not found"
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"its certificate is not valid ({inner.verify_message})"
-    return getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+    if isinstance(inner, OSError) and inner.errno and inner.errno > 0:
+        return os.strerror(inner.errno)
+    return str(inner) or type(inner).__name__

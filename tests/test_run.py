@@ -48,6 +48,7 @@ def test_an_edited_manifest_makes_only_what_is_new_and_retires_what_is_not_wante
     assert {row["prompt"] for row in rows} == {"another prompt", *(f"prompt number {i}" for i in (1, 2, 3))}
     assert accepted_by(gateway) == 5
     assert len(list((output / "retired").rglob("*.png"))) == 1
+    assert batchgen("verify", path, cwd=tmp_path).returncode == 0
     path.write_text(text, encoding="utf-8")
     back = batchgen("run", path, cwd=tmp_path)
     assert back.returncode == 0

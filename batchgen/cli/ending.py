@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchgen.jobs import ENDED_SHORT, Status
+from batchgen.jobs import ENDED_SHORT, LIVE, Status
 from batchgen.money import plain
 from batchgen.outputs.views import FAILURES, INDEX
 
@@ -29,6 +29,7 @@ class Ending:
     unfinished: tuple[str, ...]
     unfinished_jobs: int
     cost: int
+    retired: int
     reason: BatchgenError | None
 
     @property
@@ -60,6 +61,7 @@ class Ending:
             "begun": self.begun,
             "unfinished": list(self.unfinished),
             "cost": plain(self.cost),
+            "retired": self.retired,
             "reason": None if self.reason is None else str(self.reason),
         }
 
@@ -77,9 +79,17 @@ class Ending:
             lines.append(f"Jobs without all their images: {kinds}. {self.root / FAILURES} says why.")
         if self.unfinished_jobs:
             lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
+        if live := sum(self.jobs.get(status, 0) for status in LIVE):
+            lines.append(f"Begun and to be collected by the next run: {_jobs(live)}.")
         if pending := self.jobs.get(Status.PENDING):
-            lines.append(f"Not begun yet: {pending} jobs.")
+            lines.append(f"Not begun yet: {_jobs(pending)}.")
+        if self.retired:
+            lines.append(f"No longer asked for, and moved to {self.root / 'retired'}: {self.retired} files.")
         return "\n".join(lines)
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
 
 
 def _sentence(text: str) -> str:
@@ -97,5 +107,6 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         unfinished=tuple(result.tally.left),
         unfinished_jobs=result.tally.unfinished,
         cost=result.cost,
+        retired=result.retired,
         reason=result.reason,
     )

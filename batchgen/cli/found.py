@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen import document
+from batchgen.catalog import builtin
 from batchgen.cli import options as common
 from batchgen.errors import CommandError
 
@@ -20,9 +21,18 @@ def found_output(options: Namespace) -> Path:
     Raises CommandError where it has none.
     """
     if options.output is not None:
-        return common.output_folder(options, "")
+        return _folder(common.output_folder(options, ""))
     read = document.read(options.manifest)
     name = read.value.get("name") if isinstance(read.value, dict) else None
     if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
         raise CommandError(f"{options.manifest} has no usable `name`; check it with: batchgen validate")
-    return common.output_folder(options, name)
+    accounts = {*builtin().accounts, *(read.value.get("providers") or {})}
+    if options.provider is not None and options.provider not in accounts:
+        raise CommandError(f"There is no account {options.provider!r}. There are: {', '.join(sorted(accounts))}.")
+    return _folder(common.output_folder(options, name))
+
+
+def _folder(root: Path) -> Path:
+    if root.exists() and not root.is_dir():
+        raise CommandError(f"{root} is a file, not an output folder. Choose another --output.")
+    return root

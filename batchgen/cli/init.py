@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ def execute(options: Namespace) -> int:
         raise CommandError(f"{path} is there already; give another name: batchgen init OTHER.yaml") from error
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
-    print(f"{path} is written. Look at it, then: batchgen run {path}")
+    print(f"{path} is written. Look at it, then: batchgen run {shlex.quote(str(path))}")
     return 0
 
 

@@ -30,7 +30,8 @@ COMMANDS = {
 _EPILOG = """\
 exit codes: 0 everything asked for is there; 1 some jobs failed, were rejected or are unknown; 2 the manifest or
 the command is wrong, nothing was sent or written; 3 stopped before the end (account, budget, deadline, disk), run
-again to go on; 4 another run of the same output is going; 130, 143 interrupted, terminated.
+again to go on; 4 another run of the same output is going; 5 plan --exit-code: there is something to do;
+130, 143 interrupted, terminated.
 """
 
 
@@ -55,6 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever read our output has left: that is their right, and nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # A file or folder of the user's that cannot be read or written; what a run meets on its way it says itself.
+        what = f"{error.filename}: " if error.filename else ""
+        print(f"batchgen: {what}{error.strerror or error}. Mend it, then try again.", file=sys.stderr)
+        return 3 if options.command == "run" else 2
     except Exception as error:
         if os.environ.get("BATCHGEN_TRACEBACK"):
             raise

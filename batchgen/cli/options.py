@@ -19,7 +19,7 @@ def add_manifest(parser: ArgumentParser) -> None:
     """The manifest, where its output is, and which account serves it."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="the output folder (default: outputs/NAME under this folder)"
+        "--output", metavar="DIR", type=folder, help="the output folder (default: outputs/NAME under this folder)"
     )
     parser.add_argument(
         "--provider",
@@ -57,6 +57,13 @@ def output_folder(options: Namespace, name: str) -> Path:
         return Path(options.output)
     suffix = "-sandbox" if options.provider == "sandbox" else ""
     return Path("outputs") / f"{name}{suffix}"
+
+
+def folder(text: str) -> Path:
+    """A folder's name."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("name a folder")
+    return Path(text)
 
 
 def count(text: str) -> int:

@@ -11,8 +11,9 @@ from batchgen.cli import problems
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
+from batchgen.outputs.views import INDEX
 from batchgen.plan.selection import Selection
-from batchgen.plan.survey import Group, Plan, standings, survey
+from batchgen.plan.survey import Group, Plan, check_any, standings, survey
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -43,7 +44,9 @@ def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
     manifest = load_manifest(options.manifest, provider=options.provider)
     selection = Selection.parse(options.only, manifest.var_names)
+    check_any(manifest, selection)
     root = common.output_folder(options, manifest.name)
+    Ledger.check_not_lost(root / FILE_NAME, root / INDEX)
     state = root / FILE_NAME
     ledger = Ledger.preview(state if state.exists() else None)
     plan = survey(manifest, ledger, root, selection, options.limit)

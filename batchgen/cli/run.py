@@ -23,8 +23,9 @@ from batchgen.manifest.model import OnUnknown
 from batchgen.matrix import expand
 from batchgen.money import micros
 from batchgen.outputs.tree import Tree
+from batchgen.outputs.views import INDEX
 from batchgen.plan.selection import Selection
-from batchgen.plan.survey import standings, unpriced
+from batchgen.plan.survey import check_any, standings, unpriced
 from batchgen.progress import Counters, Progress
 from batchgen.providers import registry
 
@@ -69,19 +70,21 @@ def execute(options: Namespace) -> int:
     selection = Selection.parse(options.only, manifest.var_names)
     registry.check(manifest.account)
     _check_prices(options, manifest)
+    check_any(manifest, selection)
     counters = Counters(unit=manifest.account.prices.unit)
     progress = Progress(counters, quiet=options.quiet, log_format=options.log_format)
     for warning in manifest.warnings:
-        progress.say(str(warning), level="warning")
+        progress.say(str(replace(warning, warning=False)), level="warning")
     tree = Tree(common.output_folder(options, manifest.name))
+    Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
     tree.prepare()
     with lock.held(tree.root):
-        around = Surroundings(counters=counters, observer=progress, gateway=_gateway(tree.root))
+        around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=_gateway(tree.root))
         result = perform(_order(options, manifest, selection), tree, around)
         ledger = Ledger.read(tree.root / FILE_NAME)
         ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
         ledger.close()
-    _tell(options, ending)
+    _tell(options, ending, progress)
     return ending.exit_code
 
 
@@ -182,10 +185,14 @@ def _gateway(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Acco
     return open_gateway
 
 
-def _tell(options: Namespace, ending: Ending) -> None:
+def _tell(options: Namespace, ending: Ending, progress: Progress) -> None:
     if options.json:
         print(json.dumps(ending.as_data(), ensure_ascii=False, indent=2))
     elif not options.quiet:
         print(ending.as_text())
-    if ending.reason is not None:
+    if ending.reason is None:
+        return
+    if options.log_format == "json" and not options.quiet:
+        progress.say(str(ending.reason), level="error", exit_code=ending.exit_code)
+    else:
         print(f"batchgen: {ending.reason}", file=sys.stderr)

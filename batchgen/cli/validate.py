@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli import problems
-from batchgen.errors import ManifestInvalid
+from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
+from batchgen.ledger.store import Ledger
+from batchgen.manifest.load import load_manifest
+from batchgen.matrix import expand
+from batchgen.plan.selection import Selection
+from batchgen.plan.survey import check_any
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.errors import Problem
+    from batchgen.manifest.model import Manifest
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -27,23 +32,33 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """0 when every manifest is right, else 2."""
-    from batchgen.manifest.load import load_manifest  # noqa: PLC0415 - heavy
-    from batchgen.matrix import expand  # noqa: PLC0415 - heavy
-
     found: list[Problem] = []
     for path in options.manifests:
         try:
             manifest = load_manifest(path, provider=options.provider)
+            check_any(manifest, Selection())
         except ManifestInvalid as error:
             found += error.problems
             continue
+        except CommandError as error:  # of the file as a whole; the others are looked at all the same
+            found.append(Problem(place=Place(file=str(path)), path="", message=str(error)))
+            continue
         found += manifest.warnings
         if not options.quiet and not options.json:
-            jobs = sum(1 for _ in expand(manifest))
-            print(f"{path}: right; {jobs} {'job' if jobs == 1 else 'jobs'}.")
+            print(f"{path}: right; {_jobs(manifest)}.")
     wrong = any(not problem.warning for problem in found)
     if found and not options.json:
         print(problems.as_text(found, sys.stderr), file=sys.stderr)
     if options.json:
         print(json.dumps({"valid": not wrong, "problems": problems.as_data(found)}, ensure_ascii=False, indent=2))
     return ManifestInvalid.exit_code if wrong else 0
+
+
+def _jobs(manifest: Manifest) -> str:
+    """How many jobs it asks for; equal ones are made once."""
+    ledger = Ledger.preview(None)
+    written = ledger.preview_want(expand(manifest))
+    jobs = sum(ledger.counts().values())
+    ledger.close()
+    equal = f" ({written} written, equal ones are made once)" if written > jobs else ""
+    return f"{jobs} {'job' if jobs == 1 else 'jobs'}{equal}"

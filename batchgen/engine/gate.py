@@ -49,10 +49,9 @@ class Gate:
             self._opens = max(self._opens, now + retry_after)
         if now - self._since < self._give_up_after:
             return None
-        minutes = self._give_up_after / 60
-        return RunStopped(
-            f"No success for {minutes:.3g} minutes (run.give_up_after); the last refusal: {error} Run again to go on."
-        )
+        patience = self._give_up_after
+        time = f"{patience / 60:.3g} minutes" if patience >= 60 else f"{patience:.3g} s"
+        return RunStopped(f"No success for {time} (run.give_up_after); the last refusal: {error} Run again to go on.")
 
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now."""

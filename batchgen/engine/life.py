@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from batchgen.engine.work import Work
     from batchgen.providers.base import Provider, Task
 
+_NOTE = 120  # characters of a refusal that the progress shows
 GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may only be late
 
 
@@ -177,6 +178,7 @@ class Life:
 
     async def _adopt(self, work: Work, task: Task, *, found: bool = False) -> Work:
         self._gate.served()
+        self._context.counters.note = ""
         at = self._context.now_ms()
         accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
         await self._context.record(accepted)
@@ -210,11 +212,10 @@ class Life:
 
     async def _record_made(self, work: Work, task: Task) -> None:
         price = self._price(work)
-        charge = micros(task.cost)
+        charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
         links = task.links[: work.units]
-        cost = price if charge is None else charge
         await self._context.record(
-            Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=cost, at=self._context.now_ms())
+            Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         )
         self._context.budget.settle(price, charge)
         self._context.counters.cost = self._context.budget.cost_of_run
@@ -312,6 +313,7 @@ class Life:
     def _note_trouble(self, error: Throttled | NotSent) -> None:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         self._context.counters.refusals += 1
+        self._context.counters.note = str(error)[:_NOTE]
         if (reason := self._gate.refused(error, retry_after=retry_after)) is not None:
             self._lane_stop.request(reason, grace=self._context.rules.grace)
 

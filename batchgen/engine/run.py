@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability
@@ -68,6 +68,7 @@ class Result:
     tally: Tally
     reason: BatchgenError | None
     cost: int = 0
+    retired: int = 0  # files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Surroundings:
 
     counters: Counters
     observer: AbstractAsyncContextManager[object]
+    say: Callable[[str], None]
     gateway: Callable[[Account], AbstractAsyncContextManager[Account]]
 
 
@@ -83,38 +85,40 @@ Begun = tuple[Work, Status]
 
 
 def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
-    """Do it all; the caller holds the output's lock.
+    """Do it all; the caller has prepared the output folder and holds its lock.
 
     Raises RunStopped where the disk refuses before or after the jobs; what stops the jobs is in the result.
     """
-    tree.prepare()
     ledger = Ledger.open(tree.root / FILE_NAME)
     try:
-        _settle(order, ledger, tree)
+        retired = _settle(order, ledger, tree)
         _reopen(order, ledger)
         result = Result(tally=Tally(), reason=None)
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
             result = asyncio.run(_make(order, tree, ledger, begun, around))
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
-            settle.retire(ledger, tree)
+            retired += settle.retire(ledger, tree)
         write_views(ledger, tree)
         tree.tidy()
     finally:
         ledger.close()
-    return result
+    return replace(result, retired=retired)
 
 
-def _settle(order: Order, ledger: Ledger, tree: Tree) -> None:
+def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:
+    """Put files and ledger right before anything is sent; how many files the manifest no longer asks for."""
+    retired = 0
     settle.finish_moves(ledger, tree)
     settle.note_missing(ledger, tree)
     if not ledger.is_settled_for(order.digest):
         ledger.want(order.jobs())
-        settle.retire(ledger, tree)
+        retired = settle.retire(ledger, tree)
         settle.rename(ledger, tree, order.template)
         ledger.settle_for(order.digest)
     elif ledger.views_stamp() is None:
-        settle.retire(ledger, tree)  # a run that did not come to its end
+        retired = settle.retire(ledger, tree)  # what a run left that did not come to its end
+    return retired
 
 
 def _reopen(order: Order, ledger: Ledger) -> None:
@@ -144,6 +148,8 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
     counters = around.counters
     counters.images_done = ledger.images_in_index()
     counters.jobs_wanted, images = order.to_come(ledger)
+    held = [attempt for attempt in attempts if attempt.status is Status.UNKNOWN]
+    images += sum(attempt.job.parameters.n for attempt in held)
     counters.images_wanted = counters.images_done + images
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
@@ -165,7 +171,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
         await stack.enter_async_context(around.observer)
         taken_up = {attempt.job.id for attempt in attempts}
         fresh = (work for work in order.source(reader) if work is None or work.job.id not in taken_up)
-        with _signals(context.stop, order.rules.grace):
+        with _signals(context.stop, order.rules.grace, around):
             await _run_lanes(order, context, lanes, fresh)
     return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
 
@@ -221,7 +227,7 @@ async def _deadline(order: Order, stop: Stop) -> None:
 
 
 @contextmanager
-def _signals(stop: Stop, grace: float) -> Iterator[None]:
+def _signals(stop: Stop, grace: float, around: Surroundings) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops sending and gives what is in flight its grace; the second ends at once."""
     loop = asyncio.get_running_loop()
 
@@ -231,6 +237,10 @@ def _signals(stop: Stop, grace: float) -> Iterator[None]:
             os._exit(code)  # the ledger is whole at every moment
         name = "Interrupted" if number is signal.SIGINT else "Terminated"
         stop.request(Interrupted(f"{name}. Run again to go on.", code), grace=grace)
+        around.say(
+            f"{name}: nothing more is sent; what is in flight has {grace:g} s to come home."
+            " Once more leaves at once; nothing is lost either way."
+        )
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:

@@ -46,6 +46,21 @@ def held(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def holder(folder: Path) -> str | None:
+    """Who is running this output just now, in a few words, or None."""
+    try:
+        descriptor = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _words(folder / FILE_NAME)
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
@@ -65,9 +80,12 @@ def _sign(descriptor: int) -> None:
 
 def _owner(path: Path, folder: Path) -> str:
     advice = "Wait for it, or give this run another folder with --output."
+    return f"Another run of {folder} is going ({_words(path)}). {advice}"
+
+
+def _words(path: Path) -> str:
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
-        who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        who = "another process"
-    return f"Another run of {folder} is going ({who}). {advice}"
+        return "another process"

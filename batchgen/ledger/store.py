@@ -49,6 +49,15 @@ class Ledger(Questions):
             _prepare(db, path)
         return cls(db)
 
+    @staticmethod
+    def check_not_lost(path: Path, index: Path) -> None:
+        """Raise CommandError where there is an index of images but not the ledger that knows what was paid for."""
+        if index.exists() and not (path.exists() and path.stat().st_size):
+            raise CommandError(
+                f"{index} is here, but the ledger {path} is missing or empty, and it alone knows what was paid for."
+                f" Put it back; or, to pay for everything anew, move {index.parent} away or choose another --output."
+            )
+
     @classmethod
     def read(cls, path: Path) -> Ledger:
         """Open for questions only, also while a run is writing."""
@@ -120,13 +129,19 @@ class Ledger(Questions):
             self.db.execute("DELETE FROM main.meta WHERE key = ?", (_WANTED_DIGEST,))
             self.db.execute("DELETE FROM main.meta WHERE key = ?", (_VIEWS_STAMP,))
 
-    def preview_want(self, jobs: Iterable[Job]) -> None:
-        """`want` into the scratch database of a preview: the ledger's own file is not touched."""
+    def preview_want(self, jobs: Iterable[Job]) -> int:
+        """`want` into the scratch database of a preview: the ledger's own file is not touched.
+
+        Returns how many jobs there were, equal ones counted each.
+        """
+        written = 0
         self.db.execute("BEGIN")
         self.db.execute("DELETE FROM main.wanted")
         for batch in _batches(enumerate(jobs)):
             self._insert_wanted(batch)
+            written += len(batch)
         self.db.execute("COMMIT")
+        return written
 
     def settle_for(self, digest: str) -> None:
         """Note that the list and the files are those of the manifest with this digest."""
@@ -218,6 +233,17 @@ def _check(db: sqlite3.Connection, path: Path, schema: str) -> None:
             f"{path} was written by a later batchgen (ledger version {version}, this one reads up to {VERSION})."
             " Update batchgen; nothing was changed."
         )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Ledger]:
+    """The ledger for questions only, closed afterwards; what is wrong with the file is said as CommandError."""
+    with _explained(path):
+        ledger = Ledger.read(path)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -111,4 +112,9 @@ def provider(
     account = found[name]
     # a rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would
     rehearsed = account.is_local_sandbox and own is not None and wanted is not None
-    return name, account, found[own] if rehearsed and own is not None else account
+    if not rehearsed or own is None:
+        return name, account, account
+    rules = found[own]
+    if rules.prices.by_model:  # so that a budget in money is rehearsed too
+        account = replace(account, prices=rules.prices)
+    return name, account, rules

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.outputs.tree import sha256_of
+from batchgen.outputs.views import INDEX, index_is_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from batchgen.outputs.tree import Tree
 
 _TOPS = ("images", "watermarked")
+_DROPPINGS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of file browsers
 
 
 class Fault(StrEnum):
@@ -44,8 +46,10 @@ def findings(ledger: Ledger, tree: Tree) -> Iterator[Finding]:
             yield Finding(path=image.path, fault=Fault.MISSING)
         elif path.stat().st_size != image.bytes or sha256_of(path) != image.sha256:
             yield Finding(path=image.path, fault=Fault.CHANGED)
+    if not index_is_current(ledger, tree.root):
+        yield Finding(path=INDEX, fault=Fault.CHANGED if (tree.root / INDEX).exists() else Fault.MISSING)
     for name in _files(tree):
-        if name not in known:
+        if name not in known and name.rpartition("/")[2] not in _DROPPINGS:
             yield Finding(path=name, fault=Fault.FOREIGN)
 
 

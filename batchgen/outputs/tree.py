@@ -14,6 +14,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import RunStopped
@@ -21,9 +22,9 @@ from batchgen.outputs.images import ImageInfo, inspect_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 SCRATCH = ".scratch"
+_TOPS = ("images", "retired", "watermarked")
 _CHUNK = 1024 * 1024
 
 
@@ -46,15 +47,23 @@ class Tree:
         self._made: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the folder. Raises RunStopped with a sentence where the disk does not let us."""
+        """Make the folder, and try what will be needed before anything is paid for.
+
+        Raises RunStopped with a sentence where the disk does not let us.
+        """
         try:
             make_lasting(self.root)
             self.scratch.mkdir(exist_ok=True)
-            probe = self.scratch / ".probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            for folder in (self.scratch, *(self.root / top for top in _TOPS)):
+                if folder.exists():
+                    probe = folder / ".probe"
+                    probe.write_bytes(b"")
+                    probe.unlink()
         except OSError as error:
-            raise disk_refused(error, self.root) from error
+            raise disk_refused(error, error.filename or self.root) from error
+        for name in ("index.csv", "failures.csv"):
+            if (self.root / name).is_dir():
+                raise RunStopped(f"{self.root / name} is a folder, and a file is to be written there. Move it away.")
 
     def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
         """Where an image (job id, attempt, index, marked) stands until it is moved into place."""
@@ -84,7 +93,7 @@ class Tree:
 
     def tidy(self) -> None:
         """Remove the scratch folder and folders that have become empty."""
-        for top in ("images", "retired", "watermarked"):
+        for top in _TOPS:
             for folder, _, _ in os.walk(self.root / top, topdown=False):
                 _remove_if_empty(folder)
         _remove_if_empty(self.scratch)

@@ -7,9 +7,11 @@ guarding a spreadsheet against formulas is `export`'s.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from batchgen.money import plain
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.questions import FailureRow, IndexRow
+    from batchgen.ledger.questions import FailureRow, IndexRow, Questions
     from batchgen.ledger.store import Ledger
     from batchgen.outputs.tree import Tree
 
@@ -49,8 +51,28 @@ def write_views(ledger: Ledger, tree: Tree) -> None:
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
-        _write(tree, FAILURES, FAILURE_COLUMNS, _chain(first, failures))
+        _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
     ledger.stamp_views(_stamp(tree.root) or "")
+
+
+def index_is_current(ledger: Questions, root: Path) -> bool:
+    """Whether index.csv holds, to the byte, what the ledger knows."""
+    try:
+        with (root / INDEX).open("rb") as file:
+            for line in _lines(INDEX_COLUMNS, map(_index_cells, ledger.index_rows())):
+                if file.read(len(line)) != line:
+                    return False
+            return not file.read(1)
+    except OSError:
+        return False
+
+
+def _lines(columns: tuple[str, ...], rows: Iterable[list[object]]) -> Iterator[bytes]:
+    header: list[object] = list(columns)
+    for row in chain([header], rows):
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        yield text.getvalue().encode()
 
 
 def _write(tree: Tree, name: str, columns: tuple[str, ...], rows: Iterable[list[object]]) -> None:
@@ -151,8 +173,3 @@ def _stamp(root: Path) -> str | None:
         else:
             parts.append(f"{status.st_size}:{status.st_mtime_ns}")
     return None if parts[0] == "-" else " ".join(parts)
-
-
-def _chain(first: list[object], rest: Iterator[list[object]]) -> Iterator[list[object]]:
-    yield first
-    yield from rest

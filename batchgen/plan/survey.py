@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
 from batchgen.matrix import expand
 from batchgen.money import micros
@@ -28,6 +29,22 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
+
+
+def check_any(manifest: Manifest, selection: Selection) -> None:
+    """Raise CommandError where no job is meant at all: a slip in `exclude`, `on_illegal: skip` or `--only`."""
+    any_job = False
+    for job in expand(manifest):
+        any_job = True
+        if selection.takes(job):
+            return
+    if any_job:
+        wishes = " ".join(f"--only {key}={value}" for key, values in selection.wishes.items() for value in values)
+        raise CommandError(f"No job of {manifest.path} is meant by {wishes}; see them with: batchgen plan --detailed")
+    raise CommandError(
+        f"{manifest.path} asks for nothing: `exclude` or `on_illegal: skip` leaves no job of its matrix."
+        " Nothing was sent and nothing was changed."
+    )
 
 
 def standings(manifest: Manifest, ledger: Questions) -> Iterator[tuple[Job, Standing]]:
@@ -90,7 +107,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     for job, standing in standings(manifest, ledger):
         if selection.takes(job):
             _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, is_lost=job.id in lost)
-    plan.retired_images = sum(1 for _ in ledger.images_to_retire())
+    plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
 
