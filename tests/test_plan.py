@@ -65,6 +65,13 @@ def test_what_is_no_longer_wanted_is_counted(made):
     assert planned(made)["retired_images"] == 1
 
 
+def test_a_budget_that_will_stop_the_run_is_said_before(made):
+    edit(made, "matrix:", "budget: {max_images: 4}\nmatrix:")
+    edit(made, "    - prompt number 2\n", "    - prompt number 2\n    - one more\n    - and another\n")
+    assert planned(made)["within_budget"] == 1
+    assert "stops the run after 1 job" in batchgen("plan", made, cwd=made.parent).stdout
+
+
 def test_jobs_are_listed_only_when_details_are_asked_for(made):
     assert "listed" not in planned(made)
     listed = planned(made, "--detailed")["listed"]

@@ -80,6 +80,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "left_out": [_left_out(found) for found in manifest.left_out],
         "price_unit": manifest.account.prices.unit,
         "seconds": plan.seconds,
+        "within_budget": plan.within_budget,
     }
 
 
@@ -120,6 +121,8 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if plan.retired_images:
         lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
     lines += _skipped(manifest)
+    if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
+        lines.append(f"  {'budget':<18}stops the run after {_number(plan.within_budget, 'job')}")
     if plan.anything_to_do:
         slots = _number(manifest.account.concurrency, "slot")
         lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")

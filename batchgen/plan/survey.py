@@ -5,6 +5,7 @@ Streams: a million jobs pass through here without being held.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
@@ -91,6 +92,7 @@ class Plan:
     ended: dict[Status, Group] = field(default_factory=dict)
     retired_images: int = 0
     seconds: float | None = None  # at the account's limits; None where too little is known
+    within_budget: int | None = None  # jobs that the manifest's budget lets begin; None: all of them
 
     @property
     def anything_to_do(self) -> bool:
@@ -104,12 +106,33 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     ledger.preview_want(expand(manifest))
     reasons = Reasons(ledger)
     lost = _jobs_with_lost_files(ledger, root)
+    funds = _Funds(manifest, ledger)
     for job, standing in standings(manifest, ledger):
         if selection.takes(job):
+            if standing.status is Status.PENDING and plan.within_budget is None and not funds.take(job):
+                plan.within_budget = plan.make.jobs
             _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, is_lost=job.id in lost)
     plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
+
+
+class _Funds:
+    """What the budget still lets begin: what is spent, in flight or unknown counts (see engine.budget)."""
+
+    def __init__(self, manifest: Manifest, ledger: Questions) -> None:
+        spent = ledger.spent()
+        bounds = manifest.budget
+        cost = micros(bounds.max_cost)
+        self._prices = manifest.account.prices
+        self._images = math.inf if bounds.max_images is None else bounds.max_images - spent.images
+        self._cost = math.inf if cost is None else cost - spent.cost
+
+    def take(self, job: Job) -> bool:
+        """Take a job's price and images, if they are there."""
+        self._images -= job.parameters.n
+        self._cost -= micros(self._prices.of_task(job.parameters)) or 0
+        return self._images >= 0 and self._cost >= 0
 
 
 def _count(
