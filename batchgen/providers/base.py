@@ -5,6 +5,7 @@ A provider asks once and raises what the answer means (see `errors`); it never r
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from batchgen.catalog import Ability
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from decimal import Decimal
 
     from batchgen.catalog import Account
@@ -63,9 +64,16 @@ class Secrets:
         """The answer without our keys: some gateways echo them in their errors, and answers are kept and shown."""
         body = answer.body
         for secret in (*self.values.values(), token):
-            if secret and secret.encode() in body:
-                body = body.replace(secret.encode(), b"***")
+            for spelling in _spellings(secret):
+                if spelling in body:
+                    body = body.replace(spelling, b"***")
         return answer if body is answer.body else replace(answer, body=body)
+
+
+def _spellings(secret: str) -> Iterator[bytes]:
+    """The secret as it is and as JSON writes it, in which some encoders escape the slash too."""
+    escaped = json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield from (text.encode() for text in {secret, escaped, escaped.replace("/", "\\/")} if text)
 
 
 class Provider(ABC):

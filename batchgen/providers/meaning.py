@@ -8,7 +8,6 @@ and the two gateways' pages, read 2026-11.
 from __future__ import annotations
 
 import json
-import math
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +54,8 @@ _BY_CODE = {
 }
 _THROTTLED = {"1302": TooFast, "1303": TooManyRunning}
 _LONGEST_MESSAGE = 300
+_LATEST_MS = 2**53  # what a time can be; a larger number is none
+_LARGEST_CHARGE = 10**9  # for one task, in the account's unit; a larger number is none, and could not be added up
 
 
 def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN401 - the gateway's own shape
@@ -129,7 +130,7 @@ def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own
         links=_links(data),
         cost=_cost(data.get("final_unit_deduction")),
         message=str(data.get("task_status_msg") or ""),
-        created_ms=int(created) if isinstance(created, int | float) and math.isfinite(created) else None,
+        created_ms=int(created) if isinstance(created, int | float) and 0 <= created < _LATEST_MS else None,
         head=head,
     )
 
@@ -153,14 +154,25 @@ def _cost(value: object) -> Decimal | None:
         cost = Decimal(str(value))
     except InvalidOperation:
         return None
-    return cost if cost.is_finite() and cost >= 0 else None
+    return cost if cost.is_finite() and 0 <= cost < _LARGEST_CHARGE else None
 
 
 def _json(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
     try:
-        return json.loads(answer.body)
+        return _whole_characters(json.loads(answer.body))
     except (ValueError, RecursionError):
         return None
+
+
+def _whole_characters(value: Any) -> Any:  # noqa: ANN401 - whatever came
+    """The same with `?` for each half of a surrogate pair: JSON allows it, but no file or ledger can hold it."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_whole_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+    return value
 
 
 def _code(body: object) -> str:
