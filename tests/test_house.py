@@ -32,6 +32,7 @@ ROOMS = {
     "progress": "errors jobs money",
     "outputs": "errors jobs money paths ledger",
     "engine": "errors jobs money catalog paths ledger door providers progress outputs",
+    "audit": "errors jobs ledger providers engine",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import every room

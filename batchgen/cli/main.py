@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "make it; started again, it goes on",
     "status": "how a run stands, also while one is going",
     "verify": "check every file against the index",
+    "audit": "what was paid for against what is there",
     "sandbox": "the local gateway, as a server of its own",
     "models": "the catalogue of models and accounts",
     "schema": "print a JSON Schema",

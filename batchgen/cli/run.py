@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli.ending import Ending, ending_of
+from batchgen.cli.gateway import gateway_in
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
 from batchgen.engine.run import Order, Surroundings, perform
@@ -31,15 +31,11 @@ from batchgen.providers import registry
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from batchgen.catalog import Account
     from batchgen.ledger.questions import Questions
     from batchgen.manifest.model import Manifest
 
-SANDBOX_STATE = ".sandbox.jsonl"
 _BREATH = 1000  # jobs that are looked at in one go
 _RETRIED = frozenset({Status.FAILED, Status.GONE, Status.PARTIAL})
 
@@ -79,7 +75,7 @@ def execute(options: Namespace) -> int:
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
     tree.prepare()
     with lock.held(tree.root):
-        around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=_gateway(tree.root))
+        around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
         result = perform(_order(options, manifest, selection), tree, around)
         ledger = Ledger.read(tree.root / FILE_NAME)
         ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
@@ -165,24 +161,6 @@ def _check_prices(options: Namespace, manifest: Manifest) -> None:
             f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
             " with budget.max_images."
         )
-
-
-def _gateway(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Account]]:
-    """The way to an account's gateway; the sandbox is started here, and remembers its tasks in the output."""
-
-    @asynccontextmanager
-    async def open_gateway(account: Account) -> AsyncIterator[Account]:
-        if not account.is_local_sandbox:
-            yield account
-            return
-        from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
-        from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
-
-        settings = Settings(profile="sandbox", concurrency=account.concurrency, state=root / SANDBOX_STATE)
-        async with Sandbox(settings) as sandbox:
-            yield replace(account, base_url=sandbox.base_url)
-
-    return open_gateway
 
 
 def _tell(options: Namespace, ending: Ending, progress: Progress) -> None:

@@ -1,0 +1,233 @@
+"""`batchgen audit`: what was paid for against what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchgen.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books
+from batchgen.cli import options as common
+from batchgen.cli.gateway import gateway_in
+from batchgen.errors import BatchgenError, CommandError
+from batchgen.ledger import lock
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.manifest.load import load_manifest
+from batchgen.matrix import expand
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from pathlib import Path
+
+    from batchgen.catalog import Account
+    from batchgen.jobs import Job
+    from batchgen.ledger.payments import Payment
+    from batchgen.manifest.model import Manifest
+
+_SHOWN = 20  # lines of a kind, in text
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the command's options."""
+    common.add_manifest(parser)
+    parser.add_argument("--offline", action="store_true", help="ask no gateway: what the ledger knows")
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take tasks into the ledger that the gateway has and no ledger knows, where the manifest asks for their"
+        " job; the next run fetches them, unpaid",
+    )
+    common.add_json(parser)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Both sides."""
+
+    root: Path
+    books: Books
+    answers: list[Answered]
+    strays: list[Stray]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
+    of_other_outputs: int  # tasks of jobs that neither knows
+    adoptable: list[Stray]
+    adopted: bool
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether all that was paid for is here, once, and nothing is in doubt."""
+        held = self.books
+        left = len(self.strays) - (len(self.adoptable) if self.adopted else 0)
+        return not (held.unknown or held.undelivered or held.twice or left)
+
+    @property
+    def sentence(self) -> str:
+        """The end of the matter."""
+        held = self.books
+        return f"{held.paid} images paid for, {held.delivered} delivered, {held.twice} twice."
+
+
+def execute(options: Namespace) -> int:
+    """0 when all that was paid for is here, once; 1 when something is missing, in doubt or paid twice."""
+    manifest = load_manifest(options.manifest, provider=options.provider)
+    root = common.output_folder(options, manifest.name)
+    state = root / FILE_NAME
+    if not state.exists():
+        raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {options.manifest}")
+    if options.adopt and options.offline:
+        raise CommandError("--adopt asks the gateway and --offline forbids it: leave one of them out.")
+    with ExitStack() as stack:
+        if options.adopt:
+            stack.enter_context(lock.held(root))
+        ledger = Ledger.open(state) if options.adopt else Ledger.read(state)
+        stack.callback(ledger.close if options.adopt else ledger.db.close)
+        report = _report(options, manifest, root, ledger)
+    print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))
+    return 0 if report.is_in_order else 1
+
+
+def _report(options: Namespace, manifest: Manifest, root: Path, ledger: Ledger) -> Report:
+    held = books(ledger, root)
+    names = {manifest.account.name, *held.oldest}
+    answers = [] if options.offline else asyncio.run(_ask(manifest, root, held, sorted(names)))
+    strays = [stray for answer in answers for stray in answer.strays]
+    jobs = _wanted(manifest, {stray.job_id for stray in strays})
+    here = [stray for stray in strays if stray.job_id in jobs or stray.job_id in held.latest]
+    chosen = adoptable(strays, jobs, held)
+    if options.adopt:
+        now = int(time.time() * 1000)
+        for stray in chosen:
+            ledger.record(adoption(stray, jobs[stray.job_id], held, now))
+    return Report(
+        root=root,
+        books=held,
+        answers=answers,
+        strays=here,
+        of_other_outputs=len(strays) - len(here),
+        adoptable=chosen,
+        adopted=options.adopt,
+    )
+
+
+def _wanted(manifest: Manifest, ids: set[str]) -> dict[str, Job]:
+    return {job.id: job for job in expand(manifest) if job.id in ids} if ids else {}
+
+
+async def _ask(manifest: Manifest, root: Path, held: Books, names: list[str]) -> list[Answered]:
+    return [await _ask_account(manifest, root, held, name) for name in names]
+
+
+async def _ask_account(manifest: Manifest, root: Path, held: Books, name: str) -> Answered:
+    from batchgen.door import open_door  # noqa: PLC0415 - --offline needs no network
+    from batchgen.providers.registry import provider_for  # noqa: PLC0415
+
+    account: Account | None = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
+    if account is None:
+        return Answered(account=name, base_url="", why_not="the manifest no longer names it in `providers`")
+    try:
+        async with gateway_in(root)(account) as reached, open_door(8) as door:
+            return await Inquiry(provider_for(reached, door), held).ask()
+    except BatchgenError as error:
+        return Answered(account=name, base_url=account.base_url, why_not=str(error))
+
+
+# --- saying it ----------------------------------------------------------------------------------------------
+
+
+def _as_data(report: Report) -> dict[str, Any]:
+    held = report.books
+    return {
+        "output": str(report.root),
+        "in_order": report.is_in_order,
+        "images": {
+            "paid": held.paid,
+            "delivered": held.delivered,
+            "twice": held.twice,
+            "in_flight": held.in_flight,
+        },
+        "adopted_tasks": held.adopted_tasks,
+        "unknown": [_payment(payment) for payment in held.unknown],
+        "paid_but_not_delivered": [_payment(payment) for payment in held.undelivered],
+        "gateways": [
+            {
+                "account": answer.account,
+                "asked": answer.how or None,
+                "why_not": answer.why_not or None,
+                "tasks": answer.tasks,
+                "of_others": answer.strangers,
+            }
+            for answer in report.answers
+        ],
+        "not_in_the_ledger": [_stray(stray, report) for stray in report.strays],
+        "of_other_outputs": report.of_other_outputs,
+        "sentence": report.sentence,
+    }
+
+
+def _payment(payment: Payment) -> dict[str, Any]:
+    return {
+        "job_id": payment.job_id,
+        "attempt": payment.number,
+        "external_id": payment.external_id,
+        "task_id": payment.task_id or None,
+        "account": payment.account,
+        "status": payment.job_status.value,
+        "images": payment.images,
+        "delivered": payment.delivered,
+    }
+
+
+def _stray(stray: Stray, report: Report) -> dict[str, Any]:
+    can = stray in report.adoptable
+    return {
+        "external_id": stray.external_id,
+        "task_id": stray.task.id,
+        "account": stray.account,
+        "state": stray.task.state.value,
+        "images": len(stray.task.links),
+        "adoptable": can,
+        "adopted": can and report.adopted,
+    }
+
+
+def _as_text(report: Report) -> str:
+    held = report.books
+    lines = [str(report.root), f"  {held.adopted_tasks} tasks were found by asking, and adopted"]
+    if held.in_flight:
+        lines.append(f"  {held.in_flight} images are in flight: run again to bring them")
+    lines += _listed("unknown: sent, and nobody can say whether it was taken", [_line(p) for p in held.unknown])
+    lines += _listed("paid for, but not all delivered", [_line(p) for p in held.undelivered])
+    for answer in report.answers:
+        if answer.why_not:
+            lines.append(f"  The gateway of {answer.account!r} could not be asked: {answer.why_not}")
+        else:
+            told = f"told of {answer.tasks} tasks ({answer.how}), {answer.strangers} of them not of batchgen"
+            lines.append(f"  The gateway of {answer.account!r} {told}.")
+    lines += _listed("at the gateway, and not in this ledger as paid", [_found(s, report) for s in report.strays])
+    if report.of_other_outputs:
+        lines.append(f"  {report.of_other_outputs} tasks there are of batchgen, but of no job of this output.")
+    if report.adoptable and not report.adopted:
+        lines.append("  Adopt what can be adopted with --adopt; the next run fetches it, unpaid.")
+    if report.adoptable and report.adopted:
+        lines.append(f"  {len(report.adoptable)} tasks adopted; run again to fetch their images, unpaid.")
+    return "\n".join([*lines, report.sentence])
+
+
+def _listed(what: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    more = [f"    and {len(lines) - _SHOWN} more (--json lists all)"] if len(lines) > _SHOWN else []
+    return [f"  {len(lines)} {what}:", *(f"    {line}" for line in lines[:_SHOWN]), *more]
+
+
+def _line(payment: Payment) -> str:
+    return f"{payment.external_id}: {payment.delivered} of {payment.images} images, {payment.job_status.value}"
+
+
+def _found(stray: Stray, report: Report) -> str:
+    can = (
+        "can be adopted" if stray in report.adoptable else "its job has another task: it was paid twice, or is in doubt"
+    )
+    return f"{stray.external_id}: task {stray.task.id}, {stray.task.state.value}, {can}"
