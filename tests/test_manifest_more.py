@@ -358,8 +358,7 @@ PLAIN = "matrix:\n  prompt: [a, b]\n  aspect_ratio: [16:9, 1:1]\n"
         "defaults: {resolution: 1k, n: 1, model: kling-v1}\n# why\nmatrix: {prompt: [a, b], aspect_ratio: [~, 1:1]}\n",
         "providers: {second: {use: kling}}\nrun: {max_attempts: 9}\nbudget: {max_images: 9}\n" + PLAIN,
         "matrix: {prompt: [a, b], zip: [{aspect_ratio: 16:9, n: 1}, {aspect_ratio: 1:1, n: ~}]}\n",
-        "matrix: {name: named, prompt: '{{ v }}', vars: {v: [a, {v: b, id: bee}]},\n"
-        "  aspect_ratio: [16:9, {aspect_ratio: 1:1, id: square}]}\n",
+        "matrix: {name: one, prompt: '{{ v }}', vars: {v: [a, {v: b, id: i}]}, aspect_ratio: [~, 1:1]}\n",
         "matrix: {prompt: [a, b], aspect_ratio: [16:9, 1:1], sample: {count: 4}}\n",
         'matrix: {prompt: {prompt: "{{ t }}", rows: t.csv, id: i}, aspect_ratio: [16:9, 1:1]}\n',
         "matrix: {prompt: {from: t.csv, column: t, where: {i: ['1', '2']}}, aspect_ratio: [1:1, 16:9]}\n",

@@ -155,7 +155,7 @@ def test_every_example_keeps_to_the_part_it_explains():
     assert tried > 40
 
 
-def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_right(editor, tmp_path):
+def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_right(editor):
     folder = ROOT / "schemas"
     text = (folder / "README.md").read_text(encoding="utf-8")
     for file in folder.glob("*.json"):

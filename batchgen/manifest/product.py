@@ -20,7 +20,7 @@ from batchgen.manifest.model import OnIllegal, build
 from batchgen.manifest.sample import rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from batchgen.document import Value
     from batchgen.manifest.model import (
@@ -42,7 +42,10 @@ _WORDS = re.compile(r"[a-z0-9]+")
 @lru_cache(maxsize=4096)
 def slug(prompt: str) -> str:
     """A name from a prompt's first 40 characters: lower-case ASCII words joined by `-`."""
-    text = unicodedata.normalize("NFKD", prompt[:_SLUG_CHARACTERS]).encode("ascii", "ignore").decode().lower()
+    text = prompt[:_SLUG_CHARACTERS]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    text = text.lower()
     return "-".join(_WORDS.findall(text)) or "prompt"
 
 
@@ -184,10 +187,27 @@ def settings_key(settings: Settings) -> tuple[tuple[str, object], ...]:
 
 def outers(block: Block) -> Iterator[Outer]:
     """Every prompt with every combination of vars."""
+    bare = block.name is None and all(e.id is None and not e.settings for axis in block.vars for e in axis.entries)
     for group in block.prompts:
         for number in range(len(group.texts)):
-            for entries in itertools.product(*(axis.entries for axis in block.vars)):
-                yield outer_of(block, group, number, entries)
+            combined = itertools.product(*(axis.entries for axis in block.vars))
+            if bare and not group.columns:
+                yield from _bare_outers(group, number, combined)
+            else:
+                for entries in combined:
+                    yield outer_of(block, group, number, entries)
+
+
+def _bare_outers(group: Prompts, number: int, combined: Iterable[tuple[Entry, ...]]) -> Iterator[Outer]:
+    """As `outer_of`, for vars that are texts and nothing else: most are, and may be a million."""
+    text, settings, name = group.texts[number], group.settings_of(number), group.id_of(number)
+    template = templates.read(text) if templates.is_template(text) else None
+    for entries in combined:
+        values: dict[str, str] = {}
+        for entry in entries:
+            values |= entry.values
+        prompt = text if template is None else template.render(values)
+        yield Outer(text, prompt, slug(prompt) if name is None else name, settings, values, values)
 
 
 def outer_of(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> Outer:

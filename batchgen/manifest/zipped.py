@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
@@ -25,8 +26,10 @@ def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, 
         _check_keys(raw, reader)
         _check_clashes(raw[0][0], block, path, raw[0][1], reader)
     entries = [_entry(entry, at, _axes_beside(block), reader) for entry, at in good]
-    names = tuple(dict.fromkeys(name for entry in entries for name in entry.values))
-    return Axis(name="zip", entries=tuple(entries), path=path, vars=names, is_zip=True)
+    known = {name: value for entry in reversed(entries) for name, value in entry.values.items()}
+    if any(len(entry.values) < len(known) for entry in entries):  # said; so that prompts can be looked at all the same
+        entries = [replace(entry, values={**known, **entry.values}) for entry in entries]
+    return Axis(name="zip", entries=tuple(entries), path=path, vars=tuple(known), is_zip=True)
 
 
 def _entry(entry: Mapping[str, Value], path: NodePath, taken: frozenset[str], reader: Reader) -> Entry:
