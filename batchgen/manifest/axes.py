@@ -92,7 +92,8 @@ class Axes:
             if self.default_prompt is not None:
                 yield Prompts(texts=[self.default_prompt[0]], path=self.default_prompt[1])
             elif not self.reader.faults.errors:
-                message = "This block of the matrix has no prompt."
+                named = f'The block "{cut(str(block["name"]), 30)}"' if "name" in block else "This block of the matrix"
+                message = f"{named} has no prompt."
                 self.reader.faults.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
             return
         run: list[str] = []
