@@ -17,6 +17,7 @@ from batchgen.engine.work import Work
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
 from batchgen.ledger import lock
+from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
@@ -74,6 +75,12 @@ def execute(options: Namespace) -> int:
     tree = Tree(common.output_folder(options, manifest.name))
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
     tree.prepare()
+    if kind := shared_kind(tree.root):
+        progress.say(
+            f"{tree.root} is on a network file system ({kind}): the ledger is kept in a slower, safer way. Start runs"
+            " of this output on one machine only: locks between machines cannot be trusted there.",
+            level="warning",
+        )
     with lock.held(tree.root):
         around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
         result = perform(_order(options, manifest, selection), tree, around)

@@ -1,8 +1,8 @@
 """`state.sqlite3` for writing: one connection, changed by events alone while a run is going.
 
-The file keeps WAL and `synchronous=FULL` while it is written, so that what is acknowledged survives a
-power cut, and is folded into a single file at rest; a version, so that a later batchgen can read an
-earlier file and an earlier one refuses a later file.
+The file keeps WAL (on a network file system: a rollback journal) and `synchronous=FULL` while it is written,
+so that what is acknowledged survives a power cut, and is folded into a single file at rest; a version, so that
+a later batchgen can read an earlier file and an earlier one refuses a later file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError, RunStopped
 from batchgen.jobs import ID_VERSION
+from batchgen.ledger.migrations import migrate
+from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.questions import Questions
 from batchgen.ledger.transitions import apply
 
@@ -64,6 +66,7 @@ class Ledger(Questions):
         with _explained(path):
             db = _connect(path, "ro")
             _check(db, path, "main")
+            _check_is_new(db, path, "main")
         return cls(db)
 
     @classmethod
@@ -80,6 +83,7 @@ class Ledger(Questions):
         with _explained(path):
             db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
             _check(db, path, "state")
+            _check_is_new(db, path, "state")
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
             db.execute(wanted)
             db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
@@ -211,13 +215,11 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         now = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-        db.executescript(f"BEGIN; {_schema()} {now} COMMIT;")
-        db.executemany(
-            "INSERT INTO meta (key, value) VALUES (?, ?)",
-            [("id_version", ID_VERSION), ("lineage", str(uuid.uuid4()))],
-        )
+        first = f"INSERT INTO meta (key, value) VALUES ('id_version', '{ID_VERSION}'), ('lineage', '{uuid.uuid4()}');"  # noqa: S608
+        db.executescript(f"BEGIN; {_schema()} {now} {first} COMMIT;")
     _check(db, path, "main")
-    db.execute("PRAGMA journal_mode = WAL")
+    migrate(db, VERSION)
+    db.execute(f"PRAGMA journal_mode = {'DELETE' if shared_kind(path.parent) else 'WAL'}")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA wal_autocheckpoint = 10000")
     db.execute("PRAGMA cache_size = -65536")
@@ -232,6 +234,16 @@ def _check(db: sqlite3.Connection, path: Path, schema: str) -> None:
         raise CommandError(
             f"{path} was written by a later batchgen (ledger version {version}, this one reads up to {VERSION})."
             " Update batchgen; nothing was changed."
+        )
+
+
+def _check_is_new(db: sqlite3.Connection, path: Path, schema: str) -> None:
+    """Who only reads cannot bring an earlier ledger up to this version."""
+    (version,) = db.execute(f"PRAGMA {schema}.user_version").fetchone()
+    if version < VERSION:
+        raise CommandError(
+            f"{path} was written by an earlier batchgen (ledger version {version}, this one has {VERSION})."
+            " The next `batchgen run` brings it up to date; nothing was changed."
         )
 
 
@@ -251,7 +263,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in _DISK_CODES:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _DISK_CODES:
             raise RunStopped(
                 f"{path} cannot be written ({error}). Free space or mend its rights; then run again."
             ) from error
