@@ -164,3 +164,16 @@ def test_the_gateways_own_figure_is_kept_where_there_is_no_price(finished):
     ledger = sqlite3.connect(output_of(finished) / "state.sqlite3")
     assert ledger.execute("SELECT DISTINCT cost FROM attempt").fetchall() == [(1_000_000,)]
     ledger.close()
+
+
+def test_prompt_files_are_read_as_spreadsheets_and_exports_write_them(tmp_path):
+    (tmp_path / "p.csv").write_text("text,sku\na fox,1\n,\nan owl,2\n", encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text('{"prompt": 42, "id": 7}\n', encoding="utf-8")
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "version: 1\nname: x\nprovider: sandbox\nmatrix:\n  prompt:\n"
+        "    - {from: p.csv, column: text, id: sku}\n    - {from: p.jsonl, id: id}\n",
+        encoding="utf-8",
+    )
+    listed = json.loads(batchgen("plan", path, "--json", "--detailed", cwd=tmp_path).stdout)["listed"]
+    assert [(row["prompt_id"], row["prompt"]) for row in listed] == [("1", "a fox"), ("2", "an owl"), ("7", "42")]

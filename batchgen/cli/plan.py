@@ -79,6 +79,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "retired_images": plan.retired_images,
         "left_out": [_left_out(found) for found in manifest.left_out],
         "price_unit": manifest.account.prices.unit,
+        "prices_as_of": manifest.account.prices.as_of,
         "seconds": plan.seconds,
         "within_budget": plan.within_budget,
     }
@@ -121,6 +122,9 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if plan.retired_images:
         lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
     lines += _skipped(manifest)
+    prices = manifest.account.prices
+    if prices.as_of and plan.make.jobs > plan.make.unpriced:
+        lines.append(f"  {'prices':<18}as of {prices.as_of}")
     if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
         lines.append(f"  {'budget':<18}stops the run after {_number(plan.within_budget, 'job')}")
     if plan.anything_to_do:

@@ -50,6 +50,8 @@ class LineFile:
             there = folder = False
         if folder:
             self.faults.add(at, f"{self.name} is a folder.", "Name one prompt file.")
+        elif not there and self.file.exists():
+            self.faults.add(at, f"{cut(self.name)} is no ordinary file.", "Name a file that holds the prompts.")
         elif not there:
             try:
                 names = [other.name for other in self.file.parent.iterdir()]

@@ -202,7 +202,7 @@ class PromptFile(LineFile):
         begin = 1
         try:
             for cells in reader:
-                if cells:
+                if cells and (len(cells) == 1 or any(cells)):  # spreadsheets write blank lines as empty cells
                     yield begin, cells
                 begin = reader.line_num + 1
         except csv.Error as error:
@@ -312,7 +312,7 @@ class PromptFile(LineFile):
         is_text = asked in {"column", "id", self.key}
         if not is_text and (cell is None or isinstance(cell, bool)):
             return "" if cell is None else str(cell).lower()
-        if not isinstance(cell, str) or (is_text and isinstance(cell, jsonlines.Number)):
+        if not isinstance(cell, str):  # a number is the text that was written, as everywhere in manifests
             self.fault(number, column, f"The key `{cut(key)}` holds no text.", "Write it in quotes.", also)
             return None
         return cell

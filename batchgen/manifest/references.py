@@ -108,6 +108,8 @@ def _checked(file: Path, written: str) -> str:
 def _absent(file: Path, name: str) -> tuple[str, str]:
     if file.is_dir():
         return f"{name} is a folder.", "Name one image of it."
+    if file.exists():
+        return f"{name} is no ordinary file.", "Name a .jpg or .png file."
     try:
         names = [other.name for other in file.parent.iterdir()]
     except OSError:

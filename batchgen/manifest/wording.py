@@ -173,7 +173,7 @@ def _missing(error: ValidationError, path: NodePath) -> list[SchemaFault]:
         hint = "Write `prompt: …`, or `from: FILE` for the prompts of a file."
         return [SchemaFault(path, "This entry has no prompt.", hint)]
     hints = {
-        "version": "Write `version: 1`.",
+        "version": "Write `version: 1`, without quotes.",
         "name": "Write `name: …`; it names the output folder.",
         "provider": "Write `provider: sandbox` to try it on this machine without a key.",
     }
