@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability
-from batchgen.door import open_door
 from batchgen.engine.budget import Budget
 from batchgen.engine.context import Context, Tally
 from batchgen.engine.lane import Lane
@@ -144,6 +143,8 @@ def _can_be_asked(order: Order, name: str) -> bool:
 
 
 async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings) -> Result:
+    from batchgen.door import open_door  # noqa: PLC0415 - a run with nothing to do needs no network, and aiohttp 0.1 s
+
     budget = Budget(ledger.spent(), order.limits)
     counters = around.counters
     counters.images_done = ledger.images_in_index()

@@ -47,17 +47,18 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
     """Note every image whose file is lost or changed. A changed file is set aside under `retired/`, not lost."""
     missing: list[Missing] = []
     same: list[tuple[int, str, int, int, int]] = []
+    root = str(tree.root)
     for image in ledger.stored_images():
         if image.path.startswith(paths.RETIRED):
             continue  # not asked for; when it is, `rename` misses it
-        path = tree.root / image.path
         try:
-            status = path.stat()
+            status = os.stat(f"{root}/{image.path}")  # noqa: PTH116 - of every image at every start: half the cost of Path.stat
         except (FileNotFoundError, NotADirectoryError):
             missing.append(_missing(image))
             continue
         if status.st_size == image.bytes and status.st_mtime_ns == image.mtime_ns:
             continue
+        path = tree.root / image.path
         if status.st_size == image.bytes and sha256_of(path) == image.sha256:
             same.append((status.st_mtime_ns, *image.key))
             continue
