@@ -61,13 +61,19 @@ class Secrets:
         return self.values[name]
 
     def out_of(self, answer: Answer, token: str = "") -> Answer:
-        """The answer without our keys: some gateways echo them in their errors, and answers are kept and shown."""
+        """The answer without our keys: some gateways echo them in their errors, and answers are kept and shown.
+
+        What is too short to be a real key is left alone: a word such as `test` stands in links too.
+        """
         body = answer.body
         for secret in (*self.values.values(), token):
             for spelling in _spellings(secret):
-                if spelling in body:
+                if len(spelling) >= _SHORTEST_KEY and spelling in body:
                     body = body.replace(spelling, b"***")
         return answer if body is answer.body else replace(answer, body=body)
+
+
+_SHORTEST_KEY = 8
 
 
 def _spellings(secret: str) -> Iterator[bytes]:
