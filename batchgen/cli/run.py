@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli.ending import Ending, ending_of
+from batchgen.cli.finish import Finish
 from batchgen.cli.gateway import gateway_in
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
 from batchgen.engine.run import Order, Surroundings, perform
 from batchgen.engine.work import Work
-from batchgen.errors import CommandError
+from batchgen.errors import BatchgenError, CommandError
 from batchgen.jobs import Status
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
@@ -57,6 +59,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", metavar="WHEN", type=common.deadline, help="begin nothing after 90m, 06:00 or 2027-01-31T06:00"
     )
+    parser.add_argument(
+        "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
+    )
     common.add_json(parser)
     common.add_logging(parser)
 
@@ -72,6 +77,20 @@ def execute(options: Namespace) -> int:
     progress = Progress(counters, quiet=options.quiet, log_format=options.log_format)
     for warning in manifest.warnings:
         progress.say(str(replace(warning, warning=False)), level="warning")
+    finish = Finish(manifest, options.summary, progress.say)
+    try:
+        ending = _performed(options, manifest, selection, counters, progress)
+    except BatchgenError as error:
+        finish.tell({"exit_code": error.exit_code, "reason": str(error)})
+        raise
+    finish.tell(ending.as_data())
+    _tell(options, ending, progress)
+    return ending.exit_code
+
+
+def _performed(
+    options: Namespace, manifest: Manifest, selection: Selection, counters: Counters, progress: Progress
+) -> Ending:
     tree = Tree(common.output_folder(options, manifest.name))
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
     tree.prepare()
@@ -87,8 +106,7 @@ def execute(options: Namespace) -> int:
         ledger = Ledger.read(tree.root / FILE_NAME)
         ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
         ledger.close()
-    _tell(options, ending, progress)
-    return ending.exit_code
+    return ending
 
 
 def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Order:

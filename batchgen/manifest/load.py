@@ -93,6 +93,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
         callback=settings.callback(raw.get("callback"), faults),
+        on_finish=settings.on_finish(raw.get("on_finish")),
     )
     check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
     check.run()

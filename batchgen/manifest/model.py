@@ -245,6 +245,7 @@ class Manifest:
     run: RunOptions = field(default_factory=RunOptions)
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
+    on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Problem, ...] = ()
     left_out: tuple[LeftOut, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths

@@ -61,6 +61,13 @@ def callback(raw: Mapping[str, Value] | None, faults: Faults) -> Callback | None
     return Callback(public_url=raw["public_url"], host=host.strip("[]"), port=int(port))
 
 
+def on_finish(raw: Value) -> tuple[str, ...] | str | None:
+    """Who is told of a run's end: a command as its words, or the URL of a webhook."""
+    if isinstance(raw, list):
+        return tuple(str(word) for word in raw)
+    return None if raw is None else str(raw)
+
+
 def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
     """The built-in accounts and the manifest's, by name."""
     found = dict(catalog.builtin().accounts)
