@@ -73,7 +73,7 @@ class Place:
     def write(self, text: str) -> None:
         self.folder.mkdir(exist_ok=True)
         watermark = "" if self.account == NEITHER else ", watermark_info: {enabled: true}"
-        account = f'{self.account}, base_url: "{self.gateway.base_url}", api_key_env: SANDBOX_KEY'
+        account = f'{self.account}, base_url: "{self.gateway.base_url}", api_key_env: SANDBOX_KEY, accepts_within: 1'
         self.manifest.write_text(
             "version: 1\nname: tried\nprovider: local\n"
             f"providers: {{local: {{{account}, limits: {{concurrency: 3}}}}}}\n"
@@ -210,7 +210,7 @@ def test_killed_at_any_step_nothing_is_billed_twice_and_nothing_lost(tmp_path, c
             jobs=3,
             images=4,
         )
-        points = crash_everywhere(trial, 17, capsys)
+        points = crash_everywhere(trial, 19, capsys)
     assert {"send", "received", "after COMMIT", "fsync"} <= set(points)
     assert any(point.startswith("os.rename") for point in points)
     assert bool(trial.held) == (account == NEITHER)
@@ -225,4 +225,4 @@ def test_killed_at_any_step_of_a_run_that_goes_on_the_next_one_does(tmp_path, ca
         trial = Trial(
             gateway=gateway, account=LOOKUP, root=tmp_path, name=kind, before=before, jobs=jobs, images=images
         )
-        crash_everywhere(trial, 37, capsys)
+        crash_everywhere(trial, 41, capsys)
