@@ -103,7 +103,7 @@ def test_who_only_reads_leaves_an_earlier_ledger_alone_and_says_what_to_do(tmp_p
         ("/homestead", None),
         ("/mnt/two words/outputs", "cifs"),
         ("/home/me/far/outputs", "fuse.sshfs"),
-        ("/work/outputs", None),
+        ("/srv/outputs", None),
     ],
 )
 def test_a_network_file_system_is_known_by_the_table_of_mounts(folder, kind):
