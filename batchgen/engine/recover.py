@@ -84,16 +84,19 @@ class Recovery:
 
         A create whose connection was lost may still be under way inside the gateway for a while.
         """
-        times = 0
+        times, waited = 0, 0.0
+        patience = self._provider.account.accepts_within
         while True:
             try:
                 return await self._patiently(ask)
             except TaskNotFound:
                 times += 1
-            late = work.sent_at / 1000 + self._provider.account.accepts_within - self._wall()
-            if times > 1 and late <= 0:
+            late = work.sent_at / 1000 + patience - self._wall()
+            if times > 1 and (late <= 0 or waited > patience):  # a clock that was set back makes nobody wait longer
                 return None
-            await self._sleep(max(1.0 + 2.0 * self._chance.random(), min(late, 5.0)))
+            wait = max(1.0 + 2.0 * self._chance.random(), min(late, 5.0))
+            await self._sleep(wait)
+            waited += wait
 
     async def _patiently(self, ask: Callable[[], Awaitable[Task]]) -> Task:
         for tries in range(1, _TRIES + 1):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_NAME = ".lock"
+_TRIES = 5
+_BETWEEN_SECONDS = 0.02
 
 
 @contextmanager
@@ -30,10 +33,8 @@ def held(folder: Path) -> Iterator[None]:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OutputBusy(_owner(path, folder)) from error
+            if not _taken(descriptor):
+                raise OutputBusy(_owner(path, folder))
             if not _is_still(path, descriptor):
                 continue  # the last owner removed the file between our opening and our locking it
             _sign(descriptor)
@@ -44,6 +45,18 @@ def held(folder: Path) -> Iterator[None]:
             return
         finally:
             os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Take the lock; tried a few times, for `holder` has it for a moment when it looks."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_BETWEEN_SECONDS)
+        else:
+            return True
+    return False
 
 
 def holder(folder: Path) -> str | None:
