@@ -93,7 +93,6 @@ class Watch:
         self._listing = False  # a list query is on its way
         self._list_troubles = 0
         self.latencies = Latencies()
-        self.queries = 0
 
     async def ended(self, task_id: str, parameters: Parameters) -> Task:
         """Wait until a task has ended and return its last word: failed, or succeeded with at least one image.
@@ -172,7 +171,6 @@ class Watch:
     async def _read_list(self, due: list[_Running], told: set[_Running]) -> None:
         oldest = min(running.since for running in due)
         for number in range(1, _PAGES_AT_MOST + 1):
-            self.queries += 1
             page = await self._provider.page(number, _PAGE)
             self._on_answer()
             tasks = {task.id: task for task in page.tasks}
@@ -194,7 +192,6 @@ class Watch:
     async def _ask_one(self, running: _Running) -> None:
         try:
             async with self._at_once:
-                self.queries += 1
                 task = await self._provider.query(running.task_id)
         except TaskNotFound as error:
             running.not_there += 1

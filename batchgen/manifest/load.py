@@ -17,10 +17,10 @@ from batchgen.manifest import schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.check import Check
 from batchgen.manifest.faults import Faults
-from batchgen.manifest.model import DEFAULT_MAX_JOBS, DEFAULT_OUTPUT_PATH, Manifest, OnIllegal
+from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
-from batchgen.paths import PathFault, PathTemplate
+from batchgen.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
 
 if TYPE_CHECKING:
     from batchgen.document import Value
@@ -82,7 +82,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         account=in_force[1],
         accounts=accounts,
         rule_account=in_force[2],
-        output_path=template or PathTemplate.parse(DEFAULT_OUTPUT_PATH, ()),
+        output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
         blocks=blocks,
         exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
@@ -111,7 +111,7 @@ def _axes(reader: Reader, defaults: dict[str, Any]) -> Axes:
 
 
 def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: Faults) -> PathTemplate | None:
-    text = raw.get("output", {}).get("path", DEFAULT_OUTPUT_PATH)
+    text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
     except PathFault as fault:

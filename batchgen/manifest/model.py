@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from batchgen.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
-DEFAULT_OUTPUT_PATH = "{model}/{aspect_ratio}/{prompt_id}-{job_id}-{index}{ext}"
 DEFAULT_MAX_JOBS = 100_000
 
 
