@@ -139,7 +139,7 @@ async def image_in(name):
     async with gateway(weather=always(name), paint=False) as caller:
         task = await caller.made(prompt="a fox")
         (link,) = await caller.links(task)
-        whole = caller.sandbox._gallery.ready(caller.sandbox._register.tasks[0].order, task, 0, watermark=False)
+        whole = caller.sandbox._images._gallery.ready(caller.sandbox._register.tasks[0].order, task, 0, watermark=False)
         return *(await raw(caller, "GET", link["url"])), whole
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Self
@@ -20,14 +19,15 @@ from aiohttp import web
 from batchgen import catalog
 from batchgen.catalog import Ability
 from batchgen.errors import CommandError
-from batchgen.sandbox import access, painter, wording
+from batchgen.sandbox import access, wording
 from batchgen.sandbox.bill import Bill
 from batchgen.sandbox.callbacks import Callbacks
+from batchgen.sandbox.images import ImageHost
 from batchgen.sandbox.journal import Journal
 from batchgen.sandbox.refusal import Refusal
 from batchgen.sandbox.register import Register
 from batchgen.sandbox.rules import Order, Rules
-from batchgen.sandbox.task import State, Task
+from batchgen.sandbox.task import Task
 from batchgen.sandbox.weather import Act, Fault, Forecast, Occasion
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ PATH = "/v1/images/generations"
 PREFIX = "/kling"  # as at the gateways; the official service has none, and both are served
 _MOST_BYTES = 24 * 1024 * 1024  # of a body: the largest image as base64, and room for the rest
 _LARGE_BYTES = 256 * 1024  # a body that is not read in the event loop
-_PAINTERS = 2
 _HANG_SECONDS = 3600.0
 _JSON = {"Content-Type": "application/json"}
-_PNG = {"Content-Type": "image/png"}
 _PAGE = "<!doctype html><title>{status}</title><center><h1>{status}</h1><hr>proxy</center>\n"
 _ABOUT = """\
 <!doctype html><meta charset="utf-8"><title>batchgen sandbox</title>
@@ -90,7 +88,7 @@ class Sandbox:
         self._register = Register(settings)
         self._forecast = Forecast(settings.weather, settings.seed)
         self._chance = Random(settings.seed)
-        self._gallery = painter.Gallery(painted=settings.paint)
+        self._images = ImageHost(settings, self._register, self._clock, self._weather)
         self._journal = Journal(settings.state) if settings.state else None
         self._requests = 0
         self._exact: dict[tuple[str, str], tuple[str, Answer]] = {
@@ -111,7 +109,6 @@ class Sandbox:
     async def __aenter__(self) -> Self:
         """Read the state, and listen."""
         self._closing = asyncio.Event()
-        self._painters = ThreadPoolExecutor(_PAINTERS, thread_name_prefix="painter")
         now = self._clock()
         try:
             for task in self._journal.open() if self._journal else ():
@@ -138,7 +135,7 @@ class Sandbox:
         self._release()
 
     def _release(self) -> None:
-        self._painters.shutdown(wait=True, cancel_futures=True)
+        self._images.close()
         if self._journal:
             self._journal.close()
 
@@ -195,7 +192,7 @@ class Sandbox:
             if path.startswith(f"{PATH}/"):
                 return "query", self._query
             if path.startswith("/images/"):
-                return "image", self._image
+                return "image", self._images.answer
         return "other", self._unknown
 
     def _request_id(self) -> str:
@@ -287,36 +284,6 @@ class Sandbox:
         page = self._register.page(number, size)
         return self._succeed(wording.page(page, self._clock(), f"http://{request.host}"))
 
-    # --- images -------------------------------------------------------------------------------------------
-
-    async def _image(self, request: web.BaseRequest, path: str, _query: str) -> web.StreamResponse:
-        task, index, watermark = self._find_image(path)
-        damage = self._weather(Occasion.IMAGE, bearable=_DAMAGES)
-        content = self._gallery.ready(task.order, task.id, index, watermark=watermark)
-        if content is None:
-            content = await asyncio.get_running_loop().run_in_executor(
-                self._painters, lambda: self._gallery.make(task.order, task.id, index, watermark=watermark)
-            )
-        if damage is not None:
-            content = _DAMAGES[damage.act](content)
-        if damage is not None and damage.act is Act.TRUNCATE:
-            return await _break_off(request, content)
-        return web.Response(body=content, headers=_PNG)
-
-    def _find_image(self, path: str) -> tuple[Task, int, bool]:
-        """The image behind `/images/TASK/INDEX.png`, or its watermarked copy. Raises Refusal (1203)."""
-        task_id, _, name = path.removeprefix("/images/").partition("/")
-        stem = name.removesuffix(".png")
-        number = stem.removesuffix("-watermark")
-        task = self._register.find(task_id, by_external_id=False)
-        ready = task.state(self._clock()) is State.SUCCEED
-        marked = number != stem
-        if not ready or stem == name or number not in map(str, range(task.order.n)):
-            raise Refusal(1203, f"there is no image {path}")
-        if marked and not task.order.watermark:
-            raise Refusal(1203, f"task {task_id} was not asked for watermarked copies")
-        return task, int(number), marked
-
     # --- the rest -----------------------------------------------------------------------------------------
 
     async def _ledger(self, _request: web.BaseRequest, _path: str, query: str) -> web.Response:
@@ -357,23 +324,6 @@ class Sandbox:
         if request.transport is not None:
             request.transport.abort()
         return web.Response()  # goes nowhere
-
-
-async def _break_off(request: web.BaseRequest, half: bytes) -> web.StreamResponse:
-    """Announce twice as much as there is, and leave after it."""
-    response = web.StreamResponse(headers={**_PNG, "Content-Length": str(2 * len(half))})
-    await response.prepare(request)
-    await response.write(half)
-    if request.transport is not None:
-        request.transport.close()
-    return response
-
-
-def _half(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-_DAMAGES = {Act.TRUNCATE: _half, Act.SHORTEN: _half, Act.CORRUPT: painter.damaged}
 
 
 def _able(asked: bool | None, profile: Ability) -> bool:  # noqa: FBT001 - private, and named at its calls
