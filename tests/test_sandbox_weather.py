@@ -10,7 +10,8 @@ import pytest
 from sandbox_caller import gateway
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.weather import FAULTS, Forecast, Occasion, Weather
+from batchgen.sandbox.refusal import STATUS_OF
+from batchgen.sandbox.weather import FAULTS, OF_ALL, Act, Forecast, Occasion, Weather
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
@@ -28,8 +29,14 @@ def test_weather_is_read_from_its_text():
     assert Weather.parse("fail=0.02, drop_after=1").rates == {"fail": 0.02, "drop_after": 1.0}
     assert Weather.parse("").rates == {}
     everything = Weather.parse("all=0.1,fail=0").rates
-    assert everything.keys() == FAULTS.keys()
+    assert everything.keys() == set(OF_ALL)
     assert {everything.pop("fail"), *everything.values()} == {0, 0.1}
+    assert Weather.parse("all=0.1,refuse_1101=0.5").rates["refuse_1101"] == 0.5
+
+
+def test_all_sets_nothing_that_ends_a_job_or_stops_an_account():
+    answers = {FAULTS[name].code for name in OF_ALL if FAULTS[name].act is Act.REFUSE}
+    assert answers == {1302, 1303, 5000, 5001, 5002}
 
 
 @pytest.mark.parametrize("text", ["rain=0.1", "fail", "fail=often", "fail=1.1", "fail=-1", "fail=nan", "=1"])
@@ -71,6 +78,39 @@ async def test_faults_of_a_create_that_answer(name, status, code, accepted):
         assert account["creates_accepted"] == account["images_billed"] == accepted
         assert account["requests"] == {"create": {str(code): 1}}
         assert account["faults"] == {name: 1}
+
+
+@pytest.mark.parametrize("code", STATUS_OF)
+async def test_a_create_can_get_each_code_of_the_error_table(code):
+    async with gateway(weather=always(f"refuse_{code}")) as caller:
+        answer = await caller.create(prompt="a fox")
+        assert (answer.status, answer.code) == (STATUS_OF[code], code)
+        assert answer.message
+        account = await caller.account()
+        assert (account["creates_accepted"], account["faults"]) == (0, {f"refuse_{code}": 1})
+
+
+@pytest.mark.parametrize("name", ["too_fast_wait", "too_many_wait"])
+async def test_a_refusal_for_now_can_say_how_long(name):
+    async with gateway(weather=always(name)) as caller:
+        answer = await caller.create(prompt="a fox")
+        assert (answer.code, answer.headers["Retry-After"]) == (FAULTS[name].code, "2")
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name.startswith("query_refuse_")])
+async def test_a_query_can_get_each_code_that_answers_one(name):
+    async with gateway(weather=always(name)) as caller:
+        task = await caller.made(prompt="a fox")
+        assert [(await caller.query(task)).code, (await caller.listed()).code] == [FAULTS[name].code] * 2
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name.startswith(("page_4", "query_page_4"))])
+async def test_a_gateway_can_answer_with_an_http_status_alone(name):
+    async with gateway(weather=always(name)) as caller:
+        asked = ("GET", f"{caller.url}/1") if name.startswith("query") else ("POST", caller.url)
+        body = {} if name.startswith("query") else {"json": {"prompt": "a fox"}}
+        assert (await raw(caller, *asked, **body))[:2] == (FAULTS[name].code, "text/html")
+        assert (await caller.account())["creates_accepted"] == 0
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("drop_before", 0), ("drop_after", 1)])

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
 from batchgen.sandbox.settings import PROFILES, Settings
-from batchgen.sandbox.weather import FAULTS, Weather
+from batchgen.sandbox.weather import FAMILIES, FAULTS, OF_ALL, Weather
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchgen.sandbox.server import Sandbox
 
 _REHEARSAL = """\
@@ -30,12 +32,19 @@ The sandbox listens on {base_url} as a {profile} account. Stop it with Ctrl-C. T
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    faults = "\n".join(f"  {fault.name:<15} {fault.about}" for fault in FAULTS.values())
+    faults = _listed({name: FAULTS[name].about for name in OF_ALL})
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"faults of --weather (or all=RATE):\n{faults}\n\n{_REHEARSAL}\n{parser.epilog or ''}"
+    parser.epilog = (
+        f"faults of --weather, which all=RATE sets:\n{faults}\n\nfaults that strike only where they are named:\n"
+        f"{_listed(FAMILIES)}\n\n{_REHEARSAL}\n{parser.epilog or ''}"
+    )
     _add_place(parser)
     _add_account(parser)
     _add_work(parser)
+
+
+def _listed(faults: Mapping[str, str]) -> str:
+    return "\n".join(f"  {name:<18} {about}" for name, about in faults.items())
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

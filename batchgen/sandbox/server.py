@@ -312,7 +312,7 @@ class Sandbox:
         """Answer as the fault does, or do not."""
         if fault.act is Act.REFUSE:
             self.bill.count(kind, str(fault.code))
-            return self._refuse(Refusal(fault.code))
+            return self._refuse(Refusal(fault.code, retry_after=fault.retry_after))
         if fault.act in {Act.PAGE, Act.EXPIRE}:
             status = fault.code or 404
             self.bill.count(kind, f"{status} page")

@@ -2,6 +2,10 @@
 
 Whether a fault strikes follows from the seed, its name and the number of the occasion, so that the same
 run meets the same weather. Each fault has a chance of its own: one rate does not change another's hits.
+
+`all` is the weather that a run must get over by itself. Beside it each code of the API's error table and each
+status that gateways answer with in plain HTTP is a fault that strikes where it is named: most of them end a job
+or stop an account, rightly.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.sandbox.refusal import STATUS_OF
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class Occasion(StrEnum):
@@ -53,10 +58,12 @@ class Fault:
     act: Act
     about: str
     code: int = 0
+    retry_after: int | None = None  # seconds that a refusal asks to wait
+    named_only: bool = False  # `all` does not set it
 
 
-def _fault(name: str, occasion: Occasion, act: Act, about: str, code: int = 0) -> Fault:
-    return Fault(name=name, occasion=occasion, act=act, about=about, code=code)
+def _fault(name: str, occasion: Occasion, act: Act, about: str, code: int = 0, retry_after: int | None = None) -> Fault:
+    return Fault(name=name, occasion=occasion, act=act, about=about, code=code, retry_after=retry_after)
 
 
 _BEFORE, _AFTER, _QUERY, _IMAGE = (
@@ -73,6 +80,8 @@ _TABLE = (
     _fault("hang_before", _BEFORE, Act.HANG, "a create gets no answer, nothing was accepted"),
     _fault("too_fast", _BEFORE, Act.REFUSE, "a create gets 429/1302", 1302),
     _fault("too_many", _BEFORE, Act.REFUSE, "a create gets 429/1303", 1303),
+    _fault("too_fast_wait", _BEFORE, Act.REFUSE, "a create gets 429/1302 with Retry-After: 2", 1302, 2),
+    _fault("too_many_wait", _BEFORE, Act.REFUSE, "a create gets 429/1303 with Retry-After: 2", 1303, 2),
     _fault("drop_after", _AFTER, Act.CUT, "a create is accepted, then its connection is cut"),
     _fault("error_after", _AFTER, Act.REFUSE, "a create is accepted, then gets 504", 5002),
     _fault("page_after", _AFTER, Act.PAGE, "a create is accepted, then gets a proxy's HTML 502", 502),
@@ -93,7 +102,33 @@ _TABLE = (
     _fault("callback_lost", Occasion.CALLBACK, Act.LOSE, "a callback is not made"),
     _fault("callback_twice", Occasion.CALLBACK, Act.REPEAT, "a callback is made twice"),
 )
-FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _TABLE}
+
+# Each code of the error table, and each HTTP status of gateways that answer without a code.
+_ONLY_TO_CREATES = frozenset({1300, 1301, 1303})
+_PLAIN_STATUSES = (400, 401, 402, 403, 404, 405, 408, 413, 422, 429, 500, 502, 503, 504)
+FAMILIES: Mapping[str, str] = {
+    "refuse_CODE": "a create gets CODE of the error table, such as refuse_1101; nothing was accepted",
+    "page_STATUS": f"a create gets an HTML page; STATUS is one of {' '.join(map(str, _PLAIN_STATUSES))}",
+    "query_refuse_CODE": "a query gets CODE of the error table",
+    "query_page_STATUS": "a query gets an HTML page with this status",
+}
+
+
+def _family(name: str, occasion: Occasion, act: Act, codes: Iterable[int]) -> Iterator[Fault]:
+    stem, _, _ = name.rpartition("_")
+    for code in codes:
+        about = FAMILIES[name]
+        yield Fault(name=f"{stem}_{code}", occasion=occasion, act=act, about=about, code=code, named_only=True)
+
+
+_FAMILIES = (
+    *_family("refuse_CODE", _BEFORE, Act.REFUSE, sorted(STATUS_OF)),
+    *_family("page_STATUS", _BEFORE, Act.PAGE, _PLAIN_STATUSES),
+    *_family("query_refuse_CODE", _QUERY, Act.REFUSE, sorted(STATUS_OF.keys() - _ONLY_TO_CREATES)),
+    *_family("query_page_STATUS", _QUERY, Act.PAGE, _PLAIN_STATUSES),
+)
+FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (*_TABLE, *_FAMILIES)}
+OF_ALL = tuple(name for name, fault in FAULTS.items() if not fault.named_only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +141,14 @@ class Weather:
         """Refuse names that are no faults and rates that are no chances."""
         for name, rate in self.rates.items():
             if name not in FAULTS:
-                raise CommandError(f"The weather knows no fault {name!r}. It knows: {', '.join(FAULTS)}.")
+                known = ", ".join((*OF_ALL, *FAMILIES))
+                raise CommandError(f"The weather knows no fault {name!r}. It knows: {known}.")
             if not 0 <= rate <= 1:
                 raise CommandError(f"The weather's rate of {name} is {rate:g}; give a number from 0 to 1.")
 
     @classmethod
     def parse(cls, text: str) -> Weather:
-        """Read `fail=0.02,drop_after=0.02`; the name `all` sets every fault that is not named.
+        """Read `fail=0.02,drop_after=0.02`; the name `all` sets every fault of OF_ALL that is not named.
 
         Raises CommandError for what is not of this form.
         """
@@ -125,7 +161,7 @@ class Weather:
                 detail = f"{part!r} has no number" if equals else f"{part!r} has no rate"
                 raise CommandError(f"The weather is written as fail=0.02,drop_after=0.02; {detail}.") from None
         if (everything := rates.pop("all", None)) is not None:
-            rates = dict.fromkeys(FAULTS, everything) | rates
+            rates = dict.fromkeys(OF_ALL, everything) | rates
         return cls(rates=rates)
 
     def on(self, occasion: Occasion) -> tuple[tuple[Fault, float], ...]:
