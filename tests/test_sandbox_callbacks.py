@@ -69,6 +69,48 @@ async def test_calls_can_be_lost_and_repeated():
         assert told.empty()
 
 
+async def test_a_late_call_comes_after_the_end_with_what_it_was_to_tell():
+    async with listener() as (told, url), gateway(latency=0.03, weather=Weather.parse("callback_late=1")) as caller:
+        task = await caller.made(prompt="a fox", callback_url=url)
+        calls = await take(told, 3)
+        end = (await caller.query(task)).data["updated_at"]
+        assert {call["task_status"] for call in calls} == {"submitted", "processing", "succeed"}
+        assert all(call["updated_at"] <= end for call in calls)
+        assert told.empty()
+
+
+async def test_calls_can_come_in_another_order():
+    async with (
+        listener() as (told, url),
+        gateway(latency=0.2, weather=Weather.parse("callback_disorder=0.5")) as caller,
+    ):
+        orders = set()
+        for _ in range(6):
+            await caller.made(prompt="a fox", callback_url=url)
+            orders.add(tuple([call["task_status"] for call in await take(told, 3)]))
+    assert all(sorted(order) == ["processing", "submitted", "succeed"] for order in orders)
+    assert ("processing", "submitted", "succeed") in orders or ("submitted", "succeed", "processing") in orders
+
+
+async def test_forged_calls_name_tasks_that_are_not_there():
+    async with listener() as (told, url), gateway(latency=0.03, weather=Weather.parse("callback_forged=1")) as caller:
+        task = await caller.made(prompt="a fox", callback_url=url)
+        calls = await take(told, 6)
+        assert [call["task_id"] == task for call in calls] == [False, True] * 3
+        assert (await caller.query(calls[0]["task_id"])).code == 1203
+
+
+async def test_false_calls_tell_of_an_end_that_is_not_so_beside_the_true_ones():
+    async with listener() as (told, url), gateway(latency=0.09, weather=Weather.parse("callback_false=1")) as caller:
+        for prompt, ends in (("a fox", "succeed"), ("an owl", "succeed"), ("fail-this-task", "failed")):
+            task = await caller.made(prompt=prompt, callback_url=url)
+            calls = await take(told, 6)
+            assert {call["task_id"] for call in calls} == {task}
+            assert [call["task_status"] for call in calls[1::2]] == ["submitted", "processing", ends]
+            assert {call["task_status"] for call in calls[::2]} <= {"succeed", "failed"}
+            assert calls[4]["task_status"] != ends
+
+
 async def test_a_restarted_sandbox_tells_of_the_changes_that_are_still_to_come(tmp_path):
     async with listener() as (told, url):
         async with gateway(latency=0.6, state=tmp_path / "state") as caller:

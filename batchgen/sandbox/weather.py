@@ -47,6 +47,10 @@ class Act(StrEnum):
     EXPIRE = "expire"  # the link is answered with 404
     LOSE = "lose"  # a call is not made
     REPEAT = "repeat"  # a call is made twice
+    DELAY = "delay"  # a call is made some time after the task's end
+    SWAP = "swap"  # a call is made after the one that follows it
+    INVENT = "invent"  # a call of nobody's, for a task that there is not, comes besides
+    LIE = "lie"  # a call of nobody's, with a false end of the task, comes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,10 @@ _TABLE = (
     _fault("image_hang", _IMAGE, Act.HANG, "a download never begins"),
     _fault("callback_lost", Occasion.CALLBACK, Act.LOSE, "a callback is not made"),
     _fault("callback_twice", Occasion.CALLBACK, Act.REPEAT, "a callback is made twice"),
+    _fault("callback_late", Occasion.CALLBACK, Act.DELAY, "a callback comes a second after the task's end"),
+    _fault("callback_disorder", Occasion.CALLBACK, Act.SWAP, "a callback comes after the one that follows it"),
+    _fault("callback_forged", Occasion.CALLBACK, Act.INVENT, "a forged callback too, for a task that there is not"),
+    _fault("callback_false", Occasion.CALLBACK, Act.LIE, "a forged callback too, with a false end of the task"),
 )
 
 # Each code of the error table, and each HTTP status of gateways that answer without a code.
