@@ -178,6 +178,22 @@ async def test_the_account_counts_requests_by_kind_and_code():
         assert "tasks" not in account
 
 
+async def test_the_account_keeps_when_a_query_or_a_list_first_told_of_a_tasks_end():
+    clock = Clock()
+    async with gateway(clock, latency=10.0) as caller:
+        asked, listed, unasked = [await caller.made(prompt=f"a fox, {number}") for number in range(3)]
+        ends = int((clock.now + 10) * 1000)
+        await caller.query(asked)
+        clock.now += 11
+        await caller.query(asked)
+        clock.now += 1
+        await caller.listed("?pageNum=2&pageSize=1")
+        clock.now += 1
+        await caller.query(asked)
+        told = {row["task_id"]: row["told_at"] for row in (await caller.account())["tasks"]}
+        assert told == {asked: ends + 1000, listed: ends + 2000, unasked: None}
+
+
 async def test_the_account_bills_each_image_of_a_task_that_succeeded():
     async with gateway() as caller:
         await caller.made(prompt="a fox", n=3)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.sandbox.task import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from batchgen.sandbox.register import Register
     from batchgen.sandbox.task import Task
@@ -27,6 +27,7 @@ class Bill:
         self._requests: Counter[tuple[str, str]] = Counter()
         self._faults: Counter[str] = Counter()
         self._repeated_ids = 0
+        self._told_at: dict[str, int] = {}
 
     def count(self, kind: str, answer: str) -> None:
         """A request was answered: with a code, or `cut` or `hang` where nothing was said."""
@@ -39,6 +40,12 @@ class Bill:
     def count_repeated_id(self) -> None:
         """A create came with an external id that is known, and was refused."""
         self._repeated_ids += 1
+
+    def note_told(self, tasks: Iterable[Task], now: int) -> None:
+        """A query or a list tells of these tasks: of each that has ended, the first such answer's time is kept."""
+        for task in tasks:
+            if task.ends_at <= now and task.id not in self._told_at:
+                self._told_at[task.id] = now
 
     def account(self, *, tasks: bool = True) -> dict[str, Any]:
         """Everything, as plain data; with `tasks=False` only the sums."""
@@ -62,7 +69,7 @@ class Bill:
             },
         }
         if tasks:
-            summary["tasks"] = [_row(task, now) for task in known]
+            summary["tasks"] = [_row(task, now, self._told_at.get(task.id)) for task in known]
         return summary
 
     def _by_kind(self) -> dict[str, dict[str, int]]:
@@ -84,7 +91,7 @@ def _repeats(tasks: list[Task], *, images: bool = False) -> Counter[str]:
     return extra
 
 
-def _row(task: Task, now: int) -> dict[str, Any]:
+def _row(task: Task, now: int, told_at: int | None) -> dict[str, Any]:
     state = task.state(now)
     return {
         "task_id": task.id,
@@ -93,6 +100,7 @@ def _row(task: Task, now: int) -> dict[str, Any]:
         "status": str(state),
         "created_at": task.created_at,
         "ends_at": task.ends_at,
+        "told_at": told_at,  # when a query or a list first told of its end; null while nobody has been told
         "units_billed": plain(task.units) if state is State.SUCCEED else "0",
         "request": task.order.body,
     }

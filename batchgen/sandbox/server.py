@@ -271,7 +271,9 @@ class Sandbox:
         self._check_access(request.headers.get("Authorization", ""))
         self._weather(Occasion.QUERY)
         task = self._register.find(unquote(path[len(PATH) + 1 :]), by_external_id=self._finds)
-        return self._succeed(wording.task(task, self._clock(), f"http://{request.host}"))
+        now = self._clock()
+        self.bill.note_told((task,), now)
+        return self._succeed(wording.task(task, now, f"http://{request.host}"))
 
     async def _list(self, request: web.BaseRequest, _path: str, query: str) -> web.Response:
         if not self._lists:
@@ -282,7 +284,9 @@ class Sandbox:
         number = _within(asked, "pageNum", 1, 1000)
         size = _within(asked, "pageSize", 30, 500)
         page = self._register.page(number, size)
-        return self._succeed(wording.page(page, self._clock(), f"http://{request.host}"))
+        now = self._clock()
+        self.bill.note_told(page, now)
+        return self._succeed(wording.page(page, now, f"http://{request.host}"))
 
     # --- the rest -----------------------------------------------------------------------------------------
 

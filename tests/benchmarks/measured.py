@@ -1,0 +1,113 @@
+"""A process and what it cost: seconds by the clock and of the processor, peak memory, exit code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Of one process that has ended, with the children it waited for. Times are Unix seconds."""
+
+    began: float
+    ended: float
+    cpu: float  # seconds, user and system
+    peak_mb: float
+    exit_code: int
+    printed: str  # stdout and stderr
+
+    @property
+    def seconds(self) -> float:
+        """From start to end."""
+        return self.ended - self.began
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A process under way."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: float
+
+    def wait(self) -> Usage:
+        """Until it ends, and what it used."""
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return Usage(
+            began=self.began,
+            ended=time.time(),
+            cpu=used.ru_utime + used.ru_stime,
+            peak_mb=used.ru_maxrss / 1024,
+            exit_code=self.process.returncode,
+            printed=self.log.read_text(encoding="utf-8", errors="replace"),
+        )
+
+
+def start(command: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None) -> Running:
+    """Start a command in a folder; what it prints goes into a file there, so that no pipe holds it up."""
+    log = folder / f"printed-{time.time_ns()}.txt"
+    with log.open("wb") as file:
+        began = time.time()
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    return Running(process=process, log=log, began=began)
+
+
+def cpu_of(pid: int) -> float:
+    """Processor seconds that a living process has used."""
+    return _ticks(Path(f"/proc/{pid}/stat")) / _TICKS
+
+
+def _ticks(stat: Path) -> int:
+    fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@dataclass(slots=True)
+class Threads:
+    """Samples how much each thread of a process has used, until the process ends. Linux only."""
+
+    pid: int
+    used: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by thread id, seconds
+
+    def follow(self) -> None:
+        """Start to sample, in a thread of our own."""
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _sample(self) -> None:
+        while True:
+            try:
+                for thread in Path(f"/proc/{self.pid}/task").iterdir():
+                    self.used[thread.name] = _ticks(thread / "stat") / _TICKS
+            except (OSError, IndexError):
+                return
+            time.sleep(0.05)
+
+    @property
+    def main(self) -> float:
+        """Seconds of the thread in which the event loop runs."""
+        return self.used.get(str(self.pid), 0.0)
+
+    @property
+    def others(self) -> float:
+        """Seconds of all other threads: the ledger's writer, the files' threads."""
+        return sum(self.used.values()) - self.main
