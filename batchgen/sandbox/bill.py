@@ -1,7 +1,7 @@
 """The account that the sandbox keeps: what was asked, what was answered, what was billed, and what twice.
 
-It is the witness in tests that nothing was paid for twice. Requests are counted since the start; tasks
-also from the journal of earlier starts.
+It is the witness in tests that nothing was paid for twice. Requests, and the answers that told of a
+task's end, are of this start; tasks also from the journal of earlier ones.
 """
 
 from __future__ import annotations
