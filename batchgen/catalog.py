@@ -102,6 +102,7 @@ class Account:
     finds_by_external_id: Ability = Ability.NO
     lists_tasks: Ability = Ability.NO
     concurrency: int = 9  # units; a task holds `n` of them
+    seeks_concurrency: bool = False  # nobody has said the limit: a run begins with `concurrency` and finds it out
     creates_per_minute: float | None = None  # None: no pacing
     keeps_images_days: float | None = None
     accepts_within: float = 15.0  # seconds after sending in which a create may still turn up, its answer lost
@@ -175,6 +176,8 @@ def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | No
         else:
             merged[key] = value
     limits = merged.pop("limits", {})
+    if "concurrency" in (over or {}).get("limits", {}):
+        merged["seeks_concurrency"] = False
     prices = _prices(merged.pop("prices", {}))
     merged.pop("use", None)
     for key in ("required", "fields"):

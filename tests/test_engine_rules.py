@@ -11,10 +11,13 @@ from jobs_for_tests import job
 
 from batchgen.catalog import builtin
 from batchgen.engine.budget import Budget, Limits
+from batchgen.engine.capacity import MOST, Capacity
 from batchgen.engine.gate import Gate
+from batchgen.engine.latency import Latencies, Spread, next_by_chance
+from batchgen.engine.pace import Pace, quota
 from batchgen.engine.recover import Recovery
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
-from batchgen.engine.slots import PASSES, Slots, Turn, pacer
+from batchgen.engine.slots import PASSES, Slots, Turn
 from batchgen.engine.stop import Stop
 from batchgen.engine.work import Work
 from batchgen.errors import NotSent, RunStopped, TaskNotFound
@@ -45,9 +48,53 @@ def test_backoff_grows_and_honours_what_the_gateway_asks():
     assert backoff(1, Random(1), asked=30) == 30
 
 
-@given(elapsed=st.floats(0, 1e6), usual=st.none() | st.floats(0.001, 1e5))
-def test_a_task_is_always_asked_for_again_but_not_without_pause(elapsed, usual):
-    assert 0.1 <= next_query(elapsed, usual) <= max(15.0, usual or 0)
+@given(elapsed=st.floats(0, 1e6))
+def test_a_task_of_which_nothing_is_known_is_asked_for_again_but_not_without_pause(elapsed):
+    assert 0.25 <= next_query(elapsed) <= 15.0
+
+
+@given(
+    ends=st.lists(st.floats(0.01, 1e4), min_size=1, max_size=80),
+    running_at=st.floats(0, 1e5),
+    chance=st.floats(0.01, 0.99),
+)
+def test_a_running_task_is_always_asked_for_again(ends, running_at, chance):
+    known = Latencies()
+    for end in ends:
+        known.learn("kind", 0.9 * end, end)
+    spread = known.spread("kind")
+    at = next_by_chance(spread, running_at, chance, 15.0)
+    assert running_at <= at <= max(running_at + 15.0, spread.usual * 1.0001)
+
+
+def test_a_task_is_asked_for_when_it_has_ended_with_the_chance_that_was_said():
+    chance = Random(5)
+    known = Latencies()
+    for _ in range(200):
+        end = chance.lognormvariate(3.0, 0.5)
+        known.learn("kind", end, end)
+    at = next_by_chance(known.spread("kind"), 0.0, 0.2, 1e9)
+    ended = sum(chance.lognormvariate(3.0, 0.5) <= at for _ in range(4000)) / 4000
+    assert 0.12 < ended < 0.28
+
+
+def test_a_service_that_became_faster_is_found_out():
+    known = Latencies()
+    for _ in range(64):
+        known.learn("kind", 58.0, 60.0)
+    asked = 0
+    while known.spread("kind").usual > 6.0 and asked < 1000:
+        asked += 1
+        known.learn("kind", 0.0, max(5.0, next_by_chance(known.spread("kind"), 0.0, 0.2, 15.0)))
+    assert asked < 600
+
+
+def test_a_kind_that_was_not_seen_is_taken_to_be_as_the_others():
+    known = Latencies()
+    assert known.spread("other") is None
+    known.learn("kind", 10.0, 10.0)
+    assert known.spread("other").usual == pytest.approx(10.0)
+    assert Spread(0.0, 0.5).when(0.5, 0.0) == pytest.approx(1.0)
 
 
 def test_smaller_tasks_pass_a_larger_one_a_bounded_number_of_times():
@@ -69,7 +116,7 @@ def test_order_is_kept_where_everything_fits():
 
 def test_slots_count_units_and_wake_who_waits():
     woken = []
-    slots = Slots(9, lambda: woken.append(True))
+    slots = Slots(Capacity(9, seeks=False, clock=Clock()), lambda: woken.append(True))
     slots.take(4)
     slots.take(9)  # a task of an earlier run
     assert slots.free == 0
@@ -80,9 +127,118 @@ def test_slots_count_units_and_wake_who_waits():
 
 @pytest.mark.parametrize("rate", [0.5, 1, 2, 3, 60, 600, 6000])
 def test_the_worst_minute_never_sees_more_than_the_rate(rate):
-    limiter = pacer(rate)
+    limiter = quota(rate)
     burst = limiter.max_rate
     assert burst + 60 * burst / limiter.time_period <= max(rate, 1) * 1.0001 + (burst if rate <= 2 else 0)
+
+
+def gateway_with(units: int, capacity: Capacity, creates: int, *, task: int = 1) -> tuple[int, int]:
+    """Creates against an account that runs so many units: how many were refused, and how many units are held.
+
+    Each time all slots are full, the oldest task ends.
+    """
+    held = refused = 0
+    for _ in range(creates):
+        probe = False
+        if held + task > capacity.units:
+            probe = capacity.may_probe(held + task)
+            if not probe:
+                held -= task
+        if held + task > units:
+            refused += 1
+            capacity.refused(held, probe=probe)
+        else:
+            held += task
+            capacity.accepted(held, probe=probe)
+    return refused, held
+
+
+def test_a_limit_that_is_true_is_never_exceeded():
+    capacity = Capacity(24, seeks=False, clock=Clock())
+    assert gateway_with(24, capacity, 5000) == (0, 24)
+    assert gateway_with(100, capacity, 5000) == (0, 24)
+
+
+@pytest.mark.parametrize("task", [1, 4])
+def test_a_limit_that_is_too_high_is_found_out_and_seldom_tried_again(task):
+    capacity = Capacity(100, seeks=False, clock=Clock())
+    gateway_with(24, capacity, 200, task=task)
+    refused, held = gateway_with(24, capacity, 5000, task=task)
+    assert held >= 24 - task
+    assert refused < 0.01 * 5000
+
+
+def test_a_limit_that_nobody_said_is_found_from_below():
+    capacity = Capacity(9, seeks=True, clock=Clock())
+    assert gateway_with(24, capacity, 40)[0] <= 2
+    assert capacity.units == 24
+    refused, held = gateway_with(24, capacity, 5000)
+    assert held == 24
+    assert refused < 0.01 * 5000
+
+
+def test_what_is_looked_for_has_a_bound():
+    capacity = Capacity(9, seeks=True, clock=Clock())
+    assert gateway_with(10**6, capacity, 2000) == (0, MOST)
+
+
+def test_units_that_somebody_else_held_for_a_while_are_taken_again():
+    capacity = Capacity(24, seeks=False, clock=Clock())
+    gateway_with(5, capacity, 200)
+    assert capacity.units == 5
+    gateway_with(24, capacity, 400)
+    assert capacity.units == 24
+
+
+def test_a_slow_account_is_tried_again_after_a_time():
+    clock = Clock()
+    capacity = Capacity(9, seeks=False, clock=clock)
+    capacity.refused(3, probe=False)
+    assert not capacity.may_probe(4)
+    clock.now += 121
+    assert capacity.may_probe(4)
+
+
+def creates_at(limit: float, pace: Pace, clock: Clock, seconds: float) -> tuple[int, int]:
+    """Creates as fast as the pace lets them go, against an account that takes so many in each second."""
+    taken: list[float] = []
+    accepted = refused = 0
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += max(pace.closed_for(), 0.001)
+        sent = pace.sent()
+        taken = [time for time in taken if time > clock.now - 1.0]
+        if len(taken) < limit:
+            taken.append(clock.now)
+            accepted += 1
+            pace.accepted()
+        else:
+            refused += 1
+            pace.refused(sent)
+    return accepted, refused
+
+
+@pytest.mark.parametrize("limit", [2, 10, 50])
+def test_the_rate_that_an_account_takes_is_found_and_seldom_exceeded(limit):
+    clock = Clock()
+    pace = Pace(clock)
+    assert pace.closed_for() == 0
+    creates_at(limit, pace, clock, 60)
+    accepted, refused = creates_at(limit, pace, clock, 600)
+    assert accepted >= 0.75 * limit * 600
+    assert refused <= 0.03 * accepted
+
+
+def test_creates_that_were_under_way_with_a_refused_one_slow_nothing_more():
+    clock = Clock()
+    pace = Pace(clock)
+    sent = [pace.sent() for _ in range(50)]
+    clock.now += 0.5
+    pace.refused(sent[0])
+    rate = pace.rate
+    for moment in sent[1:]:
+        pace.refused(moment)
+    assert pace.rate == rate
 
 
 def test_refusals_close_the_gate_ever_longer_until_a_success():

@@ -129,6 +129,8 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         lines.append(f"  {'budget':<18}stops the run after {_number(plan.within_budget, 'job')}")
     if plan.anything_to_do:
         slots = _number(manifest.account.concurrency, "slot")
+        if manifest.account.seeks_concurrency:
+            slots += "; a run tries whether the account takes more (else say providers.*.limits.concurrency)"
         lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
     return "\n".join(lines)
 

@@ -31,8 +31,13 @@ class Gate:
         self._in_a_row = 0
         self._since = None
 
-    def refused(self, error: BatchgenError, *, retry_after: float | None = None) -> RunStopped | None:
-        """Note a refusal and close for a while; the answer is a reason to stop when this has lasted too long."""
+    def refused(
+        self, error: BatchgenError, *, retry_after: float | None = None, closes: bool = True
+    ) -> RunStopped | None:
+        """Note a refusal, and close for a while where it `closes`.
+
+        The answer is a reason to stop when there was no success for too long.
+        """
         now = self._clock()
         self.refusals += 1
         if self._since is None:
@@ -42,7 +47,7 @@ class Gate:
                 f"The gateway asks to wait {retry_after:.0f} s, longer than run.give_up_after: {error} Run again later."
             )
         # Tasks in flight are refused together: refusals that meet a closed gate are one refusal.
-        if now >= self._opens:
+        if closes and now >= self._opens:
             self._in_a_row += 1
             self._opens = now + backoff(self._in_a_row, self._chance, asked=retry_after)
         elif retry_after is not None:

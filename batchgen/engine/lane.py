@@ -9,9 +9,10 @@ import asyncio
 import heapq
 from typing import TYPE_CHECKING
 
+from batchgen.engine.flow import Flow
 from batchgen.engine.gate import Gate
 from batchgen.engine.life import Life
-from batchgen.engine.slots import Slots, Turn, pacer
+from batchgen.engine.pace import quota
 from batchgen.engine.watch import Watch
 from batchgen.errors import AccountStopped, BatchgenError, Throttled
 from batchgen.jobs import Status
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from batchgen.engine.context import Context
+    from batchgen.engine.flow import Hold
     from batchgen.engine.work import Work
     from batchgen.providers.base import Provider
 
@@ -38,11 +40,15 @@ class Lane:
         self.stop = context.stop if begins else context.stop.child()
         self._account = provider.account
         self._wake = asyncio.Event()
-        self.slots = Slots(provider.account.concurrency, self._wake.set)
-        self._turn = Turn()
-        self._pacer = pacer(provider.account.creates_per_minute)
-        self._paced: asyncio.Task[None] | None = None  # waits for the rate, or has waited
-        self._gate = Gate(context.clock, context.chance, context.rules.give_up_after)
+        self._flow = Flow(
+            provider.account,
+            clock=context.clock,
+            chance=context.chance,
+            give_up_after=context.rules.give_up_after,
+            freed=self._wake.set,
+        )
+        self._quota = quota(provider.account.creates_per_minute)
+        self._paced: asyncio.Task[None] | None = None  # waits for the quota, or has waited
         self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
         self._watch = Watch(
             provider,
@@ -55,8 +61,7 @@ class Lane:
         self._life = Life(
             context,
             provider,
-            slots=self.slots,
-            gate=self._gate,
+            flow=self._flow,
             watch=self._watch,
             stop=self.stop,
             later=self._put_back,
@@ -75,7 +80,7 @@ class Lane:
             loops = [group.create_task(self._watch.keep_asking()), group.create_task(self._curfew())]
             async with asyncio.TaskGroup() as lives:
                 for work, status in begun:
-                    self._spawn(lives, work, status)
+                    self._spawn(lives, work, self._flow.hold(work.units), status)
                 await self._feed(lives, source)
             for loop in loops:
                 loop.cancel()
@@ -112,35 +117,38 @@ class Lane:
 
     def _begin_next(self, lives: asyncio.TaskGroup) -> bool:
         """Begin one work, if gate, slots, budget and rate let us."""
-        if self._gate.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG or not self._waiting:
+        if self._flow.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG or not self._waiting:
             return False
-        if not self._in_pace(lives):
+        if not self._in_quota(lives):
             return False
-        work = self._turn.choose(self._waiting, self.slots.free)
-        if work is None:
+        chosen = self._flow.choose(self._waiting)
+        if chosen is None:
             return False
+        work, hold = chosen
         budget = self._context.budget
         price = micros(self._account.prices.of_task(work.job.parameters))
         if (refusal := budget.refusal(work.units, price)) is not None:
+            hold.give()
             self.stop.request(refusal, grace=None)
             return False
         self._paced = None
         budget.reserve(work.units, price)
-        self._spawn(lives, work, Status.PENDING)
+        self._flow.sent(hold)
+        self._spawn(lives, work, hold, Status.PENDING)
         return True
 
-    def _in_pace(self, lives: asyncio.TaskGroup) -> bool:
-        """Whether the rate allows one more create; if not, it is waited for, and the feeder is woken."""
-        if self._pacer is None:
+    def _in_quota(self, lives: asyncio.TaskGroup) -> bool:
+        """Whether the manifest's rate allows one more create; if not, it is waited for, and the feeder is woken."""
+        if self._quota is None:
             return True
         if self._paced is None:
-            self._paced = lives.create_task(self._pacer.acquire())
+            self._paced = lives.create_task(self._quota.acquire())
             self._paced.add_done_callback(lambda _: self._wake.set())
         return self._paced.done()
 
     async def _something_changes(self) -> None:
         """Wait for a free slot, an ended life, a time that comes, or the stop."""
-        times = [self._gate.closed_for()] if self._waiting else []
+        times = [self._flow.closed_for()] if self._waiting else []
         if self._later:
             times.append(self._later[0][0] - self._context.clock())
         wait = min((time for time in times if time > 0), default=None)
@@ -161,9 +169,8 @@ class Lane:
                 life.cancel()
             await asyncio.wait(self._lives, return_when=asyncio.FIRST_COMPLETED)
 
-    def _spawn(self, lives: asyncio.TaskGroup, work: Work, status: Status) -> None:
-        self.slots.take(work.units)
-        task = lives.create_task(self._life.live(work, status))
+    def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: Hold, status: Status) -> None:
+        task = lives.create_task(self._life.live(work, hold, status))
         self._lives.add(task)
         task.add_done_callback(self._ended)
         self._show()
@@ -193,6 +200,6 @@ class Lane:
 
     def _show(self) -> None:
         counters = self._context.counters
-        counters.slots_in_use = self.slots.in_use
-        counters.slots = self.slots.units
+        counters.slots_in_use = self._flow.slots.in_use
+        counters.slots = self._flow.slots.units
         counters.waiting = len(self._waiting) + len(self._later)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.fetch import Fetcher, ImagesGone
 from batchgen.engine.recover import NotAnswered, Recovery, Undecided
-from batchgen.engine.retry import soon
+from batchgen.engine.retry import FIRST_SECONDS, soon
 from batchgen.errors import (
     AccountStopped,
     AttemptFailed,
@@ -23,6 +23,7 @@ from batchgen.errors import (
     RunStopped,
     TaskNotFound,
     Throttled,
+    TooManyRunning,
     Unclear,
 )
 from batchgen.jobs import Status
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.engine.context import Context
-    from batchgen.engine.gate import Gate
-    from batchgen.engine.slots import Slots
+    from batchgen.engine.flow import Flow, Hold
     from batchgen.engine.stop import Stop
     from batchgen.engine.watch import Watch
     from batchgen.engine.work import Work
@@ -53,8 +53,7 @@ class Life:
         context: Context,
         provider: Provider,
         *,
-        slots: Slots,
-        gate: Gate,
+        flow: Flow,
         watch: Watch,
         stop: Stop,
         later: Callable[[Work, float], None],
@@ -62,8 +61,7 @@ class Life:
         self._context = context
         self._lane_stop = stop
         self._provider = provider
-        self._slots = slots
-        self._gate = gate
+        self._flow = flow
         self._watch = watch
         self._later = later
         self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
@@ -71,17 +69,17 @@ class Life:
         self.fetching = 0
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is under way where nobody can be asked
 
-    async def live(self, work: Work, status: Status = Status.PENDING) -> None:
-        """Carry one attempt from where it stands to its end. Its slots are held and its price is reserved.
+    async def live(self, work: Work, hold: Hold, status: Status) -> None:
+        """Carry one attempt from where it stands to its end. `hold` are its slots; its price is reserved.
 
         Raises nothing but cancellation: each error becomes the job's outcome, or the run's stop.
         """
         try:
             try:
-                accepted = await self._accepted(work, status)
-                made = accepted is not None and (status is Status.MADE or await self._made(accepted))
+                accepted = await self._accepted(work, hold, status)
+                made = accepted is not None and (status is Status.MADE or await self._made(accepted, hold))
             finally:
-                self._slots.give(work.units)
+                hold.give()
             if accepted is not None and made:
                 await self._fetched(accepted)
         except RunStopped as error:
@@ -94,22 +92,23 @@ class Life:
 
     # --- accepted: there is a task ------------------------------------------------------------------------
 
-    async def _accepted(self, work: Work, status: Status) -> Work | None:
+    async def _accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
         """The attempt with its task, or None when it has no task and all that follows is arranged."""
         if work.task_id:
             return work
         if status is not Status.PENDING:
-            return await self._looked_for(work, status)
+            return await self._looked_for(work, hold, status)
         work = work.sent(self._context.now_ms())
         try:
             task = await self._send(work)
         except Unclear as error:
-            return await self._looked_for(work, status, error)
+            return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
-            return await self._taken_or_refused(work, error)
+            return await self._taken_or_refused(work, hold, error)
         except (Throttled, NotSent) as error:
-            await self._not_made(work, error, Outcome.REFUSED, counts=False)
-            self._note_trouble(error)
+            self._note_trouble(hold, error)
+            wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
+            await self._not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
         except AccountStopped as error:
             await self._not_made(work, error, Outcome.REFUSED, counts=False)
             self._lane_stop.request(error, grace=None)
@@ -119,7 +118,7 @@ class Life:
             rejected = isinstance(error, JobRejected)
             await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
         else:
-            return await self._adopt(work, task)
+            return await self._adopt(work, hold, task)
         return None
 
     async def _send(self, work: Work) -> Task:
@@ -144,7 +143,9 @@ class Life:
         finally:
             self.unaskable.discard(sending)
 
-    async def _looked_for(self, work: Work, status: Status, because: BatchgenError | None = None) -> Work | None:
+    async def _looked_for(
+        self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
+    ) -> Work | None:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         try:
             task = await self._recovery.find(work)
@@ -154,7 +155,7 @@ class Life:
             self._stop(error)  # the intent stays open: the next run asks again
         else:
             if task is not None:
-                return await self._adopt(work, task, found=True)
+                return await self._adopt(work, hold, task, found=True)
             if work.moved:
                 self._leave(
                     work, "a task was sent to another base_url than the account has now, which does not know it"
@@ -165,19 +166,19 @@ class Life:
             await self._not_made(work, lost, Outcome.REFUSED, counts=True)
         return None
 
-    async def _taken_or_refused(self, work: Work, refusal: RefusedOrTaken) -> Work | None:
+    async def _taken_or_refused(self, work: Work, hold: Hold, refusal: RefusedOrTaken) -> Work | None:
         """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
         try:
             task = await self._recovery.find(work) if self._recovery.can_ask else None
         except Undecided:
             task = None
         if task is not None:
-            return await self._adopt(work, task, found=True)
+            return await self._adopt(work, hold, task, found=True)
         await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
         return None
 
-    async def _adopt(self, work: Work, task: Task, *, found: bool = False) -> Work:
-        self._gate.served()
+    async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
+        self._flow.accepted(hold)
         self._context.counters.note = ""
         at = self._context.now_ms()
         accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
@@ -186,7 +187,7 @@ class Life:
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
 
-    async def _made(self, work: Work) -> bool:
+    async def _made(self, work: Work, hold: Hold) -> bool:
         """Wait for the task's end; whether there are images to fetch."""
         context = self._context
         try:
@@ -201,7 +202,8 @@ class Life:
         except TaskNotFound as error:
             await self._gone(work, error, Outcome.LOST)
             return False
-        self._gate.served()
+        hold.give()  # at the gateway the slots are free already: what follows here must not keep them
+        self._flow.gate.served()
         if task.state is TaskState.FAILED:
             words = task.message or "The gateway gives no reason."
             failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
@@ -258,8 +260,10 @@ class Life:
         else:
             await self._end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
 
-    async def _not_made(self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
-        """The attempt made nothing: the next follows, unless that was the last."""
+    async def _not_made(
+        self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
+    ) -> None:
+        """The attempt made nothing: the next follows, after `wait` seconds at least, unless that was the last."""
         context = self._context
         failures = work.failures + int(counts)
         if failures >= context.rules.max_attempts:
@@ -279,7 +283,7 @@ class Life:
         )
         self._release(work, outcome)
         if work.wanted:
-            self._later(work.again(counts=counts), soon(failures, context.chance) if counts else 0.0)
+            self._later(work.again(counts=counts), soon(failures, context.chance) if counts else wait)
 
     async def _end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
         context = self._context
@@ -310,11 +314,10 @@ class Life:
         if outcome in {Outcome.REFUSED, Outcome.FAILED}:
             self._context.budget.release(work.units, self._price(work))
 
-    def _note_trouble(self, error: Throttled | NotSent) -> None:
-        retry_after = error.retry_after if isinstance(error, Throttled) else None
+    def _note_trouble(self, hold: Hold, error: Throttled | NotSent) -> None:
         self._context.counters.refusals += 1
         self._context.counters.note = str(error)[:_NOTE]
-        if (reason := self._gate.refused(error, retry_after=retry_after)) is not None:
+        if (reason := self._flow.refused(hold, error)) is not None:
             self._lane_stop.request(reason, grace=self._context.rules.grace)
 
     def _stop(self, reason: RunStopped) -> None:

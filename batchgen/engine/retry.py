@@ -26,12 +26,9 @@ def soon(times: int, chance: Random) -> float:
     return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * chance.random())
 
 
-def next_query(elapsed: float, usual: float | None) -> float:
-    """Seconds until a running task is worth asking for again; queries are free but not for nothing.
+def next_query(elapsed: float) -> float:
+    """Seconds until a running task is worth asking for again, before anything is known of how long tasks take.
 
-    `elapsed`: since it was accepted; `usual`: how long tasks like it take, None before that is known.
-    A task is first asked for when half of them are likely to be done, then ever more rarely.
+    `elapsed`: since it was accepted. Queries are free, but not for nothing: ever more rarely.
     """
-    if usual is not None and elapsed < 0.8 * usual:
-        return max(0.1, usual - elapsed)
     return min(15.0, max(0.25, 0.12 * elapsed))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability
 from batchgen.engine.budget import Budget
+from batchgen.engine.capacity import MOST
 from batchgen.engine.context import Context, Tally
 from batchgen.engine.lane import Lane
 from batchgen.engine.stop import Interrupted, Stop
@@ -155,7 +156,8 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
-        in_flight = order.account.concurrency + order.downloads + _SPARE_CONNECTIONS
+        units = max(order.account.concurrency, MOST if order.account.seeks_concurrency else 0)
+        in_flight = units + order.downloads + _SPARE_CONNECTIONS
         context = Context(
             writer=await stack.enter_async_context(Writer(ledger)),
             reader=reader,

@@ -1,4 +1,4 @@
-"""What an account lets run at a time, and how fast it lets us create.
+"""What an account lets run at a time, and whose turn it is.
 
 A task holds as many units as it makes images, from its create until it ends (kling.md, Concurrency).
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiolimiter import AsyncLimiter
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchgen.engine.capacity import Capacity
     from batchgen.engine.work import Work
 
 PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
@@ -20,10 +19,15 @@ PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it
 class Slots:
     """Units in use. May be over-full: tasks of an earlier run hold theirs whatever the limit is now."""
 
-    def __init__(self, units: int, freed: Callable[[], None]) -> None:
-        self.units = units
+    def __init__(self, capacity: Capacity, freed: Callable[[], None]) -> None:
+        self._capacity = capacity
         self.in_use = 0
         self._freed = freed
+
+    @property
+    def units(self) -> int:
+        """How many there are, as far as is known."""
+        return self._capacity.units
 
     @property
     def free(self) -> int:
@@ -56,19 +60,3 @@ class Turn:
             self._passed = self._passed + 1 if position else 0
             return waiting.pop(position)
         return None
-
-
-def pacer(creates_per_minute: float | None) -> AsyncLimiter | None:
-    """A limiter under which no minute sees more creates than this, not even the first.
-
-    `AsyncLimiter(N, 60)` lets 2N - 1 through in its first minute; a small burst `b` leaking over
-    `b * 60 / (N - b)` seconds keeps the worst minute at N.
-    """
-    if creates_per_minute is None:
-        return None
-    if creates_per_minute <= 2:
-        return AsyncLimiter(1, 60.0 / creates_per_minute)
-    if creates_per_minute <= 1200:
-        return AsyncLimiter(1, 60.0 / (creates_per_minute - 1))
-    burst = creates_per_minute // 100
-    return AsyncLimiter(burst, burst * 60.0 / (creates_per_minute - burst))

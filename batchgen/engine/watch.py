@@ -1,14 +1,19 @@
-"""Knows every running task of one account and asks for them until they end: many at once where it can."""
+"""Knows every running task of one account and asks for them until they end: many at once where it can.
+
+When to ask is a matter of chance (see `latency`). One by one, a task is asked for when it has ended with `_ONE`. A
+list tells of all, so it is read when that share of the units in flight has likely come free: this is what keeps the
+slots full, at fewer than two lists a task where ten run, and one for twenty where five hundred do.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
+from batchgen.engine.latency import Latencies, next_by_chance
+from batchgen.engine.retry import LONGEST_SECONDS, backoff
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
@@ -20,14 +25,18 @@ if TYPE_CHECKING:
     from batchgen.providers.base import Provider, Task
 
 _PAGE = 500
+_PAGE_MARGIN = 20  # more than we count: the account may have tasks that are not ours
 _PAGES_AT_MOST = 20  # a list query is to be cheaper than single ones: older tasks are asked for one by one
-_LIST_FROM = 3  # so many tasks due at a time are worth a list query
-_TOGETHER = 0.2  # seconds: what comes due so soon is asked for in the same list
+_LIST_FROM = 3  # so many running tasks are worth a list query
+_LIST_PAUSE = 0.05  # seconds at least between two lists, and as long as the last one took
+_SHARE = 0.06  # of the units in flight
+_ONE = 0.2  # the chance with which a single task has ended when it is asked for
+_LONGEST = 15.0  # seconds
+_SAMPLE = 48  # running tasks that are looked at to say when the next list is due
 _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
 _EMPTY = 8  # so often is a success without images asked for again, over some minutes, then left to the next run
-_REMEMBERED = 32
 
 Kind = tuple[str, str, int, bool]
 
@@ -39,32 +48,24 @@ def kind_of(parameters: Parameters) -> Kind:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Running:
+    """`seen` is when it was last known to run, in seconds after `since`; `due` when it is to be asked for by itself."""
+
     task_id: str
     kind: Kind
+    units: int
+    number: int  # counted as they are accepted
     since: float
     due: float  # infinite while it is being asked for
     end: asyncio.Future[Task]
+    seen: float = 0.0
     refused: int = 0
     not_there: int = 0
     empty: int = 0  # answers that said it succeeded, but named no image
 
-
-@dataclass(slots=True)
-class Latencies:
-    """How long tasks have taken lately, in seconds, by kind."""
-
-    seen: dict[Kind, list[float]] = field(default_factory=dict)
-
-    def learn(self, kind: Kind, seconds: float) -> None:
-        """Remember one more."""
-        lately = self.seen.setdefault(kind, [])
-        lately.append(seconds)
-        del lately[:-_REMEMBERED]
-
-    def usual(self, kind: Kind) -> float | None:
-        """The median, or None before any is known."""
-        lately = self.seen.get(kind)
-        return median(lately) if lately else None
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the last answer was no answer: then it waits for its own time."""
+        return bool(self.refused or self.not_there or self.empty)
 
 
 class Watch:
@@ -90,9 +91,12 @@ class Watch:
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
         self._lists = provider.lists
+        self._list_due = 0.0  # not before this
+        self._wakes_at = math.inf
         self._listing = False  # a list query is on its way
         self._list_troubles = 0
-        self.latencies = Latencies()
+        self._accepted = 0
+        self._latencies = Latencies()
 
     async def ended(self, task_id: str, parameters: Parameters) -> Task:
         """Wait until a task has ended and return its last word: failed, or succeeded with at least one image.
@@ -102,13 +106,21 @@ class Watch:
         """
         now = self._clock()
         kind = kind_of(parameters)
-        end: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-        due = now + next_query(0.0, self.latencies.usual(kind))
-        running = _Running(task_id=task_id, kind=kind, since=now, due=due, end=end)
+        self._accepted += 1
+        running = _Running(
+            task_id=task_id,
+            kind=kind,
+            units=parameters.n,
+            number=self._accepted,
+            since=now,
+            due=now + self._alone(kind, 0.0),
+            end=asyncio.get_running_loop().create_future(),
+        )
         self._running.add(running)
-        self._news.set()
+        if running.due < self._wakes_at:
+            self._news.set()
         try:
-            return await end
+            return await running.end
         finally:
             self._running.discard(running)
 
@@ -118,41 +130,71 @@ class Watch:
             while True:
                 self._news.clear()
                 now = self._clock()
-                by_list = self._lists and len(self._running) >= _LIST_FROM
-                due = self._due(now + _TOGETHER if by_list else now)
-                if by_list and (self._listing or not self._due(now)):
-                    due = []  # what comes due while a list is on its way goes into the next one
-                for running in due:
-                    running.due = math.inf
-                if by_list and due:
-                    self._listing = True
-                    group.create_task(self._ask_list(due))
-                else:
-                    for running in due:
-                        group.create_task(self._ask_one(running))
-                await self._until_next(now)
+                wait = self._list_if_due(group, now) if self._by_list else self._ask_each_due(group, now)
+                await self._until(wait)
 
-    def _due(self, by: float) -> list[_Running]:
-        return [running for running in self._running if running.due <= by]
+    @property
+    def _by_list(self) -> bool:
+        return self._lists and len(self._running) >= _LIST_FROM
 
-    async def _until_next(self, now: float) -> None:
-        next_due = min((running.due for running in self._running), default=math.inf)
-        if self._listing and len(self._running) >= _LIST_FROM:
-            next_due = math.inf  # the list's end wakes us
-        wait = None if next_due == math.inf else max(0.01, next_due - now)
+    def _alone(self, kind: Kind, seen: float) -> float:
+        return next_by_chance(self._latencies.spread(kind), seen, _ONE, _LONGEST)
+
+    def _ask_each_due(self, group: asyncio.TaskGroup, now: float) -> float:
+        """Ask for each task whose time has come; seconds until the next."""
+        for running in [running for running in self._running if running.due <= now]:
+            running.due = math.inf
+            group.create_task(self._ask_one(running))
+        return min((running.due for running in self._running), default=math.inf) - now
+
+    def _list_if_due(self, group: asyncio.TaskGroup, now: float) -> float:
+        """Read the list when enough has likely ended; seconds until that is to be looked at again."""
+        if self._listing:
+            return _LONGEST  # its end wakes us
+        wait = max(self._list_due - now, self._until_share(now))
+        if wait > 0:
+            return wait
+        self._listing = True
+        group.create_task(self._ask_list(now))
+        return _LONGEST
+
+    def _until_share(self, now: float) -> float:
+        """Seconds until `_SHARE` of the units in flight has likely come free, or one that we must look at again."""
+        asked = [running for running in self._running if running.due < math.inf]
+        sample = asked if len(asked) <= _SAMPLE else self._chance.sample(asked, _SAMPLE)
+        units = sum(running.units for running in sample)
+        wait, step = 0.0, _LIST_PAUSE
+        while wait < _LONGEST:
+            if sum(running.units * self._chance_of(running, now + wait) for running in sample) >= _SHARE * units:
+                return wait
+            wait += step
+            step *= 1.2
+        return _LONGEST
+
+    def _chance_of(self, running: _Running, at: float) -> float:
+        """That it has ended, as far as can be told; 1 for what waits for a time of its own."""
+        spread = self._latencies.spread(running.kind)
+        if spread is None or running.is_troubled:
+            return float(at >= running.due)
+        before = spread.ended_by(running.seen)
+        return 1.0 if before >= 1.0 else (spread.ended_by(at - running.since) - before) / (1.0 - before)
+
+    async def _until(self, wait: float) -> None:
+        self._wakes_at = -math.inf if self._listing else self._clock() + wait
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(None if wait == math.inf else max(0.01, wait)):
                 await self._news.wait()
         except TimeoutError:
             return
 
-    async def _ask_list(self, due: list[_Running]) -> None:
-        """Ask with list queries; what the list does not tell of is asked for one by one."""
+    async def _ask_list(self, now: float) -> None:
+        """Read the list; what it does not tell of, though its own time has come, is asked for by itself."""
+        asked = {running for running in self._running if running.due < math.inf}
         told: set[_Running] = set()
         try:
-            await self._read_list(due, told)
+            await self._read_list(asked, told, now)
         except (Throttled, NotSent) as error:
-            self._trouble(set(due) - told, error)
+            self._trouble(asked - told, error)
             return
         except (JobError, AccountStopped):
             self._lists = False  # this account has only the single query, which will say what is wrong, if anything is
@@ -163,24 +205,31 @@ class Watch:
             self._list_troubles = 0
         finally:
             self._listing = False
+            ended = self._clock()
+            self._list_due = ended + max(_LIST_PAUSE, ended - now)
             self._news.set()
         async with asyncio.TaskGroup() as group:
-            for running in set(due) - told:
-                group.create_task(self._ask_one(running))
+            for running in asked - told:
+                if running.due <= ended:
+                    running.due = math.inf
+                    group.create_task(self._ask_one(running))
 
-    async def _read_list(self, due: list[_Running], told: set[_Running]) -> None:
-        oldest = min(running.since for running in due)
+    async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> None:
+        """Read pages as far back as the oldest running task."""
+        oldest = min((running.since for running in asked), default=now)
+        first = min((running.number for running in asked), default=0)
+        size = min(_PAGE, self._accepted - first + 1 + _PAGE_MARGIN)
         for number in range(1, _PAGES_AT_MOST + 1):
-            page = await self._provider.page(number, _PAGE)
+            page = await self._provider.page(number, size)
             self._on_answer()
             tasks = {task.id: task for task in page.tasks}
-            for running in list(self._running):
+            for running in asked - told:
                 task = tasks.get(running.task_id)
                 # A list may say less than the task itself: its end without images is not believed.
                 if task is not None and (task.links or task.state is not TaskState.SUCCEEDED):
                     told.add(running)
-                    self._told(running, task)
-            if told.issuperset(due) or len(page.tasks) < _PAGE or self._before(page.tasks[-1].created_ms, oldest):
+                    self._told(running, task, now)
+            if told.issuperset(asked) or len(page.tasks) < size or self._before(page.tasks[-1].created_ms, oldest):
                 return
 
     def _before(self, created_ms: int | None, oldest: float) -> bool:
@@ -192,6 +241,7 @@ class Watch:
     async def _ask_one(self, running: _Running) -> None:
         try:
             async with self._at_once:
+                now = self._clock()
                 task = await self._provider.query(running.task_id)
         except TaskNotFound as error:
             running.not_there += 1
@@ -202,13 +252,14 @@ class Watch:
             self._trouble({running}, error)
         else:
             self._on_answer()
-            self._told(running, task)
+            self._told(running, task, now)
 
-    def _told(self, running: _Running, task: Task) -> None:
-        elapsed = self._clock() - running.since
+    def _told(self, running: _Running, task: Task, now: float) -> None:
+        """The answer to a question that was asked at this moment."""
         running.refused = running.not_there = 0
         if task.state is TaskState.RUNNING:
-            self._ask_again(running, next_query(elapsed, self.latencies.usual(running.kind)))
+            running.seen = now - running.since
+            self._ask_again(running, self._alone(running.kind, running.seen) - (self._clock() - running.since))
         elif task.state is TaskState.SUCCEEDED and not task.links:
             running.empty += 1
             if running.empty >= _EMPTY:
@@ -216,7 +267,7 @@ class Watch:
                 self._give_up(running, Unclear(words, head=task.head))
             self._ask_again(running, backoff(running.empty, self._chance))
         elif not running.end.done():
-            self.latencies.learn(running.kind, elapsed)
+            self._latencies.learn(running.kind, running.seen, self._clock() - running.since)
             running.end.set_result(task)
 
     def _give_up(self, running: _Running, error: BatchgenError) -> None:
@@ -233,5 +284,7 @@ class Watch:
         self._on_trouble(error)
 
     def _ask_again(self, running: _Running, seconds: float) -> None:
-        running.due = math.inf if running.end.done() else self._clock() + seconds
-        self._news.set()
+        """Its own time comes in so many seconds; never at once, whatever the arithmetic says."""
+        running.due = math.inf if running.end.done() else self._clock() + max(_LIST_PAUSE, seconds)
+        if running.due < self._wakes_at:
+            self._news.set()
