@@ -14,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
+from batchgen.engine.recover import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.ledger.events import Accepted, Intent, Outcome
@@ -33,7 +34,6 @@ _OURS = re.compile(r"bg-(?P<job>[0-9][a-z2-7]{25})-(?P<attempt>[0-9]{1,9})")
 _PAGE = 500
 _MOST_PAGES = 1000  # the API's own bound
 _TRIES = 5
-_SKEW_MS = 10 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ class Inquiry:
 
     async def _through_the_list(self, answered: Answered) -> bool:
         """Every task back to our first; False where the account has no list after all."""
-        first = self._books.oldest.get(answered.account, 0) - _SKEW_MS
+        first = self._books.oldest.get(answered.account, 0) - SKEW_MS
         for number in range(1, _MOST_PAGES + 1):
             try:
                 page: Page = await self._patiently(partial(self._provider.page, number, _PAGE))

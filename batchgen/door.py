@@ -10,17 +10,28 @@ import io
 import os
 import socket
 import ssl
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from batchgen import __version__
-from batchgen.errors import ImageBroken, LinkExpired, NotSent, Unclear
+from batchgen.errors import (
+    ImageBroken,
+    LinkExpired,
+    NameNotFound,
+    NotSent,
+    ProxyFailed,
+    TlsFailed,
+    Unclear,
+    Withheld,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -82,7 +93,7 @@ class Door:
                 headers=headers,
                 data=_payload(body),
                 params=params,
-                proxy=_proxy(url),
+                proxy=proxy_of(url),
                 allow_redirects=False,
             ) as response:
                 return Answer(
@@ -104,7 +115,7 @@ class Door:
             async with self._session.get(
                 url,
                 max_redirects=_REDIRECTS,
-                proxy=_proxy(url),
+                proxy=proxy_of(url),
                 timeout=aiohttp.ClientTimeout(
                     total=DOWNLOAD_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=DOWNLOAD_IDLE_SECONDS
                 ),
@@ -122,9 +133,65 @@ class Door:
             raise Unclear(str(_translated(error, url))) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A question and its answer. `at` is our Unix time in the middle between the two, `seconds` how long it took."""
+
+    url: str
+    params: Mapping[str, str] | None
+    answer: Answer
+    at: float
+    seconds: float
+
+    @property
+    def ahead(self) -> float | None:
+        """Seconds that our clock is ahead of the answer's `Date`, to about half a second; None where it has none."""
+        try:
+            told = parsedate_to_datetime(self.answer.headers.get("Date", "")).timestamp()
+        except ValueError:
+            return None
+        return self.at - (told + 0.5)  # a date is cut to its second
+
+
+class Listener(Door):
+    """A door that lets only questions out, and remembers the answers: nothing that it sends can cost money."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        super().__init__(session)
+        self.heard: list[Heard] = []
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """As `Door.send`. Raises Withheld for everything that is not a plain GET."""
+        if method != "GET" or body is not None:
+            raise Withheld(f"A {method} was held back: it is no question, and might cost something.")
+        began, wall = time.monotonic(), time.time()
+        answer = await super().send(method, url, headers=headers, params=params)
+        seconds = time.monotonic() - began
+        self.heard.append(Heard(url=url, params=params, answer=answer, at=wall + seconds / 2, seconds=seconds))
+        return answer
+
+
 @asynccontextmanager
 async def open_door(in_flight: int) -> AsyncIterator[Door]:
     """A door for at most `in_flight` requests at a time, its connections kept alive between them."""
+    async with opened(Door, in_flight) as door:
+        yield door
+
+
+_D = TypeVar("_D", bound=Door)
+
+
+@asynccontextmanager
+async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
+    """`open_door` for a door of another kind: one that listens, or lets less through."""
     connector = aiohttp.TCPConnector(limit=in_flight, limit_per_host=0, ttl_dns_cache=300)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -134,7 +201,7 @@ async def open_door(in_flight: int) -> AsyncIterator[Door]:
             total=ANSWER_SECONDS + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
         ),
     ) as session:
-        yield Door(session)
+        yield kind(session)
 
 
 def _scheme(url: str) -> str:
@@ -149,7 +216,7 @@ def _proxy_of(scheme: str, host: str) -> str | None:
     return None if proxy_bypass(host) else getproxies().get(scheme)
 
 
-def _proxy(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for this address; aiohttp's own way would also send keys out of ~/.netrc."""
     parts = urlsplit(url)
     return _proxy_of(parts.scheme, parts.hostname or "")
@@ -181,13 +248,24 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 def _translated(error: Exception, url: str) -> NotSent | Unclear:
     """A foreign error as ours. Only what happened before the first byte left is `NotSent`."""
     host = urlsplit(url).netloc
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return NotSent(f"{host} cannot be reached: {_reason(error)}.")
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError):
+        return _not_reached(error, host)
     if isinstance(error, aiohttp.InvalidURL):
         return NotSent(f"{url[:80]} is not a usable address.")
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return Unclear(f"{host} did not answer in time.")
     return Unclear(f"The connection to {host} was lost before an answer came ({_reason(error)}).")
+
+
+def _not_reached(error: Exception, host: str) -> NotSent:
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return ProxyFailed(f"The proxy on the way to {host} lets nothing through: {_reason(error)}.")
+    kind = NotSent
+    if isinstance(error, aiohttp.ClientSSLError):
+        kind = TlsFailed
+    elif isinstance(getattr(error, "os_error", None), socket.gaierror):
+        kind = NameNotFound
+    return kind(f"{host} cannot be reached: {_reason(error)}.")
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401 - of two unrelated trees
@@ -196,6 +274,8 @@ def _reason(error: Any) -> str:  # noqa: ANN401 - of two unrelated trees
         return "its name is not found"
     if isinstance(inner, ssl.SSLCertVerificationError):
         return f"its certificate is not valid ({inner.verify_message})"
+    if isinstance(inner, aiohttp.ClientHttpProxyError):
+        return f"it answered HTTP {inner.status} {inner.message}".strip()
     if isinstance(inner, OSError) and inner.errno and inner.errno > 0:
         return os.strerror(inner.errno)
     return str(inner) or type(inner).__name__

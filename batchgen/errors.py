@@ -132,6 +132,22 @@ class NotSent(BatchgenError):
     """The request certainly did not reach the gateway: connection refused, name not found."""
 
 
+class NameNotFound(NotSent):
+    """The host's name has no address."""
+
+
+class TlsFailed(NotSent):
+    """The host answers, but not over TLS, or with a certificate that is not valid."""
+
+
+class ProxyFailed(NotSent):
+    """The proxy that the environment names cannot be reached, or let the request go no further."""
+
+
+class Withheld(NotSent):
+    """Our own door held the request back: only questions were to be sent, and it is none."""
+
+
 class Unclear(BatchgenError):
     """The request may have reached the gateway: connection lost, timed out, an answer that says nothing.
 

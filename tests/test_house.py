@@ -33,6 +33,7 @@ ROOMS = {
     "outputs": "errors jobs money paths ledger",
     "engine": "errors jobs money catalog paths ledger door providers progress outputs",
     "audit": "errors jobs ledger providers engine",
+    "doctor": "errors catalog door providers engine",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import every room

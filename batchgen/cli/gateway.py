@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SANDBOX_STATE = ".sandbox.jsonl"
 
 
-def gateway_in(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Account]]:
-    """The way to an account's gateway; the sandbox is started here, and remembers its tasks in the output."""
+def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextManager[Account]]:
+    """The way to an account's gateway; the sandbox is started here, and remembers its tasks in the output, if any."""
 
     @asynccontextmanager
     async def open_gateway(account: Account) -> AsyncIterator[Account]:
@@ -27,7 +27,8 @@ def gateway_in(root: Path) -> Callable[[Account], AbstractAsyncContextManager[Ac
         from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 
-        settings = Settings(profile="sandbox", concurrency=account.concurrency, state=root / SANDBOX_STATE)
+        state = None if root is None else root / SANDBOX_STATE
+        settings = Settings(profile="sandbox", concurrency=account.concurrency, state=state)
         async with Sandbox(settings) as sandbox:
             yield replace(account, base_url=sandbox.base_url)
 

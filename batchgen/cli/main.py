@@ -19,6 +19,7 @@ COMMANDS = {
     "init": "write a commented starter manifest",
     "validate": "check manifests: every fault with file:line:column and what to do",
     "plan": "say what a run would do; sends nothing",
+    "doctor": "check the accounts: keys, host, access, clock; costs nothing",
     "run": "make it; started again, it goes on",
     "status": "how a run stands, also while one is going",
     "verify": "check every file against the index",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _PAGES_AT_MOST = 40
-_SKEW_MS = 10 * 60 * 1000  # the gateway's clock and ours may differ by so much
+SKEW_MS = 10 * 60 * 1000  # the gateway's clock and ours may differ by so much
 _TRIES = 8
 
 
@@ -125,12 +125,12 @@ class Recovery:
             for task in page.tasks:
                 if task.external_id == work.external_id:
                     return task
-                recent = task.created_ms is None or task.created_ms >= work.sent_at - _SKEW_MS
+                recent = task.created_ms is None or task.created_ms >= work.sent_at - SKEW_MS
                 echoes = echoes or task.external_id is not None
                 strangers = strangers or (recent and task.external_id is None)
             oldest = page.tasks[-1].created_ms if page.tasks else None
             # A page that is merely short proves nothing: some gateways cap its size.
-            if not page.tasks or (oldest is not None and oldest < work.sent_at - _SKEW_MS):
+            if not page.tasks or (oldest is not None and oldest < work.sent_at - SKEW_MS):
                 if strangers and not echoes:
                     raise Undecided("The account's list of tasks does not tell our own ids.")
                 raise TaskNotFound("It is not in the account's list of tasks.")

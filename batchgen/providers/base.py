@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability
+from batchgen.errors import TaskNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,6 +76,7 @@ class Secrets:
 
 
 _SHORTEST_KEY = 8
+NOBODYS_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
 
 
 def _spellings(secret: str) -> Iterator[bytes]:
@@ -109,6 +112,26 @@ class Provider(ABC):
     async def page(self, number: int, size: int) -> Page:
         """One page of the account's tasks, numbered from 1; free. Raises as `query`."""
         raise NotImplementedError(f"{type(self).__name__} lists no tasks ({number}, {size})")
+
+    async def probe(self) -> None:
+        """Ask a question that is free and that only who is let in is answered: for `doctor`.
+
+        Raises as `query`; TaskNotFound is as good as an answer. A wire that can neither list nor query has
+        another question (of its models, for instance), or raises NotImplementedError where there is none.
+        """
+        if self.lists:
+            with suppress(TaskNotFound):  # it has no list, and may say so before it looks at the key
+                await self.page(1, 1)
+                return
+        await self.query(NOBODYS_ID)
+
+    @property
+    def clock_leeway(self) -> tuple[float, float] | None:
+        """By how many seconds this machine's clock may be ahead of the gateway's, and behind it, before it refuses us.
+
+        None: requests do not say what time it is.
+        """
+        return None
 
     @property
     def finds(self) -> bool:

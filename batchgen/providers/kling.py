@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jwt
 
 from batchgen.catalog import Auth
-from batchgen.errors import JobRefused, Unclear
+from batchgen.errors import AccountStopped, JobRefused, TaskNotFound, Unclear
 from batchgen.providers import meaning
 from batchgen.providers.base import Page, Provider, Task
 
@@ -63,6 +63,22 @@ class KlingProvider(Provider):
             raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
         return Page(tasks=tuple(meaning.task_from(item, "") for item in known))
+
+    async def probe(self) -> None:
+        """The list or a query; 1202 to a query says that there is no such path, not that there is no such task."""
+        try:
+            await super().probe()
+        except TaskNotFound as error:
+            if error.code == meaning.NO_SUCH_PATH:
+                raise AccountStopped(f"{error}. Check the account's base_url.") from error
+            raise
+
+    @property
+    def clock_leeway(self) -> tuple[float, float] | None:
+        """A token must be valid already (1003) and still (1004)."""
+        if self.account.auth is not Auth.JWT:
+            return None
+        return float(_TOKEN_BACKDATED_SECONDS), float(_TOKEN_SECONDS)
 
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
         """The create's body: what was asked for, what the account requires, and nothing it does not know."""

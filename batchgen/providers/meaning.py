@@ -41,7 +41,8 @@ _STATES = {
     "failure": TaskState.FAILED,
 }
 _STOPS_ACCOUNT = frozenset({"1000", "1001", "1002", "1003", "1004", "1100", "1101", "1102", "1304"})
-_NOT_THERE = frozenset({"1202", "1203"})
+NO_SUCH_PATH = "1202"
+_NOT_THERE = frozenset({NO_SUCH_PATH, "1203"})
 _BY_CODE = {
     "1103": JobRefused,
     "1200": RefusedOrTaken,  # a repeated `external_task_id` is answered so too

@@ -40,7 +40,13 @@ def secrets_of(account: Account) -> Secrets:
             f"The account {account.name!r} needs its key in the environment: set {names}"
             f" (for instance: export {missing[0]}=…). To rehearse without a key, add --provider sandbox."
         )
-    return Secrets({name: os.environ[name].strip() for name in account.key_variables})
+    keys = {name: os.environ[name].strip() for name in account.key_variables}
+    for name, value in keys.items():
+        if not value.isprintable():
+            raise CommandError(
+                f"The key in {name} holds a line break or another control character, so it is none: set {name} anew."
+            )
+    return Secrets(keys)
 
 
 def provider_class(account: Account) -> type[Provider]:

@@ -1,0 +1,1 @@
+"""Examines accounts before anything is paid."""
