@@ -15,9 +15,13 @@ from typing import TYPE_CHECKING, Any
 from batchgen import document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchgen.jobs import Parameters
+
+
+# The wire protocols that the sandbox speaks, and whose account it then plays.
+REHEARSED = {"kling": "sandbox", "openai": "openai"}
 
 
 class Auth(StrEnum):
@@ -96,6 +100,9 @@ class Account:
     access_key_env: str = ""
     secret_key_env: str = ""
     model_field: str = "model_name"
+    response_format: str = ""  # what is asked for by that field; empty: the field is not sent
+    sizes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # `1024x1024`, by resolution and ratio
+    defaults: Mapping[str, str] = field(default_factory=dict)  # of parameters that a manifest does not give
     models: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
     fields: frozenset[str] = frozenset()
@@ -106,6 +113,7 @@ class Account:
     creates_per_minute: float | None = None  # None: no pacing
     keeps_images_days: float | None = None
     accepts_within: float = 15.0  # seconds after sending in which a create may still turn up, its answer lost
+    answers_within: float = 60.0  # seconds for which an answer is waited for; it may hold the whole generation
     prices: Prices = field(default_factory=Prices)
 
     @property
@@ -116,6 +124,10 @@ class Account:
         if self.auth is Auth.JWT:
             return (self.access_key_env, self.secret_key_env)
         return ()
+
+    def size_of(self, parameters: Parameters) -> str | None:
+        """The size in pixels that a ratio means here, as in `1536x1024`; None where the account has none."""
+        return self.sizes.get(parameters.resolution, {}).get(parameters.aspect_ratio)
 
     @property
     def is_local_sandbox(self) -> bool:
@@ -166,10 +178,12 @@ def builtin() -> Catalog:
 
 
 def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> Account:
-    """An `Account` from settings in the catalogue's shape; `over` changes them, `limits` and `prices` key by key."""
+    """An `Account` from settings in the catalogue's shape; `over` changes them, mappings key by key."""
     merged = dict(settings)
     for key, value in (over or {}).items():
-        if key in {"limits", "prices"}:
+        if key == "sizes":
+            merged[key] = _sizes(merged.get(key, {}), value)
+        elif key in {"limits", "prices", "defaults"}:
             merged[key] = {**merged.get(key, {}), **value}
             if key == "prices" and "unit" in value:  # another unit than the built-in prices' has nothing of them
                 merged[key] = dict(value)
@@ -180,19 +194,37 @@ def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | No
         merged["seeks_concurrency"] = False
     prices = _prices(merged.pop("prices", {}))
     merged.pop("use", None)
-    for key in ("required", "fields"):
+    for key, read in _READ_AS.items():
         if key in merged:
-            merged[key] = frozenset(merged[key])
-    if "models" in merged:
-        merged["models"] = tuple(merged["models"])
-    if "auth" in merged:
-        merged["auth"] = Auth(merged["auth"])
-    for key in ("finds_by_external_id", "lists_tasks"):
-        if key in merged:
-            merged[key] = Ability(merged[key])
-    if "base_url" in merged:
-        merged["base_url"] = merged["base_url"].rstrip("/")
+            merged[key] = read(merged[key])
+    if "defaults" in merged:
+        merged["defaults"] = _defaults(merged["defaults"], merged["models"])
     return Account(name=name, prices=prices, **limits, **merged)
+
+
+_READ_AS: Mapping[str, Callable[[Any], Any]] = {
+    "required": frozenset,
+    "fields": frozenset,
+    "models": tuple,
+    "auth": Auth,
+    "finds_by_external_id": Ability,
+    "lists_tasks": Ability,
+    "base_url": lambda text: text.rstrip("/"),
+}
+
+
+def _sizes(known: Mapping[str, Mapping[str, str]], over: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    return {**known, **{resolution: {**known.get(resolution, {}), **table} for resolution, table in over.items()}}
+
+
+def _defaults(raw: Mapping[str, str], models: tuple[str, ...]) -> dict[str, str]:
+    """The account's own defaults. A model that it has not gives way to its only one; of several none is guessed."""
+    found = dict(raw)
+    if found.get("model") not in models:
+        found.pop("model", None)
+        if len(models) == 1:
+            found["model"] = models[0]
+    return found
 
 
 def _model(name: str, rules: Mapping[str, Any]) -> Model:

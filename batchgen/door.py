@@ -6,6 +6,7 @@ There are no retries here: one layer retries (the engine), so that its count is 
 from __future__ import annotations
 
 import asyncio
+import binascii
 import io
 import os
 import socket
@@ -32,12 +33,13 @@ from batchgen.errors import (
     Unclear,
     Withheld,
 )
+from batchgen.jobs import is_inline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 CONNECT_SECONDS = 15.0
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 60.0  # where the account says nothing else
 DOWNLOAD_IDLE_SECONDS = 60.0
 DOWNLOAD_SECONDS = 900.0  # a host that drips would else hold a download for ever
 LARGEST_ANSWER = 64 * 1024 * 1024
@@ -81,9 +83,12 @@ class Door:
         headers: Mapping[str, str],
         body: bytes | None = None,
         params: Mapping[str, str] | None = None,
+        within: float = ANSWER_SECONDS,
+        most: int = LARGEST_ANSWER,
     ) -> Answer:
         """One request and its whole answer. Redirects are not followed: a key goes to its own host only.
 
+        `within`: seconds for which the answer is waited for; `most`: bytes that it may have.
         Raises NotSent where the request certainly did not arrive, Unclear where it may have.
         """
         try:
@@ -95,10 +100,11 @@ class Door:
                 params=params,
                 proxy=proxy_of(url),
                 allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=within + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=within
+                ),
             ) as response:
-                return Answer(
-                    status=response.status, headers=response.headers, body=await _whole(response, LARGEST_ANSWER)
-                )
+                return Answer(status=response.status, headers=response.headers, body=await _whole(response, most))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _translated(error, url) from error
 
@@ -106,9 +112,13 @@ class Door:
     async def image(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """The body of an image, in pieces; no key is sent, whoever the host is.
 
-        Raises LinkExpired where the image is not there (any more), ImageBroken where fewer bytes come than
-        were announced, Unclear for everything that may be better next time.
+        A `data:` link (RFC 2397, in base64) holds the image itself. Raises LinkExpired where the image is not there
+        (any more), ImageBroken where fewer bytes come than were announced, Unclear for everything that may be
+        better next time.
         """
+        if is_inline(url):
+            yield _one_piece(await asyncio.to_thread(_decoded, url))
+            return
         if _scheme(url) not in {"http", "https"}:
             raise ImageBroken(f"The gateway gave a link that is no http or https address: {url[:60]}")
         try:
@@ -168,12 +178,14 @@ class Listener(Door):
         headers: Mapping[str, str],
         body: bytes | None = None,
         params: Mapping[str, str] | None = None,
+        within: float = ANSWER_SECONDS,
+        most: int = LARGEST_ANSWER,
     ) -> Answer:
         """As `Door.send`. Raises Withheld for everything that is not a plain GET."""
         if method != "GET" or body is not None:
             raise Withheld(f"A {method} was held back: it is no question, and might cost something.")
         began, wall = time.monotonic(), time.time()
-        answer = await super().send(method, url, headers=headers, params=params)
+        answer = await super().send(method, url, headers=headers, params=params, within=within, most=most)
         seconds = time.monotonic() - began
         self.heard.append(Heard(url=url, params=params, answer=answer, at=wall + seconds / 2, seconds=seconds))
         return answer
@@ -197,9 +209,6 @@ async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": f"batchgen/{__version__}"},
-        timeout=aiohttp.ClientTimeout(
-            total=ANSWER_SECONDS + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
-        ),
     ) as session:
         yield kind(session)
 
@@ -234,6 +243,22 @@ async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
         if len(body) > most:
             raise aiohttp.ClientPayloadError(f"the answer is larger than {most} bytes")
     return bytes(body)
+
+
+async def _one_piece(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _decoded(url: str) -> bytes:
+    head, _, text = url.partition(",")
+    if not text:
+        raise LinkExpired("The image came inside the gateway's answer, and is kept only until its file is there.")
+    if not head.endswith(";base64"):
+        raise ImageBroken(f"The gateway gave an image that is not in base64: {head[:60]}")
+    try:
+        return binascii.a2b_base64(text)
+    except ValueError as error:
+        raise ImageBroken(f"The gateway's answer holds an image that is no base64 ({error}).") from error
 
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -158,6 +158,14 @@ def external_id(job: str, attempt: int) -> str:
     return f"bg-{job}-{attempt}"
 
 
+INLINE = "data:"  # how a link begins that holds the image itself (RFC 2397)
+
+
+def is_inline(url: str) -> bool:
+    """Whether the image is in the link."""
+    return url.startswith(INLINE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLink:
     """An image at the gateway, to be fetched."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parents[1]
-_ADDRESS = re.compile(r"http://\S+/kling")
+_ADDRESS = re.compile(r"listens on (http://\S+)")
 
 
 class SandboxProcess:
@@ -35,7 +35,7 @@ class SandboxProcess:
         found = _ADDRESS.search(self.introduction)
         if found is None:
             raise RuntimeError(f"the sandbox did not start: exit code {self._process.wait()}")
-        self.base_url = found.group()
+        self.base_url = found[1]
 
     def ledger(self, *, tasks: bool = True) -> dict[str, Any]:
         """What was asked and billed so far."""

@@ -27,7 +27,7 @@ ROOMS = {
     "matrix": "errors jobs catalog paths templates manifest",
     "ledger": "errors jobs money",
     "plan": "errors jobs money catalog paths manifest matrix ledger",
-    "door": "errors",
+    "door": "errors jobs",
     "providers": "errors jobs catalog door",
     "progress": "errors jobs money",
     "outputs": "errors jobs money paths ledger",

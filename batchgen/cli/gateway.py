@@ -24,11 +24,17 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
         if not account.is_local_sandbox:
             yield account
             return
+        from batchgen.catalog import REHEARSED  # noqa: PLC0415
         from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 
-        state = None if root is None else root / SANDBOX_STATE
-        settings = Settings(profile="sandbox", concurrency=account.concurrency, state=state)
+        settings = Settings(
+            profile=REHEARSED.get(account.wire, "sandbox"),
+            models=account.models,
+            wants_key=False,
+            concurrency=account.concurrency,
+            state=None if root is None else root / SANDBOX_STATE,
+        )
         async with Sandbox(settings) as sandbox:
             yield replace(account, base_url=sandbox.base_url)
 

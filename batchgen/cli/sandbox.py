@@ -24,7 +24,7 @@ by the platform's policy (400/1300), fail-this-task is accepted and ends as fail
 The account of requests, tasks and what was billed is at /_ledger on the server; /_ledger?tasks=0 gives the sums.
 """
 _EXAMPLE = """\
-The sandbox listens on {base_url} as a {profile} account. Stop it with Ctrl-C. To use it in a manifest:
+The sandbox listens on {base_url} as an account of the profile {profile}. Stop it with Ctrl-C. To use it in a manifest:
   provider: local
   providers:
     local: {{use: {use}, base_url: "{base_url}"{key}, limits: {{concurrency: {concurrency}}}}}"""
@@ -76,6 +76,12 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--answers",
+        choices=("b64_json", "url"),
+        default="b64_json",
+        help="how the profile openai gives images where a create does not say (default: b64_json)",
+    )
     parser.add_argument("--latency", type=float, default=1.0, metavar="S", help="seconds a task takes (default: 1)")
     parser.add_argument(
         "--spread", type=float, default=0.0, metavar="SIGMA", help="of log-normal latencies (default: 0)"
@@ -140,6 +146,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         concurrency=options.concurrency,
         creates_per_minute=options.creates_per_minute,
         balance=options.balance,
+        answers=options.answers,
         latency=options.latency,
         spread=options.spread,
         api_key=_variable(options.api_key_env) if options.api_key_env else None,

@@ -68,6 +68,7 @@ class Context:
     budget: Budget
     counters: Counters
     downloads: asyncio.Semaphore
+    say: Callable[[str], None]  # a line to whoever watches
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
     tally: Tally = field(default_factory=Tally)

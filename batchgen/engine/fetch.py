@@ -23,7 +23,7 @@ from batchgen.errors import (
     Throttled,
     Unclear,
 )
-from batchgen.jobs import ImageFile
+from batchgen.jobs import ImageFile, is_inline
 from batchgen.ledger.events import Fetched, Relinked, Relocated
 from batchgen.outputs import settle
 from batchgen.outputs.tree import finish, write_slab
@@ -42,7 +42,11 @@ Key = tuple[str, int, int, int]
 
 
 class ImagesGone(BatchgenError):
-    """The gateway has the images no more."""
+    """The gateway has the images no more; `certain` where time cannot bring them back."""
+
+    def __init__(self, message: str, *, certain: bool = False) -> None:
+        self.certain = certain
+        super().__init__(message)
 
 
 class Fetcher:
@@ -86,7 +90,8 @@ class Fetcher:
         """Fetch one image, trying again as often as it makes sense; an error is returned, for siblings go on.
 
         After each failure the task is asked for a new link: the old one may have expired, or name a host that
-        is no longer there.
+        is no longer there. Where a task cannot be asked for, the same link is tried again; what came inside the
+        create's answer is the same each time.
         """
         context = self._context
         key = (work.job.id, work.attempt, link.index, int(marked))
@@ -103,6 +108,8 @@ class Fetcher:
                 problem = error
             else:
                 return None
+            if is_inline(url) and not self._provider.asks:
+                return ImagesGone(str(problem), certain=True)
             if tries < _TRIES:
                 await context.sleep(soon(tries, context.chance))
                 try:
@@ -159,6 +166,8 @@ class Fetcher:
         context.counters.images_done += not marked
 
     async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:
+        if not self._provider.asks:
+            return link.url
         try:
             task = await self._provider.query(work.task_id)
         except TaskNotFound as error:

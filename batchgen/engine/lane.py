@@ -163,11 +163,19 @@ class Lane:
         await self.stop.asked.wait()
         self._wake.set()
         await self.stop.grace_over()
+        self._say_who_is_waited_for()
         while self._lives:
-            # A create that nobody could be asked about is let come to its answer: it takes a minute at the most.
+            # A create that nobody could be asked about is let come to its answer, which may hold the images.
             for life in self._lives - self._life.unaskable:
                 life.cancel()
             await asyncio.wait(self._lives, return_when=asyncio.FIRST_COMPLETED)
+
+    def _say_who_is_waited_for(self) -> None:
+        if waiting := len(self._lives & self._life.unaskable):
+            self._context.say(
+                f"{waiting:,} tasks are still waited for, at most {self._account.answers_within:g} s: the account"
+                f" {self._account.name!r} tells what became of a task only in its answer."
+            )
 
     def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: Hold, status: Status) -> None:
         task = lives.create_task(self._life.live(work, hold, status))

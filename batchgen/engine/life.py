@@ -67,7 +67,7 @@ class Life:
         self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
         self._fetcher = Fetcher(context, provider)
         self.fetching = 0
-        self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is under way where nobody can be asked
+        self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
     async def live(self, work: Work, hold: Hold, status: Status) -> None:
         """Carry one attempt from where it stands to its end. `hold` are its slots; its price is reserved.
@@ -77,7 +77,7 @@ class Life:
         try:
             try:
                 accepted = await self._accepted(work, hold, status)
-                made = accepted is not None and (status is Status.MADE or await self._made(accepted, hold))
+                made = accepted is not None and (accepted.made or await self._made(accepted, hold))
             finally:
                 hold.give()
             if accepted is not None and made:
@@ -119,6 +119,8 @@ class Life:
             await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
         else:
             return await self._adopt(work, hold, task)
+        finally:
+            self.unaskable.discard(asyncio.current_task())
         return None
 
     async def _send(self, work: Work) -> Task:
@@ -136,12 +138,9 @@ class Life:
             )
         )
         context.tally.begun += 1
-        sending = None if self._recovery.can_ask else asyncio.current_task()
-        self.unaskable.add(sending)
-        try:
-            return await self._provider.create(work.job, work.external_id)
-        finally:
-            self.unaskable.discard(sending)
+        if not self._recovery.can_ask:
+            self.unaskable.add(asyncio.current_task())
+        return await self._provider.create(work.job, work.external_id)
 
     async def _looked_for(
         self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
@@ -180,10 +179,18 @@ class Life:
     async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
         self._flow.accepted(hold)
         self._context.counters.note = ""
+        if task.state is TaskState.SUCCEEDED and task.links and not found:
+            return await self._made_at_once(work, task)
         at = self._context.now_ms()
         accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
         await self._context.record(accepted)
         return work.accepted(task.id, at)
+
+    async def _made_at_once(self, work: Work, task: Task) -> Work:
+        """The create's own answer brings the images. One commit: between two, they could be lost."""
+        at = work.sent_at  # the task went on from there; its time is what a plan reckons with
+        await self._record_made(work, task, Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at))
+        return work.accepted(task.id, at, made=True)
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
 
@@ -212,13 +219,12 @@ class Life:
         await self._record_made(work, task)
         return True
 
-    async def _record_made(self, work: Work, task: Task) -> None:
+    async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
         price = self._price(work)
         charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
         links = task.links[: work.units]
-        await self._context.record(
-            Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
-        )
+        made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
+        await self._context.record(*before, made)
         self._context.budget.settle(price, charge)
         self._context.counters.cost = self._context.budget.cost_of_run
 
@@ -245,7 +251,7 @@ class Life:
         """The gateway does not have what it made. Believed at once only when the user wants it made anew."""
         if self._context.rules.remake_gone:
             await self._not_made(work, error, Outcome.LOST, counts=True)
-        elif work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS:
+        elif not _is_certain(error) and (work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS):
             self._leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
         else:
             await self._end(work, Status.GONE, outcome, error)
@@ -324,6 +330,10 @@ class Life:
         """An account ends its lane, which may be the run's; everything else (the disk) ends the run."""
         stop = self._lane_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
+
+
+def _is_certain(error: BatchgenError) -> bool:
+    return isinstance(error, ImagesGone) and error.certain
 
 
 def _code(error: BatchgenError) -> str:

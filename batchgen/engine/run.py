@@ -168,13 +168,14 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             budget=budget,
             counters=around.counters,
             downloads=asyncio.Semaphore(order.downloads),
+            say=around.say,
             local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )
         lanes = await _lanes(order, context, attempts, around, stack)
         await stack.enter_async_context(around.observer)
         taken_up = {attempt.job.id for attempt in attempts}
         fresh = (work for work in order.source(reader) if work is None or work.job.id not in taken_up)
-        with _signals(context.stop, order.rules.grace, around):
+        with _signals(context.stop, order, around):
             await _run_lanes(order, context, lanes, fresh)
     return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
 
@@ -230,9 +231,13 @@ async def _deadline(order: Order, stop: Stop) -> None:
 
 
 @contextmanager
-def _signals(stop: Stop, grace: float, around: Surroundings) -> Iterator[None]:
+def _signals(stop: Stop, order: Order, around: Surroundings) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops sending and gives what is in flight its grace; the second ends at once."""
     loop = asyncio.get_running_loop()
+    grace = order.rules.grace
+    cost = "nothing is lost either way"
+    if not _can_be_asked(order, order.account.name):
+        cost = "a task whose answer has not come is then held as unknown, for this account cannot be asked about it"
 
     def told(number: signal.Signals) -> None:
         code = 128 + number
@@ -242,7 +247,7 @@ def _signals(stop: Stop, grace: float, around: Surroundings) -> Iterator[None]:
         stop.request(Interrupted(f"{name}. Run again to go on.", code), grace=grace)
         around.say(
             f"{name}: nothing more is sent; what is in flight has {grace:g} s to come home."
-            " Once more leaves at once; nothing is lost either way."
+            f" Once more leaves at once; {cost}."
         )
 
     numbers = (signal.SIGINT, signal.SIGTERM)

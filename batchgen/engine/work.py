@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import external_id
+from batchgen.jobs import Status, external_id
 
 if TYPE_CHECKING:
     from batchgen.jobs import Job
@@ -25,6 +25,7 @@ class Work:
     wanted: bool = True  # whether the manifest asks for it
     moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
+    made: bool = False  # whether its links are in the ledger
 
     @property
     def units(self) -> int:
@@ -50,6 +51,7 @@ class Work:
             wanted=begun.wanted,
             moved=begun.base_url != base_url,
             accepted_at=begun.accepted_at or begun.intended_at,
+            made=begun.status is Status.MADE,
         )
 
     def again(self, *, counts: bool) -> Work:
@@ -60,6 +62,6 @@ class Work:
         """The same attempt, sent at this time."""
         return replace(self, sent_at=at)
 
-    def accepted(self, task_id: str, at: int) -> Work:
+    def accepted(self, task_id: str, at: int, *, made: bool = False) -> Work:
         """The same attempt, now with its task."""
-        return replace(self, task_id=task_id, accepted_at=at)
+        return replace(self, task_id=task_id, accepted_at=at, made=made)

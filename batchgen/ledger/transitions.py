@@ -107,7 +107,9 @@ def _relinked(event: Relinked, db: sqlite3.Connection) -> None:
 def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
     image = event.image
     changed = db.execute(
-        "UPDATE image SET path = ?, sha256 = ?, bytes = ?, width = ?, height = ?, mtime_ns = ?, fetched_at = ?"
+        "UPDATE image SET path = ?, sha256 = ?, bytes = ?, width = ?, height = ?, mtime_ns = ?, fetched_at = ?,"
+        # an image that came inside an answer is a file from now on: the ledger need not carry it any longer
+        " url = CASE WHEN substr(url, 1, 5) = 'data:' THEN 'data:,' ELSE url END"
         " WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
         (
             image.path,

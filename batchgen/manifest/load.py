@@ -24,6 +24,7 @@ from batchgen.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
 
 if TYPE_CHECKING:
     from batchgen.document import Value
+    from batchgen.manifest.model import Settings
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -70,7 +71,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
     accounts = settings.accounts(raw.get("providers", {}), faults)
     account = settings.provider(provider, raw, accounts, faults)
     in_force = account or ("sandbox", accounts["sandbox"], accounts["sandbox"])
-    axes = _axes(reader, raw.get("defaults", {}))
+    axes = _axes(reader, raw.get("defaults", {}), settings.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
@@ -101,12 +102,12 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
     return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
 
 
-def _axes(reader: Reader, defaults: dict[str, Any]) -> Axes:
+def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
     default_prompt = None
     if "prompt" in defaults:
         text = reader.prompt(defaults["prompt"], ("defaults", "prompt"))
         default_prompt = None if text is None else (text, ("defaults", "prompt"))
-    found = reader.settings(defaults, ("defaults",))
+    found = {**own, **reader.settings(defaults, ("defaults",))}
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 

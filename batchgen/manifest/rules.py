@@ -33,7 +33,8 @@ class Breach:
 
 def breaches(parameters: Parameters, settings: Settings, account: Account, units: int) -> Iterator[Breach]:
     """The hard rules that a job breaks; `units` is the concurrency of the account in force."""
-    yield from _of_model(parameters, account)
+    yield from _of_model(parameters, settings, account)
+    yield from _of_size(parameters, account)
     yield from _of_image(parameters)
     for name, setting in settings.items():
         if name not in account.fields and setting.value is not None:
@@ -44,9 +45,13 @@ def breaches(parameters: Parameters, settings: Settings, account: Account, units
         yield Breach("units", ("n",), message, f"Write n: {units} or less, and `repeat` for more images.")
 
 
-def _of_model(parameters: Parameters, account: Account) -> Iterator[Breach]:
+def _of_model(parameters: Parameters, settings: Settings, account: Account) -> Iterator[Breach]:
     name = parameters.model
-    if name not in account.models:
+    if name not in account.models and "model" not in settings:
+        message = f'No model is given, and the default, "{name}", is none of the account `{account.name}`.'
+        hint = f"Write `defaults: {{model: {account.models[0]}}}`, for instance. It has {listed(account.models)}."
+        yield Breach("no model", ("model",), message, hint)
+    elif name not in account.models:
         guess = nearest(name, account.models)
         hint = f"Did you mean `{guess}`? " if guess else ""
         message = f'The account `{account.name}` has no model "{name[:60]}".'
@@ -59,6 +64,25 @@ def _of_model(parameters: Parameters, account: Account) -> Iterator[Breach]:
     elif parameters.image is not None and parameters.image_reference is None:
         message = f"{name} wants `image_reference` with every image."
         yield Breach("no image_reference", ("image", "model"), message, "Add `image_reference: subject` or `face`.")
+
+
+def _of_size(parameters: Parameters, account: Account) -> Iterator[Breach]:
+    """Where an account wants pixels, a ratio must have a size there."""
+    if not account.sizes or account.size_of(parameters) is not None:
+        return
+    ratio, resolution = parameters.aspect_ratio, parameters.resolution
+    table = account.sizes.get(resolution)
+    if table is None:
+        message = f"The account `{account.name}` has no sizes for the resolution {resolution}."
+        hint = f"It has {listed(account.sizes)}."
+        of: tuple[str, ...] = ("resolution",)
+    else:
+        message = f"The account `{account.name}` has no size for {ratio} at {resolution}."
+        hint, of = f"It has {listed(table)}.", ("aspect_ratio", "resolution")
+    more = (
+        f"Or say what it makes: providers: {{{account.name}: {{sizes: {{{resolution}: {{{ratio}: WIDTHxHEIGHT}}}}}}}}."
+    )
+    yield Breach(f"size {ratio} {resolution}", of, message, f"{hint} {more}")
 
 
 def _of_image(parameters: Parameters) -> Iterator[Breach]:

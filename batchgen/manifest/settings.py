@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchgen import catalog
 from batchgen.manifest.faults import meant
-from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions
+from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +99,28 @@ def _needed(account: Account) -> tuple[str, ...]:
     return ("access_key_env", "secret_key_env") if account.auth is catalog.Auth.JWT else ()
 
 
+def own_defaults(account: Account) -> dict[str, Setting]:
+    """What the account takes where the manifest gives nothing; the place is that which names the account."""
+    return {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
+
+
+def _playing(account: Account, sandbox: Account) -> Account:
+    """The sandbox where it is to speak another wire protocol than its first, as the account that is rehearsed."""
+    if account.wire not in catalog.REHEARSED:
+        return sandbox
+    return replace(
+        account,
+        name=sandbox.name,
+        about=sandbox.about,
+        base_url=sandbox.base_url,
+        auth=sandbox.auth,
+        concurrency=sandbox.concurrency,
+        creates_per_minute=None,
+        accepts_within=sandbox.accepts_within,
+        prices=sandbox.prices,
+    )
+
+
 def provider(
     wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], faults: Faults
 ) -> tuple[str, Account, Account] | None:
@@ -117,6 +139,8 @@ def provider(
         faults.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
         return None
     account = found[name]
+    if account.is_local_sandbox and own is not None and found[own].wire != account.wire:
+        account = _playing(found[own], account)
     # a rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would
     rehearsed = account.is_local_sandbox and own is not None and wanted is not None
     if not rehearsed or own is None:

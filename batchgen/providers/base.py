@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from batchgen.catalog import Ability
 from batchgen.errors import TaskNotFound
@@ -88,6 +88,8 @@ def _spellings(secret: str) -> Iterator[bytes]:
 class Provider(ABC):
     """One account's wire protocol. Subclasses say what they can do by the account's profile."""
 
+    asks: ClassVar[bool] = True  # whether a task can be asked for; where not, its create's answer is all there is
+
     def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
         self.account = account
         self.door = door
@@ -96,6 +98,8 @@ class Provider(ABC):
     @abstractmethod
     async def create(self, job: Job, external_id: str) -> Task:
         """Send one create. It may cost money as soon as this is called.
+
+        A task that has succeeded, with its links, is one whose images the answer itself brings.
 
         Raises NotSent, Throttled, JobRejected, JobRefused, AttemptFailed and AccountStopped where certainly
         nothing was accepted (RefusedOrTaken where an earlier send may have been); Unclear where nobody can say.

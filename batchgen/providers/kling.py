@@ -121,11 +121,12 @@ class KlingProvider(Provider):
         headers = {"Authorization": f"Bearer {self._bearer()}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        answer = await self.door.send(method, url, headers=headers, body=body, params=params)
+        within = self.account.answers_within
+        answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
         if self.account.auth is Auth.JWT and answer.status == 401 and self._token:
             self._token = ""  # 1004 or a skewed clock: the next request makes a new one
             headers["Authorization"] = f"Bearer {self._bearer()}"
-            answer = await self.door.send(method, url, headers=headers, body=body, params=params)
+            answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
         return self.secrets.out_of(answer, self._token)
 
     def _bearer(self) -> str:

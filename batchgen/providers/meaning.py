@@ -7,7 +7,6 @@ and the two gateways' pages, read 2026-11.
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.jobs import ImageLink
+from batchgen.providers import reading
 from batchgen.providers.base import Task, TaskState
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ _BY_CODE = {
     "5002": Unclear,
 }
 _THROTTLED = {"1302": TooFast, "1303": TooManyRunning}
-_LONGEST_MESSAGE = 300
 _LATEST_MS = 2**53  # what a time can be; a larger number is none
 _LARGEST_CHARGE = 10**9  # for one task, in the account's unit; a larger number is none, and could not be added up
 
@@ -64,14 +63,14 @@ def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN4
 
     `creating`: whether it answers a create, where an unclear answer may have cost money.
     """
-    body = _json(answer)
-    code = _code(body)
+    body = reading.json_of(answer)
+    code = reading.code_of(body)
     if 200 <= answer.status < 300 and isinstance(body, dict) and (code in _FINE or (not code and "data" in body)):
         data = body.get("data")
         if isinstance(data, dict | list):
             return data
         raise Unclear(f"The gateway's answer to {doing} holds no data.", code=code, head=answer.head)
-    raise _refusal(answer, code, _message(body), creating=creating, doing=doing)
+    raise _refusal(answer, code, reading.message_of(body), creating=creating, doing=doing)
 
 
 def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: str) -> BatchgenError:
@@ -156,42 +155,3 @@ def _cost(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return cost if cost.is_finite() and 0 <= cost < _LARGEST_CHARGE else None
-
-
-def _json(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
-    try:
-        return _whole_characters(json.loads(answer.body))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _whole_characters(value: Any) -> Any:  # noqa: ANN401 - whatever came
-    """The same with `?` for each half of a surrogate pair: JSON allows it, but no file or ledger can hold it."""
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    if isinstance(value, list):
-        return [_whole_characters(item) for item in value]
-    if isinstance(value, dict):
-        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
-    return value
-
-
-def _code(body: object) -> str:
-    if not isinstance(body, dict):
-        return ""
-    code = body.get("code")
-    if code is None and isinstance(body.get("error"), dict):
-        code = body["error"].get("code")
-    return "" if code is None or isinstance(code, bool | dict | list) else str(code).strip().lower()
-
-
-def _message(body: object) -> str:
-    if not isinstance(body, dict):
-        return ""
-    message = body.get("message") or body.get("msg")
-    error = body.get("error")
-    if not message and isinstance(error, dict):
-        message = error.get("message")
-    elif not message and isinstance(error, str):
-        message = error
-    return str(message or "")[:_LONGEST_MESSAGE]

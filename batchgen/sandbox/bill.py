@@ -95,7 +95,7 @@ def _row(task: Task, now: int, told_at: int | None) -> dict[str, Any]:
     state = task.state(now)
     return {
         "task_id": task.id,
-        "external_task_id": task.order.external_id,
+        "external_task_id": task.order.external_id or task.caller_id,
         "n": task.order.n,
         "status": str(state),
         "created_at": task.created_at,

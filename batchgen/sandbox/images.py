@@ -47,16 +47,21 @@ class ImageHost:
         """The image at this path, whole or damaged. Raises Refusal (1203) where there is none."""
         task, index, watermark = self._find(path)
         damage = self._weather(Occasion.IMAGE, bearable=_DAMAGES)
-        content = self._gallery.ready(task.order, task.id, index, watermark=watermark)
-        if content is None:
-            content = await asyncio.get_running_loop().run_in_executor(
-                self._painters, lambda: self._gallery.make(task.order, task.id, index, watermark=watermark)
-            )
+        content = await self.content(task, index, watermark=watermark)
         if damage is not None:
             content = _DAMAGES[damage.act](content)
         if damage is not None and damage.act is Act.TRUNCATE:
             return await _break_off(request, content)
         return web.Response(body=content, headers=_PNG)
+
+    async def content(self, task: Task, index: int, *, watermark: bool = False) -> bytes:
+        """One image of a task, painted where it is not there yet."""
+        content = self._gallery.ready(task.order, task.id, index, watermark=watermark)
+        if content is None:
+            content = await asyncio.get_running_loop().run_in_executor(
+                self._painters, lambda: self._gallery.make(task.order, task.id, index, watermark=watermark)
+            )
+        return content
 
     def _find(self, path: str) -> tuple[Task, int, bool]:
         """The image behind the path, or its watermarked copy. Raises Refusal (1203)."""

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError
 from batchgen.sandbox.task import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from batchgen.sandbox.rules import Order
 
 
 class Journal:
     """An append-only file. One write a line, so that a kill tears at most the last one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, order_of: Callable[[dict[str, Any]], Order]) -> None:
         self._path = path
+        self._order_of = order_of
         self._file = -1
 
     def open(self) -> list[Task]:
@@ -44,7 +48,7 @@ class Journal:
 
     def _read(self, number: int, line: bytes) -> Task:
         try:
-            return Task.from_record(json.loads(line))
+            return Task.from_record(json.loads(line), self._order_of)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CommandError(
                 f"Line {number} of {self._path} is no task of a sandbox; name another file as its state."

@@ -41,6 +41,9 @@ _REFERENCES = {"subject": "after a subject", "face": "after a face", "image": "a
 
 def size_of(order: Order) -> tuple[int, int]:
     """Width and height in pixels."""
+    if order.size:
+        width, height = map(int, order.size.split("x"))
+        return width, height
     width, height = SIZES[order.aspect_ratio]
     scale = 2 if order.resolution == "2k" else 1
     return width * scale, height * scale
@@ -48,8 +51,8 @@ def size_of(order: Order) -> tuple[int, int]:
 
 def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) -> bytes:
     """One image of a task, as PNG."""
-    small = SIZES[order.aspect_ratio]
     size = size_of(order)
+    small = _painted_size(order, size)
     picture = scenery.paint(small, _chance(order.prompt, task_id, index))
     if size != small:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
@@ -60,6 +63,14 @@ def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) ->
     file = BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _painted_size(order: Order, size: tuple[int, int]) -> tuple[int, int]:
+    """The size in which the scene is painted before it is enlarged: large ones would take seconds."""
+    if not order.size:
+        return SIZES[order.aspect_ratio]
+    shrink = max(1, max(size) // 1200)
+    return max(1, size[0] // shrink), max(1, size[1] // shrink)
 
 
 def _chance(prompt: str, about: str, index: int) -> Random:
@@ -119,7 +130,8 @@ def _share(characters: int, room: int) -> int:
 
 
 def _notes(order: Order, index: int) -> str:
-    parts = [order.model, order.aspect_ratio, order.resolution, f"image {index + 1} of {order.n}"]
+    shape = [order.size] if order.size else [order.aspect_ratio, order.resolution]
+    parts = [order.model, *shape, f"image {index + 1} of {order.n}"]
     if order.reference:
         parts.append(_REFERENCES[order.reference])
     return "   ·   ".join(parts).replace(" ", "\u00a0").replace("\u00a0·\u00a0\u00a0\u00a0", "\u00a0· ")

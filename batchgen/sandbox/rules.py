@@ -31,6 +31,7 @@ class Order:
     model: str = DEFAULT_MODEL
     aspect_ratio: str = DEFAULT_RATIO
     resolution: str = DEFAULT_RESOLUTION
+    size: str = ""  # as in `1536x1024`, where the create named pixels instead of a ratio
     n: int = 1
     external_id: str = ""
     callback_url: str = ""
@@ -57,7 +58,7 @@ class Rules:
 
     def read(self, raw: bytes) -> Order:
         """The order in a request's body. Raises Refusal (1200, 1201, 1203, 1300, 1301)."""
-        body = _object(raw)
+        body = body_of(raw)
         for name in self._required:
             if name not in body:
                 raise Refusal(1201, f"{name} is required")
@@ -67,7 +68,7 @@ class Rules:
                 raise Refusal(1201, f"{name} is not a field of this interface")
             check(name, value)
         self._check_together(body)
-        _check_words(body["prompt"])
+        check_words(body["prompt"])
         return self._order(body)
 
     def _every_check(self) -> dict[str, Callable[[str, Any], None]]:
@@ -122,6 +123,10 @@ class Rules:
     def _order(self, body: dict[str, Any]) -> Order:
         if "image" in body:
             body["image"] = reference.identify(body["image"], self._catalog.limits)
+        return self.order_of(body)
+
+    def order_of(self, body: dict[str, Any]) -> Order:
+        """An order from a body that was checked: one just received, or one out of the journal."""
         return order_of(body)
 
 
@@ -138,11 +143,12 @@ def order_of(body: dict[str, Any]) -> Order:
         callback_url=body.get("callback_url", ""),
         watermark=body.get("watermark_info", {}).get("enabled", False),
         reference=body.get("image_reference", "image") if "image" in body else "",
-        digest=_digest(body),
+        digest=digest_of(body),
     )
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def body_of(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises Refusal (1200)."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
@@ -152,13 +158,15 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _digest(body: dict[str, Any]) -> str:
+def digest_of(body: dict[str, Any]) -> str:
+    """Of everything that makes the picture."""
     asked = {name: value for name, value in body.items() if name not in _NOT_THE_PICTURE}
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_words(prompt: str) -> None:
+def check_words(prompt: str) -> None:
+    """Raise Refusal (1300, 1301) for a prompt that rehearses one."""
     if SAFETY_WORD in prompt:
         raise Refusal(1301, "the prompt was refused by the content safety check")
     if POLICY_WORD in prompt:

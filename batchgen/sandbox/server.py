@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from contextlib import suppress
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, unquote
@@ -17,9 +18,9 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 
 from batchgen import catalog
-from batchgen.catalog import Ability
+from batchgen.catalog import Ability, Auth
 from batchgen.errors import CommandError
-from batchgen.sandbox import access, wording
+from batchgen.sandbox import access, openai, wording
 from batchgen.sandbox.bill import Bill
 from batchgen.sandbox.callbacks import Callbacks
 from batchgen.sandbox.images import ImageHost
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
 
+    from batchgen.catalog import Account, Catalog
     from batchgen.sandbox.settings import Settings
 
     Answer = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -81,30 +83,33 @@ class Sandbox:
         builtin = catalog.builtin()
         profile = builtin.accounts[settings.profile]
         self._prices = builtin.accounts["sandbox"].prices
-        self._rules = Rules(builtin, profile)
-        self._check_access = access.checker(settings, profile.auth)
+        self._is_openai = profile.wire == "openai"
+        self._rules = _rules(builtin, profile, settings)
+        self._check_access = access.checker(settings, profile.auth if settings.wants_key else Auth.NONE)
         self._lists = _able(settings.lists_tasks, profile.lists_tasks)
         self._finds = _able(settings.finds_by_external_id, profile.finds_by_external_id)
         self._register = Register(settings)
         self._forecast = Forecast(settings.weather, settings.seed)
         self._chance = Random(settings.seed)
         self._images = ImageHost(settings, self._register, self._clock, self._weather)
-        self._journal = Journal(settings.state) if settings.state else None
+        self._journal = Journal(settings.state, self._rules.order_of) if settings.state else None
         self._requests = 0
         self._exact: dict[tuple[str, str], tuple[str, Answer]] = {
             ("POST", PATH): ("create", self._create),
-            ("GET", PATH): ("list", self._list),
+            ("GET", PATH): ("other", self._unknown) if self._is_openai else ("list", self._list),
             ("GET", "/_ledger"): ("ledger", self._ledger),
             ("GET", "/"): ("about", self._about),
             ("GET", ""): ("about", self._about),
         }
+        if self._is_openai:
+            self._exact["GET", openai.MODELS_PATH] = ("models", self._models)
         self.bill = Bill(self._register, self._clock)
         self.origin = ""  # as in http://127.0.0.1:8080, once it listens
 
     @property
     def base_url(self) -> str:
         """What an account's `base_url` is to be."""
-        return self.origin + PREFIX
+        return self.origin if self._is_openai else self.origin + PREFIX
 
     async def __aenter__(self) -> Self:
         """Read the state, and listen."""
@@ -189,7 +194,7 @@ class Sandbox:
         if (method, path) in self._exact:
             return self._exact[method, path]
         if method == "GET":
-            if path.startswith(f"{PATH}/"):
+            if path.startswith(f"{PATH}/") and not self._is_openai:
                 return "query", self._query
             if path.startswith("/images/"):
                 return "image", self._images.answer
@@ -200,7 +205,9 @@ class Sandbox:
 
     def _refuse(self, refused: Refusal) -> web.Response:
         headers = _JSON if refused.retry_after is None else {**_JSON, "Retry-After": str(refused.retry_after)}
-        return web.Response(body=wording.refusal(self._request_id(), refused), status=refused.status, headers=headers)
+        words = openai.refusal if self._is_openai else wording.refusal
+        status = openai.status_of(refused) if self._is_openai else refused.status
+        return web.Response(body=words(self._request_id(), refused), status=status, headers=headers)
 
     def _succeed(self, data: str) -> web.Response:
         return web.Response(body=wording.success(self._request_id(), data), headers=_JSON)
@@ -218,11 +225,25 @@ class Sandbox:
         else:
             order = self._rules.read(raw)
         self._weather(Occasion.CREATE_BEFORE)
-        task = self._accept(order)
+        task = self._accept(order, request.headers.get("X-Client-Request-Id", ""))
         self._weather(Occasion.CREATE_AFTER)
+        if self._is_openai:
+            return await self._made(request, task)
         return self._succeed(wording.accepted(task))
 
-    def _accept(self, order: Order) -> Task:
+    async def _made(self, request: web.BaseRequest, task: Task) -> web.Response:
+        """Keep the caller waiting until the task ends, then answer with its images."""
+        while (left := task.ends_at - self._clock()) > 0 and not self._closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), left / 1000)
+        if task.failure:
+            raise Refusal(5000, task.failure)
+        images = None
+        if openai.format_of(task, self._settings.answers) == "b64_json":
+            images = [await self._images.content(task, index) for index in range(task.order.n)]
+        return web.Response(body=openai.answer(task, images, f"http://{request.host}"), headers=_JSON)
+
+    def _accept(self, order: Order, caller_id: str) -> Task:
         """Take the order in, without a pause: from the checks to the journal nobody else is served."""
         now = self._clock()
         units = self._price(order)
@@ -238,6 +259,7 @@ class Sandbox:
             duration=self._duration(),
             failure=self._failure(order, number),
             units=units,
+            caller_id=caller_id,
         )
         if self._journal:
             self._journal.append(task)
@@ -264,6 +286,11 @@ class Sandbox:
             return ""
         self.bill.count_fault(fault.name)
         return "generation failed in the sandbox's weather"
+
+    async def _models(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
+        self._check_access(request.headers.get("Authorization", ""))
+        models = self._settings.models or catalog.builtin().accounts[self._settings.profile].models
+        return web.Response(body=openai.models(models), headers=_JSON)
 
     # --- queries ------------------------------------------------------------------------------------------
 
@@ -328,6 +355,13 @@ class Sandbox:
         if request.transport is not None:
             request.transport.abort()
         return web.Response()  # goes nowhere
+
+
+def _rules(builtin: Catalog, profile: Account, settings: Settings) -> Rules | openai.Rules:
+    models = settings.models or profile.models
+    if profile.wire == "openai":
+        return openai.Rules(models, profile.defaults["model"])
+    return Rules(builtin, replace(profile, models=models))
 
 
 def _able(asked: bool | None, profile: Ability) -> bool:  # noqa: FBT001 - private, and named at its calls

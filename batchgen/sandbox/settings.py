@@ -12,7 +12,7 @@ from batchgen.sandbox.weather import Weather
 if TYPE_CHECKING:
     from pathlib import Path
 
-PROFILES = ("kling", "kapon", "anyapi", "sandbox")
+PROFILES = ("kling", "kapon", "anyapi", "sandbox", "openai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,9 @@ class Settings:
     balance: float | None = None  # units that may be spent in all; None: no end
     latency: float = 1.0  # seconds from a create to its images, in the median
     spread: float = 0.0  # sigma of the log-normal distribution round it
+    answers: str = "b64_json"  # of the profile openai, where a create does not say: `url` or `b64_json`
+    models: tuple[str, ...] = ()  # that it has; empty: the profile's
+    wants_key: bool = True  # False: anybody may ask, whatever the profile wants
     api_key: str | None = None  # exactly this key; None: any, where the profile wants one
     access_key: str | None = None  # with secret_key: a JWT of theirs is wanted
     secret_key: str | None = None

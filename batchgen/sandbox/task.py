@@ -7,9 +7,9 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from batchgen.sandbox.rules import order_of
-
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchgen.sandbox.rules import Order
 
 
@@ -33,6 +33,7 @@ class Task:
     duration: int
     failure: str = ""  # why it will fail; empty for one that succeeds
     units: float = 0  # what it costs when it succeeds
+    caller_id: str = ""  # the caller's own id in a header, which is kept with the bill and finds nothing
 
     @cached_property
     def begins_at(self) -> int:
@@ -65,11 +66,12 @@ class Task:
             "duration": self.duration,
             "failure": self.failure,
             "units": self.units,
+            "caller_id": self.caller_id,
             "body": self.order.body,
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> Task:
+    def from_record(cls, record: dict[str, Any], order_of: Callable[[dict[str, Any]], Order]) -> Task:
         """Read back what `record` gave. Raises KeyError or TypeError for anything else."""
         body = record.pop("body")
         return cls(order=order_of(body), **record)
