@@ -6,7 +6,6 @@ There are no retries here: one layer retries (the engine), so that its count is 
 from __future__ import annotations
 
 import asyncio
-import binascii
 import io
 import os
 import socket
@@ -23,9 +22,8 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from batchgen import __version__
+from batchgen.addresses import Gateways
 from batchgen.errors import (
-    ImageBroken,
-    LinkExpired,
     NameNotFound,
     NotSent,
     ProxyFailed,
@@ -33,19 +31,15 @@ from batchgen.errors import (
     Unclear,
     Withheld,
 )
-from batchgen.jobs import is_inline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
 CONNECT_SECONDS = 15.0
 ANSWER_SECONDS = 60.0  # where the account says nothing else
-DOWNLOAD_IDLE_SECONDS = 60.0
-DOWNLOAD_SECONDS = 900.0  # a host that drips would else hold a download for ever
 LARGEST_ANSWER = 64 * 1024 * 1024
-LARGEST_IMAGE = 256 * 1024 * 1024
+NAME = f"batchgen/{__version__}"
 _HEAD = 500  # bytes of an answer that are kept with a failure
-_REDIRECTS = 5
 _LARGE = 1024 * 1024
 
 
@@ -70,10 +64,11 @@ class Answer:
 
 
 class Door:
-    """An HTTP client for one run."""
+    """An HTTP client for one run. `gateways` knows which accounts are in a private network."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, gateways: Gateways) -> None:
         self._session = session
+        self.gateways = gateways
 
     async def send(
         self,
@@ -106,41 +101,7 @@ class Door:
             ) as response:
                 return Answer(status=response.status, headers=response.headers, body=await _whole(response, most))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, url) from error
-
-    @asynccontextmanager
-    async def image(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body of an image, in pieces; no key is sent, whoever the host is.
-
-        A `data:` link (RFC 2397, in base64) holds the image itself. Raises LinkExpired where the image is not there
-        (any more), ImageBroken where fewer bytes come than were announced, Unclear for everything that may be
-        better next time.
-        """
-        if is_inline(url):
-            yield _one_piece(await asyncio.to_thread(_decoded, url))
-            return
-        if _scheme(url) not in {"http", "https"}:
-            raise ImageBroken(f"The gateway gave a link that is no http or https address: {url[:60]}")
-        try:
-            async with self._session.get(
-                url,
-                max_redirects=_REDIRECTS,
-                proxy=proxy_of(url),
-                timeout=aiohttp.ClientTimeout(
-                    total=DOWNLOAD_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=DOWNLOAD_IDLE_SECONDS
-                ),
-            ) as response:
-                if response.status in {400, 401, 403, 404, 410}:
-                    raise LinkExpired(f"The image is not at its link (HTTP {response.status}).")
-                if response.status != 200:
-                    raise Unclear(f"The image's host answered HTTP {response.status}.")
-                yield _pieces(response)
-        except aiohttp.ClientPayloadError as error:
-            raise ImageBroken("The image's download was cut off.") from error
-        except aiohttp.InvalidURL as error:
-            raise ImageBroken(f"The gateway gave a link that is no address: {url[:60]}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unclear(str(_translated(error, url))) from error
+            raise translated(error, url) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +127,8 @@ class Heard:
 class Listener(Door):
     """A door that lets only questions out, and remembers the answers: nothing that it sends can cost money."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        super().__init__(session)
+    def __init__(self, session: aiohttp.ClientSession, gateways: Gateways) -> None:
+        super().__init__(session, gateways)
         self.heard: list[Heard] = []
 
     async def send(
@@ -204,20 +165,14 @@ _D = TypeVar("_D", bound=Door)
 @asynccontextmanager
 async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
     """`open_door` for a door of another kind: one that listens, or lets less through."""
-    connector = aiohttp.TCPConnector(limit=in_flight, limit_per_host=0, ttl_dns_cache=300)
+    gateways = Gateways()
+    connector = aiohttp.TCPConnector(limit=in_flight, limit_per_host=0, ttl_dns_cache=300, resolver=gateways)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": f"batchgen/{__version__}"},
+        headers={"User-Agent": NAME},
     ) as session:
-        yield kind(session)
-
-
-def _scheme(url: str) -> str:
-    try:
-        return urlsplit(url).scheme
-    except ValueError:
-        return ""
+        yield kind(session, gateways)
 
 
 @lru_cache(maxsize=1024)
@@ -245,34 +200,9 @@ async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(body)
 
 
-async def _one_piece(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-def _decoded(url: str) -> bytes:
-    head, _, text = url.partition(",")
-    if not text:
-        raise LinkExpired("The image came inside the gateway's answer, and is kept only until its file is there.")
-    if not head.endswith(";base64"):
-        raise ImageBroken(f"The gateway gave an image that is not in base64: {head[:60]}")
-    try:
-        return binascii.a2b_base64(text)
-    except ValueError as error:
-        raise ImageBroken(f"The gateway's answer holds an image that is no base64 ({error}).") from error
-
-
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > LARGEST_IMAGE:
-            raise ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
-        yield piece
-
-
-def _translated(error: Exception, url: str) -> NotSent | Unclear:
+def translated(error: Exception, url: str) -> NotSent | Unclear:
     """A foreign error as ours. Only what happened before the first byte left is `NotSent`."""
-    host = urlsplit(url).netloc
+    host = urlsplit(url).netloc.rpartition("@")[2]
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError):
         return _not_reached(error, host)
     if isinstance(error, aiohttp.InvalidURL):

@@ -186,3 +186,7 @@ class ImageBroken(BatchgenError):
 
 class LinkExpired(BatchgenError):
     """The image is no longer at its link; a new query may give a new one."""
+
+
+class LinkRefused(BatchgenError):
+    """The image's link leads where batchgen does not go; a new query may give another one."""

@@ -30,6 +30,7 @@ class Ending:
     unfinished_jobs: int
     cost: int
     retired: int
+    unmarked: int
     reason: BatchgenError | None
 
     @property
@@ -62,6 +63,7 @@ class Ending:
             "unfinished": list(self.unfinished),
             "cost": plain(self.cost),
             "retired": self.retired,
+            "watermarks_missing": self.unmarked,
             "reason": None if self.reason is None else str(self.reason),
         }
 
@@ -77,6 +79,9 @@ class Ending:
                 f"{self.jobs[status]} {status.value}" for status in Status if status in ENDED_SHORT & self.jobs.keys()
             )
             lines.append(f"Jobs without all their images: {kinds}. {self.root / FAILURES} says why.")
+        if self.unmarked:
+            came = "1 image" if self.unmarked == 1 else f"{self.unmarked} images"
+            lines.append(f"The gateway gave no watermarked copy of {came}, though it was asked for.")
         if self.unfinished_jobs:
             lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
         if live := sum(self.jobs.get(status, 0) for status in LIVE):
@@ -108,5 +113,6 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         unfinished_jobs=result.tally.unfinished,
         cost=result.cost,
         retired=result.retired,
+        unmarked=result.tally.unmarked,
         reason=result.reason,
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from batchgen.door import Door
     from batchgen.engine.budget import Budget
+    from batchgen.image_hosts import ImageHosts
     from batchgen.jobs import Status
     from batchgen.ledger.events import Event
     from batchgen.ledger.questions import Questions
@@ -45,6 +46,7 @@ class Tally:
     ended: dict[Status, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     unfinished: int = 0
+    unmarked: int = 0  # images that came without the watermarked copy that was asked for
 
     def leave(self, why: str, *, wanted: bool = True) -> None:
         """A job stays as it is for the next run; what the manifest no longer asks for does not count."""
@@ -64,6 +66,7 @@ class Context:
     tree: Tree
     template: PathTemplate
     door: Door
+    image_hosts: ImageHosts
     rules: Rules
     budget: Budget
     counters: Counters

@@ -17,6 +17,7 @@ from batchgen.errors import (
     ImageBroken,
     JobError,
     LinkExpired,
+    LinkRefused,
     NotSent,
     RunStopped,
     TaskNotFound,
@@ -59,8 +60,8 @@ class Fetcher:
     async def fetch(self, work: Work) -> None:
         """Fetch every image of a made task that is not here yet.
 
-        Raises ImagesGone where the gateway has them no more; Unclear, NotSent or ImageBroken where they may come
-        another time; RunStopped where the disk refuses.
+        Raises ImagesGone where the gateway has them no more; Unclear, NotSent, ImageBroken or LinkRefused where
+        they may come another time; RunStopped where the disk refuses.
         """
         context = self._context
         if work.attempt > 1:
@@ -104,7 +105,7 @@ class Fetcher:
                 await self._record(work, key, whole)
             except RunStopped as error:
                 return error
-            except (LinkExpired, ImageBroken, Unclear, NotSent) as error:
+            except (LinkExpired, LinkRefused, ImageBroken, Unclear, NotSent) as error:
                 problem = error
             else:
                 return None
@@ -126,7 +127,7 @@ class Fetcher:
         path = self._context.tree.scratch_path(key)
         pieces: list[bytes] = []
         size, first = 0, True
-        async with self._context.door.image(url) as body:
+        async with self._context.image_hosts.image(url, base_url=self._provider.account.base_url) as body:
             async for piece in body:
                 pieces.append(piece)
                 size += len(piece)

@@ -223,6 +223,8 @@ class Life:
         price = self._price(work)
         charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
         links = task.links[: work.units]
+        if work.wanted and work.job.parameters.watermark_info:
+            self._context.tally.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
         self._context.budget.settle(price, charge)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from batchgen.paths import PathTemplate
     from batchgen.progress import Counters
 
-_SPARE_CONNECTIONS = 64  # for queries, beside creates and downloads
+_SPARE_CONNECTIONS = 64  # for queries, beside creates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,9 @@ def _can_be_asked(order: Order, name: str) -> bool:
 
 
 async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings) -> Result:
-    from batchgen.door import open_door  # noqa: PLC0415 - a run with nothing to do needs no network, and aiohttp 0.1 s
+    # A run with nothing to do needs no network, and aiohttp takes 0.1 s.
+    from batchgen.door import open_door  # noqa: PLC0415
+    from batchgen.image_hosts import open_image_hosts  # noqa: PLC0415
 
     budget = Budget(ledger.spent(), order.limits)
     counters = around.counters
@@ -157,13 +159,15 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
         units = max(order.account.concurrency, MOST if order.account.seeks_concurrency else 0)
-        in_flight = units + order.downloads + _SPARE_CONNECTIONS
+        in_flight = units + _SPARE_CONNECTIONS
+        door = await stack.enter_async_context(open_door(in_flight))
         context = Context(
             writer=await stack.enter_async_context(Writer(ledger)),
             reader=reader,
             tree=tree,
             template=order.template,
-            door=await stack.enter_async_context(open_door(in_flight)),
+            door=door,
+            image_hosts=await stack.enter_async_context(open_image_hosts(order.downloads, door.gateways)),
             rules=order.rules,
             budget=budget,
             counters=around.counters,
