@@ -26,7 +26,8 @@ class Usage:
     cpu: float  # seconds, user and system
     peak_mb: float
     exit_code: int
-    printed: str  # stdout and stderr
+    log: Path  # what it printed on stdout and stderr
+    printed: str
 
     @property
     def seconds(self) -> float:
@@ -52,6 +53,7 @@ class Running:
             cpu=used.ru_utime + used.ru_stime,
             peak_mb=used.ru_maxrss / 1024,
             exit_code=self.process.returncode,
+            log=self.log,
             printed=self.log.read_text(encoding="utf-8", errors="replace"),
         )
 

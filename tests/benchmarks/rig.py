@@ -97,8 +97,8 @@ def many(jobs: int) -> str:
 
 
 def launch(place: Path, path: Path, *options: object, python: Sequence[str] = _OURS) -> Running:
-    """Start `batchgen run`."""
-    return start([sys.executable, *python, "run", str(path), "--quiet", *map(str, options)], place, KEY)
+    """Start `batchgen run`; it prints one JSON document at its end, and what goes wrong."""
+    return start([sys.executable, *python, "run", str(path), "--quiet", "--json", *map(str, options)], place, KEY)
 
 
 def whole_run(

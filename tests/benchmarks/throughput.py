@@ -1,0 +1,162 @@
+"""The rows about throughput: jobs a second and processor seconds, beside a bare loop and other tools."""
+
+from __future__ import annotations
+
+import pstats
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import rig
+from measured import Usage, start
+from table import Line
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Iterator
+
+    from rig import Seen
+
+HERE = Path(__file__).parent
+SLOTS, LATENCY, JOBS = 200, 0.15, 3000
+_FOR_A_LIST = 50  # with fewer lists the bare loop's slots wait for them: it is to be a bound, so it gets as many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bare:
+    """The bare loop's run."""
+
+    usage: Usage
+    account: rig.Account
+    making: float  # seconds from the first create to the last file
+
+
+def engine_run() -> Seen:
+    """The engine alone."""
+    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
+        path = rig.manifest(place, server.base_url, rig.plain(place, JOBS), limits=f"concurrency: {SLOTS}")
+        return rig.whole_run(place, server, path)
+
+
+@cache
+def throughput_run(repetition: int) -> tuple[Seen, Bare]:
+    """The engine, and right after it the bare loop with the same requests at a gateway of its own."""
+    del repetition  # each is a run of its own
+    seen = engine_run()
+    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
+        rig.plain(place, JOBS)
+        lists = max(seen.account.asked("list"), JOBS // _FOR_A_LIST if seen.account.asked("list") else 0)
+        asked = ("--lists", lists, "--queries", seen.account.asked("query"))
+        bounds = ("--slots", SLOTS, "--latency", LATENCY)
+        loop = [sys.executable, HERE / "bare_loop.py", server.base_url, "prompts.txt", "bare", *bounds, *asked]
+        usage = start(list(map(str, loop)), place).wait()
+        if usage.exit_code:
+            raise SystemExit(f"The bare loop failed:\n{usage.printed[-2000:]}")
+        account = rig.Account.of(server.ledger())
+        making = rig.last_file(place / "bare") - account.first_create
+    return seen, Bare(usage=usage, account=account, making=making)
+
+
+def throughput(options: Namespace) -> Iterator[Line]:
+    """200 slots of 150 ms, 3,000 jobs: jobs a second against the bare loop, other tools, and the slots' own bound."""
+    pairs = [throughput_run(number) for number in range(options.repeat)]
+    ratio = median(bare.making / seen.making for seen, bare in pairs)
+    rate = JOBS / median(seen.making for seen, _ in pairs)
+    bare_rate = JOBS / median(bare.making for _, bare in pairs)
+    yield Line(
+        figure=f"{ratio:.2f} of the bare loop's rate",
+        aim="≥ 0.95",
+        reached=ratio >= 0.95,
+        note=f"first create to last file: {rate:.0f} jobs/s, bare {bare_rate:.0f}; slots allow {SLOTS / LATENCY:.0f}",
+    )
+    whole = median(bare.usage.seconds / seen.usage.seconds for seen, bare in pairs)
+    seconds = median(seen.usage.seconds for seen, _ in pairs)
+    yield Line(figure=f"{whole:.2f} for the whole command", note=f"{seconds:.2f} s with start, index and end")
+    seen, bare = pairs[-1]
+    yield Line(figure="", note=f"asked: {_requests(seen.account)}; bare: {_requests(bare.account)}")
+
+
+def tools(options: Namespace) -> Iterator[Line]:
+    """The same work in other tools, once each: where they are not installed, a sentence says how."""
+    if not _has_scrapy(options.scrapy):
+        yield Line(figure="Scrapy is not there", note="install it in a venv; --scrapy VENV/bin/python")
+    else:
+        spider, bounds = HERE / "scrapy_spider.py", ("--slots", SLOTS, "--latency", LATENCY)
+        made = other_tool(lambda url: [options.scrapy, spider, url, "prompts.txt", "other", *bounds], 1500)
+        yield _beside(made, "Scrapy's", 10)
+    if not (shutil.which("parallel") and shutil.which("curl")):
+        yield Line(figure="GNU parallel or curl is not there", note="apt install parallel curl")
+    else:
+        script = HERE / "parallel_curl.sh"
+        made = other_tool(lambda url: ["bash", script, url, "prompts.txt", "other", SLOTS, LATENCY], 400)
+        yield _beside(made, "GNU parallel's with curl", 30)
+
+
+def other_tool(command: Callable[[str], list[object]], jobs: int) -> tuple[float, float]:
+    """Run another tool; its jobs a second, and its processor seconds for a job."""
+    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
+        rig.plain(place, jobs)
+        usage = start(list(map(str, command(server.base_url))), place).wait()
+        files = len(list((place / "other" / "images").glob("*.png")))
+        if usage.exit_code or files != jobs:
+            raise SystemExit(f"It brought {files} of {jobs} files:\n{usage.printed[-2000:]}")
+        making = rig.last_file(place / "other") - rig.Account.of(server.ledger()).first_create
+        return jobs / making, usage.cpu / jobs
+
+
+def _beside(made: tuple[float, float], whose: str, aim: float) -> Line:
+    theirs, cpu_of_job = made
+    rate = JOBS / engine_run().making  # right after it, for the machine may be busy
+    return Line(
+        figure=f"{rate / theirs:.1f} × {whose} rate",
+        aim=f"≥ {aim}",
+        reached=rate / theirs >= aim,
+        note=f"{rate:.0f} jobs/s beside {theirs:.0f}, which takes {cpu_of_job * 1000:.1f} ms of processor a job",
+    )
+
+
+def _has_scrapy(python: str) -> bool:
+    asking = [python, "-c", "import scrapy"]
+    return shutil.which(python) is not None and not subprocess.run(asking, capture_output=True, check=False).returncode
+
+
+def cpu(options: Namespace) -> Iterator[Line]:
+    """Processor seconds of the whole command against the bare loop's whole command."""
+    pairs = [throughput_run(number) for number in range(options.repeat)]
+    ratio = median(seen.usage.cpu / bare.usage.cpu for seen, bare in pairs)
+    ours, bares = (median(figures) for figures in zip(*((s.usage.cpu, b.usage.cpu) for s, b in pairs), strict=True))
+    yield Line(
+        figure=f"{ratio:.2f} × the bare loop's",
+        aim="≤ 1.35",
+        reached=ratio <= 1.35,
+        note=f"{ours:.2f} s, {ours / JOBS * 1000:.2f} ms a job; bare {bares:.2f} s",
+    )
+    seen, _ = pairs[-1]
+    yield Line(
+        figure=f"event loop's thread {seen.main_cpu:.2f} s, others {seen.other_cpu:.2f} s",
+        note=f"the gateway beside it used {seen.gateway_cpu:.2f} s in {seen.usage.seconds:.2f} s",
+    )
+
+
+def _requests(account: rig.Account) -> str:
+    return ", ".join(f"{account.asked(kind)} {kind}" for kind in ("create", "list", "query", "image"))
+
+
+def profile() -> None:
+    """Where the time of `run` goes in the row `throughput`, by cProfile."""
+    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
+        path = rig.manifest(place, server.base_url, rig.plain(place, JOBS), limits=f"concurrency: {SLOTS}")
+        figures = place / "profile"
+        seen = rig.whole_run(place, server, path, python=(str(HERE / "profiled_run.py"), str(figures)))
+        print(f"profiled: {seen.usage.seconds:.2f} s, {seen.usage.cpu:.2f} s of processor (cProfile slows it down).")
+        print("Times below are by the clock: waiting for the disk, a lock or other processes is in them.")
+        print(f"event loop's thread {seen.main_cpu:.2f} s, other threads {seen.other_cpu:.2f} s.")
+        for threads, most in (("loop", 45), ("threads", 25)):
+            for order in ("tottime", "cumulative"):
+                print(f"--- {threads}, by {order} ---")
+                pstats.Stats(f"{figures}.{threads}").strip_dirs().sort_stats(order).print_stats(most)
