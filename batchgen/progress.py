@@ -234,7 +234,7 @@ def describe(counters: Counters, rate: float | None, *, short: bool = False) -> 
         f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
         f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
         f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
-        f"{_duration(left)} left" if (left := seconds_left(counters, rate)) is not None else "",
+        f"{duration(left)} left" if (left := seconds_left(counters, rate)) is not None else "",
         f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
         counters.note,
     ]
@@ -278,7 +278,8 @@ def seconds_left(counters: Counters, rate: float | None) -> float | None:
     return rest / rate if rest > 0 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, in the largest unit that says enough."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -195,7 +195,7 @@ def test_an_echoed_key_is_not_shown(tmp_path):
     ("shift", "auth", "clock", "words"),
     [
         (600, "1003", "problem", "10 min ahead of"),
-        (-7200, "1004", "problem", "2 h behind"),
+        (-7200, "1004", "problem", "2 h 0 min behind"),
         (-180, "", "note", "3 min behind"),
     ],
 )

@@ -36,7 +36,7 @@ ROOMS = {
     "outputs": "errors jobs money paths ledger",
     "engine": "errors jobs money catalog paths ledger door image_hosts providers progress outputs",
     "audit": "errors jobs ledger providers engine",
-    "doctor": "errors catalog door providers engine",
+    "doctor": "errors catalog door providers engine progress",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import every room

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +16,13 @@ from batchgen.errors import CommandError
 from batchgen.manifest.load import load_manifest
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
     from batchgen.catalog import Account
     from batchgen.manifest.model import Manifest
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure(parser: ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
     parser.add_argument(
@@ -33,14 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience",
         metavar="S",
-        type=_seconds,
+        type=common.seconds,
         default=PATIENCE_SECONDS,
         help=f"seconds that each question may take (default: {PATIENCE_SECONDS:g})",
     )
     common.add_json(parser)
 
 
-def execute(options: argparse.Namespace) -> int:
+def execute(options: Namespace) -> int:
     """0 when every account can be used, 1 when something is wrong with one."""
     manifest = load_manifest(options.manifest, provider=options.provider)
     found = []
@@ -76,16 +76,6 @@ async def _examine(account: Account, patience: float) -> Health:
     except CommandError as error:  # the sandbox in this process could not be started
         health = Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))
     return replace(health, account=account)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
 
 
 # --- saying it ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.catalog import Ability, Auth
-from batchgen.doctor.advice import duration, fault_of_key, is_loopback, on_path, on_reaching, without_password
+from batchgen.doctor.advice import fault_of_key, is_loopback, on_path, on_reaching, without_password
 from batchgen.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
 from batchgen.door import proxy_of
 from batchgen.engine.recover import SKEW_MS
@@ -27,6 +27,7 @@ from batchgen.errors import (
     Unclear,
     Withheld,
 )
+from batchgen.progress import duration
 from batchgen.providers.base import NOBODYS_ID
 from batchgen.providers.registry import provider_for
 

@@ -255,7 +255,7 @@ def reading(path: Path) -> Iterator[Ledger]:
         try:
             yield ledger
         finally:
-            ledger.close()
+            ledger.db.close()  # to fold the write-ahead log is the writer's, who may be at work
 
 
 @contextmanager
