@@ -57,6 +57,7 @@ class Lane:
             chance=context.chance,
             on_trouble=self._asking_failed,
             on_answer=self._asking.served,
+            jobs_wait=lambda: bool(self._waiting),
         )
         self._life = Life(
             context,

@@ -56,6 +56,7 @@ class Latencies:
     """What is known of each kind of task; a kind that was not seen yet is taken to be as the others are."""
 
     def __init__(self) -> None:
+        self.ended = 0  # tasks that were learned from
         self._seen: dict[Hashable, deque[float]] = {}
         self._all: deque[float] = deque(maxlen=_REMEMBERED)
         self._spreads: dict[Hashable, Spread | None] = {}
@@ -66,6 +67,7 @@ class Latencies:
         It ended somewhere between: nearer to the end, so that asking late is not taken for a late end, and a
         service that has become faster is found out.
         """
+        self.ended += 1
         value = math.log(max(_LEAST_SECONDS, running_at + 0.75 * (ended_at - running_at)))
         self._seen.setdefault(kind, deque(maxlen=_REMEMBERED)).append(value)
         self._all.append(value)

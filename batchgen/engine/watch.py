@@ -1,8 +1,8 @@
 """Knows every running task of one account and asks for them until they end: many at once where it can.
 
 When to ask is a matter of chance (see `latency`). One by one, a task is asked for when it has ended with `_ONE`. A
-list tells of all, so it is read when that share of the units in flight has likely come free: this is what keeps the
-slots full, at fewer than two lists a task where ten run, and one for twenty where five hundred do.
+list tells of all, so it is read when `_SHARE` of the units in flight has likely come free: this is what keeps the
+slots full, at about two lists a task where ten run, and one for a dozen where five hundred do.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, Ta
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from random import Random
 
+    from batchgen.engine.latency import Spread
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Provider, Task
 
 _PAGE = 500
 _PAGE_MARGIN = 20  # more than we count: the account may have tasks that are not ours
 _PAGES_AT_MOST = 20  # a list query is to be cheaper than single ones: older tasks are asked for one by one
-_LIST_FROM = 3  # so many running tasks are worth a list query
+_LIST_FROM = 3  # so many running tasks for each page are worth a list query
 _LIST_PAUSE = 0.05  # seconds at least between two lists, and as long as the last one took
-_SHARE = 0.06  # of the units in flight
+_SHARE = 0.04  # of the units in flight
 _ONE = 0.2  # the chance with which a single task has ended when it is asked for
+_PATIENT = 2.5  # times as much of either, where no job waits for a slot
 _LONGEST = 15.0  # seconds
 _SAMPLE = 48  # running tasks that are looked at to say when the next list is due
 _QUERIES_AT_ONCE = 32
@@ -80,6 +82,7 @@ class Watch:
         chance: Random,
         on_trouble: Callable[[BatchgenError], None],
         on_answer: Callable[[], None],
+        jobs_wait: Callable[[], bool],
     ) -> None:
         self._provider = provider
         self._clock = clock
@@ -87,6 +90,7 @@ class Watch:
         self._chance = chance
         self._on_trouble = on_trouble
         self._on_answer = on_answer
+        self._jobs_wait = jobs_wait
         self._running: set[_Running] = set()
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
@@ -135,10 +139,26 @@ class Watch:
 
     @property
     def _by_list(self) -> bool:
-        return self._lists and len(self._running) >= _LIST_FROM
+        running = len(self._running)
+        if not self._lists or running < _LIST_FROM:
+            return False
+        return running >= _LIST_FROM * _PAGES_AT_MOST or running >= _LIST_FROM * math.ceil(self._span() / _PAGE)
+
+    def _span(self) -> int:
+        """How many tasks of ours a list tells of before it has told of the oldest that runs."""
+        return self._accepted + 1 - min(running.number for running in self._running)
 
     def _alone(self, kind: Kind, seen: float) -> float:
-        return next_by_chance(self._latencies.spread(kind), seen, _ONE, _LONGEST)
+        """Seconds after its begin at which a task is to be asked for by itself."""
+        return next_by_chance(self._spread(kind), seen, _ONE * self._patience, _LONGEST)
+
+    def _spread(self, kind: Kind) -> Spread | None:
+        """How long such tasks take; not before as many have ended as half of those that run, for the first are fast."""
+        return self._latencies.spread(kind) if 2 * self._latencies.ended >= len(self._running) else None
+
+    @property
+    def _patience(self) -> float:
+        return 1.0 if self._jobs_wait() else _PATIENT
 
     def _ask_each_due(self, group: asyncio.TaskGroup, now: float) -> float:
         """Ask for each task whose time has come; seconds until the next."""
@@ -159,21 +179,30 @@ class Watch:
         return _LONGEST
 
     def _until_share(self, now: float) -> float:
-        """Seconds until `_SHARE` of the units in flight has likely come free, or one that we must look at again."""
+        """Seconds until a page of the list has likely so much news that it is worth reading."""
         asked = [running for running in self._running if running.due < math.inf]
         sample = asked if len(asked) <= _SAMPLE else self._chance.sample(asked, _SAMPLE)
-        units = sum(running.units for running in sample)
+        share = self._worth(sample)
+        first_page = [running for running in sample if running.number > self._accepted - _PAGE]
+        older = [running for running in sample if running.number <= self._accepted - _PAGE]
         wait, step = 0.0, _LIST_PAUSE
         while wait < _LONGEST:
-            if sum(running.units * self._chance_of(running, now + wait) for running in sample) >= _SHARE * units:
+            if any(part and self._likely_ended(part, now + wait) >= share for part in (first_page, older)):
                 return wait
             wait += step
             step *= 1.2
         return _LONGEST
 
+    def _worth(self, tasks: Collection[_Running]) -> float:
+        """So many of their units must likely have ended to be worth a page of the list."""
+        return _SHARE * self._patience * sum(running.units for running in tasks)
+
+    def _likely_ended(self, tasks: Collection[_Running], at: float) -> float:
+        return sum(running.units * self._chance_of(running, at) for running in tasks)
+
     def _chance_of(self, running: _Running, at: float) -> float:
         """That it has ended, as far as can be told; 1 for what waits for a time of its own."""
-        spread = self._latencies.spread(running.kind)
+        spread = self._spread(running.kind)
         if spread is None or running.is_troubled:
             return float(at >= running.due)
         before = spread.ended_by(running.seen)
@@ -191,8 +220,9 @@ class Watch:
         """Read the list; what it does not tell of, though its own time has come, is asked for by itself."""
         asked = {running for running in self._running if running.due < math.inf}
         told: set[_Running] = set()
+        is_whole = True
         try:
-            await self._read_list(asked, told, now)
+            is_whole = await self._read_list(asked, told, now)
         except (Throttled, NotSent) as error:
             self._trouble(asked - told, error)
             return
@@ -210,15 +240,15 @@ class Watch:
             self._news.set()
         async with asyncio.TaskGroup() as group:
             for running in asked - told:
-                if running.due <= ended:
+                if running.due <= ended and (is_whole or running.is_troubled):
                     running.due = math.inf
                     group.create_task(self._ask_one(running))
 
-    async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> None:
-        """Read pages as far back as the oldest running task."""
+    async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> bool:
+        """Read pages, as far back as the oldest running task where that is worth it; whether it was read so far."""
         oldest = min((running.since for running in asked), default=now)
-        first = min((running.number for running in asked), default=0)
-        size = min(_PAGE, self._accepted - first + 1 + _PAGE_MARGIN)
+        worth = self._worth(asked)
+        size = min(_PAGE, self._span() + _PAGE_MARGIN) if asked else _PAGE
         for number in range(1, _PAGES_AT_MOST + 1):
             page = await self._provider.page(number, size)
             self._on_answer()
@@ -229,8 +259,12 @@ class Watch:
                 if task is not None and (task.links or task.state is not TaskState.SUCCEEDED):
                     told.add(running)
                     self._told(running, task, now)
-            if told.issuperset(asked) or len(page.tasks) < size or self._before(page.tasks[-1].created_ms, oldest):
-                return
+            rest = asked - told
+            if not rest or len(page.tasks) < size or self._before(page.tasks[-1].created_ms, oldest):
+                return True
+            if self._likely_ended(rest, now) < worth:
+                return False
+        return True
 
     def _before(self, created_ms: int | None, oldest: float) -> bool:
         """Whether a page reaches further back than our oldest task; a minute's skew of clocks is allowed for."""
