@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 from batchgen.sandbox.weather import FAMILIES, FAULTS, OF_ALL, Weather
 
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
     _add_account(parser)
     _add_work(parser)
+    _add_images(parser)
 
 
 def _listed(faults: Mapping[str, str]) -> str:
@@ -88,7 +90,19 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weather", default="", metavar="FAULT=RATE,…", help="faults by chance, such as fail=0.02")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of latencies and weather (default: 0)")
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-paint", action="store_true", help="serve small flat images: for benchmarks")
+    parser.add_argument("--image-format", choices=list(Format), default="png", help="what they are (default: png)")
+    parser.add_argument("--image-bytes", type=int, default=0, metavar="N", help="pad each file to at least N bytes")
+    parser.add_argument("--image-redirects", type=int, default=0, metavar="N", help="between a link and its image")
+    parser.add_argument(
+        "--links-expire", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one"
+    )
+    parser.add_argument(
+        "--images-kept", type=float, metavar="S", help="images are gone S seconds after their task's end (404)"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -154,6 +168,11 @@ def settings_from(options: argparse.Namespace) -> Settings:
         secret_key=secret_key,
         state=options.state,
         paint=not options.no_paint,
+        image_format=Format(options.image_format),
+        image_bytes=options.image_bytes,
+        image_redirects=options.image_redirects,
+        links_expire=options.links_expire,
+        images_kept=options.images_kept,
         weather=Weather.parse(options.weather),
         seed=options.seed,
     )

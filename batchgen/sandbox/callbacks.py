@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from batchgen.sandbox.bill import Bill
+    from batchgen.sandbox.links import Links
     from batchgen.sandbox.task import Task
     from batchgen.sandbox.weather import Forecast
 
@@ -26,11 +27,11 @@ _PATIENCE = aiohttp.ClientTimeout(total=5)
 class Callbacks:
     """Follows the tasks that want to be called back, one small coroutine each, until they end."""
 
-    def __init__(self, forecast: Forecast, bill: Bill, clock: Callable[[], int], origin: str) -> None:
+    def __init__(self, forecast: Forecast, bill: Bill, clock: Callable[[], int], links: Callable[[], Links]) -> None:
         self._forecast = forecast
         self._bill = bill
         self._clock = clock
-        self._origin = origin
+        self._links = links
         self._followers: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
@@ -62,7 +63,7 @@ class Callbacks:
 
     async def _call(self, task: Task, moment: int, held: list[bytes]) -> list[bytes]:
         """Make the call of one change and those that were held; what is to be held until the next one."""
-        body = wording.task(task, moment, self._origin).encode()
+        body = wording.task(task, moment, self._links()).encode()
         fault = self._forecast.next(Occasion.CALLBACK)
         if fault is not None:
             self._bill.count_fault(fault.name)
@@ -78,7 +79,7 @@ class Callbacks:
             case Act.REPEAT:
                 bodies = [body, body]
             case Act.INVENT:
-                bodies = [wording.task(replace(task, id=f"{task.id}0"), task.ends_at, self._origin).encode(), body]
+                bodies = [wording.task(replace(task, id=f"{task.id}0"), task.ends_at, self._links()).encode(), body]
             case Act.LIE:
                 bodies = [self._false_end(task, moment), body]
             case _:
@@ -90,7 +91,7 @@ class Callbacks:
         """An end that is not so: the other one than the task's, or its own before its time, by turns."""
         is_early = moment < task.ends_at and task.number % 2 == 0
         other = replace(task, failure="" if task.failure else "nothing failed: this call is forged")
-        return wording.task(task if is_early else other, task.ends_at, self._origin).encode()
+        return wording.task(task if is_early else other, task.ends_at, self._links()).encode()
 
     async def _call_late(self, task: Task, body: bytes) -> None:
         await self._until(task.ends_at + _LATE_MS)

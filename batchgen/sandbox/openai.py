@@ -16,6 +16,7 @@ from batchgen.sandbox.rules import Order, body_of, check_words, digest_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from batchgen.sandbox.links import Links
     from batchgen.sandbox.task import Task
 
 MODELS_PATH = "/v1/models"
@@ -116,10 +117,10 @@ def models(names: Sequence[str]) -> bytes:
     return json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in names]}).encode()
 
 
-def answer(task: Task, images: Sequence[bytes] | None, origin: str) -> bytes:
+def answer(task: Task, images: Sequence[bytes] | None, links: Links) -> bytes:
     """The answer to a create whose images are made: the files themselves, or where each one is."""
     if images is None:
-        data = [{"url": f"{origin}/images/{task.id}/{index}.png"} for index in range(task.order.n)]
+        data = [{"url": links.of(task, index)} for index in range(task.order.n)]
     else:
         data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
     return json.dumps({"created": task.ends_at // 1000, "data": data}).encode()

@@ -6,19 +6,18 @@ serves the same files again. It is marked SANDBOX and cannot be taken for a mode
 
 from __future__ import annotations
 
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from random import Random
-from struct import pack
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
 from batchgen.sandbox import colours, lettering, scenery
+from batchgen.sandbox.formats import Format, encoded, numbered, padded
 
 if TYPE_CHECKING:
     from batchgen.sandbox.rules import Order
@@ -49,8 +48,8 @@ def size_of(order: Order) -> tuple[int, int]:
     return width * scale, height * scale
 
 
-def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) -> bytes:
-    """One image of a task, as PNG."""
+def paint(order: Order, task_id: str, index: int, *, watermark: bool = False, kind: Format = Format.PNG) -> bytes:
+    """One image of a task."""
     size = size_of(order)
     small = _painted_size(order, size)
     picture = scenery.paint(small, _chance(order.prompt, task_id, index))
@@ -60,9 +59,7 @@ def paint(order: Order, task_id: str, index: int, *, watermark: bool = False) ->
     if watermark:
         _mark(picture)
     picture.putpalette(colours.ramp(_chance(order.prompt, "colours", index)))
-    file = BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return encoded(picture, kind)
 
 
 def _painted_size(order: Order, size: tuple[int, int]) -> tuple[int, int]:
@@ -159,8 +156,10 @@ def _mark(picture: Image.Image) -> None:
 
 
 @lru_cache(maxsize=32)
-def plain(size: tuple[int, int]) -> bytes:
-    """A flat image of this size in a few hundred bytes: for benchmarks that are about something else."""
+def plain(size: tuple[int, int], kind: Format = Format.PNG) -> bytes:
+    """A flat image of this size in a few bytes: for benchmarks that are about something else."""
+    if kind is not Format.PNG:
+        return encoded(Image.new("L", size, 255), kind)
     file = BytesIO()
     Image.new("1", size, 1).save(file, "PNG", compress_level=9)
     return file.getvalue()
@@ -175,8 +174,10 @@ def damaged(content: bytes) -> bytes:
 class Gallery:
     """Pictures that were painted lately, so that fetching one again does not paint it again."""
 
-    def __init__(self, *, painted: bool) -> None:
+    def __init__(self, *, painted: bool, kind: Format = Format.PNG, size: int = 0) -> None:
         self._painted = painted
+        self._kind = kind
+        self._size = size  # bytes that a file has at least
         self._kept: OrderedDict[tuple[str, int, bool], bytes] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()  # several threads paint
@@ -184,13 +185,15 @@ class Gallery:
     def ready(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes | None:
         """What can be given without painting."""
         if not self._painted:
-            return _numbered(plain(size_of(order)), f"{task_id}/{index}/{watermark}")
+            content = numbered(plain(size_of(order), self._kind), self._kind, f"{task_id}/{index}/{watermark}")
+            return padded(content, self._kind, self._size)
         with self._lock:
             return self._kept.get((task_id, index, watermark))
 
     def make(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes:
         """Paint and keep. Takes 15 to 60 ms: to be called in a thread."""
-        content = paint(order, task_id, index, watermark=watermark)
+        content = paint(order, task_id, index, watermark=watermark, kind=self._kind)
+        content = padded(content, self._kind, self._size)
         self._keep((task_id, index, watermark), content)
         return content
 
@@ -203,9 +206,3 @@ class Gallery:
             self._bytes += len(content)
             while self._bytes > _KEPT_BYTES:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
-
-
-def _numbered(png: bytes, name: str) -> bytes:
-    """The PNG with a comment of its own, so that no two images are the same file."""
-    chunk = b"tEXt" + b"Comment\0" + name.encode()
-    return png[:33] + pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk)) + png[33:]

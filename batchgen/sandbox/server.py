@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
 
     from batchgen.catalog import Account, Catalog
+    from batchgen.sandbox.links import Links
     from batchgen.sandbox.settings import Settings
 
     Answer = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -124,7 +125,7 @@ class Sandbox:
             raise
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         self.origin = f"http://{host}:{port}"
-        self._callbacks = Callbacks(self._forecast, self.bill, self._clock, self.origin)
+        self._callbacks = Callbacks(self._forecast, self.bill, self._clock, lambda: self._images.links(self.origin))
         for task in self._register.tasks:
             if task.order.callback_url and task.ends_at > now:
                 self._callbacks.follow(task, now)
@@ -203,6 +204,9 @@ class Sandbox:
     def _request_id(self) -> str:
         return f"sandbox-{self._requests}"
 
+    def _links(self, request: web.BaseRequest) -> Links:
+        return self._images.links(f"http://{request.host}")
+
     def _refuse(self, refused: Refusal) -> web.Response:
         headers = _JSON if refused.retry_after is None else {**_JSON, "Retry-After": str(refused.retry_after)}
         words = openai.refusal if self._is_openai else wording.refusal
@@ -241,7 +245,7 @@ class Sandbox:
         images = None
         if openai.format_of(task, self._settings.answers) == "b64_json":
             images = [await self._images.content(task, index) for index in range(task.order.n)]
-        return web.Response(body=openai.answer(task, images, f"http://{request.host}"), headers=_JSON)
+        return web.Response(body=openai.answer(task, images, self._links(request)), headers=_JSON)
 
     def _accept(self, order: Order, caller_id: str) -> Task:
         """Take the order in, without a pause: from the checks to the journal nobody else is served."""
@@ -300,7 +304,7 @@ class Sandbox:
         task = self._register.find(unquote(path[len(PATH) + 1 :]), by_external_id=self._finds)
         now = self._clock()
         self.bill.note_told((task,), now)
-        return self._succeed(wording.task(task, now, f"http://{request.host}"))
+        return self._succeed(wording.task(task, now, self._links(request)))
 
     async def _list(self, request: web.BaseRequest, _path: str, query: str) -> web.Response:
         if not self._lists:
@@ -313,7 +317,7 @@ class Sandbox:
         page = self._register.page(number, size)
         now = self._clock()
         self.bill.note_told(page, now)
-        return self._succeed(wording.page(page, now, f"http://{request.host}"))
+        return self._succeed(wording.page(page, now, self._links(request)))
 
     # --- the rest -----------------------------------------------------------------------------------------
 

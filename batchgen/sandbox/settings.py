@@ -7,11 +7,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.sandbox.formats import Format
 from batchgen.sandbox.weather import Weather
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_MOST_BYTES = 300_000_000  # of an image: more than batchgen takes
 PROFILES = ("kling", "kapon", "anyapi", "sandbox", "openai")
 
 
@@ -38,6 +40,11 @@ class Settings:
     secret_key: str | None = None
     state: Path | None = None  # journal of accepted tasks, read again at the next start
     paint: bool = True  # False: a small prepared image for each size
+    image_format: Format = Format.PNG
+    image_bytes: int = 0  # that a file has at least; nobody sees what fills it up
+    image_redirects: int = 0  # between a link and its image
+    links_expire: float | None = None  # seconds after which a link is answered with 403; None: never
+    images_kept: float | None = None  # seconds after a task's end from which its images are gone; None: never
     weather: Weather = field(default_factory=Weather)
     seed: int = 0
 
@@ -49,12 +56,18 @@ class Settings:
             raise CommandError(f"The sandbox serves this machine only, and {self.host} is not its loopback.")
         if (self.access_key is None) != (self.secret_key is None):
             raise CommandError("The sandbox checks tokens with an access key and a secret key: give both.")
+        if self.image_bytes > _MOST_BYTES:
+            raise CommandError(f"The sandbox's images have {_MOST_BYTES:,} bytes at the most.")
         for name, value, least in (
             ("concurrency", self.concurrency, 1),
             ("latency", self.latency, 0),
             ("spread", self.spread, 0),
             ("creates per minute", self.creates_per_minute, 1),
             ("balance", self.balance, 0),
+            ("image bytes", self.image_bytes, 0),
+            ("image redirects", self.image_redirects, 0),
+            ("links' life", self.links_expire, 0),
+            ("images' life", self.images_kept, 0),
         ):
             if value is not None and not value >= least:
                 raise CommandError(f"The sandbox's {name} is {value:g}; it must be {least} or more.")

@@ -11,6 +11,7 @@ from batchgen.sandbox.task import State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from batchgen.sandbox.links import Links
     from batchgen.sandbox.refusal import Refusal
     from batchgen.sandbox.task import Task
 
@@ -32,12 +33,12 @@ def accepted(task: Task) -> str:
     return _task(task, task.created_at, State.SUBMITTED, "")
 
 
-def task(told: Task, now: int, origin: str) -> str:
-    """A task as a query tells of it; `origin` is where its images are, as in http://127.0.0.1:8080."""
+def task(told: Task, now: int, links: Links) -> str:
+    """A task as a query tells of it."""
     state = told.state(now)
     more = ""
     if state is State.SUCCEED:
-        pictures = ",".join(_picture(told, index, origin) for index in range(told.order.n))
+        pictures = ",".join(_picture(told, index, links) for index in range(told.order.n))
         more = (
             f',"task_status_msg":"","task_result":{{"images":[{pictures}]}}'
             f',"final_unit_deduction":"{plain(told.units)}"'
@@ -47,9 +48,9 @@ def task(told: Task, now: int, origin: str) -> str:
     return _task(told, told.changed_at(now), state, more)
 
 
-def page(told: Iterable[Task], now: int, origin: str) -> str:
+def page(told: Iterable[Task], now: int, links: Links) -> str:
     """A page of the list."""
-    return f"[{','.join(task(each, now, origin) for each in told)}]"
+    return f"[{','.join(task(each, now, links) for each in told)}]"
 
 
 def _task(told: Task, changed_at: int, state: State, more: str) -> str:
@@ -61,7 +62,6 @@ def _task(told: Task, changed_at: int, state: State, more: str) -> str:
     )
 
 
-def _picture(told: Task, index: int, origin: str) -> str:
-    url = f"{origin}/images/{told.id}/{index}"
-    marked = f',"watermark_url":"{url}-watermark.png"' if told.order.watermark else ""
-    return f'{{"index":{index},"url":"{url}.png"{marked}}}'
+def _picture(told: Task, index: int, links: Links) -> str:
+    marked = f',"watermark_url":"{links.of(told, index, marked=True)}"' if told.order.watermark else ""
+    return f'{{"index":{index},"url":"{links.of(told, index)}"{marked}}}'
