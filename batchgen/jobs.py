@@ -111,7 +111,10 @@ class Job:
 
     def to_json(self) -> str:
         """Everything the ledger needs to finish this job without the manifest."""
-        parameters = {k: v for k, v in asdict(self.parameters).items() if v is not None}
+        given = ((name, getattr(self.parameters, name)) for name in PARAMETER_NAMES)  # asdict would copy each value
+        parameters = {name: value for name, value in given if value is not None}
+        if self.parameters.image is not None:
+            parameters["image"] = asdict(self.parameters.image)
         return json.dumps(
             {
                 "prompt": self.prompt,

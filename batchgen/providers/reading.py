@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchgen.door import Answer
 
 _LONGEST_MESSAGE = 300
+_HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # where half a surrogate pair may be; \x00: in UTF-16
 
 
 def json_of(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
     """The body's value, or None where it is no JSON."""
     try:
-        return _whole_characters(json.loads(answer.body))
+        value = json.loads(answer.body)
+        return _whole_characters(value) if _HALVES.search(answer.body) else value
     except (ValueError, RecursionError):
         return None
 
