@@ -11,10 +11,12 @@ from base64 import b64encode
 from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 
 import pytest
 from command import KEY, ROOT, accepted_by, batchgen, billed_by_job, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
+from PIL import Image
 from sandbox_process import SandboxProcess
 
 from batchgen.door import Answer
@@ -153,6 +155,17 @@ def test_a_rehearsal_speaks_the_same_protocol_and_asks_for_the_same_jobs(tmp_pat
     assert {row["job_id"] for row in rows} == {job["job_id"] for job in plan["listed"]}
 
 
+def test_a_ledger_that_held_many_images_is_small_again_after_the_run(tmp_path):
+    noise = BytesIO()
+    Image.frombytes("RGB", (1024, 1024), os.urandom(3 * 1024 * 1024)).save(noise, "PNG", compress_level=0)
+    with scripted(made(*[noise.getvalue()] * 4)) as (url, _):
+        path = written(tmp_path, url, "matrix: {prompt: [a fox, an owl], n: 4}\n")
+        assert batchgen("run", path, cwd=tmp_path).returncode == 0
+    assert len(check_invariant(output(tmp_path))) == 8
+    assert (output(tmp_path) / "state.sqlite3").stat().st_size < 1_000_000
+    assert ledger(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+
+
 # --- what is lost -----------------------------------------------------------------------------------------------
 
 
@@ -253,6 +266,7 @@ def test_a_file_that_goes_missing_later_is_made_anew_only_when_told(tmp_path):
         path = written(tmp_path, gateway.base_url, prompts(2))
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         (output(tmp_path) / rows_of(output(tmp_path))[0]["file_name"]).unlink()
+        assert "which is paid again" in batchgen("plan", path, cwd=tmp_path).stdout
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         (row,) = rows_of(output(tmp_path), "failures.csv")
         assert row["status"] == "gone"
@@ -263,7 +277,7 @@ def test_a_file_that_goes_missing_later_is_made_anew_only_when_told(tmp_path):
 
 
 def test_a_link_that_has_expired_is_not_paid_for_again_unasked(tmp_path):
-    with sandbox("--answers", "url", "--weather", "expire=1") as gateway:
+    with sandbox("--answers", "url", "--weather", "expire=1") as gateway:  # six tries, ever further apart
         path = written(tmp_path, gateway.base_url, prompts(1))
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1

@@ -44,6 +44,7 @@ def _account(account: Account) -> dict[str, Any]:
         "base_url": account.base_url,
         "keys": list(account.key_variables),
         "models": list(account.models),
+        "sizes": {resolution: dict(table) for resolution, table in account.sizes.items()},
         "concurrency": account.concurrency,
         "finds_by_external_id": account.finds_by_external_id.value,
         "lists_tasks": account.lists_tasks.value,
@@ -55,16 +56,18 @@ def _account(account: Account) -> dict[str, Any]:
 def _as_text(catalog: Catalog) -> str:
     lines = [f"Models (as of {catalog.as_of})"]
     for model in _models(catalog):
-        lines.append(f"  {model.name:<14}{model.about}")
-        lines += [f"  {'':<14}- {note}" for note in _notes(model)]
+        lines.append(f"  {model.name:<17}{model.about}")
+        lines += [f"  {'':<17}- {note}" for note in _notes(model)]
     lines += [f"Ratios: {', '.join(catalog.aspect_ratios)}", f"Resolutions: {', '.join(catalog.resolutions)}"]
     lines.append("Accounts (the `provider` of a manifest; change or add one under `providers`)")
     for account in catalog.accounts.values():
         keys = " and ".join(account.key_variables) or "none"
-        lines.append(f"  {account.name:<14}{account.about}")
-        lines.append(f"  {'':<14}- key: {keys}; {account.concurrency} slots; models: {', '.join(account.models)}")
+        lines.append(f"  {account.name:<17}{account.about}")
+        lines.append(f"  {'':<17}- key: {keys}; {account.concurrency} slots; models: {', '.join(account.models)}")
+        for resolution, table in account.sizes.items():
+            lines.append(f"  {'':<17}- {resolution}: {', '.join(f'{ratio} {size}' for ratio, size in table.items())}")
         if not account.prices.by_model:
-            lines.append(f"  {'':<14}- prices: not known here; give them under providers.{account.name}.prices")
+            lines.append(f"  {'':<17}- prices: not known here; give them under providers.{account.name}.prices")
     return "\n".join(lines)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _REHEARSAL = """\
 words in a prompt that rehearse an outcome: forbidden-word is refused by content safety (400/1301), policy-word
-by the platform's policy (400/1300), fail-this-task is accepted and ends as failed.
+by the platform's policy (400/1300), fail-this-task is accepted and ends as failed. The profile openai says the same
+in that API's words: moderation_blocked, content_policy_violation, and HTTP 500 for a create that was accepted.
 
 The account of requests, tasks and what was billed is at /_ledger on the server; /_ledger?tasks=0 gives the sums.
 """

@@ -100,6 +100,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
         write_views(ledger, tree)
+        ledger.shrink()
         tree.tidy()
     finally:
         ledger.close()

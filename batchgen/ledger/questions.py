@@ -55,6 +55,7 @@ class StoredImage:
     bytes: int
     mtime_ns: int
     last_attempt: bool  # of the job's latest attempt that delivered
+    only_copy: bool  # it came inside an answer: no gateway has it
 
     @property
     def key(self) -> tuple[str, int, int, int]:
@@ -253,10 +254,10 @@ class Questions:
     def _images(self, where: str, values: tuple[object, ...] = ()) -> Iterator[StoredImage]:
         rows = self.db.execute(
             "SELECT image.job_id, attempt, idx, marked, path, sha256, bytes, mtime_ns,"
-            f" attempt = {_DELIVERING} FROM image {where}",
+            f" attempt = {_DELIVERING}, substr(url, 1, 5) = 'data:' FROM image {where}",
             values,
         )
-        for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt in rows:
+        for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt, only_copy in rows:
             yield StoredImage(
                 job_id=job_id,
                 attempt=attempt,
@@ -267,6 +268,7 @@ class Questions:
                 bytes=size,
                 mtime_ns=mtime_ns,
                 last_attempt=bool(last_attempt),
+                only_copy=bool(only_copy),
             )
 
     def index_rows(self) -> Iterator[IndexRow]:

@@ -34,6 +34,7 @@ FILE_NAME = "state.sqlite3"
 _VIEWS_STAMP = "views"  # that index.csv and failures.csv show the latest change; any event removes it
 _WANTED_DIGEST = "wanted"
 _BATCH = 1000
+_WORTH_SHRINKING = 8 * 1024 * 1024  # bytes
 
 
 class Ledger(Questions):
@@ -94,6 +95,19 @@ class Ledger(Questions):
         with suppress(sqlite3.OperationalError):
             self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
+
+    def shrink(self) -> None:
+        """Give room back to the disk that images from inside answers have left; not where it is too full for that.
+
+        Writes all that is left anew, so it is done only where most of a large file is empty.
+        """
+        sizes = [
+            self.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "freelist_count", "page_count")
+        ]
+        page, free, all_of_it = sizes
+        if page * free > _WORTH_SHRINKING and 2 * free > all_of_it:
+            with suppress(sqlite3.OperationalError):
+                self.db.execute("VACUUM")
 
     # --- changes ------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
+FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it anew, which is paid again"
 
 
 def check_any(manifest: Manifest, selection: Selection) -> None:
@@ -111,7 +112,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
         if selection.takes(job):
             if standing.status is Status.PENDING and plan.within_budget is None and not funds.take(job):
                 plan.within_budget = plan.make.jobs
-            _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, is_lost=job.id in lost)
+            _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, lost=lost.get(job.id))
     plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
@@ -136,15 +137,15 @@ class _Funds:
 
 
 def _count(
-    plan: Plan, job: Job, standing: Standing, prices: Prices, reasons: Reasons, *, limit: int | None, is_lost: bool
+    plan: Plan, job: Job, standing: Standing, prices: Prices, reasons: Reasons, *, limit: int | None, lost: str | None
 ) -> None:
     status = standing.status
     if status is Status.PENDING:
         if limit is None or plan.make.jobs < limit:
             plan.make.add(job, prices, reasons.of(job, standing))
             plan.make_by_model.setdefault(job.parameters.model, Group()).add(job, prices)
-    elif is_lost:
-        plan.again.add(job, prices, FILE_LOST)
+    elif lost is not None:
+        plan.again.add(job, prices, lost)
     elif status is Status.DONE:
         plan.done.add(job, prices)
     elif status in LIVE:
@@ -161,16 +162,16 @@ _BEGUN = {
 }
 
 
-def _jobs_with_lost_files(ledger: Questions, root: Path) -> set[str]:
-    """Jobs with an image whose file is not there or has another size; contents are `verify`'s."""
-    lost = set()
+def _jobs_with_lost_files(ledger: Questions, root: Path) -> dict[str, str]:
+    """Jobs with an image whose file is not there or has another size, and what follows; contents are `verify`'s."""
+    lost: dict[str, str] = {}
     for image in ledger.stored_images():
         try:
             whole = (root / image.path).stat().st_size == image.bytes
         except OSError:
             whole = False
         if not whole:
-            lost.add(image.job_id)
+            lost[image.job_id] = FILE_GONE if image.only_copy else lost.get(image.job_id, FILE_LOST)
     return lost
 
 
