@@ -386,6 +386,12 @@ def test_what_the_account_cannot_do_is_said_at_its_line_before_anything_is_sent(
     assert all(word in said for word in words), said
 
 
+def test_what_the_account_does_not_know_is_said_once_each(tmp_path):
+    text = "matrix:\n  prompt: a\n  image: https://example.org/a.png\n  negative_prompt: b\n  image_fidelity: 0.5\n"
+    done = batchgen("validate", written(tmp_path, "http://127.0.0.1:9", text), cwd=tmp_path)
+    assert (done.stdout + done.stderr).count("error:") == 3
+
+
 def test_tokens_are_not_for_this_protocol(tmp_path):
     account = ", auth: jwt, access_key_env: SANDBOX_KEY, secret_key_env: SANDBOX_KEY"
     path = written(tmp_path, "http://127.0.0.1:9", prompts(1), account)

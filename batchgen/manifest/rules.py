@@ -35,7 +35,8 @@ def breaches(parameters: Parameters, settings: Settings, account: Account, units
     """The hard rules that a job breaks; `units` is the concurrency of the account in force."""
     yield from _of_model(parameters, settings, account)
     yield from _of_size(parameters, account)
-    yield from _of_image(parameters)
+    if "image" in account.fields:  # else it is said below that the account does not know these
+        yield from _of_image(parameters)
     for name, setting in settings.items():
         if name not in account.fields and setting.value is not None:
             message = f"The account `{account.name}` does not know `{name}`."
