@@ -77,7 +77,7 @@ class OpenAIProvider(Provider):
         answer = await self.door.send(
             "POST",
             self._root + _CREATES,
-            # OpenAI keeps the caller's own id with its logs, so that its support can look for a lost answer.
+            # Our own id, for whoever has to look for a lost answer in the gateway's logs: no body field takes it.
             headers={"Content-Type": "application/json", "X-Client-Request-Id": external_id} | self._key(),
             body=body,
             within=self.account.answers_within,
