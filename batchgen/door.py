@@ -62,6 +62,14 @@ class Answer:
         value = self.headers.get("Retry-After", "").strip()
         return float(value) if value.isascii() and value.isdigit() else None
 
+    @property
+    def date(self) -> float | None:
+        """The time by the answering side's clock, in Unix seconds, to the second; None where it does not say."""
+        try:
+            return parsedate_to_datetime(self.headers.get("Date", "")).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
 
 class Door:
     """An HTTP client for one run. `gateways` knows which accounts are in a private network."""
@@ -117,11 +125,8 @@ class Heard:
     @property
     def ahead(self) -> float | None:
         """Seconds that our clock is ahead of the answer's `Date`, to about half a second; None where it has none."""
-        try:
-            told = parsedate_to_datetime(self.answer.headers.get("Date", "")).timestamp()
-        except ValueError:
-            return None
-        return self.at - (told + 0.5)  # a date is cut to its second
+        told = self.answer.date
+        return None if told is None else self.at - (told + 0.5)  # a date is cut to its second
 
 
 class Listener(Door):

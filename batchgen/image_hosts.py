@@ -41,8 +41,12 @@ class ImageHosts:
         self._public = public
 
     @asynccontextmanager
-    async def image(self, url: str, *, base_url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body of an image, in pieces; no key is sent, whoever the host is. `base_url` is the account's.
+    async def image(
+        self, url: str, *, base_url: str, idle: float = IDLE_SECONDS
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of an image, in pieces; no key is sent, whoever the host is.
+
+        `base_url` is the account's; `idle`: seconds for which the host may say nothing.
 
         A `data:` link (RFC 2397, in base64) holds the image itself. Raises LinkExpired where the image is not there
         (any more), ImageBroken where fewer bytes come than were announced, LinkRefused where the link leads into a
@@ -53,7 +57,7 @@ class ImageHosts:
             return
         link = _link(url)
         try:
-            response = await self._followed(link, base_url)
+            response = await self._followed(link, base_url, idle)
             async with response:
                 host = response.url.raw_host
                 if response.status in {400, 401, 403, 404, 410}:
@@ -68,7 +72,7 @@ class ImageHosts:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unclear(str(translated(error, url))) from error
 
-    async def _followed(self, link: URL, base_url: str) -> aiohttp.ClientResponse:
+    async def _followed(self, link: URL, base_url: str, idle: float) -> aiohttp.ClientResponse:
         """The answer at the end of a link. Every hop is looked at, for a public host may point anywhere.
 
         A step from https down to http is refused, unless the account's own gateway is no better protected.
@@ -80,7 +84,7 @@ class ImageHosts:
                 _refuse_inside(link)
             proxy = proxy_of(str(link))
             session = self._near if is_near or proxy else self._public
-            response = await session.get(link, proxy=proxy, allow_redirects=False)
+            response = await session.get(link, proxy=proxy, allow_redirects=False, timeout=_within(idle))
             if response.status not in _MOVED or "Location" not in response.headers:
                 return response
             response.release()
@@ -120,8 +124,12 @@ def _session(in_flight: int, resolver: aiohttp.ThreadedResolver) -> aiohttp.Clie
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": NAME, "Accept-Encoding": "identity"},
         auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=DOWNLOAD_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS),
+        timeout=_within(IDLE_SECONDS),
     )
+
+
+def _within(idle: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=DOWNLOAD_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=idle)
 
 
 def _link(text: str, *, base: URL | None = None) -> URL:

@@ -279,15 +279,13 @@ class Examination:
         if ahead is None:
             self._note("clock", "the gateway does not say what time it is")
             return
-        leeway = self._provider.clock_leeway if self._provider is not None else None
-        most_ahead, most_behind = leeway or (_SKEW_SECONDS, _SKEW_SECONDS)
         said = f"this machine's clock is {duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the gateway's"
         if abs(ahead) < 2:
             self._ok("clock", "this machine's and the gateway's agree")
-        elif not -most_behind < ahead < most_ahead:
-            breaks = "the tokens that it dates are refused" if leeway else "tasks are looked for at the wrong time"
+        elif abs(ahead) >= _SKEW_SECONDS:
+            breaks = "tasks are looked for at the wrong time"
             self._problem("clock", f"{said}: {breaks}", "Set it, best by the network (NTP).")
-        elif leeway is not None or abs(ahead) > _WORTH_A_WORD_SECONDS:
+        elif abs(ahead) > _WORTH_A_WORD_SECONDS:
             self._note("clock", said, "Set it, best by the network (NTP).")
         else:
             self._ok("clock", said)

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batchgen import paths
-from batchgen.engine.retry import soon
+from batchgen.engine.retry import patience, soon
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -101,7 +101,7 @@ class Fetcher:
         for tries in range(1, _TRIES + 1):
             try:
                 async with context.downloads:
-                    whole = await self._download(url, key)
+                    whole = await self._download(url, key, patience(tries - 1))
                 await self._record(work, key, whole)
             except RunStopped as error:
                 return error
@@ -123,11 +123,12 @@ class Fetcher:
             return ImagesGone(f"The gateway has the image no more: {problem}")
         return problem
 
-    async def _download(self, url: str, key: Key) -> WholeFile:
+    async def _download(self, url: str, key: Key, idle: float) -> WholeFile:
         path = self._context.tree.scratch_path(key)
         pieces: list[bytes] = []
         size, first = 0, True
-        async with self._context.image_hosts.image(url, base_url=self._provider.account.base_url) as body:
+        base_url = self._provider.account.base_url
+        async with self._context.image_hosts.image(url, base_url=base_url, idle=idle) as body:
             async for piece in body:
                 pieces.append(piece)
                 size += len(piece)

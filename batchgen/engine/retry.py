@@ -26,6 +26,14 @@ def soon(times: int, chance: Random) -> float:
     return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * chance.random())
 
 
+def patience(times: int) -> float:
+    """Seconds to wait for the answer to what is free to repeat, after `times` tries in a row that had none.
+
+    Asking again soon costs nothing; a slot, or a place among the downloads, that waits a minute for nobody does.
+    """
+    return min(LONGEST_SECONDS, 10.0 * 2.0**times)
+
+
 def next_query(elapsed: float) -> float:
     """Seconds until a running task is worth asking for again, before anything is known of how long tasks take.
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.latency import Latencies, next_by_chance
-from batchgen.engine.retry import LONGEST_SECONDS, backoff
+from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection
     from random import Random
 
     from batchgen.engine.latency import Spread
@@ -38,8 +38,10 @@ _SAMPLE = 48  # running tasks that are looked at to say when the next list is du
 _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
+_LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list is still the least that can be asked
 _EMPTY = 8  # so often is a success without images asked for again, over some minutes, then left to the next run
 
+Answered = TypeVar("Answered")
 Kind = tuple[str, str, int, bool]
 
 
@@ -99,6 +101,7 @@ class Watch:
         self._wakes_at = math.inf
         self._listing = False  # a list query is on its way
         self._list_troubles = 0
+        self._list_refusals = 0
         self._accepted = 0
         self._latencies = Latencies()
 
@@ -224,6 +227,8 @@ class Watch:
         try:
             is_whole = await self._read_list(asked, told, now)
         except (Throttled, NotSent) as error:
+            self._list_refusals += int(isinstance(error, Throttled))
+            self._lists = self._list_refusals < _LIST_REFUSALS
             self._trouble(asked - told, error)
             return
         except (JobError, AccountStopped):
@@ -232,7 +237,7 @@ class Watch:
             self._list_troubles += 1
             self._lists = self._list_troubles < _LIST_TROUBLES
         else:
-            self._list_troubles = 0
+            self._list_troubles = self._list_refusals = 0
         finally:
             self._listing = False
             ended = self._clock()
@@ -250,7 +255,7 @@ class Watch:
         worth = self._worth(asked)
         size = min(_PAGE, self._span() + _PAGE_MARGIN) if asked else _PAGE
         for number in range(1, _PAGES_AT_MOST + 1):
-            page = await self._provider.page(number, size)
+            page = await _answered(self._provider.page(number, size), patience(self._list_troubles))
             self._on_answer()
             tasks = {task.id: task for task in page.tasks}
             for running in asked - told:
@@ -276,7 +281,7 @@ class Watch:
         try:
             async with self._at_once:
                 now = self._clock()
-                task = await self._provider.query(running.task_id)
+                task = await _answered(self._provider.query(running.task_id), patience(running.refused))
         except TaskNotFound as error:
             running.not_there += 1
             if running.not_there >= _NOT_THERE:
@@ -322,3 +327,12 @@ class Watch:
         running.due = math.inf if running.end.done() else self._clock() + max(_LIST_PAUSE, seconds)
         if running.due < self._wakes_at:
             self._news.set()
+
+
+async def _answered(question: Awaitable[Answered], seconds: float) -> Answered:
+    """The answer. Raises Unclear where none comes in time, besides what the question itself raises."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await question
+    except TimeoutError as error:
+        raise Unclear(f"The gateway did not answer a query within {seconds:g} s.") from error

@@ -130,14 +130,6 @@ class Provider(ABC):
         await self.query(NOBODYS_ID)
 
     @property
-    def clock_leeway(self) -> tuple[float, float] | None:
-        """By how many seconds this machine's clock may be ahead of the gateway's, and behind it, before it refuses us.
-
-        None: requests do not say what time it is.
-        """
-        return None
-
-    @property
     def finds(self) -> bool:
         """Whether `find` can be tried."""
         return self.account.finds_by_external_id is not Ability.NO

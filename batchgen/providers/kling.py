@@ -39,7 +39,8 @@ class KlingProvider(Provider):
         super().__init__(account, door, secrets)
         self._url = account.base_url + _PATH
         self._token = ""
-        self._token_ends = 0.0
+        self._token_ends = 0.0  # by the gateway's clock, as far as it is known
+        self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
         self._references: OrderedDict[str, str] = OrderedDict()
 
     async def create(self, job: Job, external_id: str) -> Task:
@@ -72,13 +73,6 @@ class KlingProvider(Provider):
             if error.code == meaning.NO_SUCH_PATH:
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error
             raise
-
-    @property
-    def clock_leeway(self) -> tuple[float, float] | None:
-        """A token must be valid already (1003) and still (1004)."""
-        if self.account.auth is not Auth.JWT:
-            return None
-        return float(_TOKEN_BACKDATED_SECONDS), float(_TOKEN_SECONDS)
 
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
         """The create's body: what was asked for, what the account requires, and nothing it does not know."""
@@ -118,23 +112,25 @@ class KlingProvider(Provider):
     async def _send(
         self, method: str, url: str, body: bytes | None = None, params: dict[str, str] | None = None
     ) -> Answer:
-        headers = {"Authorization": f"Bearer {self._bearer()}"}
+        bearer = self._bearer()
+        headers = {"Authorization": f"Bearer {bearer}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         within = self.account.answers_within
         answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
-        if self.account.auth is Auth.JWT and answer.status == 401 and self._token:
-            self._token = ""  # 1004 or a skewed clock: the next request makes a new one
-            headers["Authorization"] = f"Bearer {self._bearer()}"
+        if self.account.auth is Auth.JWT and answer.status == 401:
+            self._renew(bearer, answer)
+            bearer = self._bearer()
+            headers["Authorization"] = f"Bearer {bearer}"
             answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
-        return self.secrets.out_of(answer, self._token)
+        return self.secrets.out_of(answer, bearer)
 
     def _bearer(self) -> str:
         if self.account.auth is Auth.API_KEY:
             return self.secrets[self.account.api_key_env]
         if self.account.auth is Auth.NONE:
             return "sandbox"
-        now = time.time()
+        now = time.time() + self._skew
         if not self._token or now > self._token_ends - _TOKEN_RENEWED_BEFORE_END_SECONDS:
             self._token_ends = now + _TOKEN_SECONDS
             claims = {
@@ -144,6 +140,16 @@ class KlingProvider(Provider):
             }
             self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
         return self._token
+
+    def _renew(self, refused: str, answer: Answer) -> None:
+        """A refused token may have expired, or come from a clock that is not the gateway's: follow the gateway's.
+
+        Of requests that were refused together, the first renews for all.
+        """
+        if refused == self._token:
+            told = answer.date
+            self._skew = 0.0 if told is None else told - time.time()
+            self._token = ""
 
 
 def _encoded(path: str, sha256: str) -> str:
