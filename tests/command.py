@@ -20,7 +20,13 @@ KEY = {"SANDBOX_KEY": "a-key-for-tests"}
 def batchgen(*words: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "batchgen", *map(str, words)]
     return subprocess.run(
-        command, cwd=cwd, env=os.environ | KEY, capture_output=True, text=True, timeout=120, check=False, **options
+        command,
+        cwd=cwd,
+        env=os.environ | KEY,
+        capture_output=True,
+        text=True,
+        check=False,
+        **{"timeout": 120, **options},
     )
 
 

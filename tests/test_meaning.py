@@ -1,4 +1,4 @@
-"""What is made of each answer of the table in the API's reference, and of what gateways send instead."""
+"""How an answer is read: its spellings, its numbers, its limits. What each means is test_provider_answers.py."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from decimal import Decimal
 import pytest
 
 from batchgen.door import Answer
-from batchgen.errors import (
-    AccountStopped,
-    JobRefused,
-    JobRejected,
-    RefusedOrTaken,
-    TaskNotFound,
-    TooFast,
-    TooManyRunning,
-    Unclear,
-)
+from batchgen.errors import Unclear
 from batchgen.providers.base import TaskState
 from batchgen.providers.meaning import data_of, task_from
 
@@ -27,69 +18,9 @@ def answer(status: int, body: object, **headers: str) -> Answer:
     return Answer(status=status, headers=headers, body=raw)
 
 
-def coded(status: int, code: object, message: str = "no") -> Answer:
-    return answer(status, {"code": code, "message": message, "request_id": "r"})
-
-
-CREATE = [
-    *((coded(401, code), AccountStopped) for code in (1000, 1001, 1002, 1003, 1004)),
-    *((coded(429, code), AccountStopped) for code in (1100, 1101, 1102, 1304)),
-    (coded(403, 1103), JobRefused),
-    (coded(400, 1200), RefusedOrTaken),
-    (coded(400, 1201), RefusedOrTaken),
-    (coded(404, 1202), JobRefused),
-    (coded(404, 1203), JobRefused),
-    (coded(400, 1300), JobRejected),
-    (coded(400, 1301), JobRejected),
-    (coded(429, 1302), TooFast),
-    (coded(429, 1303), TooManyRunning),
-    (coded(429, "1303"), TooManyRunning),
-    (coded(500, 5000), Unclear),
-    (coded(503, 5001), Unclear),
-    (coded(504, 5002), Unclear),
-    (answer(502, b"<html><h1>Bad Gateway</h1></html>"), Unclear),
-    (answer(200, b""), Unclear),
-    (answer(200, {"code": 0, "message": "SUCCEED"}), Unclear),
-    (answer(200, b"<html>maintenance</html>"), Unclear),
-    (answer(402, {"error": {"message": "insufficient balance"}}), AccountStopped),
-    (answer(403, {"error": "insufficient balance"}), AccountStopped),
-    (answer(401, b""), AccountStopped),
-    (answer(429, b"slow down"), TooFast),
-    (answer(408, b""), Unclear),
-    (answer(404, b"no such page"), AccountStopped),
-    (answer(301, b""), AccountStopped),
-    (answer(422, {"detail": "n is wrong"}), RefusedOrTaken),
-]
-
-
-@pytest.mark.parametrize(("given", "meaning"), CREATE)
-def test_what_an_answer_to_a_create_means(given, meaning):
-    with pytest.raises(meaning) as caught:
-        data_of(given, creating=True, doing="the create")
-    assert type(caught.value) is meaning
-
-
-@pytest.mark.parametrize("given", [coded(404, 1203), coded(404, 1202), answer(404, b"")])
-def test_a_query_for_an_unknown_task_says_that_it_is_not_there(given):
-    with pytest.raises(TaskNotFound):
-        data_of(given, creating=False, doing="a query")
-
-
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 599])
-def test_no_server_error_after_a_create_is_taken_for_a_refusal(status):
-    with pytest.raises(Unclear):
-        data_of(answer(status, {"code": 9999, "message": "?"}), creating=True, doing="the create")
-
-
 @pytest.mark.parametrize("code", [0, "0", 200, "success", "SUCCEED", "ok"])
 def test_success_in_every_spelling(code):
     assert data_of(answer(200, {"code": code, "data": {"task_id": "t"}}), creating=True, doing="x") == {"task_id": "t"}
-
-
-def test_retry_after_is_kept():
-    with pytest.raises(TooManyRunning) as caught:
-        data_of(answer(429, {"code": 1303}, **{"Retry-After": "7"}), creating=True, doing="x")
-    assert caught.value.retry_after == 7.0
 
 
 def test_the_head_of_the_answer_is_kept_with_the_failure():

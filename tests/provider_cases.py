@@ -1,0 +1,202 @@
+"""One `Case` for each account profile: what it sends, byte for byte, and what it makes of answers.
+
+A family of accounts is added here, as data; the claims are in test_provider_*.py.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from wire_tap import Reply, Tap
+
+from batchgen import catalog
+from batchgen.catalog import Auth
+from batchgen.door import open_door
+from batchgen.errors import (
+    AccountStopped,
+    BatchgenError,
+    JobRefused,
+    JobRejected,
+    RefusedOrTaken,
+    TaskNotFound,
+    TooFast,
+    TooManyRunning,
+    Unclear,
+)
+from batchgen.providers.base import Secrets
+from batchgen.providers.registry import provider_class
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from batchgen.catalog import Account
+    from batchgen.providers.base import Provider
+
+ID = "bg-1abc-1"  # the external id of the attempts here
+FACE_BASE64 = "<the reference as bare base64>"  # its place in an expected body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """An answer, and what is made of it when it answers a create, and when it answers a query or a list."""
+
+    reply: Reply
+    create: type[BatchgenError]
+    query: type[BatchgenError]
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One account profile. Expected bodies are the bytes on the wire, with `ID` and `FACE_BASE64` in their places."""
+
+    profile: str
+    keys: Mapping[str, str]  # the environment's
+    checks: Mapping[str, str]  # what the sandbox is to hold them to
+    create: str  # method and target
+    minimal: str  # model kling-v1 and a prompt, nothing else
+    texts: str  # everything that goes with a negative prompt
+    image: str  # everything that goes with a reference image
+    answers: Mapping[str, Meaning] = field(default_factory=dict)
+    asks_by_own_id: bool = True
+    lists: bool = True
+
+    def tap(self, **settings: Any) -> Tap:
+        """The gateway that it speaks to, which checks its keys."""
+        return Tap(profile=self.profile, **self.checks, **settings)
+
+    def account(self, tap: Tap, **changes: Any) -> Account:
+        """The built-in account, at the tap's address."""
+        builtin = catalog.builtin().accounts[self.profile]
+        base_url = tap.origin + ("/kling" if builtin.base_url.endswith("/kling") else "")
+        return replace(builtin, base_url=base_url, **changes)
+
+    @asynccontextmanager
+    async def provider(self, tap: Tap, **changes: Any) -> AsyncIterator[Provider]:
+        """Its provider over a door of its own."""
+        account = self.account(tap, **changes)
+        async with open_door(8) as door:
+            yield provider_class(account)(account, door, Secrets(self.keys))
+
+    def settings(self, tap: Tap, **changes: Any) -> dict[str, Any]:
+        """An entry of a manifest's `providers`."""
+        own = {"use": self.profile, "base_url": self.account(tap).base_url, "accepts_within": 0}
+        return own | {"limits": {"concurrency": 27}} | changes
+
+
+# --- answers of the Kling family -----------------------------------------------------------------------------
+
+
+def _coded(status: int, code: object, **headers: str) -> Reply:
+    body = json.dumps({"code": code, "message": f"no, because of {code}", "request_id": "r"}).encode()
+    return Reply(status=status, body=body, headers=headers | {"Content-Type": "application/json"})
+
+
+def _page(status: int, body: bytes = b"<html><h1>proxy</h1></html>", **headers: str) -> Reply:
+    return Reply(status=status, body=body, headers=headers | {"Content-Type": "text/html"})
+
+
+def _both(reply: Reply, meaning: type[BatchgenError], **more: Any) -> Meaning:
+    return Meaning(reply=reply, create=meaning, query=meaning, **more)
+
+
+KLING_ANSWERS = {
+    **{f"401/{code}": _both(_coded(401, code), AccountStopped) for code in (1000, 1001, 1002, 1003, 1004)},
+    **{f"429/{code}": _both(_coded(429, code), AccountStopped) for code in (1100, 1101, 1102, 1304)},
+    "403/1103": _both(_coded(403, 1103), JobRefused),
+    "400/1200": _both(_coded(400, 1200), RefusedOrTaken),
+    "400/1201": _both(_coded(400, 1201), RefusedOrTaken),
+    "404/1202": Meaning(reply=_coded(404, 1202), create=JobRefused, query=TaskNotFound),
+    "404/1203": Meaning(reply=_coded(404, 1203), create=JobRefused, query=TaskNotFound),
+    "400/1300": _both(_coded(400, 1300), JobRejected),
+    "400/1301": _both(_coded(400, 1301), JobRejected),
+    "429/1302": _both(_coded(429, 1302), TooFast),
+    "429/1302 with Retry-After": _both(_coded(429, 1302, **{"Retry-After": "2"}), TooFast, retry_after=2.0),
+    "429/1303": _both(_coded(429, 1303), TooManyRunning),
+    "429/1303 with Retry-After": _both(_coded(429, 1303, **{"Retry-After": "1"}), TooManyRunning, retry_after=1.0),
+    "429/1303 as a text": _both(_coded(429, "1303"), TooManyRunning),
+    "500/5000": _both(_coded(500, 5000), Unclear),
+    "503/5001": _both(_coded(503, 5001), Unclear),
+    "504/5002": _both(_coded(504, 5002), Unclear),
+    "500 with a code of nobody's": _both(_coded(500, 9999), Unclear),
+    "401": _both(_page(401, b""), AccountStopped),
+    "402": _both(_coded(402, "insufficient_balance"), AccountStopped),
+    "403": _both(_page(403), AccountStopped),
+    "404": Meaning(reply=_page(404), create=AccountStopped, query=TaskNotFound),
+    "301": _both(_page(301, Location="https://example.org/"), AccountStopped),
+    "408": _both(_page(408, b""), Unclear),
+    "422": Meaning(reply=_page(422), create=RefusedOrTaken, query=JobRefused),
+    "429": _both(_page(429), TooFast),
+    "429 with Retry-After": _both(_page(429, **{"Retry-After": "2"}), TooFast, retry_after=2.0),
+    "429 with a date": _both(_page(429, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), TooFast),
+    "500": _both(_page(500), Unclear),
+    "502": _both(_page(502), Unclear),
+    "503": _both(_page(503, b""), Unclear),
+    "504": _both(_page(504), Unclear),
+    "520": _both(_page(520), Unclear),
+    "200 and nothing": _both(_page(200, b""), Unclear),
+    "200 and a page": _both(_page(200), Unclear),
+    "200 without data": _both(_coded(200, 0), Unclear),
+}
+
+_TEXTS = (
+    '{"model_name":"kling-v2-1","prompt":"a fox","negative_prompt":"blur","resolution":"2k","n":9,'
+    '"aspect_ratio":"21:9","watermark_info":{"enabled":false},"external_task_id":"bg-1abc-1"}'
+)
+_IMAGE = (
+    f'{{"model_name":"kling-v1-5","prompt":"a fox","image":"{FACE_BASE64}","image_reference":"subject",'
+    '"image_fidelity":0.5,"human_fidelity":0.45,"resolution":"1k","n":1,"aspect_ratio":"1:1",'
+    '"watermark_info":{"enabled":true},"external_task_id":"bg-1abc-1"}'
+)
+_KAPON = Case(
+    profile="kapon",
+    keys={"KAPON_API_KEY": "the-key-of-kapon"},
+    checks={"api_key": "the-key-of-kapon"},
+    create="POST /kling/v1/images/generations",
+    minimal=(
+        '{"model_name":"kling-v1","prompt":"a fox","resolution":"1k","n":1,"aspect_ratio":"16:9",'
+        '"external_task_id":"bg-1abc-1"}'
+    ),
+    texts=_TEXTS,
+    image=_IMAGE,
+    answers=KLING_ANSWERS,
+)
+CASES = {
+    "kapon": _KAPON,
+    "anyapi": replace(
+        _KAPON,
+        profile="anyapi",
+        keys={"ANYAPI_API_KEY": "the-key-of-anyapi"},
+        checks={"api_key": "the-key-of-anyapi"},
+        minimal='{"model_name":"kling-v1","prompt":"a fox","resolution":"1k","n":1,"aspect_ratio":"16:9"}',
+        texts=(
+            '{"model_name":"kling-v2-1","prompt":"a fox","negative_prompt":"blur","resolution":"2k","n":9,'
+            '"aspect_ratio":"21:9"}'
+        ),
+        image=(
+            f'{{"model_name":"kling-v1-5","prompt":"a fox","image":"{FACE_BASE64}","image_reference":"subject",'
+            '"image_fidelity":0.5,"human_fidelity":0.45,"resolution":"1k","n":1,"aspect_ratio":"1:1"}'
+        ),
+        asks_by_own_id=False,
+        lists=False,
+    ),
+    "kling": replace(
+        _KAPON,
+        profile="kling",
+        keys={"KLING_ACCESS_KEY": "an-access-key", "KLING_SECRET_KEY": "a-secret-key-of-thirty-two-bytes!"},
+        checks={"access_key": "an-access-key", "secret_key": "a-secret-key-of-thirty-two-bytes!"},
+        create="POST /v1/images/generations",
+    ),
+    "sandbox": replace(_KAPON, profile="sandbox", keys={}, checks={}, create="POST /v1/images/generations"),
+}
+
+
+def bears_its_key(case: Case, authorization: str) -> bool:
+    """Whether a header shows the account's key; a token is looked at by its own tests."""
+    auth = catalog.builtin().accounts[case.profile].auth
+    if auth is Auth.API_KEY:
+        return authorization == f"Bearer {next(iter(case.keys.values()))}"
+    return authorization.startswith("Bearer ") and len(authorization) > len("Bearer ")

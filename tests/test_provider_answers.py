@@ -1,0 +1,142 @@
+"""The contract of every account profile with its gateway, II: what is made of each answer, over real HTTP.
+
+The rows are data of provider_cases.py: the API's table of errors, and what gateways send instead.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from jobs_for_tests import job as made_job
+from provider_cases import CASES, ID
+from wire_tap import Reply
+
+from batchgen.errors import Throttled, Unclear
+from batchgen.providers.base import TaskState
+
+ROWS = [
+    pytest.param(case, meaning, id=f"{profile}-{name}")
+    for profile, case in CASES.items()
+    for name, meaning in case.answers.items()
+]
+
+
+@pytest.fixture(scope="module")
+def taps():
+    """A tap for each profile, for all tests here: an answer in its place needs no gateway of its own."""
+    running = {profile: case.tap().__enter__() for profile, case in CASES.items()}
+    yield running
+    for tap in running.values():
+        tap.__exit__()
+
+
+@pytest.fixture
+def tap_of(taps):
+    def fresh(case):
+        taps[case.profile].clear()
+        return taps[case.profile]
+
+    return fresh
+
+
+async def raised(question):
+    """The error that a question ends with."""
+    try:
+        await question
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what the test looks at
+        return error
+    pytest.fail("this was taken for a yes")
+
+
+def check(error, expected, meaning):
+    assert type(error) is expected, error
+    said = str(error)
+    assert f"HTTP {meaning.reply.status}" in said or meaning.reply.status == 200
+    if isinstance(error, Throttled):
+        assert error.retry_after == meaning.retry_after
+    if hasattr(error, "head"):
+        assert error.head == meaning.reply.body.decode()
+
+
+@pytest.mark.parametrize(("case", "meaning"), ROWS)
+async def test_what_an_answer_means_to_a_create_a_query_and_a_list(tap_of, case, meaning):
+    tap = tap_of(case)
+    tap.answers = dict.fromkeys(("create", "query", "list"), lambda _: meaning.reply)
+    async with case.provider(tap) as provider:
+        check(await raised(provider.create(made_job(), ID)), meaning.create, meaning)
+        check(await raised(provider.query("T1")), meaning.query, meaning)
+        check(await raised(provider.find(ID)), meaning.query, meaning)
+        check(await raised(provider.page(1, 500)), meaning.query, meaning)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_connection_that_is_cut_is_unclear_and_one_that_is_refused_was_not_sent(tap_of, case):
+    from batchgen.errors import NotSent
+
+    tap = tap_of(case)
+    tap.answers = dict.fromkeys(("create", "query", "list"), lambda _: Reply(cut=True))
+    async with case.provider(tap) as provider:
+        for question in (provider.create(made_job(), ID), provider.query("T1"), provider.page(1, 500)):
+            assert type(await raised(question)) is Unclear
+    async with case.provider(tap) as provider:
+        provider._url = "http://127.0.0.1:1/v1/images/generations"
+        assert type(await raised(provider.create(made_job(), ID))) is NotSent
+
+
+# --- answers that say yes, in every spelling --------------------------------------------------------------------
+
+LINK = "https://example.org/a.png"
+YES = {
+    "as the reference has it": (
+        {"code": 0, "data": {"task_id": "T1", "task_status": "submitted"}},
+        TaskState.RUNNING,
+        0,
+    ),
+    "code as a text": ({"code": "success", "data": {"task_id": "T1"}}, TaskState.RUNNING, 0),
+    "code 200": ({"code": 200, "data": {"task_id": "T1"}}, TaskState.RUNNING, 0),
+    "no code": ({"data": {"task_id": "T1", "status": "processing"}}, TaskState.RUNNING, 0),
+    "an id that is a number": ({"code": 0, "data": {"task_id": 1}}, TaskState.RUNNING, 0),
+    "a status of nobody's keeps running": (
+        {"code": 0, "data": {"task_id": "T1", "task_status": "queued_in_some_new_way"}},
+        TaskState.RUNNING,
+        0,
+    ),
+    "data.url": ({"code": 0, "data": {"task_id": "T1", "status": "succeeded", "url": LINK}}, TaskState.SUCCEEDED, 1),
+    "no index": (
+        {"data": {"task_id": "T1", "task_status": "completed", "task_result": {"images": [{"url": LINK}] * 3}}},
+        TaskState.SUCCEEDED,
+        3,
+    ),
+    "no images yet": ({"data": {"task_id": "T1", "task_status": "succeed"}}, TaskState.SUCCEEDED, 0),
+    "failed": (
+        {"code": 0, "message": "SUCCEED", "data": {"task_id": "T1", "task_status": "failed"}},
+        TaskState.FAILED,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("name", YES)
+async def test_a_yes_is_read_in_every_spelling(tap_of, case, name):
+    data, state, links = YES[name]
+    tap = tap_of(case)
+    tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(body=json.dumps(data).encode()))
+    async with case.provider(tap) as provider:
+        for task in (await provider.create(made_job(), ID), await provider.query("T1")):
+            assert (task.id in {"T1", "1"}, task.state, len(task.links)) == (True, state, links)
+            assert [link.index for link in task.links] == list(range(links))
+
+
+@pytest.mark.parametrize("shape", ["[{}]", '{{"list":[{}]}}', '{{"tasks":[{}]}}'])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_a_list_is_read_in_every_shape(tap_of, case, shape):
+    tap = tap_of(case)
+    one = '{"task_id":"T1","task_status":"succeed","task_info":{"external_task_id":"mine"},"created_at":1790000000000}'
+    body = f'{{"code":0,"data":{shape.format(one)}}}'
+    tap.answers["list"] = lambda _: Reply(body=body.encode())
+    async with case.provider(tap) as provider:
+        (task,) = (await provider.page(1, 500)).tasks
+    assert (task.id, task.state, task.external_id) == ("T1", TaskState.SUCCEEDED, "mine")
+    assert task.created_ms == 1790000000000

@@ -1,0 +1,209 @@
+"""The contract of every account profile with its gateway, I: what is sent, byte for byte.
+
+The gateway is the sandbox as that account's; a tap on the wire keeps each request as it came. A profile is added in
+provider_cases.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from io import BytesIO
+
+import pytest
+from command import prompts
+from jobs_for_tests import job as made_job
+from PIL import Image
+from provider_cases import CASES, FACE_BASE64, ID, bears_its_key
+from wire_tap import Reply
+
+from batchgen import catalog
+from batchgen.cli.main import main
+from batchgen.jobs import Parameters, Reference
+
+pytestmark = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+OURS = {"Host", "Authorization", "Content-Type", "Content-Length", "User-Agent", "Accept", "Accept-Encoding"}
+
+
+def asked(case, prompt="a fox", **parameters):
+    """A job with what the account knows of these parameters."""
+    fields = catalog.builtin().accounts[case.profile].fields
+    return made_job(prompt, **{name: value for name, value in parameters.items() if name in fields})
+
+
+@pytest.fixture
+def face(tmp_path):
+    path = tmp_path / "face.png"
+    Image.new("RGB", (300, 300), "teal").save(path)
+    return path
+
+
+async def sent_for(case, tap, job, **changes):
+    """What the gateway got for this job, and took."""
+    async with case.provider(tap, **changes) as provider:
+        task = await provider.create(job, ID)
+    assert task.id
+    assert tap.account()["creates_accepted"] == len(tap.of("create"))
+    return tap.of("create")[-1]
+
+
+# --- creates ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_minimal_job_is_sent_to_the_byte(case):
+    with case.tap() as tap:
+        sent = await sent_for(case, tap, made_job())
+    assert f"{sent.method} {sent.target}" == case.create
+    assert sent.body.decode() == case.minimal
+    assert set(sent.headers) <= OURS
+    assert bears_its_key(case, sent.headers["Authorization"])
+    assert sent.headers["Content-Type"] == "application/json"
+    assert sent.headers["User-Agent"].startswith("batchgen/")
+
+
+async def test_every_parameter_beside_a_negative_prompt_is_sent_to_the_byte(case):
+    job = asked(
+        case,
+        model="kling-v2-1",
+        negative_prompt="blur",
+        resolution="2k",
+        n=9,
+        aspect_ratio="21:9",
+        watermark_info=False,
+    )
+    with case.tap() as tap:
+        assert (await sent_for(case, tap, job)).body.decode() == case.texts
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+async def test_every_parameter_beside_a_reference_is_sent_to_the_byte(case, face, kind):
+    link = "https://example.org/ein%20fuchs.png?a=b&c=d"
+    sha256 = hashlib.sha256(face.read_bytes()).hexdigest()
+    reference = Reference(path=str(face), sha256=sha256) if kind == "file" else Reference(url=link)
+    job = asked(
+        case,
+        model="kling-v1-5",
+        image=reference,
+        image_reference="subject",
+        image_fidelity=0.5,
+        human_fidelity=0.45,
+        aspect_ratio="1:1",
+        watermark_info=True,
+    )
+    expected = base64.b64encode(face.read_bytes()).decode() if kind == "file" else link
+    with case.tap() as tap:
+        sent = await sent_for(case, tap, job)
+    assert sent.body.decode() == case.image.replace(FACE_BASE64, expected)
+
+
+async def test_a_reference_of_megabytes_arrives_whole(case, tmp_path):
+    path = tmp_path / "large.bmp.png"
+    file = BytesIO()
+    Image.effect_noise((1800, 1800), 90).save(file, "PNG", compress_level=0)
+    path.write_bytes(file.getvalue())
+    assert path.stat().st_size > 2 * 1024 * 1024
+    reference = Reference(path=str(path), sha256=hashlib.sha256(file.getvalue()).hexdigest())
+    with case.tap() as tap:
+        sent = await sent_for(case, tap, made_job(model="kling-v2", image=reference))
+    assert base64.b64decode(sent.data["image"], validate=True) == file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        'ein "Fuchs" im Schnee, 30 % \\ 狐狸 🦊',
+        "e\u0301 is not \u00e9",
+        "a\u200dzero\u00a0width\ttab\nline",
+        " spaces  kept ",
+    ],
+)
+async def test_a_prompt_is_sent_as_it_is_written(case, prompt):
+    with case.tap() as tap:
+        sent = await sent_for(case, tap, asked(case, prompt, negative_prompt=prompt))
+        assert sent.data["prompt"] == sent.data["negative_prompt"] == prompt
+        assert json.dumps(prompt, ensure_ascii=False).encode() in sent.body
+        assert tap.account()["tasks"][0]["request"]["prompt"] == prompt
+
+
+async def test_only_fields_that_the_account_knows_are_sent_and_required_ones_always(case):
+    few = {"fields": frozenset({"prompt"}), "required": frozenset({"prompt", "n"})}
+    with case.tap() as tap:
+        tap.answers["create"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
+        async with case.provider(tap, **few) as provider:
+            await provider.create(made_job(resolution="2k", watermark_info=True), ID)
+        assert tap.of("create")[0].data == {"prompt": "a fox", "n": 1}
+
+
+async def test_the_model_goes_by_the_accounts_own_name(case):
+    with case.tap() as tap:
+        tap.answers["create"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
+        async with case.provider(tap, model_field="model") as provider:
+            await provider.create(made_job(), ID)
+        body = tap.of("create")[0].body.decode()
+    assert body == case.minimal.replace('"model_name"', '"model"')
+
+
+async def test_what_the_account_cannot_be_asked_by_is_not_sent(case):
+    fields = catalog.builtin().accounts[case.profile].fields
+    assert ("external_task_id" in fields) == case.asks_by_own_id == (ID in case.minimal)
+
+
+# --- questions -------------------------------------------------------------------------------------------------
+
+
+async def test_questions_are_a_get_without_a_body(case):
+    path = case.create.removeprefix("POST ")
+    with case.tap() as tap:
+        async with case.provider(tap) as provider:
+            task = await provider.create(made_job(), ID)
+            await provider.query(task.id)
+            if case.asks_by_own_id:
+                assert (await provider.find(ID)).id == task.id
+            if case.lists:
+                assert [each.id for each in (await provider.page(1, 500)).tasks] == [task.id]
+        asked_for = [task.id, *([ID] if case.asks_by_own_id else [])]
+        assert [sent.target for sent in tap.of("query")] == [f"{path}/{name}" for name in asked_for]
+        assert [sent.target for sent in tap.of("list")] == [f"{path}?pageNum=1&pageSize=500"] * case.lists
+        for sent in (*tap.of("query"), *tap.of("list")):
+            assert (sent.method, sent.body) == ("GET", b"")
+            assert bears_its_key(case, sent.headers["Authorization"])
+            assert set(sent.headers) <= OURS
+
+
+async def test_an_id_of_any_signs_stays_one_part_of_the_path(case):
+    with case.tap() as tap:
+        tap.answers["query"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
+        async with case.provider(tap) as provider:
+            await provider.query("a/b?c#d %2F ü")
+        (sent,) = tap.of("query")
+    assert sent.target == case.create.removeprefix("POST ") + "/a%2Fb%3Fc%23d%20%252F%20%C3%BC"
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------
+
+
+def test_no_key_goes_to_an_image_and_every_request_else_bears_it(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, value in case.keys.items():
+        monkeypatch.setenv(name, value)
+    with case.tap() as tap:
+        accounts = json.dumps({"local": case.settings(tap)})
+        path = tmp_path / "manifest.yaml"
+        path.write_text(f"version: 1\nname: tried\nprovider: local\nproviders: {accounts}\n{prompts(4)}", "utf-8")
+        assert main(["run", str(path)]) == 0, capsys.readouterr().err
+        assert len(tap.of("image")) == len(tap.of("create")) == 4
+        for sent in tap.sent:
+            authorization = sent.headers.get("Authorization", "")
+            assert bears_its_key(case, authorization) if sent.kind != "image" else not authorization
+        ids = [sent.data.get("external_task_id") for sent in tap.of("create")]
+        assert len(set(ids)) == (4 if case.asks_by_own_id else 1)
+
+
+def test_the_case_covers_every_parameter(case):
+    """A parameter that is added later is missed here."""
+    known = catalog.builtin().accounts[case.profile].fields - {"callback_url"}
+    bodies = json.loads(case.texts).keys() | json.loads(case.image).keys()
+    assert {"model" if name == "model_name" else name for name in bodies} == known
+    assert known >= set(Parameters.__dataclass_fields__) - {"watermark_info"}
