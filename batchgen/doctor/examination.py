@@ -207,7 +207,7 @@ class Examination:
             if says is Ability.YES:
                 self._problem("list", "it has no list of tasks, though its profile says so", self._set("lists_tasks"))
             else:
-                self._ok("list", "it lists no tasks: they are asked for one by one")
+                self._ok("list", "it lists no tasks")
             return ()
         except BatchgenError as error:
             if says is Ability.NO:
