@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 MINUTE = 60.0
 _THROTTLED = ("1302", "1303")
@@ -119,8 +119,3 @@ def list_scheduling(tasks: Sequence[tuple[int, float]], units: int) -> float:
         now, freed = heapq.heappop(running)
         free += freed
     return now
-
-
-def middle(figures: Iterable[float]) -> float:
-    """The median of the repetitions."""
-    return median(list(figures))

@@ -48,6 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if options.repeat < 1:
+        parser.error("--repeat takes a number from 1 on")
     _machine()
     if options.profile:
         throughput.profile()
