@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Loop:
     url: str
     latency: float
     images: Path
+    synced: bool
     each_list: float  # tasks that come due for one list query
     each_query: float  # single queries for a task
     ends: dict[str, asyncio.Future[str]]  # by task id, of tasks that wait for the list
@@ -56,7 +58,11 @@ class Loop:
             link = await self.made(prompt, f"bare-{number}")
             async with self.session.get(link) as response:
                 content = await response.read()
-            (self.images / f"{number}.png").write_bytes(content)
+            path = self.images / f"{number}.png"
+            if self.synced:
+                await asyncio.to_thread(write_synced, path, content)
+            else:
+                path.write_bytes(content)
 
     async def made(self, prompt: str, external_id: str) -> str:
         """The link of a task that has ended."""
@@ -101,6 +107,14 @@ class Loop:
                 self.lists.set()
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that survives a power cut."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def link_of(task: dict[str, Any]) -> str | None:
     """The image's address, once the task has succeeded."""
     return task["task_result"]["images"][0]["url"] if task["task_status"] == "succeed" else None
@@ -121,6 +135,7 @@ async def run(options: argparse.Namespace) -> None:
             url=options.base_url + PATH,
             latency=options.latency,
             images=images,
+            synced=options.synced,
             each_list=len(prompts) / options.lists if options.lists else 0.0,
             each_query=options.queries / len(prompts),
             ends={},
@@ -145,6 +160,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.15, help="seconds that the gateway takes for a task")
     parser.add_argument("--lists", type=int, default=0, help="list queries in all")
     parser.add_argument("--queries", type=int, default=0, help="single queries in all")
+    parser.add_argument("--synced", action="store_true", help="have each file on the disk before it counts (fsync)")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -18,9 +18,9 @@ class Line:
 def show(name: str, line: Line) -> None:
     """Print one line."""
     verdict = {True: "reached", False: "MISSED", None: ""}[line.reached]
-    print(f"{name:<11}{line.figure:<34}{line.aim:<23}{verdict:<9}{line.note}", flush=True)
+    print(f"{name:<11}{line.figure:<38}{line.aim:<23}{verdict:<9}{line.note}", flush=True)
 
 
 def show_head() -> None:
     """Print what the columns are."""
-    print(f"{'row':<11}{'figure':<34}{'aim':<23}{'':<9}note")
+    print(f"{'row':<11}{'figure':<38}{'aim':<23}{'':<9}note")

@@ -48,18 +48,21 @@ def throughput_run(repetition: int) -> tuple[Seen, Bare]:
     """The engine, and right after it the bare loop with the same requests at a gateway of its own."""
     del repetition  # each is a run of its own
     seen = engine_run()
+    lists, queries = seen.account.asked("list"), seen.account.asked("query")
+    return seen, bare_run("--lists", max(lists, JOBS // _FOR_A_LIST if lists else 0), "--queries", queries)
+
+
+def bare_run(*options: object) -> Bare:
+    """The bare loop alone."""
     with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
         rig.plain(place, JOBS)
-        lists = max(seen.account.asked("list"), JOBS // _FOR_A_LIST if seen.account.asked("list") else 0)
-        asked = ("--lists", lists, "--queries", seen.account.asked("query"))
+        loop = [sys.executable, HERE / "bare_loop.py", server.base_url, "prompts.txt", "bare"]
         bounds = ("--slots", SLOTS, "--latency", LATENCY)
-        loop = [sys.executable, HERE / "bare_loop.py", server.base_url, "prompts.txt", "bare", *bounds, *asked]
-        usage = start(list(map(str, loop)), place).wait()
+        usage = start(list(map(str, [*loop, *bounds, *options])), place).wait()
         if usage.exit_code:
             raise SystemExit(f"The bare loop failed:\n{usage.printed[-2000:]}")
         account = rig.Account.of(server.ledger())
-        making = rig.last_file(place / "bare") - account.first_create
-    return seen, Bare(usage=usage, account=account, making=making)
+        return Bare(usage=usage, account=account, making=rig.last_file(place / "bare") - account.first_create)
 
 
 def throughput(options: Namespace) -> Iterator[Line]:
@@ -77,7 +80,12 @@ def throughput(options: Namespace) -> Iterator[Line]:
     whole = median(bare.usage.seconds / seen.usage.seconds for seen, bare in pairs)
     seconds = median(seen.usage.seconds for seen, _ in pairs)
     yield Line(figure=f"{whole:.2f} for the whole command", note=f"{seconds:.2f} s with start, index and end")
+    synced = bare_run("--lists", JOBS // _FOR_A_LIST, "--synced")
     seen, bare = pairs[-1]
+    yield Line(
+        figure=f"{synced.making / seen.making:.2f} of one that syncs",
+        note=f"{JOBS / synced.making:.0f} jobs/s where the bare loop has each file on the disk, as a run does; once",
+    )
     yield Line(figure="", note=f"asked: {_requests(seen.account)}; bare: {_requests(bare.account)}")
 
 
