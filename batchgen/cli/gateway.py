@@ -1,19 +1,41 @@
-"""The way to an account's gateway; a local sandbox is started where it is asked for."""
+"""The way to an account's gateway, and back; a local sandbox is started where it is asked for."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.errors import CommandError
+from batchgen.ledger import lock
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
     from batchgen.catalog import Account
+    from batchgen.engine.address import Address
+    from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
+
+
+def way_back(manifest: Manifest, root: Path) -> AbstractContextManager[Address | None]:
+    """Where the account may call this run back, or None where it cannot or is not to.
+
+    Raises CommandError where its port cannot be had, and OutputBusy where that is because the output's run has it.
+    """
+    from batchgen.engine.address import Address  # noqa: PLC0415 - only where it is needed
+
+    callback = manifest.callback
+    if callback is None or "callback_url" not in manifest.account.fields:
+        return nullcontext()
+    try:
+        return Address(callback.public_url, callback.host, callback.port)
+    except CommandError:
+        lock.check_free(root)
+        raise
 
 
 def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextManager[Account]]:
@@ -34,6 +56,7 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
             wants_key=False,
             concurrency=account.concurrency,
             state=None if root is None else root / SANDBOX_STATE,
+            keeps_callbacks=False,  # they lead to this run, whose address is written nowhere
         )
         async with Sandbox(settings) as sandbox:
             yield replace(account, base_url=sandbox.base_url)

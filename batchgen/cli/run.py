@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from batchgen.cli import options as common
 from batchgen.cli.ending import Ending, ending_of
 from batchgen.cli.finish import Finish
-from batchgen.cli.gateway import gateway_in
+from batchgen.cli.gateway import gateway_in, way_back
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
 from batchgen.engine.run import Order, Surroundings, perform
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
+    from batchgen.engine.address import Address
     from batchgen.ledger.questions import Questions
     from batchgen.manifest.model import Manifest
 
@@ -93,23 +94,24 @@ def _performed(
 ) -> Ending:
     tree = Tree(common.output_folder(options, manifest.name))
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
-    tree.prepare()
-    if kind := shared_kind(tree.root):
-        progress.say(
-            f"{tree.root} is on a network file system ({kind}): the ledger is kept in a slower, safer way. Start runs"
-            " of this output on one machine only: locks between machines cannot be trusted there.",
-            level="warning",
-        )
-    with lock.held(tree.root):
-        around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
-        result = perform(_order(options, manifest, selection), tree, around)
-        ledger = Ledger.read(tree.root / FILE_NAME)
-        ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
-        ledger.close()
+    with way_back(manifest, tree.root) as address:
+        tree.prepare()
+        if kind := shared_kind(tree.root):
+            progress.say(
+                f"{tree.root} is on a network file system ({kind}): the ledger is kept in a slower, safer way. Start"
+                " runs of this output on one machine only: locks between machines cannot be trusted there.",
+                level="warning",
+            )
+        with lock.held(tree.root):
+            around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
+            result = perform(_order(options, manifest, selection, address), tree, around)
+            ledger = Ledger.read(tree.root / FILE_NAME)
+            ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
+            ledger.close()
     return ending
 
 
-def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Order:
+def _order(options: Namespace, manifest: Manifest, selection: Selection, address: Address | None) -> Order:
     run = manifest.run
     return Order(
         jobs=lambda: expand(manifest),
@@ -136,6 +138,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection) -> Orde
         downloads=run.downloads,
         retry=_RETRIED if options.retry_failed else frozenset(),
         deadline=options.deadline,
+        address=address,
     )
 
 

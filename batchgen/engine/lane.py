@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.flow import Flow
 from batchgen.engine.gate import Gate
@@ -17,9 +17,10 @@ from batchgen.engine.watch import Watch
 from batchgen.errors import AccountStopped, BatchgenError, Throttled
 from batchgen.jobs import Status
 from batchgen.money import micros
+from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchgen.engine.context import Context
     from batchgen.engine.flow import Hold
@@ -38,6 +39,7 @@ class Lane:
         self._context = context
         self._begins = begins
         self.stop = context.stop if begins else context.stop.child()
+        self._provider = provider
         self._account = provider.account
         self._wake = asyncio.Event()
         self._flow = Flow(
@@ -196,6 +198,12 @@ class Lane:
         self._put += 1
         heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
         self._wake.set()
+
+    def hear(self, call: Mapping[str, Any]) -> None:
+        """A callback's body: where it says that a task has ended, the task is asked for soon."""
+        task = self._provider.told(call)
+        if task is not None and task.state is not TaskState.RUNNING:
+            self._watch.wake(task.id)
 
     def _asking_failed(self, error: BatchgenError) -> None:
         """A query met trouble: free to repeat, but an account that never answers ends the lane."""

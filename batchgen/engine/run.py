@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,11 @@ from batchgen.outputs.views import write_views
 from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from batchgen.catalog import Account
+    from batchgen.engine.address import Address
     from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
     from batchgen.errors import BatchgenError
@@ -59,6 +60,7 @@ class Order:
     downloads: int
     retry: frozenset[Status] = frozenset()
     deadline: float | None = None  # seconds from the start
+    address: Address | None = None  # where the account may call us back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,9 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )
         lanes = await _lanes(order, context, attempts, around, stack)
+        if order.address is not None:
+            lane, _ = lanes[order.account.name]
+            await stack.enter_async_context(_hearing(order.address, lane, context, around))
         await stack.enter_async_context(around.observer)
         taken_up = {attempt.job.id for attempt in attempts}
         fresh = (work for work in order.source(reader) if work is None or work.job.id not in taken_up)
@@ -210,7 +215,8 @@ async def _lanes(
         try:
             known = _account(order, name)
             account = await stack.enter_async_context(around.gateway(known))
-            lane = Lane(context, provider_for(account, context.door), begins=is_own)
+            provider = provider_for(account, context.door, callback_url=_callback_url(order, known))
+            lane = Lane(context, provider, begins=is_own)
         except CommandError as error:
             if is_own:
                 raise
@@ -219,6 +225,27 @@ async def _lanes(
         else:
             lanes[name] = (lane, [(Work.resumed(attempt, known.base_url), attempt.status) for attempt in theirs])
     return lanes
+
+
+def _callback_url(order: Order, account: Account) -> str:
+    """Nothing is begun at other accounts; a sandbox in this process reaches us without the public address."""
+    if order.address is None or account.name != order.account.name:
+        return ""
+    return order.address.local_url if account.is_local_sandbox else order.address.url
+
+
+@asynccontextmanager
+async def _hearing(address: Address, lane: Lane, context: Context, around: Surroundings) -> AsyncIterator[None]:
+    """Take callbacks while the lanes run, and say it when none came: else a wrong address would go unnoticed."""
+    from batchgen.engine.intake import open_intake  # noqa: PLC0415 - aiohttp costs 0.1 s
+
+    async with open_intake(address, lane.hear) as intake:
+        yield
+    if not intake.calls and context.tally.fetched_jobs:
+        around.say(
+            "No callback has come: check that callback.public_url leads to callback.listen."
+            " Nothing is lost, the tasks were asked for as without it."
+        )
 
 
 def _account(order: Order, name: str) -> Account:

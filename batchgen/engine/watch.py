@@ -2,16 +2,18 @@
 
 When to ask is a matter of chance (see `latency`). One by one, a task is asked for when it has ended with `_ONE`. A
 list tells of all, so it is read when `_SHARE` of the units in flight has likely come free: this is what keeps the
-slots full, at about two lists a task where ten run, and one for a dozen where five hundred do.
+slots full, at about two lists a task where ten run, and one for a dozen where five hundred do. A callback makes an end
+certain, as far as that share goes; while callbacks come in time, what was not called has hardly ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from batchgen.engine.calls import Hearsay, Punctuality
 from batchgen.engine.latency import Latencies, next_by_chance
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
@@ -34,6 +36,9 @@ _SHARE = 0.04  # of the units in flight
 _ONE = 0.2  # the chance with which a single task has ended when it is asked for
 _PATIENT = 2.5  # times as much of either, where no job waits for a slot
 _LONGEST = 15.0  # seconds
+_ONE_UNCALLED, _LONGEST_UNCALLED = 0.9, 60.0  # the same where callbacks come in time, and this one has not come
+_CALL_LOST = 0.1  # the chance that is then left of an end's
+_CALLS_TOGETHER = 0.5  # seconds at most that a called task waits for others to be asked for in one list
 _SAMPLE = 48  # running tasks that are looked at to say when the next list is due
 _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
@@ -65,6 +70,7 @@ class _Running:
     refused: int = 0
     not_there: int = 0
     empty: int = 0  # answers that said it succeeded, but named no image
+    hearsay: Hearsay = field(default_factory=Hearsay)
 
     @property
     def is_troubled(self) -> bool:
@@ -94,6 +100,8 @@ class Watch:
         self._on_answer = on_answer
         self._jobs_wait = jobs_wait
         self._running: set[_Running] = set()
+        self._by_id: dict[str, _Running] = {}
+        self._punctuality = Punctuality()
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
         self._lists = provider.lists
@@ -124,12 +132,28 @@ class Watch:
             end=asyncio.get_running_loop().create_future(),
         )
         self._running.add(running)
+        self._by_id[task_id] = running
         if running.due < self._wakes_at:
             self._news.set()
         try:
             return await running.end
         finally:
             self._running.discard(running)
+            self._by_id.pop(task_id, None)
+
+    def wake(self, task_id: str) -> None:
+        """A callback says that this task has ended: ask for it soon. What it says is not believed.
+
+        Harmless for a task that is not running, however often and however wrong.
+        """
+        now = self._clock()
+        running = self._by_id.get(task_id)
+        if running is None:
+            self._punctuality.called_after(task_id, now)
+        elif running.hearsay.told(now) and running.due < math.inf and not running.is_troubled:
+            wait = _CALLS_TOGETHER if self._by_list else 0.0
+            running.due = min(running.due, max(now + wait, running.hearsay.not_before))
+            self._news.set()
 
     async def keep_asking(self) -> None:
         """Ask for what is due, for as long as the lane lives; a slow answer holds up no other question."""
@@ -153,6 +177,8 @@ class Watch:
 
     def _alone(self, kind: Kind, seen: float) -> float:
         """Seconds after its begin at which a task is to be asked for by itself."""
+        if self._punctuality.is_counted_on:
+            return next_by_chance(self._spread(kind), seen, _ONE_UNCALLED, _LONGEST_UNCALLED)
         return next_by_chance(self._spread(kind), seen, _ONE * self._patience, _LONGEST)
 
     def _spread(self, kind: Kind) -> Spread | None:
@@ -188,13 +214,15 @@ class Watch:
         share = self._worth(sample)
         first_page = [running for running in sample if running.number > self._accepted - _PAGE]
         older = [running for running in sample if running.number <= self._accepted - _PAGE]
+        called = min((running.due for running in asked if running.hearsay.has_ended), default=math.inf)
+        longest = min(_LONGEST, max(0.0, called - now))
         wait, step = 0.0, _LIST_PAUSE
-        while wait < _LONGEST:
+        while wait < longest:
             if any(part and self._likely_ended(part, now + wait) >= share for part in (first_page, older)):
                 return wait
             wait += step
             step *= 1.2
-        return _LONGEST
+        return longest
 
     def _worth(self, tasks: Collection[_Running]) -> float:
         """So many of their units must likely have ended to be worth a page of the list."""
@@ -208,8 +236,11 @@ class Watch:
         spread = self._spread(running.kind)
         if spread is None or running.is_troubled:
             return float(at >= running.due)
+        if running.hearsay.has_ended:
+            return float(at >= running.hearsay.not_before)
         before = spread.ended_by(running.seen)
-        return 1.0 if before >= 1.0 else (spread.ended_by(at - running.since) - before) / (1.0 - before)
+        chance = 1.0 if before >= 1.0 else (spread.ended_by(at - running.since) - before) / (1.0 - before)
+        return chance * _CALL_LOST if self._punctuality.is_counted_on else chance
 
     async def _until(self, wait: float) -> None:
         self._wakes_at = -math.inf if self._listing else self._clock() + wait
@@ -245,7 +276,7 @@ class Watch:
             self._news.set()
         async with asyncio.TaskGroup() as group:
             for running in asked - told:
-                if running.due <= ended and (is_whole or running.is_troubled):
+                if running.due <= ended and (is_whole or running.is_troubled or running.hearsay.has_ended):
                     running.due = math.inf
                     group.create_task(self._ask_one(running))
 
@@ -298,7 +329,8 @@ class Watch:
         running.refused = running.not_there = 0
         if task.state is TaskState.RUNNING:
             running.seen = now - running.since
-            self._ask_again(running, self._alone(running.kind, running.seen) - (self._clock() - running.since))
+            wait = self._alone(running.kind, running.seen) - (self._clock() - running.since)
+            self._ask_again(running, min(wait, self._punctuality.goes_on(running.hearsay, now, self._clock())))
         elif task.state is TaskState.SUCCEEDED and not task.links:
             running.empty += 1
             if running.empty >= _EMPTY:
@@ -306,8 +338,23 @@ class Watch:
                 self._give_up(running, Unclear(words, head=task.head))
             self._ask_again(running, backoff(running.empty, self._chance))
         elif not running.end.done():
+            self._borne_out(running)
             self._latencies.learn(running.kind, running.seen, self._clock() - running.since)
             running.end.set_result(task)
+
+    def _borne_out(self, running: _Running) -> None:
+        """It has ended: what that makes of its call, or of there being none."""
+        if running.hearsay.has_ended:
+            self._punctuality.right()
+            running.seen = max(running.seen, running.hearsay.at - running.since)  # nearer to its end than any answer
+            return
+        was_counted_on = self._punctuality.is_counted_on
+        self._punctuality.not_called_yet(running.task_id, self._clock())
+        if was_counted_on and not self._punctuality.is_counted_on:
+            for other in self._running:
+                if other.due < math.inf and not other.is_troubled:
+                    other.due = min(other.due, other.since + self._alone(other.kind, other.seen))
+            self._news.set()
 
     def _give_up(self, running: _Running, error: BatchgenError) -> None:
         if not running.end.done():

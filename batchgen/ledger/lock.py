@@ -34,7 +34,7 @@ def held(folder: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             if not _taken(descriptor):
-                raise OutputBusy(_owner(path, folder))
+                raise OutputBusy(_busy(folder, _words(path)))
             if not _is_still(path, descriptor):
                 continue  # the last owner removed the file between our opening and our locking it
             _sign(descriptor)
@@ -74,6 +74,12 @@ def holder(folder: Path) -> str | None:
     return None
 
 
+def check_free(folder: Path) -> None:
+    """Raise OutputBusy where another run has the output just now; nothing is written."""
+    if words := holder(folder):
+        raise OutputBusy(_busy(folder, words))
+
+
 def _is_still(path: Path, descriptor: int) -> bool:
     try:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
@@ -91,9 +97,9 @@ def _sign(descriptor: int) -> None:
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
 
 
-def _owner(path: Path, folder: Path) -> str:
+def _busy(folder: Path, words: str) -> str:
     advice = "Wait for it, or give this run another folder with --output."
-    return f"Another run of {folder} is going ({_words(path)}). {advice}"
+    return f"Another run of {folder} is going ({words}). {advice}"
 
 
 def _words(path: Path) -> str:

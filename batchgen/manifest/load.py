@@ -93,7 +93,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
-        callback=settings.callback(raw.get("callback"), faults),
+        callback=settings.callback(raw.get("callback"), in_force[1], faults),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
     check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from batchgen import catalog
 from batchgen.manifest.faults import meant
@@ -51,14 +52,30 @@ def budget(raw: Mapping[str, Value]) -> Budget:
     )
 
 
-def callback(raw: Mapping[str, Value] | None, faults: Faults) -> Callback | None:
-    """Where the gateway may report."""
+def callback(raw: Mapping[str, Value] | None, account: Account, faults: Faults) -> Callback | None:
+    """Where the gateway may report; an account that cannot is warned of."""
     if not raw or "public_url" not in raw:
         return None
+    _check_public_url(raw["public_url"], faults)
+    if "callback_url" not in account.fields:
+        message = f"The account `{account.name}` does not know the field `callback_url`: it is run without callbacks."
+        faults.add(("callback",), message, warning=True, key=True)
     host, _, port = str(raw.get("listen", "0.0.0.0:8787")).rpartition(":")
     if not 0 < int(port) < 65536:
         faults.add(("callback", "listen"), f"{port} is no port.", "A port is from 1 to 65535.")
     return Callback(public_url=raw["public_url"], host=host.strip("[]"), port=int(port))
+
+
+def _check_public_url(url: str, faults: Faults) -> None:
+    path = ("callback", "public_url")
+    try:
+        parts = urlsplit(url)
+        has_password, _ = parts.username is not None, parts.port
+    except ValueError:
+        faults.add(path, f"{url} is no address.", "Write it as in https://example.org/hook.")
+        return
+    if has_password:
+        faults.add(path, "A password is never written into a manifest.", "Take the part before the @ out.")
 
 
 def on_finish(raw: Value) -> tuple[str, ...] | str | None:

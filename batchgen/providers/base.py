@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from batchgen.catalog import Ability
 from batchgen.errors import TaskNotFound
@@ -86,8 +86,12 @@ def _spellings(secret: str) -> Iterator[bytes]:
 
 
 class Provider(ABC):
-    """One account's wire protocol. Subclasses say what they can do by the account's profile."""
+    """One account's wire protocol. Subclasses say what they can do by the account's profile.
 
+    `callback_url` is what a create is to carry where the account knows the field; empty where nobody listens.
+    """
+
+    callback_url: str = ""
     asks: ClassVar[bool] = True  # whether a task can be asked for; where not, its create's answer is all there is
 
     def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
@@ -128,6 +132,10 @@ class Provider(ABC):
                 await self.page(1, 1)
                 return
         await self.query(NOBODYS_ID)
+
+    def told(self, _call: Mapping[str, Any]) -> Task | None:
+        """The task that a callback's body tells of, or None where it tells of none. Whoever called may be lying."""
+        return None
 
     @property
     def finds(self) -> bool:

@@ -20,6 +20,8 @@ from batchgen.providers import meaning
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchgen.catalog import Account
     from batchgen.door import Answer, Door
     from batchgen.jobs import Job, Reference
@@ -74,6 +76,14 @@ class KlingProvider(Provider):
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error
             raise
 
+    def told(self, call: Mapping[str, Any]) -> Task | None:
+        """The task object, bare or as `data` of an answer."""
+        inner = call.get("data")
+        try:
+            return meaning.task_from(inner if isinstance(inner, dict) else call, "")
+        except Unclear:
+            return None
+
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
         """The create's body: what was asked for, what the account requires, and nothing it does not know."""
         parameters = job.parameters
@@ -89,6 +99,7 @@ class KlingProvider(Provider):
             "n": parameters.n,
             "aspect_ratio": parameters.aspect_ratio,
             "watermark_info": (None if parameters.watermark_info is None else {"enabled": parameters.watermark_info}),
+            "callback_url": self.callback_url or None,
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from batchgen.errors import CommandError
 from batchgen.providers.base import Provider, Secrets
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 GROUP = "batchgen.providers"
 
 
-def provider_for(account: Account, door: Door) -> Provider:
-    """The provider that speaks this account's wire protocol.
+def provider_for(account: Account, door: Door, *, callback_url: str = "") -> Provider:
+    """The provider that speaks this account's wire protocol; `callback_url` goes with its creates, if it has one.
 
     Raises CommandError, with the variable's or the package's name, before anything is sent.
     """
     kind = provider_class(account)
-    return kind(account, door, secrets_of(account))
+    keys = secrets_of(account)
+    if callback_url:  # whoever knows it can call us: an answer that repeats it is kept and shown without
+        keys = Secrets({**keys.values, "callback_url": urlsplit(callback_url).path.rpartition("/")[2]})
+    provider = kind(account, door, keys)
+    provider.callback_url = callback_url
+    return provider
 
 
 def check(account: Account) -> None:

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 class Journal:
     """An append-only file. One write a line, so that a kill tears at most the last one."""
 
-    def __init__(self, path: Path, order_of: Callable[[dict[str, Any]], Order]) -> None:
+    def __init__(
+        self, path: Path, order_of: Callable[[dict[str, Any]], Order], *, keeps_callbacks: bool = True
+    ) -> None:
         self._path = path
         self._order_of = order_of
+        self._keeps_callbacks = keeps_callbacks
         self._file = -1
 
     def open(self) -> list[Task]:
@@ -56,7 +59,10 @@ class Journal:
 
     def append(self, task: Task) -> None:
         """Write a task. It is with the kernel when this returns: a killed process loses nothing."""
-        os.write(self._file, json.dumps(task.record(), separators=(",", ":")).encode() + b"\n")
+        record = task.record()
+        if not self._keeps_callbacks:
+            record["body"] = {name: value for name, value in record["body"].items() if name != "callback_url"}
+        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
         """Close the file."""

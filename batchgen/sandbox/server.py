@@ -93,7 +93,7 @@ class Sandbox:
         self._forecast = Forecast(settings.weather, settings.seed)
         self._chance = Random(settings.seed)
         self._images = ImageHost(settings, self._register, self._clock, self._weather)
-        self._journal = Journal(settings.state, self._rules.order_of) if settings.state else None
+        self._journal = _journal(settings, self._rules)
         self._requests = 0
         self._exact: dict[tuple[str, str], tuple[str, Answer]] = {
             ("POST", PATH): ("create", self._create),
@@ -366,6 +366,12 @@ def _rules(builtin: Catalog, profile: Account, settings: Settings) -> Rules | op
     if profile.wire == "openai":
         return openai.Rules(models, profile.defaults["model"])
     return Rules(builtin, replace(profile, models=models))
+
+
+def _journal(settings: Settings, rules: Rules | openai.Rules) -> Journal | None:
+    if settings.state is None:
+        return None
+    return Journal(settings.state, rules.order_of, keeps_callbacks=settings.keeps_callbacks)
 
 
 def _able(asked: bool | None, profile: Ability) -> bool:  # noqa: FBT001 - private, and named at its calls

@@ -39,6 +39,7 @@ class Settings:
     access_key: str | None = None  # with secret_key: a JWT of theirs is wanted
     secret_key: str | None = None
     state: Path | None = None  # journal of accepted tasks, read again at the next start
+    keeps_callbacks: bool = True  # in the journal, so that they are made after a restart too
     paint: bool = True  # False: a small prepared image for each size
     image_format: Format = Format.PNG
     image_bytes: int = 0  # that a file has at least; nobody sees what fills it up
