@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 # The wire protocols that the sandbox speaks, and whose account it then plays.
 REHEARSED = {"kling": "sandbox", "openai": "openai"}
 
+# What an account knows that names a wire protocol and no built-in account to start from.
+OF_A_WIRE: Mapping[str, Any] = {
+    "required": ["prompt"],
+    "fields": ["model", "prompt", "n", "aspect_ratio", "resolution"],
+    "defaults": {},
+}
+
 
 class Auth(StrEnum):
     """How a request shows whose account it is."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchgen.document import Value
     from batchgen.manifest.faults import Faults
 
+_OF_ITS_OWN = ("wire", "base_url", "models")  # what an account has to say that starts from no other
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -94,12 +95,15 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
         written = faults.document.value["providers"][name]
         if base not in builtin and "use" in written:
             continue  # said already
-        if base not in builtin:
+        if base not in builtin and (missing := [key for key in _OF_ITS_OWN if key not in over]):
             message = f"The account `{name}` is not built in and does not say what it starts from."
             hint = f"Add `use:` with one of {', '.join(builtin)}."
+            if "wire" not in missing:
+                message = f"The account `{name}` speaks {over['wire']} and starts from no built-in one."
+                hint = f"Add `{'` and `'.join(missing)}`."
             faults.add(("providers", name), message, hint, key=True)
             continue
-        account = catalog.account(name, builtin[base], over)
+        account = catalog.account(name, builtin.get(base, catalog.OF_A_WIRE), over)
         found[name] = account
         if "@" in account.base_url:
             message = "A password is never written into a manifest."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from batchgen.catalog import Ability
+from batchgen.catalog import Ability, Auth
 from batchgen.errors import TaskNotFound
 
 if TYPE_CHECKING:
@@ -98,6 +98,20 @@ class Provider(ABC):
         self.account = account
         self.door = door
         self.secrets = secrets
+
+    async def send(self, method: str, path: str, data: object = None) -> Answer:
+        """One request to the account's gateway, with its key and, where there is `data`, with that as JSON.
+
+        For wires that show an API key or none; the answer is without our keys, whatever the gateway echoes.
+        Raises NotSent where it certainly did not arrive, Unclear where it may have.
+        """
+        account = self.account
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        if account.auth is Auth.API_KEY:
+            headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
+        body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        url, within = account.base_url + path, account.answers_within
+        return self.secrets.out_of(await self.door.send(method, url, headers=headers, body=body, within=within))
 
     @abstractmethod
     async def create(self, job: Job, external_id: str) -> Task:

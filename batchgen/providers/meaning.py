@@ -86,22 +86,7 @@ def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: 
         return _BY_CODE[code](text, **detail)
     if code in _THROTTLED:
         return _THROTTLED[code](text, code=code, retry_after=answer.retry_after)
-    return _by_status(answer, text, detail, creating=creating)
-
-
-def _by_status(answer: Answer, text: str, detail: dict[str, str], *, creating: bool) -> BatchgenError:
-    status = answer.status
-    if status in {401, 402, 403}:
-        return AccountStopped(f"{text}. Check the key and the balance of the account.")
-    if status == 429:
-        return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
-    if status in {404, 405} and not creating:
-        return TaskNotFound(text, **detail)
-    if status in {404, 405} or 300 <= status < 400:
-        return AccountStopped(f"{text}. Check the account's base_url.")
-    if 400 <= status < 500 and status != 408:
-        return (RefusedOrTaken if creating else JobRefused)(text, **detail)
-    return Unclear(text, **detail)
+    return reading.refusal_by_status(answer, text, code=code, creating=creating)
 
 
 _ADVICE = {

@@ -1,4 +1,7 @@
-"""Reads a gateway's answer, whatever came: what it says, where it says it, and nothing that a file cannot hold."""
+"""Reads a gateway's answer, whatever came: what it says, where it says it, and nothing that a file cannot hold.
+
+What a refusal means by its HTTP status alone is here too: codes are each wire's own.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from batchgen.errors import AccountStopped, JobRefused, RefusedOrTaken, TaskNotFound, TooFast, Unclear
+
 if TYPE_CHECKING:
     from batchgen.door import Answer
+    from batchgen.errors import BatchgenError
 
 _LONGEST_MESSAGE = 300
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # where half a surrogate pair may be; \x00: in UTF-16
@@ -54,3 +60,31 @@ def message_of(body: object) -> str:
     elif not message and isinstance(error, str):
         message = error
     return str(message or "")[:_LONGEST_MESSAGE]
+
+
+def refusal(answer: Answer, *, creating: bool, doing: str) -> BatchgenError:
+    """What an answer that is no yes means by its status; what it says to people is kept.
+
+    `creating`: whether it answers a create, where what cannot be told may have cost money.
+    """
+    body = json_of(answer)
+    code, message = code_of(body), message_of(body)
+    text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {doing}"
+    return refusal_by_status(answer, f"{text}: {message}" if message else text, code=code, creating=creating)
+
+
+def refusal_by_status(answer: Answer, text: str, *, code: str, creating: bool) -> BatchgenError:
+    """What an answer means by its status alone; `text` is to be its sentence."""
+    status = answer.status
+    detail = {"code": code or str(status), "head": answer.head}
+    if status in {401, 402, 403}:
+        return AccountStopped(f"{text}. Check the key and the balance of the account.")
+    if status == 429:
+        return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
+    if status in {404, 405} and not creating:
+        return TaskNotFound(text, **detail)
+    if status in {404, 405} or 300 <= status < 400:
+        return AccountStopped(f"{text}. Check the account's base_url.")
+    if 400 <= status < 500 and status != 408:
+        return (RefusedOrTaken if creating else JobRefused)(text, **detail)
+    return Unclear(text, **detail)
