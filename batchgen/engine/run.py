@@ -102,7 +102,10 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
         write_views(ledger, tree)
-        ledger.shrink()
+        if not ledger.sums():  # else nothing has changed
+            ledger.shrink()
+            tree.prune()
+            ledger.sum_up()
         tree.tidy()
     finally:
         ledger.close()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job, Status
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+
+
+SUMS = "sums"  # what `Ledger.sum_up` noted; any event removes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +125,14 @@ class Questions:
         row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
+    def sums(self) -> dict[str, Any]:
+        """Sums over all jobs, as they were at the end of a run; empty when anything has changed since."""
+        return dict(json.loads(self.note(SUMS) or "{}"))
+
     def counts(self) -> dict[Status, int]:
         """How many wanted jobs stand how."""
+        if sums := self.sums():
+            return {Status(status): number for status, number in sums["counts"].items()}
         rows = self.db.execute(
             "SELECT coalesce(job.status, 'pending') AS standing, count(*) FROM wanted"
             " LEFT JOIN job ON job.id = wanted.job_id GROUP BY standing"
@@ -153,8 +163,8 @@ class Questions:
     def anything_to_do(self) -> bool:
         """Whether any wanted job is still to be begun or any begun one is still to be finished."""
         live = self.db.execute("SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1").fetchone()
-        if live:
-            return True
+        if live or self.sums():
+            return live is not None or Status.PENDING in self.counts()
         pending = self.db.execute(
             "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id"
             " WHERE job.id IS NULL OR job.status = 'pending' LIMIT 1"
@@ -200,6 +210,8 @@ class Questions:
 
     def ended_short(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
+        if self.sums() and statuses.isdisjoint(self.counts()):
+            return []
         marks = ",".join("?" * len(statuses))
         rows = self.db.execute(
             f"SELECT id FROM wanted JOIN job ON job.id = wanted.job_id WHERE status IN ({marks}) ORDER BY seq",
@@ -341,6 +353,8 @@ class Questions:
 
     def images_in_index(self) -> int:
         """How many rows index.csv has."""
+        if sums := self.sums():
+            return int(sums["images_in_index"])
         (number,) = self.db.execute(
             "SELECT count(*) FROM image JOIN wanted ON wanted.job_id = image.job_id"
             f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {_DELIVERING}"

@@ -7,6 +7,7 @@ a later batchgen can read an earlier file and an earlier one refuses a later fil
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from contextlib import contextmanager, suppress
@@ -18,11 +19,11 @@ from batchgen.errors import CommandError, RunStopped
 from batchgen.jobs import ID_VERSION
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
-from batchgen.ledger.questions import Questions
+from batchgen.ledger.questions import SUMS, Questions
 from batchgen.ledger.transitions import apply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batchgen.jobs import Job
@@ -32,6 +33,7 @@ VERSION = 1
 APPLICATION_ID = 0x62677331  # "bgs1", by which `file` and we know the file as ours
 FILE_NAME = "state.sqlite3"
 _VIEWS_STAMP = "views"  # that index.csv and failures.csv show the latest change; any event removes it
+_FOLDER_TIMES = "folders"  # when every file had been looked at; any event removes it
 _WANTED_DIGEST = "wanted"
 _BATCH = 1000
 _WORTH_SHRINKING = 8 * 1024 * 1024  # bytes
@@ -116,7 +118,7 @@ class Ledger(Questions):
         with self.transaction():
             for event in events:
                 apply(event, self.db)
-            self.db.execute("DELETE FROM meta WHERE key = ?", (_VIEWS_STAMP,))
+            self.db.execute("DELETE FROM meta WHERE key IN (?, ?, ?)", (_VIEWS_STAMP, _FOLDER_TIMES, SUMS))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -144,8 +146,7 @@ class Ledger(Questions):
                 self._insert_wanted(batch)
                 if known:
                     self._take_over_names(batch)
-            self.db.execute("DELETE FROM main.meta WHERE key = ?", (_WANTED_DIGEST,))
-            self.db.execute("DELETE FROM main.meta WHERE key = ?", (_VIEWS_STAMP,))
+            self.db.execute("DELETE FROM main.meta WHERE key IN (?, ?, ?)", (_WANTED_DIGEST, _VIEWS_STAMP, SUMS))
 
     def preview_want(self, jobs: Iterable[Job]) -> int:
         """`want` into the scratch database of a preview: the ledger's own file is not touched.
@@ -185,6 +186,21 @@ class Ledger(Questions):
     def views_stamp(self) -> str | None:
         """What `stamp_views` noted, or None when something has changed since."""
         return self.note(_VIEWS_STAMP)
+
+    def note_folder_times(self, times: Mapping[str, int]) -> None:
+        """Note the times (ns) that the folders had before all their files were looked at and found whole."""
+        with self.transaction():
+            self._set(_FOLDER_TIMES, json.dumps(times))
+
+    def folder_times(self) -> dict[str, int]:
+        """What `note_folder_times` noted; empty when anything was recorded since."""
+        return dict(json.loads(self.note(_FOLDER_TIMES) or "{}"))
+
+    def sum_up(self) -> None:
+        """Note the sums over all jobs, so that a run with nothing to do need not read a million rows to know it."""
+        sums = {"counts": self.counts(), "images_in_index": self.images_in_index()}
+        with self.transaction():
+            self._set(SUMS, json.dumps(sums))
 
     def _insert_wanted(self, batch: list[tuple[int, Job]]) -> None:
         self.db.executemany(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen import paths
 from batchgen.ledger.events import Missing, Relocated
+from batchgen.outputs.folders import LARGE, Folders, are_as_stamped
 from batchgen.outputs.tree import set_aside, sha256_of
 
 if TYPE_CHECKING:
@@ -44,13 +45,22 @@ def finish_moves(ledger: Ledger, tree: Tree) -> int:
 
 
 def note_missing(ledger: Ledger, tree: Tree) -> int:
-    """Note every image whose file is lost or changed. A changed file is set aside under `retired/`, not lost."""
+    """Note every image whose file is lost or changed. A changed file is set aside under `retired/`, not lost.
+
+    In a large output of which nothing has changed since each file was looked at, the folders stand for the files.
+    """
+    root = str(tree.root)
+    if are_as_stamped(root, ledger.folder_times()):
+        return 0
     missing: list[Missing] = []
     same: list[tuple[int, str, int, int, int]] = []
-    root = str(tree.root)
+    folders = Folders(root)
+    looked_at = 0
     for image in ledger.stored_images():
         if image.path.startswith(paths.RETIRED):
             continue  # not asked for; when it is, `rename` misses it
+        looked_at += 1
+        folders.note(image.path)
         try:
             status = os.stat(f"{root}/{image.path}")  # noqa: PTH116 - of every image at every start: half the cost of Path.stat
         except (FileNotFoundError, NotADirectoryError):
@@ -69,6 +79,8 @@ def note_missing(ledger: Ledger, tree: Tree) -> int:
         ledger.record(batch)
     for times in _batches(same):
         ledger.touch(times)
+    if not missing and looked_at >= LARGE:
+        ledger.note_folder_times(folders.as_stamps())
     return len(missing)
 
 

@@ -92,11 +92,14 @@ class Tree:
         return True
 
     def tidy(self) -> None:
-        """Remove the scratch folder and folders that have become empty."""
+        """Remove the scratch folder when it is empty."""
+        _remove_if_empty(self.scratch)
+
+    def prune(self) -> None:
+        """Remove folders that have become empty."""
         for top in _TOPS:
             for folder, _, _ in os.walk(self.root / top, topdown=False):
                 _remove_if_empty(folder)
-        _remove_if_empty(self.scratch)
 
     def _make_folder(self, folder: Path) -> None:
         name = str(folder)

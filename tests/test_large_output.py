@@ -1,0 +1,86 @@
+"""A large output in which nothing has changed is not read again: sums and folders stand for rows and files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from command import batchgen, manifest, prompts
+
+from batchgen.jobs import Status
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.outputs import settle
+from batchgen.outputs.tree import Tree
+
+
+@pytest.fixture
+def done(tmp_path: Path, gateway, monkeypatch) -> Path:
+    """A finished output that counts as large, whose folders have not changed for an hour."""
+    path = manifest(tmp_path, gateway, prompts(6))
+    assert batchgen("run", path, cwd=tmp_path).returncode == 0
+    root = tmp_path / "outputs" / "tried"
+    for folder, _, _ in os.walk(root / "images"):
+        os.utime(folder, (os.stat(folder).st_mtime - 3600,) * 2)
+    monkeypatch.setattr(settle, "LARGE", 6)
+    return root
+
+
+@pytest.fixture
+def ledger(done):
+    ledger = Ledger.open(done / FILE_NAME)
+    yield ledger
+    ledger.close()
+
+
+def images(root: Path) -> list[Path]:
+    return sorted(file for file in (root / "images").rglob("*") if file.is_file())
+
+
+def test_folders_stand_for_their_files_once_each_was_looked_at(done, ledger):
+    assert settle.note_missing(ledger, Tree(done)) == 0
+    assert ledger.folder_times()
+    images(done)[0].write_bytes(b"changed in place: for verify to find")
+    assert settle.note_missing(ledger, Tree(done)) == 0
+
+
+def test_a_file_that_is_lost_is_noticed_by_its_folder(done, ledger):
+    settle.note_missing(ledger, Tree(done))
+    images(done)[0].unlink()
+    assert settle.note_missing(ledger, Tree(done)) == 1
+    assert not ledger.folder_times()
+
+
+def test_a_file_that_was_replaced_is_noticed_by_its_folder(done, ledger, tmp_path):
+    settle.note_missing(ledger, Tree(done))
+    (tmp_path / "other.png").write_bytes(b"another picture")
+    (tmp_path / "other.png").replace(images(done)[0])
+    assert settle.note_missing(ledger, Tree(done)) == 1
+
+
+def test_a_folder_that_has_just_changed_does_not_stand_for_its_files(done, ledger):
+    (images(done)[0].parent / "new").write_bytes(b"")
+    settle.note_missing(ledger, Tree(done))
+    assert not ledger.folder_times()
+
+
+def test_a_small_output_is_looked_at_file_by_file(done, ledger, monkeypatch):
+    monkeypatch.setattr(settle, "LARGE", 7)
+    settle.note_missing(ledger, Tree(done))
+    images(done)[0].write_bytes(b"changed in place")
+    assert settle.note_missing(ledger, Tree(done)) == 1
+
+
+def test_the_sums_of_a_finished_run_are_those_of_its_rows(ledger):
+    assert ledger.sums()
+    known = (ledger.counts(), ledger.images_in_index(), ledger.anything_to_do())
+    ledger.db.execute("DELETE FROM meta WHERE key = 'sums'")
+    assert (ledger.counts(), ledger.images_in_index(), ledger.anything_to_do()) == known
+    assert known == ({Status.DONE: 6}, 6, False)
+
+
+def test_any_change_takes_the_sums_away(done, ledger):
+    images(done)[0].unlink()
+    settle.note_missing(ledger, Tree(done))
+    assert not ledger.sums()
+    assert ledger.anything_to_do()
