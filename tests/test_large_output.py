@@ -21,7 +21,7 @@ def done(tmp_path: Path, gateway, monkeypatch) -> Path:
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     root = tmp_path / "outputs" / "tried"
     for folder, _, _ in os.walk(root / "images"):
-        os.utime(folder, (os.stat(folder).st_mtime - 3600,) * 2)
+        os.utime(folder, (Path(folder).stat().st_mtime - 3600,) * 2)
     monkeypatch.setattr(settle, "LARGE", 6)
     return root
 
