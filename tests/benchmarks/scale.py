@@ -50,24 +50,27 @@ def memory(_options: Namespace) -> Iterator[Line]:
 
 
 def go_on(options: Namespace) -> Iterator[Line]:
-    """A run of a million jobs that are all done: until "nothing to do"."""
+    """A run of a million jobs that are all done: until "nothing to do". The first follows an edit, for ports change."""
     place = million.ready()
     with rig.gateway(units=UNITS, latency=1.0) as server:
         path = rig.manifest(place, server.base_url, million.matrix())
-        found, *usages = [rig.launch(place, path).wait() for _ in range(1 + options.repeat)]
+        edited, *usages = [rig.launch(place, path).wait() for _ in range(1 + options.repeat)]
         requests = server.ledger(tasks=False)["requests"]
-    for usage in (found, *usages):
+    for usage in (edited, *usages):
         usage.log.unlink()
         if usage.exit_code or json.loads(usage.printed)["images"] != million.JOBS:
-            raise SystemExit(f"The run found something to do:\n{usage.printed[-2000:]}")
+            raise SystemExit(f"The run did not end with nothing to do:\n{usage.printed[-2000:]}")
     asked = sum(sum(answers.values()) for kind, answers in requests.items() if kind != "ledger")
     seconds = median(usage.seconds for usage in usages)
     yield Line(
         figure=f"{seconds:.1f} s, {asked} requests",
         aim="≤ 8 s, none",
         reached=seconds <= 8 and not asked,
-        note=f"every file looked at, in a warm cache (as the disk was found: {found.seconds:.1f} s);"
-        f" {usages[-1].cpu:.1f} s of processor, {usages[-1].peak_mb:.0f} MB",
+        note=f"every file looked at; {usages[-1].cpu:.1f} s of processor, {usages[-1].peak_mb:.0f} MB",
+    )
+    yield Line(
+        figure=f"{edited.seconds:.1f} s after an edit",
+        note=f"that changes no job: another base_url; {edited.cpu:.1f} s of processor; once",
     )
 
 
