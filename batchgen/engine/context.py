@@ -71,6 +71,7 @@ class Context:
     budget: Budget
     counters: Counters
     downloads: asyncio.Semaphore
+    writes: asyncio.Semaphore  # images that have come and are on their way to the disk
     say: Callable[[str], None]  # a line to whoever watches
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)

@@ -7,6 +7,7 @@ new link, never with a new task.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from batchgen import paths
@@ -30,6 +31,8 @@ from batchgen.outputs import settle
 from batchgen.outputs.tree import finish, write_slab
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchgen.engine.context import Context
     from batchgen.engine.work import Work
     from batchgen.jobs import ImageLink
@@ -100,9 +103,7 @@ class Fetcher:
         problem: BatchgenError | None = None
         for tries in range(1, _TRIES + 1):
             try:
-                async with context.downloads:
-                    whole = await self._download(url, key, patience(tries - 1))
-                await self._record(work, key, whole)
+                await self._record(work, key, await self._whole(url, key, patience(tries - 1)))
             except RunStopped as error:
                 return error
             except (LinkExpired, LinkRefused, ImageBroken, Unclear, NotSent) as error:
@@ -123,8 +124,17 @@ class Fetcher:
             return ImagesGone(f"The gateway has the image no more: {problem}")
         return problem
 
-    async def _download(self, url: str, key: Key, idle: float) -> WholeFile:
+    async def _whole(self, url: str, key: Key, idle: float) -> WholeFile:
+        """Fetch one image to the disk. The next one is fetched while the disk is at this one, if it is not behind."""
         path = self._context.tree.scratch_path(key)
+        async with AsyncExitStack() as stack:
+            async with self._context.downloads:
+                pieces, first = await self._download(url, path, idle)
+                await stack.enter_async_context(self._context.writes)
+            return await asyncio.to_thread(finish, path, pieces, first=first)
+
+    async def _download(self, url: str, path: Path, idle: float) -> tuple[list[bytes], bool]:
+        """The body's last pieces, and whether they are all of it: what is large was written on the way."""
         pieces: list[bytes] = []
         size, first = 0, True
         base_url = self._provider.account.base_url
@@ -135,7 +145,7 @@ class Fetcher:
                 if size >= _SLAB:
                     await asyncio.to_thread(write_slab, path, pieces, first=first)
                     pieces, size, first = [], 0, False
-        return await asyncio.to_thread(finish, path, pieces, first=first)
+        return pieces, first
 
     async def _record(self, work: Work, key: Key, whole: WholeFile) -> None:
         """First the ledger learns what the file is and where it belongs, then the file moves there."""
@@ -164,7 +174,7 @@ class Fetcher:
                 at=context.now_ms(),
             )
         )
-        context.tree.place(key, path)
+        await asyncio.to_thread(context.tree.place, key, path)  # a rename waits for the disk's journal
         context.counters.images_done += not marked
 
     async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:

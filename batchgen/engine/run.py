@@ -178,6 +178,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             budget=budget,
             counters=around.counters,
             downloads=asyncio.Semaphore(order.downloads),
+            writes=asyncio.Semaphore(order.downloads),
             say=around.say,
             local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )

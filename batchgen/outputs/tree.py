@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import RunStopped
-from batchgen.outputs.images import ImageInfo, inspect_file
+from batchgen.outputs.images import ImageInfo, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import FileIO
 
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
@@ -137,18 +138,29 @@ def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
 def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
     """Write the last pieces, check the image, hash it and have it on disk; runs in a thread.
 
-    Raises ImageBroken where it is not a whole image, RunStopped where the disk refuses.
+    A body that came in one slab is checked and hashed as it stands in memory: each reading back of it would cost
+    as much as the check. Raises ImageBroken where it is not a whole image, RunStopped where the disk refuses.
     """
+    body = b"".join(pieces)
     try:
-        with path.open("wb" if first else "ab") as file:
-            file.writelines(pieces)
-            file.flush()
+        with path.open("wb" if first else "ab", buffering=0) as file:
+            _write_all(file, body)
+            if not first:
+                body = path.read_bytes()
+            info = inspect(body)
             os.fsync(file.fileno())
-        info = inspect_file(path)
-        status = path.stat()
-        return WholeFile(sha256=sha256_of(path), bytes=status.st_size, mtime_ns=status.st_mtime_ns, info=info)
+            status = os.fstat(file.fileno())
+        sha256 = hashlib.sha256(body).hexdigest()
+        return WholeFile(sha256=sha256, bytes=len(body), mtime_ns=status.st_mtime_ns, info=info)
     except OSError as error:
         raise disk_refused(error, path) from error
+
+
+def _write_all(file: FileIO, body: bytes) -> None:
+    """A full disk may take a part of it without an error; the next write then says why."""
+    rest = memoryview(body)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def set_aside(source: Path, target: Path) -> None:

@@ -1,0 +1,273 @@
+"""How fast images come in: batchgen's own downloads beside a bare loop that writes the same files; by hand:
+
+    python tests/benchmarks/bench_downloads.py [--images 1000] [--bytes 2000000] [--repeat 3] [--profile]
+
+One server process gives the same PNG to everybody. Ours is the real `batchgen run` that finds every task made
+and has only to fetch: links from the ledger, the check of each image, its hash, fsync, the ledger, the move into
+place. The bare loops are aiohttp, as many downloads at a time, each file written whole: in the loop, or in a
+thread. They check, hash and sync nothing. `stall` is the longest time for which the event loop did not turn, seen by a
+task that wakes each millisecond, without the first and last tenth of a second; what the bare loop in a thread has of
+it is the machine's. The ratio is to the faster bare loop of the same round. With `--folder /dev/shm` the disk is out
+of the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+AIM, AIM_STALL = 0.9, 0.020  # of the bare loop's MB/s; seconds
+WAYS = {"loop": "bare, written in the loop", "thread": "bare, written in a thread", "ours": "batchgen run"}
+MANIFEST = """version: 1
+name: bench
+provider: local
+defaults: {{n: {n}}}
+run: {{downloads: {at_once}}}
+providers: {{local: {{use: kapon, base_url: "{origin}/kling", api_key_env: BENCH_KEY}}}}
+matrix:
+  prompt:
+{prompts}
+"""
+TOGETHER = 8  # images a task
+
+
+# --- the server -------------------------------------------------------------------------------------------------
+
+
+class Server(asyncio.Protocol):
+    """Answers every request with the same image: no framework stands between."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._seen = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        while (end := self._seen.find(b"\r\n\r\n")) >= 0:
+            self._seen = self._seen[end + 4 :]
+            self._transport.write(self._answer)
+
+
+async def serve(size: int) -> None:
+    from batchgen.sandbox.formats import Format, padded
+    from batchgen.sandbox.painter import plain
+
+    body = padded(plain((1024, 1024)), Format.PNG, size)
+    answer = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+# --- what is measured, each in a process of its own -------------------------------------------------------------
+
+
+async def ticked(work: Coroutine[Any, Any, Any], figures: dict[str, float]) -> Any:
+    """Do the work beside a task that wakes each millisecond; seconds, and the longest of its naps."""
+    naps: list[tuple[float, float]] = []
+
+    async def tick() -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            naps.append((before, time.perf_counter() - before))
+
+    began, used = time.perf_counter(), time.process_time()
+    ticker = asyncio.create_task(tick())
+    result = await work
+    ended = time.perf_counter()
+    ticker.cancel()
+    middle = [length for at, length in naps if began + 0.1 < at < ended - 0.1]
+    figures |= {"seconds": ended - began, "stall": max(middle, default=0.0), "cpu": time.process_time() - used}
+    return result
+
+
+async def bare(origin: str, images: int, at_once: int, folder: Path, *, in_thread: bool) -> None:
+    import aiohttp
+
+    async def worker(session: aiohttp.ClientSession) -> None:
+        for number in numbers:
+            async with session.get(f"{origin}/{number}.png") as response:
+                body = await response.read()
+            path = folder / f"{number}.png"
+            if in_thread:
+                await asyncio.to_thread(path.write_bytes, body)
+            else:
+                path.write_bytes(body)
+
+    numbers = iter(range(images))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(worker(session))
+
+
+def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
+    """A manifest, and an output whose ledger holds that all of its tasks are made and nothing is fetched."""
+    from batchgen.jobs import ImageLink, external_id
+    from batchgen.ledger.events import Accepted, Intent, Made
+    from batchgen.ledger.store import FILE_NAME, Ledger
+    from batchgen.manifest.load import load_manifest
+    from batchgen.matrix import expand
+
+    prompts = "\n".join(f"    - prompt {number}" for number in range(images // TOGETHER))
+    path = folder / "bench.yaml"
+    path.write_text(MANIFEST.format(n=TOGETHER, at_once=at_once, origin=origin, prompts=prompts), encoding="utf-8")
+    manifest = load_manifest(path)
+    root = folder / "outputs" / "bench"
+    root.mkdir(parents=True)
+    ledger = Ledger.open(root / FILE_NAME)
+    ledger.want(expand(manifest))
+    now = int(time.time() * 1000)
+    for number, job in enumerate(expand(manifest)):
+        links = tuple(ImageLink(index=i, url=f"{origin}/{number}-{i}.png") for i in range(TOGETHER))
+        name, account = external_id(job.id, 1), manifest.account
+        ledger.record(
+            [
+                Intent(
+                    job=job,
+                    attempt=1,
+                    account=account.name,
+                    base_url=account.base_url,
+                    external_id=name,
+                    at=now,
+                    reserved=None,
+                ),
+                Accepted(job_id=job.id, attempt=1, task_id=f"T{number}", at=now),
+                Made(job_id=job.id, attempt=1, links=links, cost=None, at=now),
+            ]
+        )
+    ledger.close()
+    return path
+
+
+def ours(origin: str, images: int, at_once: int, folder: Path, figures: dict[str, float]) -> None:
+    from batchgen.cli.main import main
+    from batchgen.engine import run
+
+    path = prepare(origin, images, at_once, folder)
+    real = asyncio.run
+    run.asyncio.run = lambda work: real(ticked(work, figures))
+    os.chdir(folder)
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123
+        sys.stdout, told = nothing, sys.stdout
+        code = main(["run", str(path), "--quiet"])
+        sys.stdout = told
+    run.asyncio.run = real
+    assert code == 0, code
+    assert sum(1 for _ in (folder / "outputs").rglob("*.png")) == images // TOGETHER * TOGETHER
+
+
+def child(way: str, origin: str, images: int, at_once: int, folder: Path) -> None:
+    """Measure one way, and print its figures."""
+    figures: dict[str, float] = {}
+    if way == "ours":
+        ours(origin, images, at_once, folder, figures)
+    else:
+        asyncio.run(ticked(bare(origin, images, at_once, folder, in_thread=way == "thread"), figures))
+    print(json.dumps(figures))
+
+
+def profiled(*arguments: Any) -> None:
+    """As `child`, and where the loop's thread spends its time."""
+    import cProfile
+    import pstats
+
+    profile = cProfile.Profile()
+    profile.runcall(child, *arguments)
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    print(text.getvalue(), file=sys.stderr)
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def server(size: int) -> Iterator[str]:
+    words = [sys.executable, __file__, "--serve", "--bytes", str(size)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def measured(way: str, origin: str, options: argparse.Namespace) -> dict[str, float]:
+    folder = Path(tempfile.mkdtemp(prefix="batchgen-bench-", dir=options.folder))
+    words = [sys.executable, __file__, "--way", way, "--origin", origin, "--images", str(options.images)]
+    words += ["--at-once", str(options.at_once), "--folder", str(folder), *(["--profile"] if options.profile else [])]
+    try:
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=os.environ | {"BENCH_KEY": "none"}
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+    finally:
+        shutil.rmtree(folder)
+
+
+def table(options: argparse.Namespace) -> None:
+    """Every way in turn, as often as asked; medians."""
+    figures: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with server(options.bytes) as origin:
+        for _ in range(options.repeat):
+            for way in WAYS:
+                figures[way].append(measured(way, origin, options))
+    megabytes = options.images * options.bytes / 1e6
+    best = [max(megabytes / figures[way][i]["seconds"] for way in ("loop", "thread")) for i in range(options.repeat)]
+    load = os.getloadavg()[0]
+    print(f"{options.images} images of {options.bytes:,} bytes, {options.at_once} at a time; load {load:.1f}")
+    print(f"{'':<28}{'MB/s':>8}{'to bare':>9}{'CPU ms an image':>17}{'stall ms':>10}")
+    for way, name in WAYS.items():
+        speeds = [megabytes / each["seconds"] for each in figures[way]]
+        ratio = median(speed / top for speed, top in zip(speeds, best, strict=True))
+        cpu = median(each["cpu"] for each in figures[way]) / options.images * 1000
+        stall = median(each["stall"] for each in figures[way]) * 1000
+        print(f"{name:<28}{median(speeds):>8.0f}{ratio:>9.2f}{cpu:>17.2f}{stall:>10.1f}")
+    print(f"aimed at: {AIM} of the bare loop, no stall over {AIM_STALL * 1000:.0f} ms")
+
+
+def main() -> None:
+    """Read the command line; parts of the measurement call it too."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1000, help="how many (default: 1000)")
+    parser.add_argument("--bytes", type=int, default=2_000_000, help="of each (default: 2000000)")
+    parser.add_argument("--at-once", type=int, default=8, help="downloads at a time (default: 8, as run.downloads)")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions (default: 3)")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the system's for temporary files)")
+    parser.add_argument("--profile", action="store_true", help="say where the loop's time goes")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--origin", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.images -= options.images % TOGETHER
+    if options.serve:
+        asyncio.run(serve(options.bytes))
+    elif options.way:
+        act = profiled if options.profile else child
+        act(options.way, options.origin, options.images, options.at_once, options.folder)
+    else:
+        table(options)
+
+
+if __name__ == "__main__":
+    main()
