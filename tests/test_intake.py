@@ -87,6 +87,16 @@ def test_the_secret_is_the_last_part_of_the_path_whatever_the_public_address_is(
 
 
 @pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("*", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("::1", "[::1]"), ("::", "[::1]")],  # noqa: S104
+)
+def test_this_machine_reaches_what_listens_wherever_that_is(host, reached):
+    port = free_port()
+    with Address("https://example.org/hook", host, port) as address:
+        assert address.local_url.startswith(f"http://{reached}:{port}/hook/")
+
+
+@pytest.mark.parametrize(
     ("host", "said"),
     [("192.0.2.1", "no such address"), ("no-such-host.invalid", "not found"), ("a..b", "not found")],
 )

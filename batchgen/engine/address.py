@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import socket
+from ipaddress import ip_address
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,8 +33,8 @@ class Address:
         parts = urlsplit(public_url)
         path = f"{parts.path.rstrip('/')}/{self._secret}"
         self.url = urlunsplit(parts._replace(path=path))
-        self.local_url = f"http://{_local(host)}:{port}{path}"  # for a gateway in this process
         self.sockets = _listening(host, port)
+        self.local_url = f"http://{_reachable(self.sockets[0])}:{port}{path}"  # for a gateway in this process
 
     def is_meant_by(self, target: str) -> bool:
         """Whether a request's target ends in the secret; a proxy in between may have cut the path before it."""
@@ -50,10 +51,12 @@ class Address:
             each.close()
 
 
-def _local(host: str) -> str:
-    """The host as this machine itself reaches it."""
-    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what the user has set is looked up
-    return f"[{own}]" if ":" in own else own
+def _reachable(listening: socket.socket) -> str:
+    """The host at which this machine itself reaches it, as it stands in a URL."""
+    host = ip_address(listening.getsockname()[0])
+    if host.is_unspecified:
+        host = ip_address("127.0.0.1" if host.version == 4 else "::1")
+    return f"[{host}]" if host.version == 6 else str(host)
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
