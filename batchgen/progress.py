@@ -43,12 +43,14 @@ class Counters:
 
     images_wanted: int = 0
     images_done: int = 0
+    images_to_fetch: int = 0  # made at the gateway, and not here yet
     jobs_wanted: int = 0
     jobs_done: int = 0
     jobs_failed: int = 0  # ended short for good
     slots_in_use: int = 0
     slots: int = 0
-    waiting: int = 0  # jobs that wait for a slot or for their next attempt
+    waiting: int = 0  # jobs next in line for a slot, or waiting for their next attempt
+    task_seconds: float | None = None  # how long a task lately took on the average; None: not known yet
     refusals: int = 0  # answers that said: too fast, or too many at once
     cost: int | None = None  # millionths of `unit`, spent or in flight; None: not known
     unit: str = ""
@@ -233,6 +235,8 @@ def describe(counters: Counters, rate: float | None, *, short: bool = False) -> 
         f"{counters.images_done}/{counters.images_wanted}" if short else _images(counters),
         f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
         f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
+        f"{counters.images_to_fetch} to fetch" if counters.images_to_fetch else "",
+        f"{counters.refusals} refusals" if counters.refusals else "",
         f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
         f"{duration(left)} left" if (left := seconds_left(counters, rate)) is not None else "",
         f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
@@ -251,12 +255,14 @@ def facts(counters: Counters, rate: float | None) -> dict[str, Any]:
     return {
         "images_done": counters.images_done,
         "images_wanted": counters.images_wanted,
+        "images_to_fetch": counters.images_to_fetch,
         "jobs_done": counters.jobs_done,
         "jobs_failed": counters.jobs_failed,
         "jobs_wanted": counters.jobs_wanted,
         "slots_in_use": counters.slots_in_use,
         "slots": counters.slots,
         "waiting": counters.waiting,
+        "task_seconds": None if counters.task_seconds is None else round(counters.task_seconds, 1),
         "refusals": counters.refusals,
         "images_a_second": None if rate is None else round(rate, 3),
         "seconds_left": None if left is None else round(left),
@@ -267,15 +273,17 @@ def facts(counters: Counters, rate: float | None) -> dict[str, Any]:
 
 
 def seconds_left(counters: Counters, rate: float | None) -> float | None:
-    """How long the rest takes at this rate; None where there is no rate or no rest.
+    """How long the rest takes: at this rate, but not less than full slots need; None where neither is known.
 
     Jobs that failed bring no images: as many are taken off as a job has on the average.
     """
-    if not rate:
-        return None
     lost = counters.jobs_failed * counters.images_wanted / max(counters.jobs_wanted, 1)
     rest = counters.images_wanted - counters.images_done - lost
-    return rest / rate if rest > 0 else None
+    if rest <= 0:
+        return None
+    # An image holds one slot for as long as its task takes.
+    in_slots = (rest - counters.images_to_fetch) * (counters.task_seconds or 0.0) / max(counters.slots, 1)
+    return max(rest / rate, in_slots) if rate else in_slots or None
 
 
 def duration(seconds: float) -> str:

@@ -279,11 +279,15 @@ def test_the_rate_forgets_what_lies_before_its_window():
         (Counters(images_wanted=100, images_done=40, jobs_wanted=50), 2.0, 30),
         (Counters(images_wanted=100, images_done=40, jobs_wanted=50, jobs_failed=10), 2.0, 20),
         (Counters(images_wanted=100, images_done=40), None, None),
+        (Counters(images_wanted=100, images_done=40, slots=10, task_seconds=20), None, 120),
+        (Counters(images_wanted=100, images_done=40, slots=10, task_seconds=20, images_to_fetch=30), None, 60),
+        (Counters(images_wanted=100, images_done=40, slots=10, task_seconds=20), 6.0, 120),
+        (Counters(images_wanted=100, images_done=40, slots=10, task_seconds=20), 0.1, 600),
         (Counters(images_wanted=100, images_done=100, jobs_wanted=50), 2.0, None),
         (Counters(images_wanted=100, images_done=90, jobs_wanted=50, jobs_failed=50), 2.0, None),
     ],
 )
-def test_the_time_left_leaves_out_the_images_of_failed_jobs(counters, rate, seconds):
+def test_the_time_left_follows_the_rate_and_the_latencies_and_leaves_out_failed_jobs(counters, rate, seconds):
     assert seconds_left(counters, rate) == seconds
 
 

@@ -14,7 +14,7 @@ from batchgen.cli.finish import Finish
 from batchgen.cli.gateway import gateway_in, way_back
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
-from batchgen.engine.run import Order, Surroundings, perform
+from batchgen.engine.run import Order, Result, Surroundings, perform
 from batchgen.engine.work import Work
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.jobs import Status
@@ -63,6 +63,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
     )
+    parser.add_argument(
+        "--profile-engine", action="store_true", help="say at the end where the time of each account's slots went"
+    )
     common.add_json(parser)
     common.add_logging(parser)
 
@@ -105,6 +108,8 @@ def _performed(
         with lock.held(tree.root):
             around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
             result = perform(_order(options, manifest, selection, address), tree, around)
+            if options.profile_engine:
+                _tell_slot_times(result, progress, as_data=options.log_format == "json")
             ledger = Ledger.read(tree.root / FILE_NAME)
             ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
             ledger.close()
@@ -189,6 +194,16 @@ def _check_prices(options: Namespace, manifest: Manifest) -> None:
             f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
             " with budget.max_images."
         )
+
+
+def _tell_slot_times(result: Result, progress: Progress, *, as_data: bool) -> None:
+    for account, slot_time in result.tally.slot_times.items():
+        if as_data:
+            shares = {kind: round(share, 4) for kind, share in slot_time.shares().items()}
+            progress.say("slot time", event="slot_time", account=account, shares=shares)
+            continue
+        for line in slot_time.report(account):
+            progress.say(line)
 
 
 def _tell(options: Namespace, ending: Ending, progress: Progress) -> None:

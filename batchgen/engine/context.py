@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from batchgen.door import Door
     from batchgen.engine.budget import Budget
+    from batchgen.engine.slot_time import SlotTime
     from batchgen.image_hosts import ImageHosts
     from batchgen.jobs import Status
     from batchgen.ledger.events import Event
@@ -46,6 +47,7 @@ class Tally:
     ended: dict[Status, int] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     unfinished: int = 0
+    slot_times: dict[str, SlotTime] = field(default_factory=dict)  # by account
     unmarked: int = 0  # images that came without the watermarked copy that was asked for
 
     def leave(self, why: str, *, wanted: bool = True) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchgen.engine.capacity import Capacity
 from batchgen.engine.gate import Gate
 from batchgen.engine.pace import Pace
+from batchgen.engine.slot_time import Phase, SlotTime
 from batchgen.engine.slots import Slots, Turn
 from batchgen.errors import Throttled, TooFast, TooManyRunning
 
@@ -22,19 +23,26 @@ if TYPE_CHECKING:
 class Hold:
     """The slots of one attempt, from its create until its task has ended. `give` may be called again."""
 
-    __slots__ = ("_flow", "is_probe", "sent", "units")
+    __slots__ = ("_flow", "_phase", "sent", "units")
 
-    def __init__(self, flow: Flow, units: int, *, is_probe: bool = False) -> None:
+    def __init__(self, flow: Flow, units: int) -> None:
         self._flow = flow
+        self._phase: Phase | None = None
         self.units = units
-        self.is_probe = is_probe
         self.sent = 0.0  # by the monotonic clock
         flow.slots.take(units)
+        self.enter(Phase.RECORDING)
+
+    def enter(self, phase: Phase) -> None:
+        """What holds the slots from now on."""
+        self._flow.time.move(self.units, out_of=self._phase, into=phase)
+        self._phase = phase
 
     def give(self) -> None:
         """The task has ended, or there is none."""
         units, self.units = self.units, 0
         if units:
+            self._flow.time.move(units, out_of=self._phase, into=None)
             self._flow.given(self, units)
 
 
@@ -52,6 +60,7 @@ class Flow:
     ) -> None:
         self._capacity = Capacity(account.concurrency, seeks=account.seeks_concurrency, clock=clock)
         self.slots = Slots(self._capacity, freed)
+        self.time = SlotTime(clock, lambda: self.slots.units)
         self.gate = Gate(clock, chance, give_up_after)
         self._turn = Turn()
         self._pace = Pace(clock)
@@ -73,7 +82,7 @@ class Flow:
             return work, Hold(self, work.units)
         if self._probe is None and waiting and self._may_probe(waiting[0]):
             work = waiting.pop(0)
-            self._probe = Hold(self, work.units, is_probe=True)
+            self._probe = Hold(self, work.units)
             return work, self._probe
         return None
 

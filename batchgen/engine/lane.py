@@ -13,6 +13,7 @@ from batchgen.engine.flow import Flow
 from batchgen.engine.gate import Gate
 from batchgen.engine.life import Life
 from batchgen.engine.pace import quota
+from batchgen.engine.slot_time import Idle
 from batchgen.engine.watch import Watch
 from batchgen.errors import AccountStopped, BatchgenError, Throttled
 from batchgen.jobs import Status
@@ -87,6 +88,7 @@ class Lane:
                 await self._feed(lives, source)
             for loop in loops:
                 loop.cancel()
+        self._context.tally.slot_times[self._account.name] = self._flow.time
         if self.stop.reason is not None and not self._context.stop.is_asked:
             name = self._account.name
             self._context.tally.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
@@ -99,8 +101,10 @@ class Lane:
                 continue
             if not self._waiting and not self._later and not self._lives:
                 return
-            if not self._begin_next(lives):
+            if (why := self._begin_next(lives)) is not None:
+                self._flow.time.idle(why)
                 await self._something_changes()
+        self._flow.time.idle(Idle.STOPPED)
         if self._paced is not None:
             self._paced.cancel()
 
@@ -118,27 +122,29 @@ class Lane:
             self._waiting.append(work)
         return False
 
-    def _begin_next(self, lives: asyncio.TaskGroup) -> bool:
-        """Begin one work, if gate, slots, budget and rate let us."""
-        if self._flow.closed_for() > 0 or self._life.fetching >= _FETCH_BACKLOG or not self._waiting:
-            return False
-        if not self._in_quota(lives):
-            return False
+    def _begin_next(self, lives: asyncio.TaskGroup) -> Idle | None:
+        """Begin one work, if gate, slots, budget and rate let us; else why not."""
+        if not self._waiting:
+            return Idle.NO_JOB
+        if self._life.fetching >= _FETCH_BACKLOG:
+            return Idle.FETCHING
+        if self._flow.closed_for() > 0 or not self._in_quota(lives):
+            return Idle.RATE
         chosen = self._flow.choose(self._waiting)
         if chosen is None:
-            return False
+            return Idle.SIZE
         work, hold = chosen
         budget = self._context.budget
         price = micros(self._account.prices.of_task(work.job.parameters))
         if (refusal := budget.refusal(work.units, price)) is not None:
             hold.give()
             self.stop.request(refusal, grace=None)
-            return False
+            return Idle.STOPPED
         self._paced = None
         budget.reserve(work.units, price)
         self._flow.sent(hold)
         self._spawn(lives, work, hold, Status.PENDING)
-        return True
+        return None
 
     def _in_quota(self, lives: asyncio.TaskGroup) -> bool:
         """Whether the manifest's rate allows one more create; if not, it is waited for, and the feeder is woken."""
@@ -220,3 +226,5 @@ class Lane:
         counters.slots_in_use = self._flow.slots.in_use
         counters.slots = self._flow.slots.units
         counters.waiting = len(self._waiting) + len(self._later)
+        if self._begins:
+            counters.task_seconds = self._watch.task_seconds()

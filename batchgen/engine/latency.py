@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 64
 _SIGMA, _SIGMA_WEIGHT = 0.5, 4  # what is believed of the spread before anything is seen, worth so many tasks
 _LEAST_SIGMA = 0.05
+_NEWS = 0.05  # the share of a new latency in the average
 _LEAST_SECONDS = 0.001
 _NORMAL = NormalDist()
 _ROOT = math.sqrt(2.0)
@@ -57,6 +58,7 @@ class Latencies:
 
     def __init__(self) -> None:
         self.ended = 0  # tasks that were learned from
+        self.average: float | None = None  # seconds that tasks of any kind lately took; None before any is known
         self._seen: dict[Hashable, deque[float]] = {}
         self._all: deque[float] = deque(maxlen=_REMEMBERED)
         self._spreads: dict[Hashable, Spread | None] = {}
@@ -68,6 +70,7 @@ class Latencies:
         service that has become faster is found out.
         """
         self.ended += 1
+        self.average = ended_at if self.average is None else self.average + _NEWS * (ended_at - self.average)
         value = math.log(max(_LEAST_SECONDS, running_at + 0.75 * (ended_at - running_at)))
         self._seen.setdefault(kind, deque(maxlen=_REMEMBERED)).append(value)
         self._all.append(value)

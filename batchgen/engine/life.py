@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from batchgen.engine.fetch import Fetcher, ImagesGone
 from batchgen.engine.recover import NotAnswered, Recovery, Undecided
 from batchgen.engine.retry import FIRST_SECONDS, soon
+from batchgen.engine.slot_time import Phase
 from batchgen.errors import (
     AccountStopped,
     AttemptFailed,
@@ -100,7 +101,7 @@ class Life:
             return await self._looked_for(work, hold, status)
         work = work.sent(self._context.now_ms())
         try:
-            task = await self._send(work)
+            task = await self._send(work, hold)
         except Unclear as error:
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
@@ -123,7 +124,7 @@ class Life:
             self.unaskable.discard(asyncio.current_task())
         return None
 
-    async def _send(self, work: Work) -> Task:
+    async def _send(self, work: Work, hold: Hold) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
         context = self._context
         await context.record(
@@ -138,6 +139,7 @@ class Life:
             )
         )
         context.tally.begun += 1
+        hold.enter(Phase.CREATING)
         if not self._recovery.can_ask:
             self.unaskable.add(asyncio.current_task())
         return await self._provider.create(work.job, work.external_id)
@@ -146,6 +148,7 @@ class Life:
         self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
     ) -> Work | None:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
+        hold.enter(Phase.ASKING)
         try:
             task = await self._recovery.find(work)
         except Undecided as error:
@@ -167,6 +170,7 @@ class Life:
 
     async def _taken_or_refused(self, work: Work, hold: Hold, refusal: RefusedOrTaken) -> Work | None:
         """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
+        hold.enter(Phase.ASKING)
         try:
             task = await self._recovery.find(work) if self._recovery.can_ask else None
         except Undecided:
@@ -180,6 +184,7 @@ class Life:
         self._flow.accepted(hold)
         self._context.counters.note = ""
         if task.state is TaskState.SUCCEEDED and task.links and not found:
+            hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
         at = self._context.now_ms()
         accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
@@ -196,6 +201,7 @@ class Life:
 
     async def _made(self, work: Work, hold: Hold) -> bool:
         """Wait for the task's end; whether there are images to fetch."""
+        hold.enter(Phase.RUNNING)
         context = self._context
         try:
             async with asyncio.timeout(context.rules.task_timeout):
@@ -235,6 +241,7 @@ class Life:
     async def _fetched(self, work: Work) -> None:
         context = self._context
         self.fetching += 1
+        context.counters.images_to_fetch += work.units
         try:
             await self._fetcher.fetch(work)
         except ImagesGone as error:
@@ -248,6 +255,7 @@ class Life:
             context.counters.jobs_done += 1
         finally:
             self.fetching -= 1
+            context.counters.images_to_fetch -= work.units
 
     async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
         """The gateway does not have what it made. Believed at once only when the user wants it made anew."""

@@ -155,6 +155,10 @@ class Watch:
             running.due = min(running.due, max(now + wait, running.hearsay.not_before))
             self._news.set()
 
+    def task_seconds(self) -> float | None:
+        """How long a task lately took on the average; None before any has ended."""
+        return self._latencies.average
+
     async def keep_asking(self) -> None:
         """Ask for what is due, for as long as the lane lives; a slow answer holds up no other question."""
         async with asyncio.TaskGroup() as group:

@@ -252,7 +252,7 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute(f"PRAGMA journal_mode = {'DELETE' if shared_kind(path.parent) else 'WAL'}")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA wal_autocheckpoint = 10000")
-    db.execute("PRAGMA cache_size = -65536")
+    db.execute("PRAGMA cache_size = -8192")
 
 
 def _check(db: sqlite3.Connection, path: Path, schema: str) -> None:
