@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from statistics import mean
 
 import pytest
 from hypothesis import given
@@ -197,6 +198,39 @@ def test_a_slow_account_is_tried_again_after_a_time():
     assert not capacity.may_probe(4)
     clock.now += 121
     assert capacity.may_probe(4)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.04, 0.06])
+def test_an_account_that_refuses_some_tasks_whatever_runs_keeps_its_units(share):
+    capacity, chance = Capacity(100, seeks=False, clock=Clock()), Random(1)
+    held, seen = 0, []
+    for _ in range(5000):
+        held -= int(held >= capacity.units)
+        if chance.random() < share:
+            capacity.refused(held, probe=False)
+        else:
+            held += 1
+            capacity.accepted(held, probe=False)
+        held -= int(chance.random() < 0.3)  # tasks end, so that refusals meet it less than full
+        seen.append(capacity.units)
+        if held >= capacity.units and capacity.may_probe(held + 1):
+            held += 1
+            capacity.accepted(held, probe=True)
+    assert mean(seen) > 50
+
+
+@pytest.mark.parametrize("share", [0.02, 0.04, 0.06])
+def test_an_account_that_says_too_fast_whatever_the_rate_does_not_slow_a_run_down(share):
+    clock, chance = Clock(), Random(1)
+    pace = Pace(clock)
+    for _ in range(5000):
+        clock.now += max(pace.closed_for(), 0.02)  # tasks come free fifty times a second
+        sent = pace.sent()
+        if chance.random() < share:
+            pace.refused(sent)
+        else:
+            pace.accepted()
+    assert clock.now < 5000 * 0.02 * 2.0
 
 
 def creates_at(limit: float, pace: Pace, clock: Clock, seconds: float) -> tuple[int, int]:

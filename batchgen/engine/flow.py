@@ -112,8 +112,9 @@ class Flow:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
-            self._capacity.refused(self.slots.in_use, probe=was_probe)
-            closes = self.slots.in_use == 0 or retry_after is not None  # else the next slot that comes free is enough
+            is_full = self._capacity.refused(self.slots.in_use, probe=was_probe)
+            # Where it is full, the next slot that comes free is enough to wait for.
+            closes = not is_full or self.slots.in_use == 0 or retry_after is not None
         elif isinstance(error, TooFast):
             self._pace.refused(hold.sent)
         return self.gate.refused(error, retry_after=retry_after, closes=closes)

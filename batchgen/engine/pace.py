@@ -1,6 +1,8 @@
 """How fast an account lets us create: what the manifest says, and what being told "too fast" (1302) says.
 
 The first is a hard quota (`quota`), the second is found out by `Pace`: additive increase, multiplicative decrease.
+A gateway may also say "too fast" for what has nothing to do with us, to a few creates in a hundred however slow they
+are: taken at its word each time, it would slow a run down for ever (`_is_news`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
+from batchgen.engine.evidence import Evidence
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,6 +22,9 @@ _DECREASE, _DECREASE_AFTER_CALM = 0.5, 0.7
 _CALM = 32  # creates accepted in a row
 _NEAR = 0.9  # of the rate that was refused: up to here it grows fast, beyond it slowly
 _FAST, _SLOW = 0.05, 0.001  # growth by each accepted create
+_SLOW_ZONE = 0.75  # of the rate that was refused: what is refused down here is not refused for its rate
+_NOISY = 0.01  # share of creates that are refused down there
+_MEMORY = 64  # creates over which that share is kept
 _LATELY = 16  # creates over which our own rate is measured, or those of the last second, where they are more
 _REMEMBERED = 1024
 
@@ -47,6 +54,8 @@ class Pace:
         self._changed = 0.0
         self._refused_at_rate = 0.0
         self._calm = 0  # creates accepted since the last refusal
+        self._evidence = Evidence()
+        self._noise = 0.0  # share of slow creates that were refused
         self.rate: float | None = None
 
     def closed_for(self) -> float:
@@ -66,12 +75,15 @@ class Pace:
         if self.rate is None:
             return
         self._calm += 1
+        self._evidence.accepted()
+        if self._is_slow:
+            self._noise -= self._noise / _MEMORY
         growth = _FAST if self.rate < _NEAR * self._refused_at_rate else _SLOW * (1.0 + self._calm / 200.0)
         self.rate *= 1.0 + growth
 
     def refused(self, sent: float) -> None:
         """The create that was sent at this moment was too fast. Those that were under way with it are no news."""
-        if sent < self._changed:
+        if sent < self._changed or not self._is_news():
             return
         measured = self._measured()
         self._refused_at_rate = measured if self.rate is None else min(self.rate, measured)
@@ -79,6 +91,20 @@ class Pace:
         self.rate = max(_LEAST, factor * self._refused_at_rate)
         self._changed = self._clock()
         self._calm = 0
+
+    @property
+    def _is_slow(self) -> bool:
+        return self.rate is not None and self.rate < _SLOW_ZONE * self._refused_at_rate
+
+    def _is_news(self) -> bool:
+        """Whether a refusal says something of our rate: not where slow creates are refused as well, unless often."""
+        if self._evidence.refused():
+            self._noise /= 2.0
+            return True
+        if self._is_slow:
+            self._noise += (1.0 - self._noise) / _MEMORY
+            return False
+        return self._noise < _NOISY
 
     def _measured(self) -> float:
         now = self._clock()
