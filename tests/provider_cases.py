@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from wire_tap import Reply, Tap
 
 from batchgen import catalog
@@ -30,7 +31,7 @@ from batchgen.providers.base import Secrets
 from batchgen.providers.registry import provider_class
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from batchgen.catalog import Account
     from batchgen.providers.base import Provider
@@ -54,13 +55,17 @@ class Case:
     """One account profile. Expected bodies are the bytes on the wire, with `ID` and `FACE_BASE64` in their places."""
 
     profile: str
+    models: tuple[str, str, str] = ("kling-v1", "kling-v2-1", "kling-v1-5")  # of the three bodies below
     keys: Mapping[str, str]  # the environment's
     checks: Mapping[str, str]  # what the sandbox is to hold them to
     create: str  # method and target
     minimal: str  # model kling-v1 and a prompt, nothing else
     texts: str  # everything that goes with a negative prompt
-    image: str  # everything that goes with a reference image
+    image: str = ""  # everything that goes with a reference image, where the account takes one
     answers: Mapping[str, Meaning] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)  # of a create, beside those that all send
+    taken: bytes = b'{"code":0,"data":{"task_id":"T"}}'  # an answer to a create, and to a query, that says yes
+    asks: bool = True  # whether a task can be asked for
     asks_by_own_id: bool = True
     lists: bool = True
 
@@ -72,7 +77,7 @@ class Case:
         """The built-in account, at the tap's address."""
         builtin = catalog.builtin().accounts[self.profile]
         base_url = tap.origin + ("/kling" if builtin.base_url.endswith("/kling") else "")
-        return replace(builtin, base_url=base_url, **changes)
+        return replace(builtin, **{"base_url": base_url, **changes})
 
     @asynccontextmanager
     async def provider(self, tap: Tap, **changes: Any) -> AsyncIterator[Provider]:
@@ -142,6 +147,57 @@ KLING_ANSWERS = {
     "200 without data": _both(_coded(200, 0), Unclear),
 }
 
+
+# --- answers of OpenAI's family; nothing of it can be asked for ---------------------------------------------------
+
+
+def _error(status: int, code: str | None, kind: str = "invalid_request_error", **headers: str) -> Reply:
+    body = json.dumps({"error": {"message": "no", "type": kind, "param": None, "code": code}}).encode()
+    return Reply(status=status, body=body, headers=headers | {"Content-Type": "application/json"})
+
+
+def _said(status: int, body: object) -> Reply:
+    return Reply(status=status, body=json.dumps(body).encode())
+
+
+OPENAI_ANSWERS = {
+    name: Meaning(reply=reply, create=meaning, query=TaskNotFound, **dict(more))
+    for name, reply, meaning, *more in (
+        ("401/invalid_api_key", _error(401, "invalid_api_key"), AccountStopped),
+        ("429/insufficient_quota", _error(429, "insufficient_quota", "insufficient_quota"), AccountStopped),
+        ("429/credit_balance_exhausted", _error(429, "credit_balance_exhausted", "x"), AccountStopped),
+        ("429/insufficient_quota by type", _error(429, "a_new_limit", "insufficient_quota"), AccountStopped),
+        ("400/billing_hard_limit_reached", _error(400, "billing_hard_limit_reached"), AccountStopped),
+        ("403", _error(403, None, ""), AccountStopped),
+        ("402", _said(402, {"error": "pay"}), AccountStopped),
+        ("429/rate_limit_exceeded", _error(429, "rate_limit_exceeded", "requests"), TooFast),
+        ("429/rate_limit_error", _error(429, None, "rate_limit_error"), TooFast),
+        ("429", _page(429), TooFast),
+        ("429 with Retry-After", _error(429, "x", **{"Retry-After": "2"}), TooFast, ("retry_after", 2.0)),
+        ("400/moderation_blocked", _error(400, "moderation_blocked", "image_generation_user_error"), JobRejected),
+        ("400/content_policy_violation", _error(400, "content_policy_violation"), JobRejected),
+        ("400/contentfilter", _error(400, "contentFilter"), JobRejected),
+        ("400/unknown_parameter", _error(400, "unknown_parameter"), JobRefused),
+        ("400/invalid_request_error", _error(400, None), JobRefused),
+        ("403/model_not_found", _error(403, "model_not_found"), JobRefused),
+        ("404/model_not_found", _error(404, "model_not_found"), JobRefused),
+        ("404/404", _said(404, {"error": {"message": "no", "type": "NotFoundError", "code": 404}}), JobRefused),
+        ("422/422", _said(422, {"detail": "size"}), JobRefused),
+        ("404", _said(404, {"detail": "Not Found"}), AccountStopped),
+        ("301", _page(301, Location="https://example.org/"), AccountStopped),
+        ("408", _page(408, b""), Unclear),
+        ("500", _error(500, None, "server_error"), Unclear),
+        ("503", _error(503, "server_is_overloaded", "service_unavailable_error"), Unclear),
+        ("502", _page(502), Unclear),
+        ("200 and a page", _page(200), Unclear),
+        ("200 and nothing", _page(200, b""), Unclear),
+        ("200 without an image", _said(200, {"created": 1, "data": []}), Unclear),
+        ("200 with empty images", _said(200, {"created": 1, "data": [{}, {"b64_json": None, "url": ""}]}), Unclear),
+        ("200 with a word", _said(200, {"created": 1, "data": "none"}), Unclear),
+        ("200 nested without end", Reply(body=b"[" * 100_000), Unclear),
+    )
+}
+
 _TEXTS = (
     '{"model_name":"kling-v2-1","prompt":"a fox","negative_prompt":"blur","resolution":"2k","n":9,'
     '"aspect_ratio":"21:9","watermark_info":{"enabled":false},"external_task_id":"bg-1abc-1"}'
@@ -190,8 +246,36 @@ CASES = {
         checks={"access_key": "an-access-key", "secret_key": "a-secret-key-of-thirty-two-bytes!"},
         create="POST /v1/images/generations",
     ),
+    "openai": Case(
+        profile="openai",
+        models=("gpt-image-2", "gpt-image-1", ""),
+        keys={"OPENAI_API_KEY": "the-key-of-openai"},
+        checks={"api_key": "the-key-of-openai"},
+        create="POST /v1/images/generations",
+        minimal='{"model":"gpt-image-2","prompt":"a fox","n":1,"size":"1024x1024"}',
+        texts='{"model":"gpt-image-1","prompt":"a fox","n":9,"size":"1536x1024"}',
+        answers=OPENAI_ANSWERS,
+        headers={"X-Client-Request-Id": ID},
+        taken=b'{"created":1790000000,"data":[{"url":"https://example.org/a.png"}]}',
+        asks=False,
+        asks_by_own_id=False,
+        lists=False,
+    ),
     "sandbox": replace(_KAPON, profile="sandbox", keys={}, checks={}, create="POST /v1/images/generations"),
 }
+
+
+def of_cases(able: Callable[[Case], bool]) -> Any:
+    """A mark: for each account that is able."""
+    chosen = {name: case for name, case in CASES.items() if able(case)}
+    return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
+
+
+every = of_cases(lambda _: True)
+asked = of_cases(lambda case: case.asks)
+askable = of_cases(lambda case: case.asks_by_own_id)
+listing = of_cases(lambda case: case.lists)
+with_image = of_cases(lambda case: bool(case.image))
 
 
 def bears_its_key(case: Case, authorization: str) -> bool:

@@ -101,6 +101,8 @@ def soak(plan: Soak, folder: Path) -> Outcome:
     with SandboxProcess(*options) as gateway:
         text = f"run: {{max_attempts: 8}}\nmatrix:\n  prompt:\n{lines}"
         path = manifest(folder, gateway, text, use=plan.profile, concurrency=plan.concurrency)
+        patient = path.read_text(encoding="utf-8")
+        path.write_text(patient.replace("accepts_within: 2", "accepts_within: 2, answers_within: 10"), encoding="utf-8")
         began, codes = time.monotonic(), []
         for _ in range(plan.runs):
             done = batchgen("run", path, "--json", cwd=folder, timeout=plan.timeout)

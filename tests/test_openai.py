@@ -20,7 +20,6 @@ from PIL import Image
 from sandbox_process import SandboxProcess
 
 from batchgen.door import Answer
-from batchgen.errors import AccountStopped, JobRefused, JobRejected, TooFast, Unclear
 from batchgen.providers.openai import task_from, versioned
 from batchgen.sandbox.painter import plain
 
@@ -405,58 +404,6 @@ def test_tokens_are_not_for_this_protocol(tmp_path):
 
 def answer(status, body, **headers):
     return Answer(status=status, headers=headers, body=body if isinstance(body, bytes) else json.dumps(body).encode())
-
-
-def error(status, code, kind="invalid_request_error", **headers):
-    return answer(status, {"error": {"message": "no", "type": kind, "param": None, "code": code}}, **headers)
-
-
-REFUSALS = [
-    (error(401, "invalid_api_key"), AccountStopped),
-    (error(429, "insufficient_quota", "insufficient_quota"), AccountStopped),
-    (error(429, "credit_balance_exhausted", "insufficient_quota"), AccountStopped),
-    (error(429, "a_new_limit_exceeded", "insufficient_quota"), AccountStopped),
-    (error(400, "billing_hard_limit_reached"), AccountStopped),
-    (error(403, None), AccountStopped),
-    (answer(402, {"error": "pay"}), AccountStopped),
-    (error(429, "rate_limit_exceeded", "requests"), TooFast),
-    (error(429, None, "rate_limit_error"), TooFast),
-    (answer(429, b"slow down"), TooFast),
-    (error(400, "moderation_blocked", "image_generation_user_error"), JobRejected),
-    (error(400, "content_policy_violation"), JobRejected),
-    (error(400, "contentFilter"), JobRejected),
-    (answer(200, {"error": {"message": "no", "code": "content_policy_violation"}}), JobRejected),
-    (error(400, "unknown_parameter"), JobRefused),
-    (error(400, None), JobRefused),
-    (error(403, "model_not_found"), JobRefused),
-    (error(404, "model_not_found"), JobRefused),
-    (answer(404, {"error": {"message": "no such model", "type": "NotFoundError", "code": 404}}), JobRefused),
-    (answer(422, {"detail": "size"}), JobRefused),
-    (answer(404, {"detail": "Not Found"}), AccountStopped),
-    (answer(301, b""), AccountStopped),
-    (answer(408, b""), Unclear),
-    (error(500, None, "server_error"), Unclear),
-    (error(503, "server_is_overloaded", "service_unavailable_error"), Unclear),
-    (answer(502, b"<html>Bad Gateway</html>"), Unclear),
-    (answer(200, b"<html>maintenance</html>"), Unclear),
-    (answer(200, {"created": 1, "data": []}), Unclear),
-    (answer(200, {"created": 1, "data": [{}, {"b64_json": None, "url": ""}]}), Unclear),
-    (answer(200, {"created": 1, "data": "none"}), Unclear),
-    (answer(200, b"[" * 100_000), Unclear),
-]
-
-
-@pytest.mark.parametrize(("given", "meaning"), REFUSALS)
-def test_what_an_answer_means(given, meaning):
-    with pytest.raises(meaning) as caught:
-        task_from(given, "bg-x-1")
-    assert type(caught.value) is meaning
-
-
-def test_retry_after_is_kept():
-    with pytest.raises(TooFast) as caught:
-        task_from(error(429, "rate_limit_exceeded", **{"Retry-After": "7"}), "bg-x-1")
-    assert caught.value.retry_after == 7.0
 
 
 def test_links_and_images_of_every_spelling_are_found_and_an_empty_entry_is_left_out():

@@ -11,23 +11,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 from output_checks import check_invariant, rows_of
-from provider_cases import CASES
+from provider_cases import askable, asked, every, listing
 from wire_tap import Reply
 
 from batchgen.cli.main import main
 from batchgen.engine import watch
 from batchgen.errors import AccountStopped, JobRefused, JobRejected, Throttled, Unclear
-
-
-def of_cases(able):
-    """For each account that is able."""
-    chosen = {name: case for name, case in CASES.items() if able(case)}
-    return pytest.mark.parametrize("case", chosen.values(), ids=chosen)
-
-
-every = of_cases(lambda _: True)
-listing = of_cases(lambda case: case.lists)
-askable = of_cases(lambda case: case.asks_by_own_id)
 
 
 @dataclass
@@ -182,7 +171,7 @@ def test_a_repeated_external_id_is_asked_for_and_its_task_adopted(case, command)
 # --- questions --------------------------------------------------------------------------------------------------
 
 
-@every
+@asked
 def test_a_question_that_meets_trouble_is_asked_again_and_nothing_is_sent_again(case, command):
     """Each of a row of tasks meets another answer to its first question."""
     meanings = {name: each for name, each in case.answers.items() if not issubclass(each.query, AccountStopped)}
@@ -201,7 +190,7 @@ def test_a_question_that_meets_trouble_is_asked_again_and_nothing_is_sent_again(
     assert command.billed() == command.creates() == dict.fromkeys(prompts, 1)
 
 
-@every
+@asked
 def test_an_account_that_is_stopped_while_it_is_asked_keeps_what_was_paid_for(case, command):
     stops = {each.reply.status: each.reply for each in case.answers.values() if each.query is AccountStopped}
     prompts = ["a fox", "a cat"]
@@ -267,7 +256,7 @@ def told(command, change):
     return command.run()
 
 
-@every
+@asked
 def test_fewer_images_than_were_asked_for_are_partial_and_named(command):
     def fewer(data):
         del data["task_result"]["images"][2]
@@ -279,7 +268,7 @@ def test_fewer_images_than_were_asked_for_are_partial_and_named(command):
     assert command.billed() == {"a fox": 1}
 
 
-@every
+@asked
 def test_more_images_than_were_asked_for_are_left(command):
     def more(data):
         data["task_result"]["images"] *= 2
@@ -289,13 +278,13 @@ def test_more_images_than_were_asked_for_are_left(command):
     assert len(check_invariant(command.output)) == 3
 
 
-@every
+@asked
 def test_another_spelling_of_success_is_delivered(command):
     assert told(command, lambda data: data | {"task_status": "Completed"}) == 0, command.said
     assert len(check_invariant(command.output)) == 3
 
 
-@every
+@asked
 def test_an_unknown_status_is_asked_for_until_it_is_known(command):
     states = iter(["queued", "in some new way", "paused"])
     assert told(command, lambda data: data | {"task_status": next(states, "succeed")}) == 0, command.said
@@ -303,7 +292,7 @@ def test_an_unknown_status_is_asked_for_until_it_is_known(command):
     assert len(check_invariant(command.output)) == 3
 
 
-@every
+@asked
 def test_a_failed_task_is_tried_anew_under_an_id_of_its_own_until_the_attempts_are_used_up(case, command):
     command.write(["a fox that must fail-this-task"], "run: {max_attempts: 3}\n")
     assert command.run() == 1
