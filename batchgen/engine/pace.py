@@ -78,15 +78,15 @@ class Pace:
         self._evidence.accepted()
         if self._is_slow:
             self._noise -= self._noise / _MEMORY
-        growth = _FAST if self.rate < _NEAR * self._refused_at_rate else _SLOW * (1.0 + self._calm / 200.0)
+        growth = _FAST if self.rate < _NEAR * self._refused_at_rate else _SLOW * (1.0 + self._calm / 100.0)
         self.rate *= 1.0 + growth
 
     def refused(self, sent: float) -> None:
         """The create that was sent at this moment was too fast. Those that were under way with it are no news."""
         if sent < self._changed or not self._is_news():
             return
-        measured = self._measured()
-        self._refused_at_rate = measured if self.rate is None else min(self.rate, measured)
+        # Not what was measured where a rate is known: pauses and slow answers make that less than what is taken.
+        self._refused_at_rate = self._measured() if self.rate is None else self.rate
         factor = _DECREASE if self._calm < _CALM else _DECREASE_AFTER_CALM
         self.rate = max(_LEAST, factor * self._refused_at_rate)
         self._changed = self._clock()
