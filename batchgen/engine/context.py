@@ -91,6 +91,6 @@ class Context:
         """Unix time in milliseconds."""
         return int(self.wall() * 1000)
 
-    async def record(self, *events: Event) -> None:
-        """Return when the events are on disk. Raises RunStopped where the disk refuses them."""
-        await self.writer.record(*events)
+    async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
+        """Return when the events are on disk, and `then` was called. Raises RunStopped where the disk refuses."""
+        await self.writer.record(*events, then=then)

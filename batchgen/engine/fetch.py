@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from batchgen import paths
@@ -70,13 +71,19 @@ class Fetcher:
         if work.attempt > 1:
             await self._make_room(work)
         links = context.reader.links_to_fetch(work.job.id, work.attempt)
-        async with asyncio.TaskGroup() as group:
-            downloads = [group.create_task(self._until_whole(work, link, marked=marked)) for link, marked in links]
-        errors = [error for download in downloads if (error := download.result()) is not None]
+        errors = [error for error in await self._all(work, links) if error is not None]
         stops = [error for error in errors if isinstance(error, RunStopped)]
         may_come = [error for error in errors if not isinstance(error, ImagesGone)]
         for error in stops or may_come or errors:  # gone is only what has nothing left that may still come
             raise error
+
+    async def _all(self, work: Work, links: list[tuple[ImageLink, bool]]) -> list[BatchgenError | None]:
+        if len(links) == 1:
+            ((link, marked),) = links
+            return [await self._until_whole(work, link, marked=marked)]
+        async with asyncio.TaskGroup() as group:
+            downloads = [group.create_task(self._until_whole(work, link, marked=marked)) for link, marked in links]
+        return [download.result() for download in downloads]
 
     async def _make_room(self, work: Work) -> None:
         """Images of an earlier attempt are kept under `retired/`: nothing paid for is overwritten."""
@@ -172,9 +179,9 @@ class Fetcher:
                 marked=bool(marked),
                 mtime_ns=whole.mtime_ns,
                 at=context.now_ms(),
-            )
+            ),
+            then=partial(context.tree.place, key, path),  # a rename waits for the disk's journal
         )
-        await asyncio.to_thread(context.tree.place, key, path)  # a rename waits for the disk's journal
         context.counters.images_done += not marked
 
     async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:

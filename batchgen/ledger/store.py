@@ -115,19 +115,35 @@ class Ledger(Questions):
 
     def record(self, events: Iterable[Event]) -> None:
         """Apply events in one durable commit: all of them or, when this raises, none."""
-        with self.transaction():
+        self.stage(events)
+        self.commit()
+
+    def stage(self, events: Iterable[Event]) -> None:
+        """Apply events, for `commit` to make durable: all of them or, when this raises, none."""
+        with self._undone_on_error():
+            self.db.execute("BEGIN")
             for event in events:
                 apply(event, self.db)
             self.db.execute("DELETE FROM meta WHERE key IN (?, ?, ?)", (_VIEWS_STAMP, _FOLDER_TIMES, SUMS))
 
+    def commit(self) -> None:
+        """Make durable what was staged; when this raises, none of it is. May be called from another thread."""
+        with self._undone_on_error():
+            self.db.execute("COMMIT")
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """A transaction that is undone when its body raises."""
-        with disk_explained("the ledger (state.sqlite3)"):
+        with self._undone_on_error():
             self.db.execute("BEGIN")
+            yield
+            self.db.execute("COMMIT")
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        with disk_explained("the ledger (state.sqlite3)"):
             try:
                 yield
-                self.db.execute("COMMIT")
             except BaseException:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")

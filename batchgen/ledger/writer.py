@@ -1,27 +1,44 @@
-"""The ledger's writing thread: many jobs' changes in one durable commit, without a timer.
+"""Many jobs' changes in one durable commit, without a timer.
 
-Whatever gathers while the last commit runs goes into the next one ("natural" group commit): at rest an
-acknowledgement is one sync of the disk, under load batches grow by themselves.
+Whatever gathers while the last commit is under way goes into the next one ("natural" group commit): at rest an
+acknowledgement is one sync of the disk, under load batches grow by themselves. Events are applied on the event
+loop's thread, for the many small statements of a batch would else hand the interpreter back and forth with it; a
+thread of its own does what waits for the disk: the commit, and then the moves of files that were waiting for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from batchgen.ledger.transitions import IllegalTransition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from batchgen.ledger.events import Event
     from batchgen.ledger.store import Ledger
 
-_LARGEST_COMMIT = 2000
+_LARGEST_COMMIT = 100  # entries: to apply them takes some milliseconds, in which nothing else happens
 
-_Entry = tuple[tuple["Event", ...], "asyncio.Future[None]"]
+
+@dataclass(slots=True)
+class _Entry:
+    events: tuple[Event, ...]
+    then: Callable[[], None] | None
+    done: asyncio.Future[None]
+    failure: BaseException | None = None
+
+    def acknowledge(self) -> None:
+        if self.done.done():
+            return
+        if self.failure is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(self.failure)
 
 
 class Writer:
@@ -29,66 +46,75 @@ class Writer:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._entries: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write, name="batchgen-ledger", daemon=True)
+        self._waiting: list[_Entry] = []
+        self._news = asyncio.Event()
+        self._closing = False
+        self._group = asyncio.TaskGroup()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batchgen-ledger")
 
     async def __aenter__(self) -> Self:
-        self._thread.start()
+        await self._group.__aenter__()
+        self._group.create_task(self._keep_writing(), name="ledger")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entries.put(None)
-        await asyncio.to_thread(self._thread.join)
+        self._closing = True
+        self._news.set()
+        # The group is told of no error: it would cancel what is still to be written.
+        await self._group.__aexit__(None, None, None)
+        self._thread.shutdown()
 
-    async def record(self, *events: Event) -> None:
+    async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
         """Return when the events are on disk; they are applied together or not at all.
 
-        Being cancelled while waiting does not take them back. Raises RunStopped where the disk refuses.
+        `then` is called after that, in the thread that waits for the disk. Being cancelled while waiting takes
+        neither back. Raises RunStopped where the disk refuses, and what `then` raises.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._entries.put((events, done))
+        self._waiting.append(_Entry(events, then, done))
+        self._news.set()
         await done
 
-    def _write(self) -> None:
-        while (first := self._entries.get()) is not None:
-            batch = [first]
-            ending = False
-            while len(batch) < _LARGEST_COMMIT:
-                try:
-                    entry = self._entries.get_nowait()
-                except queue.Empty:
-                    break
-                if entry is None:
-                    ending = True
-                    break
-                batch.append(entry)
-            self._commit(batch)
-            if ending:
-                return
-
-    def _commit(self, batch: list[_Entry]) -> None:
-        failure: BaseException | None = None
-        try:
-            self._ledger.record(event for events, _ in batch for event in events)
-        except IllegalTransition as error:
-            failure = error
-            if len(batch) > 1:  # nobody suffers for another's defect
+    async def _keep_writing(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_LARGEST_COMMIT], self._waiting[_LARGEST_COMMIT:]
+                await self._write(batch)
                 for entry in batch:
-                    self._commit([entry])
+                    entry.acknowledge()
+            if self._closing:
                 return
+
+    async def _write(self, batch: Sequence[_Entry]) -> None:
+        try:
+            self._ledger.stage(event for entry in batch for event in entry.events)
+        except IllegalTransition as error:
+            if len(batch) == 1:
+                batch[0].failure = error
+                return
+            for entry in batch:  # nobody suffers for another's defect
+                await self._write([entry])
         except BaseException as error:  # noqa: BLE001 - carried over to the waiting tasks, which raise it
-            failure = error
-        waiting = [done for _, done in batch]
-        waiting[0].get_loop().call_soon_threadsafe(_acknowledge, waiting, failure)
-
-
-def _acknowledge(waiting: list[asyncio.Future[None]], failure: BaseException | None) -> None:
-    for done in waiting:
-        if done.done():
-            continue
-        if failure is None:
-            done.set_result(None)
+            for entry in batch:
+                entry.failure = error
         else:
-            done.set_exception(failure)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._finish, batch)
+
+    def _finish(self, batch: Sequence[_Entry]) -> None:
+        """Runs in the thread."""
+        try:
+            self._ledger.commit()
+        except BaseException as error:  # noqa: BLE001 - as above
+            for entry in batch:
+                entry.failure = error
+            return
+        for entry in batch:
+            if entry.then is not None:
+                try:
+                    entry.then()
+                except BaseException as error:  # noqa: BLE001 - as above
+                    entry.failure = error
