@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SLOTS, LATENCY, JOBS = 200, 0.15, 3000
+USUAL_BYTES, USUAL_JOBS = 500_000, 1000  # an image as gateways deliver it; the row's own are as small as can be
 _FOR_A_LIST = 50  # with fewer lists the bare loop's slots wait for them: it is to be a bound, so it gets as many
 
 
@@ -36,10 +37,10 @@ class Bare:
     making: float  # seconds from the first create to the last file
 
 
-def engine_run() -> Seen:
-    """The engine alone."""
-    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
-        path = rig.manifest(place, server.base_url, rig.plain(place, JOBS), limits=f"concurrency: {SLOTS}")
+def engine_run(jobs: int = JOBS, *more: object) -> Seen:
+    """The engine alone; `more` are options of the gateway."""
+    with rig.folder() as place, rig.gateway(*more, units=SLOTS, latency=LATENCY) as server:
+        path = rig.manifest(place, server.base_url, rig.plain(place, jobs), limits=f"concurrency: {SLOTS}")
         return rig.whole_run(place, server, path)
 
 
@@ -47,15 +48,27 @@ def engine_run() -> Seen:
 def throughput_run(repetition: int) -> tuple[Seen, Bare]:
     """The engine, and right after it the bare loop with the same requests at a gateway of its own."""
     del repetition  # each is a run of its own
-    seen = engine_run()
+    return _pair(JOBS)
+
+
+@cache
+def usual_run(repetition: int) -> tuple[Seen, Bare]:
+    """The same with images of a usual size."""
+    del repetition
+    return _pair(USUAL_JOBS, "--image-bytes", USUAL_BYTES)
+
+
+def _pair(jobs: int, *more: object) -> tuple[Seen, Bare]:
+    seen = engine_run(jobs, *more)
     lists, queries = seen.account.asked("list"), seen.account.asked("query")
-    return seen, bare_run("--lists", max(lists, JOBS // _FOR_A_LIST if lists else 0), "--queries", queries)
+    asked = ("--lists", max(lists, jobs // _FOR_A_LIST if lists else 0), "--queries", queries)
+    return seen, bare_run(*asked, jobs=jobs, more=more)
 
 
-def bare_run(*options: object) -> Bare:
+def bare_run(*options: object, jobs: int = JOBS, more: tuple[object, ...] = ()) -> Bare:
     """The bare loop alone."""
-    with rig.folder() as place, rig.gateway(units=SLOTS, latency=LATENCY) as server:
-        rig.plain(place, JOBS)
+    with rig.folder() as place, rig.gateway(*more, units=SLOTS, latency=LATENCY) as server:
+        rig.plain(place, jobs)
         loop = [sys.executable, HERE / "bare_loop.py", server.base_url, "prompts.txt", "bare"]
         bounds = ("--slots", SLOTS, "--latency", LATENCY)
         usage = start(list(map(str, [*loop, *bounds, *options])), place).wait()
@@ -148,6 +161,14 @@ def cpu(options: Namespace) -> Iterator[Line]:
     yield Line(
         figure=f"event loop's thread {seen.main_cpu:.2f} s, others {seen.other_cpu:.2f} s",
         note=f"the gateway beside it used {seen.gateway_cpu:.2f} s in {seen.usage.seconds:.2f} s",
+    )
+    usual = [usual_run(number) for number in range(options.repeat)]
+    ours, bares = (median(figures) for figures in zip(*((s.usage.cpu, b.usage.cpu) for s, b in usual), strict=True))
+    rates = (median(USUAL_JOBS / one.making for one in ones) for ones in zip(*usual, strict=True))
+    yield Line(
+        figure=f"{median(s.usage.cpu / b.usage.cpu for s, b in usual):.2f} × with images of 500 KB",
+        note=f"{ours / USUAL_JOBS * 1000:.2f} ms a job, bare {bares / USUAL_JOBS * 1000:.2f};"
+        f" {next(rates):.0f} jobs/s, bare {next(rates):.0f}",
     )
 
 
