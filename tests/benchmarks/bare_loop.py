@@ -79,6 +79,8 @@ class Loop:
                 self.lists.set()
             link = await end
         self.running -= 1
+        if self.ends and len(self.ends) >= self.running:  # this one asked by itself: nobody else may come to do it
+            self.lists.set()
         return link
 
     async def asked_singly(self, task_id: str) -> str | None:
