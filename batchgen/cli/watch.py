@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchgen.cli.status import as_text, exit_code, nothing_begun, standing
+from batchgen.cli.standing import as_text, exit_code, nothing_begun, standing
 from batchgen.errors import BatchgenError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
