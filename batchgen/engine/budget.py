@@ -35,19 +35,21 @@ class Budget:
         limits = self._limits
         if limits.images is not None and self.images + images > limits.images:
             return RunStopped(
-                f"The budget of {limits.images} images is used up ({self.images} made or in flight)."
+                f"The budget of {limits.images} images leaves no room for the next task, of {images}"
+                f" ({self.images} made, in flight or in doubt)."
                 " Raise budget.max_images, then run again to go on."
             )
         cost = price or 0
         if limits.cost is not None and self.cost + cost > limits.cost:
             return RunStopped(
-                f"The budget of {plain(limits.cost)} is used up ({plain(self.cost)} spent or in flight)."
+                f"The budget of {plain(limits.cost)} leaves no room for the next task, of {plain(cost)}"
+                f" ({plain(self.cost)} spent, in flight or in doubt)."
                 " Raise budget.max_cost, then run again to go on."
             )
         if limits.run_cost is not None and self.cost_of_run + cost > limits.run_cost:
             return RunStopped(
-                f"This run's --max-cost of {plain(limits.run_cost)} is used up"
-                f" ({plain(self.cost_of_run)} spent or in flight). Run again to go on."
+                f"This run's --max-cost of {plain(limits.run_cost)} leaves no room for the next task, of {plain(cost)}"
+                f" ({plain(self.cost_of_run)} spent, in flight or in doubt). Run again to go on."
             )
         return None
 

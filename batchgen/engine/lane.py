@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.flow import Hold
     from batchgen.engine.work import Work
+    from batchgen.errors import RunStopped
     from batchgen.providers.base import Provider
 
 _LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
@@ -138,13 +139,21 @@ class Lane:
         price = micros(self._account.prices.of_task(work.job.parameters))
         if (refusal := budget.refusal(work.units, price)) is not None:
             hold.give()
-            self.stop.request(refusal, grace=None)
-            return Idle.STOPPED
+            self._wake.clear()  # which that set: these slots were not in use
+            return self._short_of_funds(work, refusal)
         self._paced = None
         budget.reserve(work.units, price)
         self._flow.sent(hold)
         self._spawn(lives, work, hold, Status.PENDING)
         return None
+
+    def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
+        """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
+        if len(self._lives) > self._life.fetching:
+            self._waiting.insert(0, work)
+            return Idle.BUDGET
+        self.stop.request(refusal, grace=None)
+        return Idle.STOPPED
 
     def _in_quota(self, lives: asyncio.TaskGroup) -> bool:
         """Whether the manifest's rate allows one more create; if not, it is waited for, and the feeder is woken."""

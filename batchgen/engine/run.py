@@ -199,7 +199,7 @@ async def _run_lanes(
     order: Order, context: Context, lanes: dict[str, tuple[Lane, list[Begun]]], fresh: Iterator[Work | None]
 ) -> None:
     async with asyncio.TaskGroup() as outer:
-        timer = outer.create_task(_deadline(order, context.stop))
+        timer = outer.create_task(_deadline(order, context))
         async with asyncio.TaskGroup() as group:
             for name, (lane, begun) in lanes.items():
                 source = fresh if name == order.account.name else iter(())
@@ -260,11 +260,13 @@ def _account(order: Order, name: str) -> Account:
     return account
 
 
-async def _deadline(order: Order, stop: Stop) -> None:
-    if order.deadline is not None:
-        await asyncio.sleep(order.deadline)
-        reason = RunStopped("The deadline has come; nothing more is begun. Run again to go on.")
-        stop.request(reason, grace=order.rules.grace)
+async def _deadline(order: Order, context: Context) -> None:
+    if order.deadline is None:
+        return
+    await asyncio.sleep(order.deadline)
+    grace = order.rules.grace
+    context.stop.request(RunStopped("The deadline has come; nothing more was begun. Run again to go on."), grace=grace)
+    context.say(f"The deadline has come: nothing more is begun; what is in flight has {grace:g} s to come home.")
 
 
 @contextmanager

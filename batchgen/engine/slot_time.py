@@ -25,6 +25,7 @@ class Idle(StrEnum):
     SIZE = "free: too few for the jobs that wait"
     RATE = "free: the rate, or a refusal, bids to wait"
     FETCHING = "free: downloads are too far behind"
+    BUDGET = "free: the budget is reserved for what is in flight"
     STOPPED = "free: nothing more is begun"
 
 
