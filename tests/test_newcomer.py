@@ -177,3 +177,56 @@ def test_prompt_files_are_read_as_spreadsheets_and_exports_write_them(tmp_path):
     )
     listed = json.loads(batchgen("plan", path, "--json", "--detailed", cwd=tmp_path).stdout)["listed"]
     assert [(row["prompt_id"], row["prompt"]) for row in listed] == [("1", "a fox"), ("2", "an owl"), ("7", "42")]
+
+
+def test_a_misspelt_option_is_told_by_its_own_command_with_what_was_meant(tmp_path):
+    done = batchgen("run", "m.yaml", "--limt", "3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "usage: batchgen run" in done.stderr
+    assert "did you mean --limit?" in done.stderr
+
+
+def test_a_host_that_cannot_be_reached_is_said_at_once_and_for_how_long_it_is_tried(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, f"run: {{give_up_after: 2s}}\n{prompts(3)}")
+    gateway.stop()
+    done = batchgen("run", path, cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.count("It is tried again, for at most 2 s (run.give_up_after).") == 1
+    assert done.stderr.index("It is tried again") < done.stderr.index("No success for 2 s")
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("{use: openai, sizes: {1k: {16:9: 1024}}}", "pixels, like 1024x576"),
+        ("{use: openai, sizes: {1k: {16:9: 1024*576}}}", "pixels, like 1024x576"),
+        ("{use: openai, answers_within: 10m}", "seconds, without a unit"),
+        ("{use: kapon, accepts_within: 15s}", "seconds, without a unit"),
+        ("{use: kapon, limits: {concurrency: unknown}}", "leave it out"),
+        ("{use: kapon, limits: 9}", "Known here are concurrency"),
+        ("{use: kapon, base_url: 'http://host:99999'}", "from 1 to 65535"),
+    ],
+)
+def test_a_slip_in_an_account_is_told_with_what_to_write(tmp_path, line, hint):
+    path = tmp_path / "m.yaml"
+    path.write_text(f"version: 1\nname: x\nprovider: sandbox\nproviders: {{w: {line}}}\n{prompts(1)}", encoding="utf-8")
+    done = batchgen("validate", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "m.yaml:4:" in done.stderr
+    assert hint in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("callback: https://example.org/hook", "public_url and listen"),
+        ("budget: 500", "max_images and max_cost"),
+        ("on_finish: notify me", "a list of words"),
+    ],
+)
+def test_a_slip_in_a_key_of_the_manifest_is_told_with_what_to_write(tmp_path, line, hint):
+    path = tmp_path / "m.yaml"
+    path.write_text(f"version: 1\nname: x\nprovider: sandbox\n{line}\n{prompts(1)}", encoding="utf-8")
+    done = batchgen("validate", path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert hint in done.stderr

@@ -36,6 +36,13 @@ def claims_of(sent):
     return jwt.decode(token_of(sent), SECRET, algorithms=["HS256"])
 
 
+def test_a_key_that_is_too_short_brings_no_warning_of_a_library(recwarn):
+    account = CASE.account(SimpleNamespace(origin="http://127.0.0.1:9"))
+    provider = kling.KlingProvider(account, None, {"KLING_ACCESS_KEY": "a", "KLING_SECRET_KEY": "b"})
+    assert jwt.decode(provider._bearer(), options={"verify_signature": False})["iss"] == "a"
+    assert not recwarn.list
+
+
 def refused(code):
     return Reply(status=401, body=f'{{"code": {code}, "message": "no"}}'.encode())
 

@@ -50,6 +50,17 @@ def test_its_example_is_an_account_that_a_manifest_can_have():
     assert account.concurrency == 5
 
 
+def test_its_example_names_the_variables_of_the_keys_that_it_wants():
+    keys = {"MY_KEY": "one", "MY_ACCESS": "two", "MY_SECRET": "three"}
+    for options, wanted in (
+        (("--profile", "kapon", "--api-key-env", "MY_KEY"), "api_key_env: MY_KEY"),
+        (("--jwt-env", "MY_ACCESS", "MY_SECRET"), "access_key_env: MY_ACCESS, secret_key_env: MY_SECRET"),
+    ):
+        with SandboxProcess(*options, env=keys) as sandbox:
+            example = "".join(sandbox._process.stdout.readline() for _ in range(3))
+        assert wanted in example
+
+
 def test_a_port_in_use_is_a_sentence_and_exit_code_2():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -23,7 +23,7 @@ _HEAD = """\
 
 version: 1
 name: {name}
-provider: sandbox                # later: kapon, anyapi or kling, with the key in the environment
+provider: sandbox                # later: kapon, anyapi, kling or openai, with the key in the environment
 
 defaults:                        # of every job; each can be an axis of `matrix` too
   n: 1                           # images a task, 1 to 9
@@ -84,7 +84,7 @@ def execute(options: Namespace) -> int:
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "images"
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEAD.format(file=path, name=_scalar(name)) + prompts)
+            file.write(_HEAD.format(file=shlex.quote(str(path)), name=_scalar(name)) + prompts)
     except FileExistsError as error:
         raise CommandError(f"{path} is there already; give another name: batchgen init OTHER.yaml") from error
     except OSError as error:

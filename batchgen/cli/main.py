@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
 from batchgen.errors import BatchgenError, ManifestInvalid
@@ -44,8 +45,9 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become sentences on stderr."""
-    options = _parser(arguments).parse_args(arguments)
+    options = argparse.Namespace(command="")
     try:
+        _parser(arguments).parse_args(arguments, options)
         code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
         sys.stdout.flush()
     except BatchgenError as error:
@@ -71,6 +73,19 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
+class _Command(argparse.ArgumentParser):
+    """A command's parser, which says with its own usage what it does not know, and what may have been meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        """As argparse has it, but nothing unknown is left for the parser above."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+        return found, unknown
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="batchgen",
@@ -79,7 +94,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
     asked = next((word for word in arguments if word in COMMANDS), None)
     for name, about in COMMANDS.items():
         command = commands.add_parser(

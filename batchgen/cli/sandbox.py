@@ -113,11 +113,11 @@ def execute(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     if options.host is not None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
         print(f"The sandbox is open to whoever can reach {settings.host}.", file=sys.stderr)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, _keys(options)))
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, keys: str) -> None:
     import asyncio  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
@@ -131,19 +131,25 @@ async def _serve(settings: Settings) -> None:
         except NotImplementedError:  # Windows: there Ctrl-C arrives as KeyboardInterrupt
             break
     async with Sandbox(settings) as sandbox:
-        print(_introduction(sandbox, settings), flush=True)
+        print(_introduction(sandbox, settings, keys), flush=True)
         await end.wait()
 
 
-def _introduction(sandbox: Sandbox, settings: Settings) -> str:
-    use = settings.profile
-    jwt = settings.access_key is not None
-    key = "" if use == "sandbox" or jwt else ", auth: api_key, api_key_env: SANDBOX_KEY"
+def _keys(options: argparse.Namespace) -> str:
+    """How a manifest names the keys that this sandbox wants: by their variables."""
+    if options.jwt_env:
+        return ", auth: jwt, access_key_env: {}, secret_key_env: {}".format(*options.jwt_env)
+    if options.profile == "sandbox" and not options.api_key_env:
+        return ""
+    return f", auth: api_key, api_key_env: {options.api_key_env or 'SANDBOX_KEY'}"
+
+
+def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
     return _EXAMPLE.format(
         base_url=sandbox.base_url,
         profile=settings.profile,
-        use=use,
-        key=key,
+        use=settings.profile,
+        key=keys,
         concurrency=settings.concurrency,
     )
 

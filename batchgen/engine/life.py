@@ -67,6 +67,7 @@ class Life:
         self._later = later
         self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
         self._fetcher = Fetcher(context, provider)
+        self._unreachable_said = False
         self.fetching = 0
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
@@ -333,6 +334,10 @@ class Life:
     def _note_trouble(self, hold: Hold, error: Throttled | NotSent) -> None:
         self._context.counters.refusals += 1
         self._context.counters.note = str(error)[:_NOTE]
+        if isinstance(error, NotSent) and not self._unreachable_said:
+            self._unreachable_said = True
+            patience = self._context.rules.give_up_after
+            self._context.say(f"{error} It is tried again, for at most {patience:g} s (run.give_up_after).")
         if (reason := self._flow.refused(hold, error)) is not None:
             self._lane_stop.request(reason, grace=self._context.rules.grace)
 

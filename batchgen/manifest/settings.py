@@ -108,10 +108,21 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
         if "@" in account.base_url:
             message = "A password is never written into a manifest."
             faults.add(("providers", name, "base_url"), message, "Take the part before the @ out.")
+        elif not _has_a_port(account.base_url):
+            message = f"The port of {account.base_url} is none."
+            faults.add(("providers", name, "base_url"), message, "A port is a number from 1 to 65535.")
         if missing := [key for key in _needed(account) if not getattr(account, key)]:
             message = f"The account `{name}` does not say which variable holds its key."
             faults.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
     return found
+
+
+def _has_a_port(url: str) -> bool:
+    """Whether the address names a port that there can be, or none."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _needed(account: Account) -> tuple[str, ...]:

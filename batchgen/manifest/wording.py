@@ -67,6 +67,23 @@ _KNOWN_ELSEWHERE = {
 }
 _OF_BLOCK = frozenset({"prompt", "vars", "zip", "sample", *PARAMETER_NAMES})
 _OF_PROMPT = frozenset({"from", "column", "rows", "where"})
+_DURATION = ("is not a duration", "Write 90s, 15m, 2h, or a number of seconds.")
+_ADDRESS = ("is not an address", "It begins with http:// or https:// and has no query.")
+_SIZE = "Write width and height in pixels, like 1024x576."
+# texts that do not have the form they must have: what they are not, and how to write them
+_WRITTEN = {
+    "name": ("cannot name a folder everywhere", "Use letters, digits, `.`, `_` and `-`; no dot first or last."),
+    "task_timeout": _DURATION,
+    "give_up_after": _DURATION,
+    "grace": _DURATION,
+    "base_url": _ADDRESS,
+    "public_url": _ADDRESS,
+    "listen": ("is not host:port", "Write it like 0.0.0.0:8787."),
+    "on_finish": ("is not the URL of a webhook", "Write a command as a list of words: [notify-send, finished]."),
+    "sizes": ("is no size", _SIZE),
+}
+_SECONDS = (("answers_within",), ("accepts_within",))
+_FEW_KEYS = 12
 _OWN = frozenset({"external_task_id", "callback_url"})
 
 
@@ -203,7 +220,21 @@ def _type(error: ValidationError, path: NodePath) -> tuple[str, str]:
         hint = "Write {enabled: true}."
     elif names == ["array"]:
         hint = "Begin each entry with a dash, or write [ … ]."
+    elif path[-1:] in _SECONDS:
+        hint = "Write seconds, without a unit: 90."
+    elif path[-2:] == ("limits", "concurrency"):
+        hint = "Where nobody knows it, leave it out: a run finds out how many the account takes."
+    elif names == ["object"]:
+        hint = _keys_of(error)
+    if "sizes" in path and names == ["string"]:
+        hint = _SIZE
     return message, hint
+
+
+def _keys_of(error: ValidationError) -> str:
+    schema: Any = error.schema
+    known = list(schema.get("properties", {}))
+    return f"Known here are {listed(known)}." if 0 < len(known) <= _FEW_KEYS else ""
 
 
 def _kind(value: Value) -> str:
@@ -258,19 +289,9 @@ def _pattern(error: ValidationError, path: NodePath) -> tuple[str, str]:
     if is_secret(path):
         hint = "Put the key into a variable of the environment, and the variable's name here."
         return "This must be the name of an environment variable, not a key.", hint
-    value = f'"{cut(error.instance)}"'
-    if last == "name":
-        return (
-            f"{value} cannot name a folder everywhere.",
-            "Use letters, digits, `.`, `_` and `-`; no dot first or last.",
-        )
-    if last in {"task_timeout", "give_up_after", "grace"}:
-        return f"{value} is not a duration.", "Write 90s, 15m, 2h, or a number of seconds."
-    if last in {"base_url", "public_url"}:
-        return f"{value} is not an address.", "It begins with http:// or https:// and has no query."
-    if last == "listen":
-        return f"{value} is not host:port.", "Write it like 0.0.0.0:8787."
-    return f"{value} is not written as it must be.", ""
+    key = "sizes" if "sizes" in path else str(last)
+    what, hint = _WRITTEN.get(key, ("is not written as it must be", ""))
+    return f'"{cut(error.instance)}" {what}.', hint
 
 
 def _bound(error: ValidationError, _path: NodePath) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import time
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +150,9 @@ class KlingProvider(Provider):
                 "exp": int(self._token_ends),
                 "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
             }
-            self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
+            with warnings.catch_warnings():  # a key that is too short is refused by the gateway, in better words
+                warnings.filterwarnings("ignore", message="The HMAC key")
+                self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
         return self._token
 
     def _renew(self, refused: str, answer: Answer) -> None:
