@@ -104,7 +104,7 @@ class Lane:
                 return
             if (why := self._begin_next(lives)) is not None:
                 self._flow.time.idle(why)
-                await self._something_changes()
+                await self._something_changes(why)
         self._flow.time.idle(Idle.STOPPED)
         if self._paced is not None:
             self._paced.cancel()
@@ -164,14 +164,18 @@ class Lane:
             self._paced.add_done_callback(lambda _: self._wake.set())
         return self._paced.done()
 
-    async def _something_changes(self) -> None:
-        """Wait for a free slot, an ended life, a time that comes, or the stop."""
-        times = [self._flow.closed_for()] if self._waiting else []
+    async def _something_changes(self, why: Idle) -> None:
+        """Wait for a free slot, an ended life, a time that comes, or the stop.
+
+        A time that has come since the feeder looked is not waited for: nothing else might wake it, ever.
+        """
+        times = []
+        if why is Idle.RATE and (self._paced is None or self._paced.done()):
+            times.append(self._flow.closed_for())
         if self._later:
             times.append(self._later[0][0] - self._context.clock())
-        wait = min((time for time in times if time > 0), default=None)
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(max(0.0, min(times)) if times else None):
                 await self._wake.wait()
         except TimeoutError:
             return

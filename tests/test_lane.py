@@ -1,0 +1,88 @@
+"""A lane by itself: whatever the moment at which time passes, it goes on until all has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+
+import pytest
+from jobs_for_tests import job
+
+from batchgen.catalog import builtin
+from batchgen.engine.budget import Budget, Limits
+from batchgen.engine.context import Context, Rules
+from batchgen.engine.lane import Lane
+from batchgen.engine.work import Work
+from batchgen.errors import JobRejected, NotSent
+from batchgen.ledger.questions import Spent
+from batchgen.ledger.store import Ledger
+from batchgen.ledger.writer import Writer
+from batchgen.outputs.tree import Tree
+from batchgen.progress import Counters
+from batchgen.providers.base import Provider
+
+RULES = Rules(
+    max_attempts=3, task_timeout=None, resend_unknown=False, remake_gone=False, give_up_after=600.0, grace=1.0
+)
+
+
+class Clock:
+    """Goes as it should, but for a leap right before one of the looks at it."""
+
+    def __init__(self) -> None:
+        self.looks = count()
+        self.leaps_at = -1
+        self.leapt = 0.0
+
+    def __call__(self) -> float:
+        if next(self.looks) == self.leaps_at:
+            self.leapt = 5.0
+        return time.monotonic() + self.leapt
+
+
+class Refusing(Provider):
+    """Refuses the first create for now, and the second for good."""
+
+    def __init__(self, clock: Clock, leap: int) -> None:
+        self.account = builtin().accounts["kapon"]
+        self.creates = 0
+        self._clock, self._leap = clock, leap
+
+    async def create(self, *_asked):
+        self.creates += 1
+        if self.creates > 1:
+            raise JobRejected("no")
+        self._clock.looks, self._clock.leaps_at = count(), self._leap
+        raise NotSent("not reached")
+
+    async def query(self, *_asked):
+        raise AssertionError("there is no task")
+
+
+@pytest.mark.parametrize("leap", range(12))
+async def test_a_time_that_comes_between_two_looks_at_the_clock_is_not_slept_through(tmp_path, leap):
+    clock = Clock()
+    ledger = Ledger.open(tmp_path / "state.sqlite3")
+    async with Writer(ledger) as writer:
+        context = Context(
+            writer=writer,
+            reader=ledger,
+            tree=Tree(tmp_path),
+            template=None,
+            door=None,
+            image_hosts=None,
+            rules=RULES,
+            budget=Budget(Spent(images=0, cost=0, unpriced=0), Limits()),
+            counters=Counters(),
+            downloads=asyncio.Semaphore(1),
+            writes=asyncio.Semaphore(1),
+            say=print,
+            clock=clock,
+        )
+        provider = Refusing(clock, leap)
+        lane = Lane(context, provider, begins=True)
+        async with asyncio.timeout(3):
+            await lane.run([], iter([Work.of(job(), 0, 0)]))
+    ledger.close()
+    assert provider.creates == 2
