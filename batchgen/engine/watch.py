@@ -36,6 +36,7 @@ _SHARE = 0.04  # of the units in flight
 _ONE = 0.2  # the chance with which a single task has ended when it is asked for
 _PATIENT = 2.5  # times as much of either, where no job waits for a slot
 _LONGEST = 15.0  # seconds
+_HIDDEN = 60.0  # seconds beyond its own time after which a task that no list tells of is asked for by itself
 _ONE_UNCALLED, _LONGEST_UNCALLED = 0.9, 60.0  # the same where callbacks come in time, and this one has not come
 _CALL_LOST = 0.1  # the chance that is then left of an end's
 _CALLS_TOGETHER = 0.5  # seconds at most that a called task waits for others to be asked for in one list
@@ -279,10 +280,18 @@ class Watch:
             self._list_due = ended + max(_LIST_PAUSE, ended - now)
             self._news.set()
         async with asyncio.TaskGroup() as group:
-            for running in asked - told:
-                if running.due <= ended and (is_whole or running.is_troubled or running.hearsay.has_ended):
-                    running.due = math.inf
-                    group.create_task(self._ask_one(running))
+            for running in self._to_be_asked_singly(asked - told, ended, is_whole=is_whole):
+                running.due = math.inf
+                group.create_task(self._ask_one(running))
+
+    def _to_be_asked_singly(self, untold: Collection[_Running], now: float, *, is_whole: bool) -> list[_Running]:
+        """Those that the list did not tell of, though their own time has come.
+
+        A few older ones are never worth a page of their own while all slots are busy: of those, the most overdue.
+        """
+        due = sorted((running for running in untold if running.due <= now), key=lambda running: running.due)
+        late = {running for running in due[:_LIST_FROM] if running.due <= now - _HIDDEN}
+        return [each for each in due if is_whole or each in late or each.is_troubled or each.hearsay.has_ended]
 
     async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> bool:
         """Read pages, as far back as the oldest running task where that is worth it; whether it was read so far."""
