@@ -141,3 +141,65 @@ def test_the_readme_shows_it_as_it_is_and_it_is_short():
     text = MODULE.read_text(encoding="utf-8")
     assert f"```python\n{text}```" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
+
+
+# --- a provider with a defect -------------------------------------------------------------------------------
+
+
+def spoil(site, method, *, when):
+    """Make the package's provider fail in a way of its own, after the gateway has answered."""
+    text = f"""
+
+class Spoilt(DrawingProvider):
+    calls = 0
+
+    async def {method}(self, *asked):
+        told = await super().{method}(*asked)
+        Spoilt.calls += 1
+        if Spoilt.calls in {when}:
+            raise KeyError("sheets of " + self.secrets["DRAWING_KEY"])
+        return told
+
+
+DrawingProvider = Spoilt
+"""
+    module = site / MODULE.name
+    module.write_text(module.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", ["create", "query"])
+def test_a_defect_of_a_provider_costs_nothing_where_the_account_can_be_asked(tmp_path, installed, method):
+    spoil(installed, method, when="(1, 2)")
+    with DrawingGateway() as gateway:
+        done = batchgen("run", manifest(tmp_path, gateway, "a fox", "a cat", "a dog"), cwd=tmp_path)
+        assert (done.returncode, "defect of batchgen" in done.stderr) == (0, False), done.stdout + done.stderr
+        assert len(check_invariant(tmp_path / "outputs" / "tried")) == 3
+        assert len(gateway.drawings) == len(gateway.creates) == 3
+
+
+def test_a_defect_of_a_provider_that_cannot_be_asked_holds_its_job_alone_and_says_whose_it_is(tmp_path, installed):
+    spoil(installed, "create", when="(2,)")
+    with DrawingGateway() as gateway:
+        path = manifest(tmp_path, gateway, "a fox", "a cat", "a dog", finds_by_external_id="no", lists_tasks="no")
+        for _ in range(2):
+            done = batchgen("run", path, cwd=tmp_path)
+            assert done.returncode == 1, done.stdout + done.stderr
+            (failure,) = rows_of(tmp_path / "outputs" / "tried", "failures.csv")
+            assert failure["status"] == "unknown"
+            assert "A defect of the provider 'drawing', not of your input" in failure["message"]
+            assert KEY not in failure["message"] + done.stdout + done.stderr
+            assert len(check_invariant(tmp_path / "outputs" / "tried")) == 2
+            assert len(gateway.creates) == 3
+
+
+@pytest.mark.parametrize("command", ["validate", "run", "doctor"])
+def test_a_package_that_cannot_be_loaded_is_said_before_anything_is_sent(tmp_path, installed, command):
+    (installed / MODULE.name).write_text("import no_such_package\n", encoding="utf-8")
+    with DrawingGateway() as gateway:
+        done = batchgen(command, manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
+        said = done.stdout + done.stderr
+        assert "defect of batchgen" not in said
+        if command != "validate":
+            assert done.returncode
+            assert "cannot be loaded: it raised ModuleNotFoundError: No module named 'no_such_package'" in said
+        assert gateway.creates == []

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog import Ability, Auth
 from batchgen.errors import TaskNotFound
@@ -92,7 +92,7 @@ class Provider(ABC):
     """
 
     callback_url: str = ""
-    asks: ClassVar[bool] = True  # whether a task can be asked for; where not, its create's answer is all there is
+    asks: bool = True  # whether a task can be asked for; where not, its create's answer is all there is
 
     def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
         self.account = account

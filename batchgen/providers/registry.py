@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from batchgen.errors import CommandError
 from batchgen.providers.base import Provider, Secrets
+from batchgen.providers.guard import Guarded
 
 if TYPE_CHECKING:
     from batchgen.catalog import Account
@@ -26,9 +27,14 @@ def provider_for(account: Account, door: Door, *, callback_url: str = "") -> Pro
     keys = secrets_of(account)
     if callback_url:  # whoever knows it can call us: an answer that repeats it is kept and shown without
         keys = Secrets({**keys.values, "callback_url": urlsplit(callback_url).path.rpartition("/")[2]})
-    provider = kind(account, door, keys)
+    try:
+        provider = kind(account, door, keys)
+    except CommandError:
+        raise
+    except Exception as error:
+        raise CommandError(f"The provider {account.wire!r} cannot be used: {_defect(error)}") from error
     provider.callback_url = callback_url
-    return provider
+    return Guarded(provider)
 
 
 def check(account: Account) -> None:
@@ -59,7 +65,12 @@ def provider_class(account: Account) -> type[Provider]:
     """The class behind the account's `wire`. Raises CommandError where no installed package has it."""
     found = entry_points(group=GROUP, name=account.wire)
     for entry in found:
-        kind = entry.load()
+        try:
+            kind = entry.load()
+        except Exception as error:
+            raise CommandError(
+                f"The provider {account.wire!r} ({entry.value}) cannot be loaded: {_defect(error)}"
+            ) from error
         if not (isinstance(kind, type) and issubclass(kind, Provider)):
             raise CommandError(f"The provider {account.wire!r} ({entry.value}) is not a batchgen Provider.")
         return kind
@@ -67,3 +78,9 @@ def provider_class(account: Account) -> type[Provider]:
     raise CommandError(
         f"The account {account.name!r} speaks {account.wire!r}, which no installed package provides. Known: {known}."
     )
+
+
+def _defect(error: Exception) -> str:
+    """Of the package, not of whoever uses it; a constructor may have our keys in its words."""
+    words = f": {error}" if isinstance(error, ImportError) else ""
+    return f"it raised {type(error).__name__}{words}. Update or mend the package that brings it."
