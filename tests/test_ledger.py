@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from jobs_for_tests import job
 
-from batchgen.errors import CommandError, OutputBusy
+from batchgen.errors import CommandError, OutputBusy, RunStopped
 from batchgen.jobs import ImageFile, ImageLink, Status, external_id
 from batchgen.ledger import lock
 from batchgen.ledger.events import (
@@ -252,6 +252,27 @@ async def test_a_refused_change_is_raised_where_it_was_asked_for(ledger):
         await writer.record(intent())
         with pytest.raises(IllegalTransition):
             await writer.record(intent(attempt=2))
+
+
+async def test_a_value_that_no_row_can_hold_harms_no_other_change(ledger):
+    cat = job("a cat", n=2)
+    async with Writer(ledger) as writer, asyncio.TaskGroup() as group:
+        group.create_task(writer.record(intent(cat)))
+        with pytest.raises(sqlite3.Error):
+            await writer.record(replace(intent(), account=object()))
+    assert [attempt.job.id for attempt in ledger.open_attempts()] == [cat.id]
+
+
+async def test_a_program_that_holds_the_ledger_is_said_and_nothing_is_half_written(tmp_path, ledger):
+    ledger.db.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with Writer(ledger) as writer:
+        with pytest.raises(RunStopped, match="close that program"):
+            await writer.record(intent())
+        other.close()
+        await writer.record(intent())
+    assert status_of(ledger) is Status.INTENT
 
 
 def test_a_second_run_is_told_who_has_the_output(tmp_path):

@@ -332,10 +332,15 @@ _DISK_CODES = frozenset(
 
 @contextmanager
 def disk_explained(what: str) -> Iterator[None]:
-    """Say a refusal of the disk as RunStopped; anything else of SQLite passes."""
+    """Say a refusal of the disk, or of whoever holds the file, as RunStopped; anything else of SQLite passes."""
     try:
         yield
     except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise RunStopped(
+                f"Another program holds {what}, and does not let it be written. Nothing more is sent; close that"
+                " program, then run again to go on."
+            ) from error
         if error.sqlite_errorcode & 0xFF not in _DISK_CODES:
             raise
         raise RunStopped(

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from batchgen.ledger.transitions import IllegalTransition
+from batchgen.errors import RunStopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,15 +92,15 @@ class Writer:
     async def _write(self, batch: Sequence[_Entry]) -> None:
         try:
             self._ledger.stage(event for entry in batch for event in entry.events)
-        except IllegalTransition as error:
+        except RunStopped as error:
+            for entry in batch:
+                entry.failure = error
+        except BaseException as error:  # noqa: BLE001 - carried over to the waiting task, which raises it
             if len(batch) == 1:
                 batch[0].failure = error
                 return
-            for entry in batch:  # nobody suffers for another's defect
+            for entry in batch:  # nobody suffers for another's defect, or for a value that no row can hold
                 await self._write([entry])
-        except BaseException as error:  # noqa: BLE001 - carried over to the waiting tasks, which raise it
-            for entry in batch:
-                entry.failure = error
         else:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._finish, batch)
 
