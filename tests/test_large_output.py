@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from time import time_ns
+from typing import TYPE_CHECKING
 
 import pytest
 from command import batchgen, manifest, prompts
 
 from batchgen.jobs import Status
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.outputs import settle
+from batchgen.outputs import folders, settle
 from batchgen.outputs.tree import Tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
@@ -20,8 +26,7 @@ def done(tmp_path: Path, gateway, monkeypatch) -> Path:
     path = manifest(tmp_path, gateway, prompts(6))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     root = tmp_path / "outputs" / "tried"
-    for folder, _, _ in os.walk(root / "images"):
-        os.utime(folder, (Path(folder).stat().st_mtime - 3600,) * 2)
+    monkeypatch.setattr(folders, "time_ns", lambda: time_ns() + HOUR_NS)
     monkeypatch.setattr(settle, "LARGE", 6)
     return root
 
@@ -58,7 +63,18 @@ def test_a_file_that_was_replaced_is_noticed_by_its_folder(done, ledger, tmp_pat
     assert settle.note_missing(ledger, Tree(done)) == 1
 
 
-def test_a_folder_that_has_just_changed_does_not_stand_for_its_files(done, ledger):
+def test_a_folder_whose_time_was_set_back_does_not_stand_for_its_files(done, ledger):
+    """As in a copy that left the images out, or after a restore."""
+    settle.note_missing(ledger, Tree(done))
+    image = images(done)[0]
+    times = image.parent.stat()
+    image.unlink()
+    os.utime(image.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert settle.note_missing(ledger, Tree(done)) == 1
+
+
+def test_a_folder_that_has_just_changed_does_not_stand_for_its_files(done, ledger, monkeypatch):
+    monkeypatch.setattr(folders, "time_ns", time_ns)
     (images(done)[0].parent / "new").write_bytes(b"")
     settle.note_missing(ledger, Tree(done))
     assert not ledger.folder_times()

@@ -1,7 +1,8 @@
 """Tells whether the folders of a large output are as they were when every file in them was last looked at.
 
-A file that is added, removed, renamed or replaced changes its folder's time. One whose bytes are changed in place
-does not: a run of a large output leaves that to `verify`, for to look at a million files takes minutes on a cold disk.
+A file that is added, removed, renamed or replaced changes its folder's time; it is the ctime, for a copy or a restore
+may set the other. One whose bytes are changed in place does not: a run of a large output leaves that to `verify`, for
+to look at a million files takes minutes on a cold disk.
 """
 
 from __future__ import annotations
@@ -45,6 +46,6 @@ def are_as_stamped(root: str, stamps: Mapping[str, int]) -> bool:
 
 def _time_of(root: str, folder: str) -> int | None:
     try:
-        return os.stat(f"{root}/{folder}").st_mtime_ns  # noqa: PTH116 - names in the tree are text, as in the ledger
+        return os.stat(f"{root}/{folder}").st_ctime_ns  # noqa: PTH116 - names in the tree are text, as in the ledger
     except OSError:
         return None
