@@ -92,6 +92,13 @@ def test_a_limit_begins_so_many_jobs_and_no_other_however_often_they_are_tried(t
             assert set(billed_by_job(gateway).values()) == {1}
 
 
+def test_a_deadline_of_no_time_begins_nothing(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, prompts(5))
+    done = batchgen("run", path, "--deadline", "0s", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert gateway.ledger()["creates_accepted"] == 0
+
+
 @HARD
 def test_nothing_is_begun_after_the_deadline(tmp_path, sky):
     with SandboxProcess("--profile", "kapon", *QUICK, *sky) as gateway:

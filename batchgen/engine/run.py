@@ -263,7 +263,8 @@ def _account(order: Order, name: str) -> Account:
 async def _deadline(order: Order, context: Context) -> None:
     if order.deadline is None:
         return
-    await asyncio.sleep(order.deadline)
+    if order.deadline > 0:  # else nothing at all is begun: this comes before the lanes' first step
+        await asyncio.sleep(order.deadline)
     grace = order.rules.grace
     context.stop.request(RunStopped("The deadline has come; nothing more was begun. Run again to go on."), grace=grace)
     context.say(f"The deadline has come: nothing more is begun; what is in flight has {grace:g} s to come home.")
