@@ -38,7 +38,7 @@ async def test_an_api_key_is_checked(header, code):
     [
         (token(), 0),
         (token(exp=int(time.time()) - 1), 1004),
-        (token(nbf=int(time.time()) + 600), 1003),
+        (token(nbf=int(time.time()) + 86400, exp=int(time.time()) + 90000), 1003),
         (token(iss="somebody else"), 1002),
         (token(exp=None), 1002),
         (token(secret="another secret key, as long as the other one"), 1000),
