@@ -10,6 +10,8 @@ import pytest
 from command import accepted_by, batchgen, manifest, prompts
 from output_checks import check_invariant, rows_of
 
+from batchgen.cli import main
+
 
 @pytest.fixture
 def finished(tmp_path, gateway):
@@ -230,3 +232,15 @@ def test_a_slip_in_a_key_of_the_manifest_is_told_with_what_to_write(tmp_path, li
     done = batchgen("validate", path, cwd=tmp_path)
     assert done.returncode == 2
     assert hint in done.stderr
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "while a class is made"])
+def test_ctrl_c_while_a_command_loads_is_an_interruption_and_no_defect(monkeypatch, capsys, wrapped):
+    def interrupted(_name):
+        if wrapped:
+            raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "import_module", interrupted)
+    assert main.main(["models"]) == 130
+    assert capsys.readouterr().err == "Interrupted. Run again to go on.\n"

@@ -54,8 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         _report(error, as_json=getattr(options, "json", False))
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. Run again to go on.", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         # Whoever read our output has left: that is their right, and nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,11 +65,18 @@ def main(arguments: Sequence[str]) -> int:
         print(f"batchgen: {what}{error.strerror or error}. Mend it, then try again.", file=sys.stderr)
         return 3 if options.command == "run" else 2
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
+            return _interrupted()
         if os.environ.get("BATCHGEN_TRACEBACK"):
             raise
         _report_defect(error)
         return 70
     return code
+
+
+def _interrupted() -> int:
+    print("Interrupted. Run again to go on.", file=sys.stderr)
+    return 130
 
 
 class _Command(argparse.ArgumentParser):
