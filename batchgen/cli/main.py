@@ -65,12 +65,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"batchgen: {what}{error.strerror or error}. Mend it, then try again.", file=sys.stderr)
         return 3 if options.command == "run" else 2
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
-            return _interrupted()
         if os.environ.get("BATCHGEN_TRACEBACK"):
             raise
-        _report_defect(error)
-        return 70
+        return _unforeseen(error)
     return code
 
 
@@ -122,6 +119,13 @@ def _report(error: BatchgenError, *, as_json: bool) -> None:
         listed = []
     if as_json:
         print(json.dumps({"exit_code": error.exit_code, "error": str(error), "problems": listed}, ensure_ascii=False))
+
+
+def _unforeseen(error: Exception) -> int:
+    if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
+        return _interrupted()
+    _report_defect(error)
+    return 70
 
 
 def _report_defect(error: BaseException) -> None:
