@@ -14,7 +14,7 @@ from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.context import Context, Rules
 from batchgen.engine.lane import Lane
 from batchgen.engine.work import Work
-from batchgen.errors import JobRejected, NotSent
+from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, Unclear
 from batchgen.ledger.questions import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
@@ -63,12 +63,20 @@ class Refusing(Provider):
 @pytest.mark.parametrize("leap", range(12))
 async def test_a_time_that_comes_between_two_looks_at_the_clock_is_not_slept_through(tmp_path, leap):
     clock = Clock()
-    ledger = Ledger.open(tmp_path / "state.sqlite3")
+    provider = Refusing(clock, leap)
+    async with asyncio.timeout(3):
+        await one_job(tmp_path, provider, clock=clock)
+    assert provider.creates == 2
+
+
+async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
+    """A lane carries one job to the end of the run; how it then stands, and why."""
+    ledger = Ledger.open(folder / "state.sqlite3")
     async with Writer(ledger) as writer:
         context = Context(
             writer=writer,
             reader=ledger,
-            tree=Tree(tmp_path),
+            tree=Tree(folder),
             template=None,
             door=None,
             image_hosts=None,
@@ -78,11 +86,34 @@ async def test_a_time_that_comes_between_two_looks_at_the_clock_is_not_slept_thr
             downloads=asyncio.Semaphore(1),
             writes=asyncio.Semaphore(1),
             say=print,
-            clock=clock,
+            **more,
         )
-        provider = Refusing(clock, leap)
-        lane = Lane(context, provider, begins=True)
-        async with asyncio.timeout(3):
-            await lane.run([], iter([Work.of(job(), 0, 0)]))
+        await Lane(context, provider, begins=True).run([], iter([Work.of(job(), 0, 0)]))
+    stands = ledger.db.execute("SELECT status, message FROM job").fetchall()
     ledger.close()
-    assert provider.creates == 2
+    return stands
+
+
+class Silent(Provider):
+    """Refuses a create's parameters, of which our own id is one, and answers no question."""
+
+    def __init__(self) -> None:
+        self.account = builtin().accounts["kapon"]
+
+    async def create(self, *_asked):
+        raise RefusedOrTaken("The gateway answered HTTP 400 1201 to the create.", code="1201")
+
+    async def query(self, *_asked):
+        raise Unclear("The gateway answered HTTP 500.")
+
+    async def page(self, *_asked):
+        raise Unclear("The gateway answered HTTP 500.")
+
+
+async def test_a_refusal_that_may_mean_a_known_id_is_in_doubt_until_the_account_can_be_asked(tmp_path):
+    async def no_time(_seconds):
+        await asyncio.sleep(0)
+
+    ((status, message),) = await one_job(tmp_path, Silent(), sleep=no_time)
+    assert status == "unknown"
+    assert "1201" in message

@@ -174,6 +174,9 @@ class Life:
         hold.enter(Phase.ASKING)
         try:
             task = await self._recovery.find(work) if self._recovery.can_ask else None
+        except NotAnswered as error:  # the next run asks again
+            await self._undecided(work, NotAnswered(f"{refusal} {error}"), Status.PENDING)
+            return None
         except Undecided:
             task = None
         if task is not None:
