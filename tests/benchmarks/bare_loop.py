@@ -5,7 +5,7 @@ No ledger, no checks, no limits, no retries, no index; a task is known to have e
     python bare_loop.py BASE_URL PROMPTS FOLDER --slots 200 --latency 0.15 --lists 60 --queries 0
 
 sends one create for each line of the file PROMPTS, as many list and single queries in all as it is told, and
-writes FOLDER/images/NUMBER.png. It needs aiohttp, and takes orjson where that is installed, as batchgen does.
+writes FOLDER/images/NUMBER.png. It needs aiohttp.
 """
 
 from __future__ import annotations
@@ -19,13 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-
-try:
-    import orjson
-except ImportError:
-    loads = json.loads
-else:
-    loads = orjson.loads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +61,7 @@ class Loop:
         """The link of a task that has ended."""
         body = {"model_name": "kling-v1", "prompt": prompt, "n": 1, "external_task_id": external_id}
         async with self.session.post(self.url, json=body) as response:
-            task_id = loads(await response.read())["data"]["task_id"]
+            task_id = json.loads(await response.read())["data"]["task_id"]
         self.running += 1
         await asyncio.sleep(self.latency + _A_LITTLE)
         link = await self.asked_singly(task_id)
@@ -90,7 +83,7 @@ class Loop:
         while self.queries_owed >= 1 or (link is None and not self.each_list):
             self.queries_owed = max(0.0, self.queries_owed - 1)
             async with self.session.get(f"{self.url}/{task_id}") as response:
-                link = link_of(loads(await response.read())["data"])
+                link = link_of(json.loads(await response.read())["data"])
         return link
 
     async def list_often(self) -> None:
@@ -100,7 +93,7 @@ class Loop:
             self.lists.clear()
             self.due = max(0.0, self.due - self.each_list)
             async with self.session.get(self.url, params=PAGE) as response:
-                tasks = loads(await response.read())["data"]
+                tasks = json.loads(await response.read())["data"]
             for task in tasks:
                 link = link_of(task)
                 if link is not None and (end := self.ends.pop(task["task_id"], None)) is not None:

@@ -66,7 +66,7 @@ def go_on(options: Namespace) -> Iterator[Line]:
         figure=f"{seconds:.1f} s, {asked} requests",
         aim="≤ 8 s, none",
         reached=seconds <= 8 and not asked,
-        note=f"every file looked at; {usages[-1].cpu:.1f} s of processor, {usages[-1].peak_mb:.0f} MB",
+        note=f"every folder looked at; {usages[-1].cpu:.1f} s of processor, {usages[-1].peak_mb:.0f} MB",
     )
     yield Line(
         figure=f"{edited.seconds:.1f} s after an edit",
