@@ -12,7 +12,19 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping
 
-STEPS: Mapping[int, str] = {}  # from a version to the next one
+STEPS: Mapping[int, str] = {  # from a version to the next one
+    # An attempt of version 1 did not record its key, nor whether it carried its id: where its answer was lost, "not
+    # found" proves nothing.
+    1: """
+        ALTER TABLE attempt ADD COLUMN key_print TEXT NOT NULL DEFAULT '';
+        ALTER TABLE attempt ADD COLUMN id_sent INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE attempt ADD COLUMN rehearsal INTEGER NOT NULL DEFAULT 0;
+        UPDATE attempt SET rehearsal = 1 WHERE base_url = '';
+        ALTER TABLE image ADD COLUMN lost_path TEXT;
+        ALTER TABLE image ADD COLUMN lost_sha256 TEXT;
+        ALTER TABLE image ADD COLUMN warning TEXT NOT NULL DEFAULT '';
+    """,
+}
 
 
 def migrate(db: sqlite3.Connection, to: int, steps: Mapping[int, str] = STEPS) -> None:

@@ -1,4 +1,4 @@
--- state.sqlite3, version 1. Money is in millionths of the account's unit, times are Unix milliseconds (UTC).
+-- state.sqlite3, version 2. Money is in millionths of the account's unit, times are Unix milliseconds (UTC).
 
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
@@ -37,6 +37,9 @@ CREATE TABLE attempt (
     code TEXT NOT NULL DEFAULT '',
     message TEXT NOT NULL DEFAULT '',
     head TEXT NOT NULL DEFAULT '',          -- the first bytes of the answer that ended it
+    key_print TEXT NOT NULL DEFAULT '',     -- salted fingerprint of the key that it was sent with; '': not known
+    id_sent INTEGER NOT NULL DEFAULT 0,     -- 1: the create carried external_id, so that it can be asked for by it
+    rehearsal INTEGER NOT NULL DEFAULT 0,   -- 1: a sandbox painted it; never counts as made for a real account
     PRIMARY KEY (job_id, number)
 ) WITHOUT ROWID;
 
@@ -55,6 +58,9 @@ CREATE TABLE image (
     height INTEGER,
     mtime_ns INTEGER,                       -- when unchanged, the file needs no second hash
     fetched_at INTEGER,
+    lost_path TEXT,                         -- where its file stood, and
+    lost_sha256 TEXT,                       -- what it was, when it was found missing: it is taken back if it returns
+    warning TEXT NOT NULL DEFAULT '',       -- what could not be checked of it; a column of the index
     PRIMARY KEY (job_id, attempt, idx, marked)
 ) WITHOUT ROWID;
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
 
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x62677331  # "bgs1", by which `file` and we know the file as ours
 FILE_NAME = "state.sqlite3"
 _VIEWS_STAMP = "views"  # that index.csv and failures.csv show the latest change; any event removes it
