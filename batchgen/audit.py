@@ -14,7 +14,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.recover import SKEW_MS
+from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.ledger.events import Accepted, Intent, Outcome

@@ -71,7 +71,7 @@ async def test_a_task_that_a_page_of_newer_ones_hides_is_asked_for_though_all_sl
             while sum(not end.done() for end in ends.values()) < AT_ONCE:
                 task_id = str(len(ends))
                 provider.begun[task_id] = clock.now
-                ends[task_id] = group.create_task(watch.ended(task_id, parameters))
+                ends[task_id] = group.create_task(watch.ended(task_id, parameters, ""))
             await asyncio.sleep(0)
         asking.cancel()
         first = ends["0"].done()

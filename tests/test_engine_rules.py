@@ -10,20 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
-from batchgen.catalog import builtin
 from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.capacity import MOST, Capacity
 from batchgen.engine.gate import Gate
 from batchgen.engine.latency import Latencies, Spread, next_by_chance
 from batchgen.engine.pace import Pace, quota
-from batchgen.engine.recover import Recovery
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
 from batchgen.engine.slots import PASSES, Slots, Turn
 from batchgen.engine.stop import Stop
 from batchgen.engine.work import Work
-from batchgen.errors import NotSent, RunStopped, TaskNotFound
+from batchgen.errors import NotSent, RunStopped
 from batchgen.ledger.questions import Spent
-from batchgen.providers.base import Provider
 
 
 def work(units: int) -> Work:
@@ -364,36 +361,3 @@ async def test_a_later_stop_can_only_shorten_the_grace():
     stop.request(RunStopped("disk"), grace=0.0)
     await stop.grace_over()
     assert str(stop.reason) == "budget"
-
-
-class Forgetful(Provider):
-    """An account that never knows the task."""
-
-    def __init__(self) -> None:
-        self.account = builtin().accounts["kapon"]
-        self.asked = 0
-
-    async def create(self, *_asked):
-        raise AssertionError("nothing is sent while asking")
-
-    async def query(self, *_asked):
-        self.asked += 1
-        raise TaskNotFound("no such task")
-
-
-@pytest.mark.parametrize("set_back", [0, 3600, -3600], ids=["right", "set back", "set forward"])
-async def test_not_found_is_believed_after_its_time_whatever_the_clock_does(set_back):
-    clock = Clock()
-    slept = []
-
-    async def sleep(seconds):
-        slept.append(seconds)
-        clock.now += seconds
-
-    provider = Forgetful()
-    recovery = Recovery(provider, sleep=sleep, wall=lambda: 1e9 + clock.now - set_back, chance=Random(1))
-    assert await recovery.find(work(1).sent(int(1e12))) is None
-    assert provider.asked >= 2
-    assert sum(slept) <= provider.account.accepts_within + 8
-    if set_back >= 0:
-        assert sum(slept) >= provider.account.accepts_within

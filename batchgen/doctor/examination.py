@@ -16,7 +16,7 @@ from batchgen.catalog import Ability, Auth
 from batchgen.doctor.advice import fault_of_key, is_loopback, on_path, on_reaching, without_password
 from batchgen.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
 from batchgen.door import proxy_of
-from batchgen.engine.recover import SKEW_MS
+from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,

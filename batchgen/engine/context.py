@@ -13,6 +13,7 @@ from batchgen.engine.stop import Stop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from batchgen.catalog import Account
     from batchgen.door import Door
     from batchgen.engine.budget import Budget
     from batchgen.engine.slot_time import SlotTime
@@ -86,6 +87,10 @@ class Context:
     def is_local(self, account: str) -> bool:
         """Whether the account's gateway was started in this process, at an address of this run alone."""
         return account in self.local_accounts
+
+    def address_of(self, account: Account) -> str:
+        """The account's base_url as the ledger has it: empty where it is an address of this run alone."""
+        return "" if self.is_local(account.name) else account.base_url
 
     def now_ms(self) -> int:
         """Unix time in milliseconds."""

@@ -70,6 +70,7 @@ class Lane:
             watch=self._watch,
             stop=self.stop,
             later=self._put_back,
+            changed=self._wake.set,
         )
         self._waiting: list[Work] = []
         self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
@@ -102,6 +103,7 @@ class Lane:
                 continue
             if not self._waiting and not self._later and not self._lives:
                 return
+            self._call_doubts_last()
             if (why := self._begin_next(lives)) is not None:
                 self._flow.time.idle(why)
                 await self._something_changes(why)
@@ -147,9 +149,17 @@ class Lane:
         self._spawn(lives, work, hold, Status.PENDING)
         return None
 
+    def _call_doubts_last(self) -> None:
+        """Where nothing goes on but questions that wait for what others bring, none will bring it."""
+        recovery = self._life.recovery
+        if self._waiting or self._later or len(self._lives) > recovery.doubts:
+            recovery.no_last_call()
+        else:
+            recovery.last_call(for_one=self._context.rules.resend_unknown)
+
     def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
-        if len(self._lives) > self._life.fetching:
+        if len(self._lives) > self._life.fetching + self._life.recovery.doubts:
             self._waiting.insert(0, work)
             return Idle.BUDGET
         self.stop.request(refusal, grace=None)
@@ -184,6 +194,7 @@ class Lane:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
         await self.stop.asked.wait()
         self._wake.set()
+        self._life.recovery.stop()
         await self.stop.grace_over()
         self._say_who_is_waited_for()
         while self._lives:

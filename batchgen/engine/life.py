@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.fetch import Fetcher, ImagesGone
-from batchgen.engine.recover import NotAnswered, Recovery, Undecided
+from batchgen.engine.recover import NotAnswered, Postponed, Recovery, Undecided, is_named
 from batchgen.engine.retry import FIRST_SECONDS, soon
 from batchgen.engine.slot_time import Phase
 from batchgen.errors import (
@@ -31,6 +32,7 @@ from batchgen.jobs import Status
 from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome
 from batchgen.money import micros
 from batchgen.providers.base import TaskState
+from batchgen.providers.registry import key_print
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +49,11 @@ GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may 
 
 
 class Life:
-    """Carries the attempts of one account. `later(work, seconds)` puts a work back among those waiting."""
+    """Carries the attempts of one account.
+
+    `later(work, seconds)` puts a work back among those waiting; `changed` is called when the question about a lost
+    create begins or ends to wait for what others bring.
+    """
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class Life:
         watch: Watch,
         stop: Stop,
         later: Callable[[Work, float], None],
+        changed: Callable[[], None],
     ) -> None:
         self._context = context
         self._lane_stop = stop
@@ -65,7 +72,21 @@ class Life:
         self._flow = flow
         self._watch = watch
         self._later = later
-        self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
+        self._key_print = key_print(provider.account, context.reader.note("lineage") or "")
+        self.recovery = Recovery(
+            provider,
+            Controls(
+                clock=context.clock,
+                wall=context.wall,
+                delay=provider.account.accepts_within,
+                earlier=self._accepted_before,
+            ),
+            is_proof=lambda work: work.id_sent and work.key_print == self._key_print and not work.moved,
+            sleep=context.sleep,
+            clock=context.clock,
+            chance=context.chance,
+            changed=changed,
+        )
         self._fetcher = Fetcher(context, provider)
         self._unreachable_said = False
         self.fetching = 0
@@ -87,10 +108,18 @@ class Life:
         except RunStopped as error:
             self._stop(error)
 
+    def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
+        """Tasks that this account is known to have accepted in earlier runs, the latest first."""
+        account = self._provider.account
+        address = self._context.address_of(account)
+        return self._context.reader.accepted_tasks(
+            account.name, address, self._key_print, at, KNOWN if at is None else 3
+        )
+
     @property
     def can_ask(self) -> bool:
         """Whether the account can tell what became of a create."""
-        return self._recovery.can_ask
+        return self.recovery.can_ask
 
     # --- accepted: there is a task ------------------------------------------------------------------------
 
@@ -100,30 +129,18 @@ class Life:
             return work
         if status is not Status.PENDING:
             return await self._looked_for(work, hold, status)
-        work = work.sent(self._context.now_ms())
+        work = work.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self._key_print)
         try:
             task = await self._send(work, hold)
         except Unclear as error:
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
             return await self._taken_or_refused(work, hold, error)
-        except (Throttled, NotSent) as error:
-            self._note_trouble(hold, error)
-            wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
-            await self._not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
-        except AccountStopped as error:
-            await self._not_made(work, error, Outcome.REFUSED, counts=False)
-            self._lane_stop.request(error, grace=None)
-        except AttemptFailed as error:
-            await self._not_made(work, error, Outcome.REFUSED, counts=True)
-        except JobError as error:
-            rejected = isinstance(error, JobRejected)
-            await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
-        else:
-            return await self._adopt(work, hold, task)
+        except (NotSent, Throttled, AccountStopped, JobError) as error:
+            return await self._refused(work, hold, error)
         finally:
             self.unaskable.discard(asyncio.current_task())
-        return None
+        return await self._adopt(work, hold, task)
 
     async def _send(self, work: Work, hold: Hold) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
@@ -133,17 +150,22 @@ class Life:
                 job=work.job,
                 attempt=work.attempt,
                 account=self._provider.account.name,
-                base_url="" if context.is_local(self._provider.account.name) else self._provider.account.base_url,
+                base_url=context.address_of(self._provider.account),
                 external_id=work.external_id,
                 at=work.sent_at,
                 reserved=self._price(work),
+                id_sent=work.id_sent,
+                key_print=work.key_print,
             )
         )
         context.tally.begun += 1
         hold.enter(Phase.CREATING)
-        if not self._recovery.can_ask:
+        if not self.recovery.can_ask:
             self.unaskable.add(asyncio.current_task())
-        return await self._provider.create(work.job, work.external_id)
+        task = await self._provider.create(work.job, work.external_id)
+        if not is_named(task, work.external_id) or self.recovery.is_anothers(task.id, work.external_id):
+            raise Unclear("The answer to the create was that of another one, by its ids.")
+        return task
 
     async def _looked_for(
         self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
@@ -151,19 +173,19 @@ class Life:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         hold.enter(Phase.ASKING)
         try:
-            task = await self._recovery.find(work)
+            task = await self.recovery.find(work, waits=hold.give)
         except Undecided as error:
+            if work.moved:
+                self._leave(work, f"a task was sent to another base_url than the account has now: {error}")
+                return None
             await self._undecided(work, error if because is None else type(error)(f"{because} {error}"), status)
+        except Postponed as error:
+            self._leave(work, str(error))
         except AccountStopped as error:
             self._stop(error)  # the intent stays open: the next run asks again
         else:
             if task is not None:
                 return await self._adopt(work, hold, task, found=True)
-            if work.moved:
-                self._leave(
-                    work, "a task was sent to another base_url than the account has now, which does not know it"
-                )
-                return None
             why = f"{because} " if because else ""
             lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
             await self._not_made(work, lost, Outcome.REFUSED, counts=True)
@@ -173,7 +195,7 @@ class Life:
         """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
         hold.enter(Phase.ASKING)
         try:
-            task = await self._recovery.find(work) if self._recovery.can_ask else None
+            task = await self.recovery.find_refused(work)
         except NotAnswered as error:  # the next run asks again
             await self._undecided(work, NotAnswered(f"{refusal} {error}"), Status.PENDING)
             return None
@@ -184,6 +206,42 @@ class Life:
         await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
         return None
 
+    async def _refused(self, work: Work, hold: Hold, error: BatchgenError) -> Work | None:
+        """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
+        if isinstance(error, Throttled | NotSent):
+            self._note_trouble(hold, error)
+        try:
+            if (task := await self._accepted_all_the_same(work, error)) is not None:
+                return await self._adopt(work, hold, task, found=True)
+        except NotAnswered as unanswered:
+            self._leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
+            return None
+        if isinstance(error, Throttled | NotSent):
+            wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
+            await self._not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
+        elif isinstance(error, AccountStopped):
+            await self._not_made(work, error, Outcome.REFUSED, counts=False)
+            self._lane_stop.request(error, grace=None)
+        elif isinstance(error, AttemptFailed):
+            await self._not_made(work, error, Outcome.REFUSED, counts=True)
+        else:
+            rejected = isinstance(error, JobRejected)
+            await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
+        return None
+
+    async def _accepted_all_the_same(self, work: Work, refusal: BatchgenError) -> Task | None:
+        """The task of a create that was refused: what lies between may have sent it twice, and the second was refused.
+
+        Raises NotAnswered where the account does not say.
+        """
+        if isinstance(refusal, JobRejected | NotSent) or not (work.id_sent and self.recovery.can_ask):
+            return None
+        try:
+            await self._context.sleep(FIRST_SECONDS)
+            return await self.recovery.glance(work)
+        except AccountStopped:
+            return None  # who does not let us in has taken nothing from us either
+
     async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
         self._flow.accepted(hold)
         self._context.counters.note = ""
@@ -193,6 +251,8 @@ class Life:
         at = self._context.now_ms()
         accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
         await self._context.record(accepted)
+        if work.id_sent and work.key_print == self._key_print:
+            self.recovery.accepted(task.id, work.external_id, at)
         return work.accepted(task.id, at)
 
     async def _made_at_once(self, work: Work, task: Task) -> Work:
@@ -209,7 +269,7 @@ class Life:
         context = self._context
         try:
             async with asyncio.timeout(context.rules.task_timeout):
-                task = await self._watch.ended(work.task_id, work.job.parameters)
+                task = await self._watch.ended(work.task_id, work.job.parameters, work.external_id)
         except TimeoutError:
             self._leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
             return False

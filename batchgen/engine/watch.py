@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.calls import Hearsay, Punctuality
 from batchgen.engine.latency import Latencies, next_by_chance
+from batchgen.engine.recover import is_named
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
@@ -61,6 +62,7 @@ class _Running:
     """`seen` is when it was last known to run, in seconds after `since`; `due` when it is to be asked for by itself."""
 
     task_id: str
+    external_id: str
     kind: Kind
     units: int
     number: int  # counted as they are accepted
@@ -114,8 +116,10 @@ class Watch:
         self._accepted = 0
         self._latencies = Latencies()
 
-    async def ended(self, task_id: str, parameters: Parameters) -> Task:
+    async def ended(self, task_id: str, parameters: Parameters, external_id: str) -> Task:
         """Wait until a task has ended and return its last word: failed, or succeeded with at least one image.
+
+        An answer that tells another external id than this one is that of another task, and counts for nothing.
 
         Raises TaskNotFound where the gateway says several times in a row that it does not know it, and Unclear
         where it keeps saying that it succeeded without naming an image.
@@ -125,6 +129,7 @@ class Watch:
         self._accepted += 1
         running = _Running(
             task_id=task_id,
+            external_id=external_id,
             kind=kind,
             units=parameters.n,
             number=self._accepted,
@@ -305,7 +310,9 @@ class Watch:
             for running in asked - told:
                 task = tasks.get(running.task_id)
                 # A list may say less than the task itself: its end without images is not believed.
-                if task is not None and (task.links or task.state is not TaskState.SUCCEEDED):
+                if task is None or not is_named(task, running.external_id):
+                    continue
+                if task.links or task.state is not TaskState.SUCCEEDED:
                     told.add(running)
                     self._told(running, task, now)
             rest = asked - told
@@ -321,11 +328,17 @@ class Watch:
             return False
         return self._wall() - created_ms / 1000 > self._clock() - oldest + 60.0
 
+    async def _query(self, running: _Running) -> Task:
+        task = await self._provider.query(running.task_id)
+        if not is_named(task, running.external_id):
+            raise Unclear(f"The gateway answered for the task {running.task_id} with another one.")
+        return task
+
     async def _ask_one(self, running: _Running) -> None:
         try:
             async with self._at_once:
                 now = self._clock()
-                task = await _answered(self._provider.query(running.task_id), patience(running.refused))
+                task = await _answered(self._query(running), patience(running.refused))
         except TaskNotFound as error:
             running.not_there += 1
             if running.not_there >= _NOT_THERE:

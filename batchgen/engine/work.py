@@ -24,6 +24,8 @@ class Work:
     sent_at: int = 0
     wanted: bool = True  # whether the manifest asks for it
     moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
+    id_sent: bool = False  # whether the create carried its external id, so that it can be asked for by it
+    key_print: str = ""  # of the key that it was sent with; empty where that is not known
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
 
@@ -52,15 +54,17 @@ class Work:
             moved=begun.base_url != base_url,
             accepted_at=begun.accepted_at or begun.intended_at,
             made=begun.status is Status.MADE,
+            id_sent=begun.id_sent,
+            key_print=begun.key_print,
         )
 
     def again(self, *, counts: bool) -> Work:
         """The next attempt of the same job, with an id of its own."""
         return Work.of(self.job, self.attempt, self.failures + int(counts))
 
-    def sent(self, at: int) -> Work:
-        """The same attempt, sent at this time."""
-        return replace(self, sent_at=at)
+    def sent(self, at: int, *, id_sent: bool, key_print: str) -> Work:
+        """The same attempt, sent at this time (Unix ms), with or without its id, with the key of this fingerprint."""
+        return replace(self, sent_at=at, id_sent=id_sent, key_print=key_print)
 
     def accepted(self, task_id: str, at: int, *, made: bool = False) -> Work:
         """The same attempt, now with its task."""

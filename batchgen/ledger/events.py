@@ -35,6 +35,8 @@ class Intent:
     external_id: str
     at: int
     reserved: int | None
+    id_sent: bool = False  # whether the create carries external_id
+    key_print: str = ""  # fingerprint of the key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

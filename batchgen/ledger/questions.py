@@ -44,6 +44,8 @@ class OpenAttempt:
     intended_at: int  # Unix ms
     accepted_at: int | None  # Unix ms
     wanted: bool  # whether the manifest still asks for it
+    id_sent: bool  # whether its create carried external_id
+    key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,22 +184,37 @@ class Questions:
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, wanted.job_id IS NOT NULL FROM job"
+            " intended_at, accepted_at, key_print, id_sent, wanted.job_id IS NOT NULL FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
-        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at")
+        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at", "key_print")
         return [
             OpenAttempt(
                 job=Job.from_json(job_id, request),
                 status=Status(status),
                 failures=failures,
                 wanted=bool(wanted),
+                id_sent=bool(id_sent),
                 **dict(zip(names, sent, strict=True)),
             )
-            for job_id, request, status, failures, *sent, wanted in rows
+            for job_id, request, status, failures, *sent, id_sent, wanted in rows
         ]
+
+    def accepted_tasks(
+        self, account: str, base_url: str, key_print: str, before: int | None, most: int
+    ) -> list[tuple[str, str, int]]:
+        """The latest tasks that an account accepted under a key and that carried our id, up to so many.
+
+        `before`: only those accepted at this time (Unix ms) or earlier. As (task id, external id, accepted at).
+        """
+        return self.db.execute(
+            "SELECT task_id, external_id, accepted_at FROM attempt WHERE account = ? AND base_url = ? AND key_print = ?"
+            " AND id_sent AND task_id IS NOT NULL AND accepted_at <= coalesce(?, accepted_at)"
+            " ORDER BY accepted_at DESC LIMIT ?",
+            (account, base_url, key_print, before, most),
+        ).fetchall()
 
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
         """The images of an attempt that are not here yet; the flag says: the watermarked copy."""

@@ -54,8 +54,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
     )
     _exactly_one(changed, event)
     db.execute(
-        "INSERT INTO attempt (job_id, number, account, base_url, external_id, intended_at, images, reserved)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO attempt (job_id, number, account, base_url, external_id, intended_at, images, reserved,"
+        " id_sent, key_print) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             event.attempt,
@@ -65,6 +65,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
             event.at,
             job.parameters.n,
             event.reserved,
+            int(event.id_sent),
+            event.key_print,
         ),
     )
 

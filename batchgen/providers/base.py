@@ -152,6 +152,11 @@ class Provider(ABC):
         return None
 
     @property
+    def sends_id(self) -> bool:
+        """Whether a create carries our own id: what was sent without it can never be found by it."""
+        return self.finds or self.lists
+
+    @property
     def finds(self) -> bool:
         """Whether `find` can be tried."""
         return self.account.finds_by_external_id is not Ability.NO

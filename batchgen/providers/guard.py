@@ -71,6 +71,11 @@ class Guarded(Provider):
             return None
 
     @property
+    def sends_id(self) -> bool:
+        """As the provider's own."""
+        return self._inner.sends_id
+
+    @property
     def finds(self) -> bool:
         """Whether `find` can be tried."""
         return self._inner.finds

@@ -85,6 +85,11 @@ class KlingProvider(Provider):
         except Unclear:
             return None
 
+    @property
+    def sends_id(self) -> bool:
+        """As far as the account knows the field."""
+        return "external_task_id" in self.account.fields | self.account.required
+
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
         """The create's body: what was asked for, what the account requires, and nothing it does not know."""
         parameters = job.parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -59,6 +60,15 @@ def secrets_of(account: Account) -> Secrets:
                 f"The key in {name} holds a line break or another control character, so it is none: set {name} anew."
             )
     return Secrets(keys)
+
+
+def key_print(account: Account, salt: str) -> str:
+    """A fingerprint of the account's key: the same for the same key and salt; the key cannot be read from it.
+
+    Raises CommandError as `secrets_of`.
+    """
+    key = "\0".join(value for _, value in sorted(secrets_of(account).values.items()))
+    return hashlib.blake2b(key.encode(), digest_size=8, key=salt.encode()[:64]).hexdigest()
 
 
 def provider_class(account: Account) -> type[Provider]:

@@ -1,0 +1,105 @@
+"""Tasks that are known to exist: a "not found" is believed only when the same question finds one of them.
+
+A gateway whose look-up does not work, lags or is answered by something in between says "not found" to everything. So
+each question about a lost create is asked about a *control* too: a task that the same account accepted under the same
+key, whose create carried our id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+KNOWN = 1000  # tasks of this run that are remembered: two pages of a list
+REMEMBERED_MS = 24 * 60 * 60 * 1000  # no gateway is known to forget a task sooner (kling.md, Accounts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """An accepted task. `accepted_at` is Unix ms by our clock; `since` is by the monotonic clock, in seconds."""
+
+    task_id: str
+    external_id: str
+    accepted_at: int
+    since: float
+
+
+# (task id, external id, accepted at in Unix ms), the latest first; of those up to a time where one is given.
+Earlier = Callable[[int | None], Iterable[tuple[str, str, int]]]
+
+
+class Controls:
+    """The controls of one account: those of this run, and those that the ledger has of earlier ones.
+
+    `delay`: seconds after which a task is visible to questions.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float], wall: Callable[[], float], delay: float, earlier: Earlier
+    ) -> None:
+        self._clock = clock
+        self._wall = wall  # Unix seconds
+        self._delay = delay
+        self._earlier = earlier
+        self._began = clock()
+        self._of_this_run: dict[str, Control] = {}  # by task id, in the order of acceptance
+        self._of_earlier_runs: list[Control] | None = None
+
+    def accepted(self, task_id: str, external_id: str, at: int) -> None:
+        """A task was accepted now (`at`: Unix ms), or found."""
+        known = Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._clock())
+        self._of_this_run[task_id] = known
+        if len(self._of_this_run) > KNOWN:
+            del self._of_this_run[next(iter(self._of_this_run))]
+
+    def is_anothers(self, task_id: str, external_id: str) -> bool:
+        """Whether this run knows the task as that of another create."""
+        known = self._of_this_run.get(task_id)
+        return known is not None and known.external_id != external_id
+
+    @property
+    def latest_visible(self) -> Control | None:
+        """The latest task that questions have to find by now; None where there is none."""
+        return next(self._visible(), None)
+
+    def for_lookup(self, sent_at: int) -> list[Control]:
+        """The tasks that a look-up has to find before it is believed of a create sent at `sent_at`; none: it is not.
+
+        The latest that has become visible; for a create of long ago one that is as old, too, for gateways forget.
+        """
+        return self._with_older(self.latest_visible, sent_at)
+
+    def for_list(self, sent_at: int) -> list[Control]:
+        """The tasks that a list has to tell of before it is believed of a create sent at `sent_at`; none: it is not.
+
+        All that are known from about that time on, so that what the list leaves out shows; else the latest before it.
+        """
+        visible = list(self._visible())
+        since = [each for each in visible if each.accepted_at >= sent_at]
+        return since[1:] + self._with_older(visible[0] if visible else None, sent_at)
+
+    def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
+        if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
+            return [] if latest is None else [latest]
+        return [latest, older[0]] if (older := self._read(sent_at)) else []
+
+    def until_visible(self) -> float | None:
+        """Seconds until one more task becomes visible; None where none is known that is to."""
+        waits = (each.since + self._delay - self._clock() for each in self._of_this_run.values())
+        return min((wait for wait in waits if wait > 0), default=None)
+
+    def _visible(self) -> Iterator[Control]:
+        """Those that questions have to find by now, the latest first."""
+        return (each for each in self._known() if self._clock() - each.since >= self._delay)
+
+    def _known(self) -> Iterator[Control]:
+        yield from reversed(self._of_this_run.values())
+        if self._of_earlier_runs is None:
+            self._of_earlier_runs = self._read(None)
+        yield from self._of_earlier_runs
+
+    def _read(self, before: int | None) -> list[Control]:
+        return [
+            Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._began)
+            for task_id, external_id, at in self._earlier(before)
+        ]

@@ -1,0 +1,73 @@
+"""Whether an account's list, as far as it was read, proves that a task is not in it: arithmetic, without asking.
+
+It proves nothing where it leaves out a task that is known to exist, tells another id of one, or tells of a recent task
+without an id of the caller's. The gateway's clock is known by the tasks whose acceptance we have seen, never by ours.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchgen.engine.controls import Control
+    from batchgen.providers.base import Task
+
+SKEW_MS = 10 * 60 * 1000  # a task may have been made so long before or after the time that one of the two clocks says
+
+
+class ListProof:
+    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock)."""
+
+    def __init__(self, controls: Sequence[Control], sent_at: int) -> None:
+        self._unseen = {control.task_id: control for control in controls}
+        self._has_controls = bool(controls)
+        self._sent_at = sent_at
+        self._skew: int | None = None  # ms that the gateway's clock is ahead of ours
+        self._is_newest_first = True
+        self._last: int | None = None  # when the last task of the page before was created
+        self._alters = False
+        self._nameless: list[int | None] = []  # when tasks without an id were created
+
+    def is_complete_with(self, tasks: Sequence[Task]) -> bool:
+        """Note one more page; whether the pages after it can tell nothing more."""
+        for task in tasks:
+            self._note(task)
+        times = [task.created_ms for task in tasks]
+        if None in times:
+            self._is_newest_first = False
+        known = [self._last, *times] if self._last is not None else times
+        self._is_newest_first &= all((a or 0) >= (b or 0) for a, b in pairwise(known))
+        self._last = times[-1] if times else None
+        return not tasks or (not self._unseen and self._is_newest_first and not any(map(self._may_be, times)))
+
+    def _note(self, task: Task) -> None:
+        control = self._unseen.pop(task.id, None)
+        if task.external_id is None:
+            self._nameless.append(task.created_ms)
+        if control is None:
+            return
+        self._alters |= task.external_id is not None and task.external_id != control.external_id
+        if task.created_ms is not None:
+            self._skew = task.created_ms - control.accepted_at
+
+    def _may_be(self, created_ms: int | None) -> bool:
+        """Whether a task of this time may be the one that is looked for."""
+        if created_ms is None or self._skew is None:
+            return True
+        return created_ms >= self._sent_at + self._skew - SKEW_MS
+
+    @property
+    def gap(self) -> str:
+        """Why what was read proves nothing; empty where it proves that the task is not there."""
+        if not self._has_controls:
+            return "the account has no accepted task yet against which its list could be checked"
+        if self._unseen:
+            return "the account's list leaves out a task that is known to exist"
+        if self._alters:
+            return "the account's list tells other ids than were sent"
+        if any(map(self._may_be, self._nameless)):
+            return "the account's list tells of recent tasks without the ids that were sent"
+        return ""
