@@ -83,8 +83,8 @@ class Place:
             encoding="utf-8",
         )
 
-    def run(self) -> subprocess.CompletedProcess[str]:
-        return batchgen("run", self.manifest, cwd=self.folder)
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return batchgen("run", self.manifest, *words, cwd=self.folder)
 
     def run_killed_at(self, step: int) -> list[str]:
         """Run until the step, or to the end where the step is 0 or never comes; the steps that were met."""
@@ -136,6 +136,13 @@ class Trial:
         unknown = [asked_by(row) for row in rows_of(place.output, "failures.csv")]
         if self.account in HELD:
             self._check_held(place, done, unknown, where)
+        elif len(unknown) == self.jobs:
+            # Killed before anything was accepted: no task exists by which the look-up could be tried. Sent again one by
+            # one, the first is the control of the others.
+            assert done.returncode == 1, f"{where}: {done.stdout}{done.stderr}"
+            done = place.run("--retry-unknown")
+            assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+            rows, unknown = check_invariant(place.output), []
         else:
             assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
         delivered = Counter(map(asked_by, rows))

@@ -247,18 +247,18 @@ def test_another_base_url_loses_nothing_that_is_in_flight_and_sends_nothing_agai
 
 def test_an_attempt_that_made_nothing_at_an_old_account_is_not_sent_there_again(tmp_path, gateway):
     async def never_answers(call):
-        if call.number == 1:
+        if call.number == 2:
             await asyncio.sleep(FOR_EVER)
 
     with ScriptedGateway() as old:
         old.answers["create"] = never_answers
-        path = write(tmp_path, prompts(1), old=account(old))
-        killed_when(path, lambda: old.count("create") == 1)
-        write(tmp_path, prompts(1), new=account(gateway), old=account(old))
+        path = write(tmp_path, prompts(2), old=account(old))
+        killed_when(path, lambda: old.count("create") == 2 and old.count("image") == 1)
+        write(tmp_path, prompts(2), new=account(gateway), old=account(old))
         assert run(path).returncode in {0, 1}
-        assert len(finished(path)) == 1
+        assert len(finished(path)) == 2
         assert any(call.by_own_id for call in old.of("query"))
-        assert old.count("create") == 1
+        assert old.count("create") == 2
     assert gateway.count("create") == 1
 
 
