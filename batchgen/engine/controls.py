@@ -2,7 +2,8 @@
 
 A gateway whose look-up does not work, lags or is answered by something in between says "not found" to everything. So
 each question about a lost create is asked about a *control* too: a task that the same account accepted under the same
-key, whose create carried our id.
+key, whose create carried our id. The best one is still running, for ours would be, too: some gateways tell only of what
+has ended.
 """
 
 from __future__ import annotations
@@ -44,13 +45,18 @@ class Controls:
         self._began = clock()
         self._of_this_run: dict[str, Control] = {}  # by task id, in the order of acceptance
         self._of_earlier_runs: list[Control] | None = None
+        self._running: dict[str, Control] = {}  # the same of those that have not ended
 
     def accepted(self, task_id: str, external_id: str, at: int) -> None:
         """A task was accepted now (`at`: Unix ms), or found."""
         known = Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._clock())
-        self._of_this_run[task_id] = known
+        self._of_this_run[task_id] = self._running[task_id] = known
         if len(self._of_this_run) > KNOWN:
             del self._of_this_run[next(iter(self._of_this_run))]
+
+    def ended(self, task_id: str) -> None:
+        """The task runs no longer."""
+        self._running.pop(task_id, None)
 
     def is_anothers(self, task_id: str, external_id: str) -> bool:
         """Whether this run knows the task as that of another create."""
@@ -65,23 +71,33 @@ class Controls:
     def for_lookup(self, sent_at: int) -> list[Control]:
         """The tasks that a look-up has to find before it is believed of a create sent at `sent_at`; none: it is not.
 
-        The latest that has become visible; for a create of long ago one that is as old, too, for gateways forget.
+        The one that has run longest, else the latest that has become visible. For a create of long ago one that is as
+        old, too, for gateways forget.
         """
-        return self._with_older(self.latest_visible, sent_at)
+        return self._with_older(next(iter(self._running.values()), self.latest_visible), sent_at)
 
     def for_list(self, sent_at: int) -> list[Control]:
         """The tasks that a list has to tell of before it is believed of a create sent at `sent_at`; none: it is not.
 
-        All that are known from about that time on, so that what the list leaves out shows; else the latest before it.
+        All that run or are known from about that time on, so that what the list leaves out shows; else the latest.
         """
         visible = list(self._visible())
-        since = [each for each in visible if each.accepted_at >= sent_at]
-        return since[1:] + self._with_older(visible[0] if visible else None, sent_at)
+        needed = self._with_older(visible[0] if visible else None, sent_at)
+        known = [each for each in visible if each.accepted_at >= sent_at or each.task_id in self._running]
+        return list({each.task_id: each for each in needed + known}.values()) if needed else []
 
     def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
         if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
             return [] if latest is None else [latest]
         return [latest, older[0]] if (older := self._read(sent_at)) else []
+
+    def is_younger_to_come(self, began: float) -> bool:
+        """Whether tasks were accepted after this moment (by the monotonic clock), none of which has to be visible yet.
+
+        A list that leaves out the newest would leave out the one that is looked for before them.
+        """
+        younger = [each for each in self._of_this_run.values() if each.since > began]
+        return bool(younger) and not any(self._is_visible(each) for each in younger)
 
     def until_visible(self) -> float | None:
         """Seconds until one more task becomes visible; None where none is known that is to."""
@@ -90,7 +106,10 @@ class Controls:
 
     def _visible(self) -> Iterator[Control]:
         """Those that questions have to find by now, the latest first."""
-        return (each for each in self._known() if self._clock() - each.since >= self._delay)
+        return filter(self._is_visible, self._known())
+
+    def _is_visible(self, control: Control) -> bool:
+        return self._clock() - control.since >= self._delay
 
     def _known(self) -> Iterator[Control]:
         yield from reversed(self._of_this_run.values())

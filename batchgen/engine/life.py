@@ -279,6 +279,8 @@ class Life:
         except TaskNotFound as error:
             await self._gone(work, error, Outcome.LOST)
             return False
+        finally:
+            self.recovery.ended(work.task_id)
         hold.give()  # at the gateway the slots are free already: what follows here must not keep them
         self._flow.gate.served()
         if task.state is TaskState.FAILED:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batchgen.engine.controls import Control
     from batchgen.providers.base import Task
 
+_ENOUGH = 20  # tasks in order, from which on a list is taken to be in that order
 SKEW_MS = 10 * 60 * 1000  # a task may have been made so long before or after the time that one of the two clocks says
 
 
@@ -26,8 +27,7 @@ class ListProof:
         self._has_controls = bool(controls)
         self._sent_at = sent_at
         self._skew: int | None = None  # ms that the gateway's clock is ahead of ours
-        self._is_newest_first = True
-        self._last: int | None = None  # when the last task of the page before was created
+        self._times: list[int | None] = []  # when the tasks were created, as they came
         self._alters = False
         self._nameless: list[int | None] = []  # when tasks without an id were created
 
@@ -36,12 +36,14 @@ class ListProof:
         for task in tasks:
             self._note(task)
         times = [task.created_ms for task in tasks]
-        if None in times:
-            self._is_newest_first = False
-        known = [self._last, *times] if self._last is not None else times
-        self._is_newest_first &= all((a or 0) >= (b or 0) for a, b in pairwise(known))
-        self._last = times[-1] if times else None
-        return not tasks or (not self._unseen and self._is_newest_first and not any(map(self._may_be, times)))
+        self._times += times
+        return not tasks or (not self._unseen and not any(map(self._may_be, times)) and self._is_newest_first)
+
+    @property
+    def _is_newest_first(self) -> bool:
+        known = [time for time in self._times if time is not None]
+        in_order = len(known) == len(self._times) >= _ENOUGH and known[0] > known[-1]
+        return in_order and all(a >= b for a, b in pairwise(known))
 
     def _note(self, task: Task) -> None:
         control = self._unseen.pop(task.id, None)

@@ -96,6 +96,10 @@ class Recovery:
         if self.doubts:
             self._tell()
 
+    def ended(self, task_id: str) -> None:
+        """A task that was accepted runs no longer."""
+        self._controls.ended(task_id)
+
     def is_anothers(self, task_id: str, external_id: str) -> bool:
         """Whether this run knows the task as that of another create."""
         return self._controls.is_anothers(task_id, external_id)
@@ -130,13 +134,14 @@ class Recovery:
         if not self._is_proof(work):
             return await self._unless_not_there(work)
         doubt: Undecided
+        began = self._clock()
         try:
             task = await self._while_it_may_turn_up(work)
-            return task if task is not None else await self._verdict(work)
+            return task if task is not None else await self._verdict(work, began)
         except (_Unproven, NotAnswered) as error:
             doubt = error
         waits()
-        return await self._when_there_is_a_control(work, doubt)
+        return await self._when_there_is_a_control(work, began, doubt)
 
     async def find_refused(self, work: Work) -> Task | None:
         """The task of an attempt whose parameters were refused, of which our id is one; "not there" is believed.
@@ -185,7 +190,7 @@ class Recovery:
                 await self._sleep(pause)
         return None
 
-    async def _when_there_is_a_control(self, work: Work, doubt: Undecided) -> Task | None:
+    async def _when_there_is_a_control(self, work: Work, began: float, doubt: Undecided) -> Task | None:
         """Ask again when one more task of this run has become visible, and a last time at the end of the run."""
         self.doubts += 1
         tried, not_before, times = self._controls.latest_visible, 0.0, 0
@@ -197,7 +202,7 @@ class Recovery:
                     raise Postponed(str(doubt))
                 tried = self._controls.latest_visible
                 try:
-                    return await self._verdict(work)
+                    return await self._verdict(work, began)
                 except (_Unproven, NotAnswered) as error:
                     doubt = error
                 if is_last:
@@ -248,8 +253,11 @@ class Recovery:
         task, _ = await self._in_list(work)
         return task
 
-    async def _verdict(self, work: Work) -> Task | None:
-        """Found, or certainly not there. Raises _Unproven where nothing proves that, and what the questions raise."""
+    async def _verdict(self, work: Work, began: float) -> Task | None:
+        """Found, or certainly not there. Raises _Unproven where nothing proves that, and what the questions raise.
+
+        `began`: when it was first asked for, by the monotonic clock.
+        """
         why = "the account has no accepted task yet against which that could be checked"
         if self._provider.finds:
             asked_at = self._clock()
@@ -266,6 +274,8 @@ class Recovery:
                 why = str(error)
         if self._provider.lists:
             task, gap = await self._in_list(work)
+            if task is None and not gap and self._controls.is_younger_to_come(began):
+                gap = "the account's list may not tell yet of what is new"
             if task is not None or not gap:
                 return task
             why = gap
