@@ -182,12 +182,11 @@ class Recovery:
 
         No clock says when that is: one that is set, or stands still while the machine sleeps, ends no waiting.
         """
-        first = 1.0 + 2.0 * self._chance.random()
-        for pause in (first, self._provider.account.accepts_within - first):
-            if pause > 0:
-                if (task := await self._first_way(work)) is not None:
-                    return task
-                await self._sleep(pause)
+        delay, first = self._provider.account.accepts_within, 1.0 + 2.0 * self._chance.random()
+        for pause in (first, delay - first) if delay > 2.0 * first else (max(first, delay),):
+            if (task := await self._first_way(work)) is not None:
+                return task
+            await self._sleep(pause)
         return None
 
     async def _when_there_is_a_control(self, work: Work, began: float, doubt: Undecided) -> Task | None:
