@@ -348,7 +348,7 @@ def test_a_wrong_key_stops_the_account_and_is_shown_nowhere(tmp_path):
     with scripted(echo) as (url, _):
         path = written(tmp_path, url, prompts(3))
         done = batchgen("run", path, cwd=tmp_path)
-        assert done.returncode == 3
+        assert done.returncode == 6
         everything = done.stdout + done.stderr
         assert KEY["SANDBOX_KEY"] not in everything
         assert KEY["SANDBOX_KEY"].encode() not in (output(tmp_path) / "state.sqlite3").read_bytes()

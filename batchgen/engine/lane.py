@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.flow import Flow
@@ -19,6 +20,7 @@ from batchgen.engine.watch import Watch
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
 from batchgen.jobs import Status
 from batchgen.money import micros
+from batchgen.progress import duration
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.flow import Hold
     from batchgen.engine.work import Work
-    from batchgen.providers.base import Provider
+    from batchgen.providers.base import Provider, Task
 
 _LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
 _FREE_QUESTION_SECONDS = 15.0
+_SAID_AFTER = 3  # answers with a status that is not known
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is begun
 
 
@@ -67,6 +70,7 @@ class Lane:
             on_answer=self._asking.served,
             jobs_wait=lambda: bool(self._waiting),
         )
+        self._watch.on_running = self._note_status
         self._life = Life(
             context,
             provider,
@@ -75,6 +79,7 @@ class Lane:
             stop=self.stop,
             later=self._put_back,
         )
+        self._unknown_statuses: Counter[str] = Counter()
         self._freely_asked: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
         self._waiting: list[Work] = []
         self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
@@ -308,6 +313,19 @@ class Lane:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         if (reason := self._asking.refused(error, retry_after=retry_after)) is not None:
             self.stop.request(reason, grace=grace)
+
+    def _note_status(self, task: Task) -> None:
+        """Say it once when a task keeps a status that nobody knows: it may never end."""
+        if not (status := task.unknown_status):
+            return
+        self._unknown_statuses[status] += 1
+        if self._unknown_statuses[status] == _SAID_AFTER:
+            limit = self._context.rules.task_timeout
+            until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
+            self._context.say(
+                f"The gateway says {status!r} of the task {task.id}, a status that batchgen does not know: it is asked"
+                f" again, {until}."
+            )
 
     def _show(self) -> None:
         counters = self._context.counters

@@ -167,7 +167,8 @@ class Life:
                 return None
             why = f"{because} " if because else ""
             lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
-            await self.ends.not_made(work, lost, Outcome.REFUSED, counts=True)
+            # Of what an earlier run began, it was that run's end that was in the way.
+            await self.ends.not_made(work, lost, Outcome.REFUSED, counts=because is not None)
         return None
 
     async def _taken_or_refused(self, work: Work, hold: Hold, refusal: RefusedOrTaken) -> Work | None:
@@ -314,8 +315,10 @@ class Life:
         """The create was not taken for now, or nobody can say."""
         self._context.counters.refusals += 1
         self._context.counters.note = str(error)[:_NOTE]
-        if is_trouble(error) and self._outage.troubled(work.job.id, error, sent=hold.sent):
-            self.ends.verdicts.dismiss_lost()
+        if is_trouble(error):
+            self._outage.troubled(work.job.id, error, sent=hold.sent)
+            if self._outage.is_on:
+                self.ends.verdicts.excuse(self._outage.jobs)
         is_unclear = isinstance(error, Unclear)
         reason = self._flow.unclear(error) if is_unclear else self._flow.refused(hold, error)
         if reason is not None:

@@ -49,6 +49,7 @@ class Outage:
         self._troubled: list[str] = []  # jobs whose creates met trouble since the last that was accepted
         self._since = 0.0  # when the first of them did
         self._latest = 0.0  # when the last did
+        self._began = 0.0  # when the outage was declared
         self._accepted_at = float("-inf")
         self._lost = 0  # tries in doubt
         self._error: BatchgenError | None = None
@@ -77,29 +78,28 @@ class Outage:
         """The gateway itself refused one: it is there, and reads what is sent."""
         self._end()
 
-    def troubled(self, job_id: str, error: BatchgenError, *, sent: float) -> bool:
-        """A create that was sent at this time met nobody, or came to no clear answer; whether an outage begins."""
+    def troubled(self, job_id: str, error: BatchgenError, *, sent: float) -> None:
+        """A create that was sent at this time met nobody, or came to no clear answer."""
         now = self._clock()
         if sent < self._accepted_at:
-            return False  # it was under way with one that was accepted
+            return  # it was under way with one that was accepted
         if isinstance(error, ProxyBusy) and self._troubled and sent < self._latest:
-            return False  # they were too many at once, which is one refusal
+            return  # they were too many at once, which is one refusal
         if not self._troubled:
             self._since = now
         self._troubled.append(job_id)
         self._latest, self._error = now, error
         if self.is_on:
-            self._lost += isinstance(error, Unclear)
-            return False
-        jobs = len(set(self._troubled))
-        self.is_on = len(self._troubled) >= TROUBLES and (not self.accepted or jobs >= TROUBLES)
+            self._lost += isinstance(error, Unclear) and sent >= self._began  # others were under way already
+            return
+        self.is_on = len(self._troubled) >= TROUBLES and (not self.accepted or len(self.jobs) >= TROUBLES)
         if self.is_on:
+            self._began = now
             patience = duration(self._give_up_after)
             self._say(
                 f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, one job"
                 f" at a time, for at most {patience} (run.give_up_after); this uses up no attempts."
             )
-        return self.is_on
 
     def still(self, error: BatchgenError) -> None:
         """A free question met trouble too."""
@@ -114,6 +114,11 @@ class Outage:
         self._changed()
 
     # --- what follows -------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> set[str]:
+        """Those whose creates met trouble since the last that was accepted."""
+        return set(self._troubled)
 
     @property
     def is_creating(self) -> bool:

@@ -34,6 +34,7 @@ class Verdicts:
     def __init__(self) -> None:
         self._waiting: list[Suspended] = []
         self._decided: list[Suspended] = []
+        self._excused: set[str] = set()  # jobs that lost a create in an outage, and whose verdict is still to come
         self._met_page: set[str] = set()  # jobs that met a page, and the account accepted another one since
 
     @property
@@ -49,6 +50,9 @@ class Verdicts:
         """The verdict waits. The answer is a reason to stop the account, where too many were refused alike."""
         self._waiting.append(Suspended(work=work, error=error))
         if not isinstance(error, JobRefused):
+            if work.job.id in self._excused:
+                self._excused.remove(work.job.id)
+                self._decide(self._waiting[-1:], own=False)
             return None
         alike = {each.work.job.id for each in self._waiting if _kind(each.error) == _kind(error)}
         if len(alike) < ALIKE:
@@ -63,8 +67,12 @@ class Verdicts:
         """The account accepted a create: what was refused or lost before was so for its own sake."""
         self._decide(self._waiting, own=True)
 
-    def dismiss_lost(self) -> None:
-        """An outage began: what was lost lately was the account's fault."""
+    def excuse(self, jobs: set[str]) -> None:
+        """There is an outage: what these jobs lost in it, and whatever was lost lately, is the account's fault."""
+        self._excused |= jobs
+        self._dismiss_lost()
+
+    def _dismiss_lost(self) -> None:
         self._decide([each for each in self._waiting if not isinstance(each.error, JobRefused)], own=False)
 
     def nothing_else_to_do(self, *, is_account_in_trouble: bool, is_known_to_accept: bool) -> AccountStopped | None:
@@ -76,7 +84,7 @@ class Verdicts:
         if pages and not is_known_to_accept:
             return AccountStopped(str(pages[0].error))
         if is_account_in_trouble:
-            self.dismiss_lost()
+            self._dismiss_lost()
         self._decide(self._waiting, own=True)
         return None
 
