@@ -226,14 +226,21 @@ def test_a_word_that_nobody_knows_is_said_and_ends_with_the_time_for_a_task(tmp_
 # --- throttling never fails a job -------------------------------------------------------------------------------------
 
 
-def test_what_uses_up_no_attempt_fails_no_job_that_has_had_all_but_one(tmp_path, gateway):
-    """A job reopened with its last attempt spent is refused for now: it waits, and is made."""
-    gateway.answers["create"] = lambda call: gateway.no(429, 1302) if call.number <= 2 else None
-    path = written(tmp_path, prompts(1, "run: {max_attempts: 1}\n"), **kapon(gateway))
+def test_what_uses_up_no_attempt_fails_no_job_however_few_are_left(tmp_path, gateway):
+    """One attempt has failed, then fewer are allowed: a refusal for now is still no attempt."""
+    gateway.answers["query"] = ended("failed", "internal error")
+    gateway.answers["create"] = lambda call: gateway.no(401, 1002) if call.number == 2 else None
+    text = "matrix: {prompt: [number 1]}\n"
+    assert batchgen("run", written(tmp_path, text, **kapon(gateway)), cwd=tmp_path).returncode == 6
+    assert statuses(tmp_path) == {"pending": 1}
+    del gateway.answers["query"]
+    gateway.answers["create"] = lambda call: gateway.no(429, 1302) if call.number == 3 else None
+    path = written(tmp_path, text + "run: {max_attempts: 1}\n", **kapon(gateway))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
+    assert statuses(tmp_path) == {"done": 1}
 
 
-# --- what a question's page says about a task -----------------------------------------------------------------------------
+# --- what a question's page says about a task ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("body", [b"404 page not found\n", b'{"detail":"Not Found"}', b"<h1>404 Not Found</h1>", b""])
