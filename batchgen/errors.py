@@ -87,7 +87,9 @@ class OutputBusy(BatchgenError):
 
 
 class AccountStopped(RunStopped):
-    """No job of this account can succeed now: key wrong, balance empty, address not allowed."""
+    """No job of this account can succeed now: key wrong, balance empty, address not allowed. A person has to act."""
+
+    exit_code = 6
 
 
 # --- one attempt or one job ends --------------------------------------------------------------------------
@@ -110,7 +112,18 @@ class JobRejected(JobError):
 
 
 class JobRefused(JobError):
-    """Refused for its parameters or for a permission: final until something else changes."""
+    """Refused for its parameters or for a permission: final until something else changes.
+
+    Where many jobs are refused alike and none is accepted, it may be the account that is refused.
+    """
+
+
+class OwnRefusal(JobRefused):
+    """Refused for what is certainly this job's: its model, its file. It says nothing about the account."""
+
+
+class PageReceived(JobRefused):
+    """A create was answered with a page or a redirect, not by the gateway's API: a firewall, or another server."""
 
 
 class AttemptFailed(JobError):
@@ -160,6 +173,10 @@ class Unclear(BatchgenError):
         super().__init__(message)
 
 
+class NoSuchPath(Unclear):
+    """404 or 405 to a question, and not in words that speak of the task: it says nothing about a task."""
+
+
 class Throttled(BatchgenError):
     """Refused for now, nothing was made; does not use up an attempt. `retry_after` is in seconds."""
 
@@ -171,6 +188,10 @@ class Throttled(BatchgenError):
 
 class TooFast(Throttled):
     """Too many requests in a time (1302)."""
+
+
+class ProxyBusy(TooFast):
+    """A proxy in front of the gateway sent the request back itself: too fast, or nobody behind it is free."""
 
 
 class TooManyRunning(Throttled):

@@ -61,16 +61,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         drawing = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers["Authorization"] != f"Bearer {KEY}":
-            self._say(401, b"who are you?")
+            self._say(401, b'{"message": "who are you?"}')
             return
         status = self.of.take(self.path.rpartition("/")[2], drawing)
         if status != "cut":
-            self._say(int(status), b"in the queue" if status == 201 else b"no")
+            self._say(int(status), b"in the queue" if status == 201 else b'{"message": "no"}')
 
     def do_GET(self) -> None:
         _, kind, name, *_ = self.path.split("/")
         if name not in self.of.drawings:
-            self._say(404, b"no such drawing")
+            self._say(404, b'{"message": "no such drawing"}')
         elif kind == "drawings":
             self._say(200, json.dumps(self.of.told(name)).encode())
         else:

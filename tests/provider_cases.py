@@ -21,6 +21,9 @@ from batchgen.errors import (
     BatchgenError,
     JobRefused,
     JobRejected,
+    NoSuchPath,
+    OwnRefusal,
+    PageReceived,
     RefusedOrTaken,
     TaskNotFound,
     TooFast,
@@ -104,6 +107,10 @@ def _page(status: int, body: bytes = b"<html><h1>proxy</h1></html>", **headers: 
     return Reply(status=status, body=body, headers=headers | {"Content-Type": "text/html"})
 
 
+def _said(status: int, body: object) -> Reply:
+    return Reply(status=status, body=json.dumps(body).encode())
+
+
 def _both(reply: Reply, meaning: type[BatchgenError], **more: Any) -> Meaning:
     return Meaning(reply=reply, create=meaning, query=meaning, **more)
 
@@ -111,11 +118,11 @@ def _both(reply: Reply, meaning: type[BatchgenError], **more: Any) -> Meaning:
 KLING_ANSWERS = {
     **{f"401/{code}": _both(_coded(401, code), AccountStopped) for code in (1000, 1001, 1002, 1003, 1004)},
     **{f"429/{code}": _both(_coded(429, code), AccountStopped) for code in (1100, 1101, 1102, 1304)},
-    "403/1103": _both(_coded(403, 1103), JobRefused),
+    "403/1103": _both(_coded(403, 1103), OwnRefusal),
     "400/1200": _both(_coded(400, 1200), RefusedOrTaken),
     "400/1201": _both(_coded(400, 1201), RefusedOrTaken),
     "404/1202": Meaning(reply=_coded(404, 1202), create=JobRefused, query=TaskNotFound),
-    "404/1203": Meaning(reply=_coded(404, 1203), create=JobRefused, query=TaskNotFound),
+    "404/1203": Meaning(reply=_coded(404, 1203), create=OwnRefusal, query=TaskNotFound),
     "400/1300": _both(_coded(400, 1300), JobRejected),
     "400/1301": _both(_coded(400, 1301), JobRejected),
     "429/1302": _both(_coded(429, 1302), TooFast),
@@ -129,11 +136,25 @@ KLING_ANSWERS = {
     "500 with a code of nobody's": _both(_coded(500, 9999), Unclear),
     "401": _both(_page(401, b""), AccountStopped),
     "402": _both(_coded(402, "insufficient_balance"), AccountStopped),
-    "403": _both(_page(403), AccountStopped),
-    "404": Meaning(reply=_page(404), create=AccountStopped, query=TaskNotFound),
-    "301": _both(_page(301, Location="https://example.org/"), AccountStopped),
+    "403": Meaning(reply=_page(403), create=PageReceived, query=Unclear),
+    "403 in JSON": _both(_said(403, {"message": "no"}), AccountStopped),
+    "404": Meaning(reply=_page(404), create=PageReceived, query=NoSuchPath),
+    "404 and no more": Meaning(reply=_page(404, b""), create=PageReceived, query=NoSuchPath),
+    "404 in JSON": Meaning(reply=_said(404, {"detail": "Not Found"}), create=AccountStopped, query=NoSuchPath),
+    "404 in JSON of a task": Meaning(
+        reply=_said(404, {"message": "task not found"}), create=AccountStopped, query=TaskNotFound
+    ),
+    "400/task_not_exist": Meaning(
+        reply=_said(400, {"code": "task_not_exist", "message": "no"}), create=RefusedOrTaken, query=TaskNotFound
+    ),
+    "400 for the content": Meaning(
+        reply=_said(400, {"message": "Your prompt violates our content policy"}), create=JobRejected, query=JobRefused
+    ),
+    "405": Meaning(reply=_page(405), create=PageReceived, query=NoSuchPath),
+    "301": Meaning(reply=_page(301, Location="https://example.org/"), create=PageReceived, query=Unclear),
     "408": _both(_page(408, b""), Unclear),
-    "422": Meaning(reply=_page(422), create=RefusedOrTaken, query=JobRefused),
+    "413": Meaning(reply=_page(413), create=PageReceived, query=Unclear),
+    "422": Meaning(reply=_said(422, {"message": "no"}), create=RefusedOrTaken, query=JobRefused),
     "429": _both(_page(429), TooFast),
     "429 with Retry-After": _both(_page(429, **{"Retry-After": "2"}), TooFast, retry_after=2.0),
     "429 with a date": _both(_page(429, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), TooFast),
@@ -156,10 +177,6 @@ def _error(status: int, code: str | None, kind: str = "invalid_request_error", *
     return Reply(status=status, body=body, headers=headers | {"Content-Type": "application/json"})
 
 
-def _said(status: int, body: object) -> Reply:
-    return Reply(status=status, body=json.dumps(body).encode())
-
-
 OPENAI_ANSWERS = {
     name: Meaning(reply=reply, create=meaning, query=TaskNotFound, **dict(more))
     for name, reply, meaning, *more in (
@@ -179,12 +196,26 @@ OPENAI_ANSWERS = {
         ("400/contentfilter", _error(400, "contentFilter"), JobRejected),
         ("400/unknown_parameter", _error(400, "unknown_parameter"), JobRefused),
         ("400/invalid_request_error", _error(400, None), JobRefused),
-        ("403/model_not_found", _error(403, "model_not_found"), JobRefused),
-        ("404/model_not_found", _error(404, "model_not_found"), JobRefused),
-        ("404/404", _said(404, {"error": {"message": "no", "type": "NotFoundError", "code": 404}}), JobRefused),
+        ("403/model_not_found", _error(403, "model_not_found"), OwnRefusal),
+        ("404/model_not_found", _error(404, "model_not_found"), OwnRefusal),
+        ("404/404", _said(404, {"error": {"message": "no", "type": "NotFoundError", "code": 404}}), OwnRefusal),
         ("422/422", _said(422, {"detail": "size"}), JobRefused),
         ("404", _said(404, {"detail": "Not Found"}), AccountStopped),
-        ("301", _page(301, Location="https://example.org/"), AccountStopped),
+        ("301", _page(301, Location="https://example.org/"), PageReceived),
+        ("403 and a page", _page(403), PageReceived),
+        ("400/budget_exceeded", _error(400, "400", "budget_exceeded"), AccountStopped),
+        ("422/budget_exceeded", _error(422, "422", "budget_exceeded"), AccountStopped),
+        ("400/no_db_connection", _error(400, "400", "no_db_connection"), AccountStopped),
+        ("503/no_db_connection", _error(503, "503", "no_db_connection"), Unclear),
+        ("400/expired_key", _error(400, "400", "expired_key"), AccountStopped),
+        ("401/token_not_found_in_db", _error(401, "401", "token_not_found_in_db"), AccountStopped),
+        ("400/auth_error", _error(400, "400", "auth_error"), AccountStopped),
+        ("401/key_model_access_denied", _error(401, "401", "key_model_access_denied"), OwnRefusal),
+        (
+            "400 of LiteLLM for the content",
+            _said(400, {"error": {"message": "litellm.ContentPolicyViolationError: no", "type": None, "code": "400"}}),
+            JobRejected,
+        ),
         ("408", _page(408, b""), Unclear),
         ("500", _error(500, None, "server_error"), Unclear),
         ("503", _error(503, "server_is_overloaded", "service_unavailable_error"), Unclear),

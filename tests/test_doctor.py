@@ -328,7 +328,7 @@ def test_a_404_that_only_who_has_a_key_gets_is_an_accepted_key(tmp_path):
 
     def bare(call):
         has_key = "Authorization" in call.request.headers
-        return call.gateway.no(404 if has_key else 401, "", "no")
+        return call.gateway.no(404 if has_key else 401, "", "no such task")
 
     with ScriptedGateway() as gateway:
         gateway.answers |= {"list": bare, "query": bare}

@@ -22,6 +22,7 @@ from batchgen.errors import (
     BatchgenError,
     CommandError,
     JobError,
+    NoSuchPath,
     NotSent,
     TaskNotFound,
     Unclear,
@@ -141,7 +142,7 @@ class Examination:
 
     async def _be_let_in(self, provider: Provider) -> bool:
         before = len(self._door.heard)
-        not_there = None
+        not_there: TaskNotFound | NoSuchPath | None = None
         try:
             await self._ask(provider.probe())
         except NotImplementedError:
@@ -150,7 +151,7 @@ class Examination:
         except Withheld as error:
             self._note("auth", f"cannot be checked for free. {error}")
             return True
-        except TaskNotFound as error:
+        except (TaskNotFound, NoSuchPath) as error:
             not_there = error
         except JobError as error:  # refused for what was asked, which is looked at after the key
             self._note("auth", f"the key seems to be taken, but the question was not: {error}")
@@ -161,7 +162,7 @@ class Examination:
         heard = self._door.heard[-1] if len(self._door.heard) > before else None
         return await self._compare_without_key(heard, not_there)
 
-    async def _compare_without_key(self, heard: Heard | None, not_there: TaskNotFound | None) -> bool:
+    async def _compare_without_key(self, heard: Heard | None, not_there: TaskNotFound | NoSuchPath | None) -> bool:
         """Ask the same without a key: only a difference shows that the key was looked at, or that the path is right."""
         keyless = await self._keyless(heard)
         unnamed = heard is not None and not_there is not None and not_there.code in {"", str(heard.answer.status)}
@@ -192,7 +193,7 @@ class Examination:
         if isinstance(error, AccountStopped):
             return ""  # it says itself what to do
         status = self._door.heard[-1].answer.status
-        if isinstance(error, Unclear) and 200 <= status < 300:
+        if isinstance(error, Unclear) and status < 400:
             return "Something else than the API answers here: check base_url."
         return "Try again in a while; if it stays so, ask the gateway."
 
@@ -203,7 +204,7 @@ class Examination:
         says = self._account.lists_tasks
         try:
             tasks = (await self._ask(provider.page(1, _LOOKED_AT))).tasks
-        except (TaskNotFound, NotImplementedError):
+        except (TaskNotFound, NoSuchPath, NotImplementedError):
             if says is Ability.YES:
                 self._problem("list", "it has no list of tasks, though its profile says so", self._set("lists_tasks"))
             else:

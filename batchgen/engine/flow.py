@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.capacity import Capacity
 from batchgen.engine.gate import Gate
+from batchgen.engine.outage import Outage
 from batchgen.engine.pace import Pace
 from batchgen.engine.slot_time import Phase, SlotTime
 from batchgen.engine.slots import Slots, Turn
-from batchgen.errors import Throttled, TooFast, TooManyRunning
+from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,10 @@ class Hold:
 
 
 class Flow:
-    """Decides what may be sent now, and learns from each answer. `freed` is called when slots come free."""
+    """Decides what may be sent now, and learns from each answer. `freed` is called when slots come free.
+
+    `can_ask`: whether the account tells what became of a create; `say` gets what a watcher should know.
+    """
 
     def __init__(
         self,
@@ -56,12 +60,17 @@ class Flow:
         clock: Callable[[], float],
         chance: Random,
         give_up_after: float,
+        can_ask: bool,
+        say: Callable[[str], None],
         freed: Callable[[], None],
     ) -> None:
         self._capacity = Capacity(account.concurrency, seeks=account.seeks_concurrency, clock=clock)
         self.slots = Slots(self._capacity, freed)
         self.time = SlotTime(clock, lambda: self.slots.units)
         self.gate = Gate(clock, chance, give_up_after)
+        self.outage = Outage(
+            account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, say=say, changed=freed
+        )
         self._turn = Turn()
         self._pace = Pace(clock)
         self._probe: Hold | None = None
@@ -105,6 +114,10 @@ class Flow:
         self._capacity.accepted(self.slots.in_use, probe=hold is self._probe)
         self._forget(hold)
 
+    def unclear(self, error: BatchgenError) -> RunStopped | None:
+        """A create or a free question came to nothing; during an outage, that closes the gate."""
+        return self.gate.refused(error) if self.outage.is_on else None
+
     def refused(self, hold: Hold, error: BatchgenError) -> RunStopped | None:
         """Its create was not taken for now; the answer is a reason to stop, when that has lasted too long."""
         was_probe = hold is self._probe
@@ -115,7 +128,7 @@ class Flow:
             is_full = self._capacity.refused(self.slots.in_use, probe=was_probe)
             # Where it is full, the next slot that comes free is enough to wait for.
             closes = not is_full or self.slots.in_use == 0 or retry_after is not None
-        elif isinstance(error, TooFast):
+        elif isinstance(error, TooFast) and not (isinstance(error, ProxyBusy) and self.outage.is_account_in_trouble):
             self._pace.refused(hold.sent)
         return self.gate.refused(error, retry_after=retry_after, closes=closes)
 

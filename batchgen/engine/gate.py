@@ -54,10 +54,14 @@ class Gate:
             self._opens = max(self._opens, now + retry_after)
         if now - self._since < self._give_up_after:
             return None
-        patience = self._give_up_after
-        time = f"{patience / 60:.3g} minutes" if patience >= 60 else f"{patience:.3g} s"
-        return RunStopped(f"No success for {time} (run.give_up_after); the last refusal: {error} Run again to go on.")
+        return gave_up(self._give_up_after, error)
 
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now."""
         return max(0.0, self._opens - self._clock())
+
+
+def gave_up(seconds: float, last: BatchgenError) -> RunStopped:
+    """The reason to stop where nothing succeeded for so long."""
+    time = f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} s"
+    return RunStopped(f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to go on.")

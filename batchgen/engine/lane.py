@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.flow import Flow
@@ -15,9 +17,10 @@ from batchgen.engine.life import Life
 from batchgen.engine.pace import quota
 from batchgen.engine.slot_time import Idle
 from batchgen.engine.watch import Watch
-from batchgen.errors import AccountStopped, BatchgenError, Throttled
+from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
 from batchgen.jobs import Status
 from batchgen.money import micros
+from batchgen.progress import duration
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
@@ -26,10 +29,11 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.flow import Hold
     from batchgen.engine.work import Work
-    from batchgen.errors import RunStopped
-    from batchgen.providers.base import Provider
+    from batchgen.providers.base import Provider, Task
 
 _LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
+_FREE_QUESTION_SECONDS = 15.0
+_SAID_AFTER = 3  # answers with a status that is not known
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is begun
 
 
@@ -49,8 +53,11 @@ class Lane:
             clock=context.clock,
             chance=context.chance,
             give_up_after=context.rules.give_up_after,
+            can_ask=provider.finds or provider.lists,
+            say=context.say,
             freed=self._wake.set,
         )
+        self._outage = self._flow.outage
         self._quota = quota(provider.account.creates_per_minute)
         self._paced: asyncio.Task[None] | None = None  # waits for the quota, or has waited
         self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
@@ -63,6 +70,7 @@ class Lane:
             on_answer=self._asking.served,
             jobs_wait=lambda: bool(self._waiting),
         )
+        self._watch.on_running = self._note_status
         self._life = Life(
             context,
             provider,
@@ -72,6 +80,8 @@ class Lane:
             later=self._put_back,
             changed=self._wake.set,
         )
+        self._unknown_statuses: Counter[str] = Counter()
+        self._freely_asked: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
         self._waiting: list[Work] = []
         self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
         self._put = 0
@@ -98,18 +108,46 @@ class Lane:
     async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
+            if (reason := self._outage.reason_to_stop()) is not None:
+                self.stop.request(reason, grace=self._context.rules.grace)
+                break
+            await self._carry_out_verdicts()
             if self._fill(source):
                 await asyncio.sleep(0)  # a long stretch of jobs that are there: let the others act
                 continue
-            if not self._waiting and not self._later and not self._lives:
-                return
+            if not self._waiting and not self._later:
+                if self._life.ends.verdicts.wait and not self._outage.is_creating:
+                    self._decide_the_rest()
+                    continue
+                if not self._lives:
+                    return
             self._call_doubts_last()
             if (why := self._begin_next(lives)) is not None:
                 self._flow.time.idle(why)
                 await self._something_changes(why)
         self._flow.time.idle(Idle.STOPPED)
-        if self._paced is not None:
-            self._paced.cancel()
+        for waited in (self._paced, self._freely_asked):
+            if waited is not None:
+                waited.cancel()
+
+    async def _carry_out_verdicts(self) -> None:
+        try:
+            for suspended in self._life.ends.verdicts.take():
+                await self._life.ends.conclude(suspended)
+        except RunStopped as reason:
+            self._context.stop.request(reason, grace=self._context.rules.grace)
+
+    def _decide_the_rest(self) -> None:
+        """Nothing more will be created that could show whose fault the last refusals were."""
+        context = self._context
+        is_known = bool(self._outage.accepted) or context.reader.has_accepted(
+            self._account.name, context.address_of(self._account)
+        )
+        reason = self._life.ends.verdicts.nothing_else_to_do(
+            is_account_in_trouble=self._outage.is_account_in_trouble, is_known_to_accept=is_known
+        )
+        if reason is not None:
+            self.stop.request(reason, grace=None)
 
     def _fill(self, source: Iterator[Work | None]) -> bool:
         """Those that may go again go first, then come new ones, in the manifest's order. Whether to look on."""
@@ -119,6 +157,9 @@ class Lane:
             try:
                 work = next(source)
             except StopIteration:
+                if not self._waiting:  # what is to come behind all others
+                    while self._later and self._later[0][0] == math.inf:
+                        self._waiting.append(heapq.heappop(self._later)[-1])
                 return False
             if work is None:
                 return not self._waiting
@@ -129,10 +170,8 @@ class Lane:
         """Begin one work, if gate, slots, budget and rate let us; else why not."""
         if not self._waiting:
             return Idle.NO_JOB
-        if self._life.fetching >= _FETCH_BACKLOG:
-            return Idle.FETCHING
-        if self._flow.closed_for() > 0 or not self._in_quota(lives):
-            return Idle.RATE
+        if (why := self._held_back(lives)) is not None:
+            return why
         chosen = self._flow.choose(self._waiting)
         if chosen is None:
             return Idle.SIZE
@@ -146,6 +185,8 @@ class Lane:
         self._paced = None
         budget.reserve(work.units, price)
         self._flow.sent(hold)
+        self._freely_asked = None
+        self._outage.sent(work.external_id)
         self._spawn(lives, work, hold, Status.PENDING)
         return None
 
@@ -156,6 +197,16 @@ class Lane:
             recovery.no_last_call()
         else:
             recovery.last_call(for_one=self._context.rules.resend_unknown)
+
+    def _held_back(self, lives: asyncio.TaskGroup) -> Idle | None:
+        """Why no work at all may begin now, if so."""
+        if self._life.fetching >= _FETCH_BACKLOG:
+            return Idle.FETCHING
+        if self._flow.closed_for() > 0:
+            return Idle.RATE
+        if not self._outage.may_send() or not self._answers(lives):
+            return Idle.OUTAGE
+        return None if self._in_quota(lives) else Idle.RATE
 
     def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
@@ -174,6 +225,33 @@ class Lane:
             self._paced.add_done_callback(lambda _: self._wake.set())
         return self._paced.done()
 
+    def _answers(self, lives: asyncio.TaskGroup) -> bool:
+        """Whether a create is worth a try: during an outage, a question that costs nothing is answered first."""
+        if not self._outage.is_on:
+            return True
+        if self._freely_asked is None or (self._freely_asked.done() and not self._freely_asked.result()):
+            self._freely_asked = lives.create_task(self._ask_freely())
+            self._freely_asked.add_done_callback(lambda _: self._wake.set())
+        return self._freely_asked.done()
+
+    async def _ask_freely(self) -> bool:
+        """Whether the account answers at all; whatever it says is an answer."""
+        try:
+            async with asyncio.timeout(_FREE_QUESTION_SECONDS):
+                await self._provider.probe()
+        except (NotSent, Unclear) as error:
+            return self._no_answer(error)
+        except TimeoutError:
+            return self._no_answer(Unclear(f"The account {self._account.name!r} does not answer."))
+        except (BatchgenError, NotImplementedError):
+            return True
+        return True
+
+    def _no_answer(self, error: BatchgenError) -> bool:
+        self._outage.still(error)
+        self._flow.unclear(error)
+        return False
+
     async def _something_changes(self, why: Idle) -> None:
         """Wait for a free slot, an ended life, a time that comes, or the stop.
 
@@ -182,8 +260,10 @@ class Lane:
         times = []
         if why is Idle.RATE and (self._paced is None or self._paced.done()):
             times.append(self._flow.closed_for())
-        if self._later:
+        if self._later and self._later[0][0] < math.inf:
             times.append(self._later[0][0] - self._context.clock())
+        if (seconds := self._outage.gives_up_in()) is not None:
+            times.append(seconds)
         try:
             async with asyncio.timeout(max(0.0, min(times)) if times else None):
                 await self._wake.wait()
@@ -244,6 +324,19 @@ class Lane:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         if (reason := self._asking.refused(error, retry_after=retry_after)) is not None:
             self.stop.request(reason, grace=grace)
+
+    def _note_status(self, task: Task) -> None:
+        """Say it once when a task keeps a status that nobody knows: it may never end."""
+        if not (status := task.unknown_status):
+            return
+        self._unknown_statuses[status] += 1
+        if self._unknown_statuses[status] == _SAID_AFTER:
+            limit = self._context.rules.task_timeout
+            until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
+            self._context.say(
+                f"The gateway says {status!r} of the task {task.id}, a status that batchgen does not know: it is asked"
+                f" again, {until}."
+            )
 
     def _show(self) -> None:
         counters = self._context.counters

@@ -10,9 +10,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
+from batchgen.engine.endings import Endings
 from batchgen.engine.fetch import Fetcher, ImagesGone
+from batchgen.engine.outage import is_trouble
 from batchgen.engine.recover import NotAnswered, Postponed, Recovery, Undecided, is_named
-from batchgen.engine.retry import FIRST_SECONDS, soon
+from batchgen.engine.retry import FIRST_SECONDS
 from batchgen.engine.slot_time import Phase
 from batchgen.errors import (
     AccountStopped,
@@ -21,6 +23,7 @@ from batchgen.errors import (
     JobError,
     JobRejected,
     NotSent,
+    PageReceived,
     RefusedOrTaken,
     RunStopped,
     TaskNotFound,
@@ -29,7 +32,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.jobs import Status
-from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome
+from batchgen.ledger.events import Accepted, Intent, Made, Outcome
 from batchgen.money import micros
 from batchgen.providers.base import TaskState
 from batchgen.providers.registry import key_print
@@ -51,8 +54,8 @@ GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may 
 class Life:
     """Carries the attempts of one account.
 
-    `later(work, seconds)` puts a work back among those waiting; `changed` is called when the question about a lost
-    create begins or ends to wait for what others bring.
+    `later(work, seconds)` puts a work back among those waiting, behind all others where the seconds are infinite;
+    `changed` is called when the question about a lost create begins or ends to wait for what others bring.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class Life:
         self._lane_stop = stop
         self._provider = provider
         self._flow = flow
+        self._outage = flow.outage
         self._watch = watch
-        self._later = later
+        self.ends = Endings(context, provider.account.prices, stop=stop, later=later)
         self._key_print = key_print(provider.account, context.reader.note("lineage") or "")
         self.recovery = Recovery(
             provider,
@@ -88,7 +92,6 @@ class Life:
             changed=changed,
         )
         self._fetcher = Fetcher(context, provider)
-        self._unreachable_said = False
         self.fetching = 0
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
@@ -100,6 +103,9 @@ class Life:
         try:
             try:
                 accepted = await self._accepted(work, hold, status)
+                if accepted is not None and status is Status.PENDING:
+                    self._outage.create_accepted()
+                    self.ends.verdicts.accepted()
                 made = accepted is not None and (accepted.made or await self._made(accepted, hold))
             finally:
                 hold.give()
@@ -133,6 +139,7 @@ class Life:
         try:
             task = await self._send(work, hold)
         except Unclear as error:
+            self._note_trouble(work, hold, error)
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
             return await self._taken_or_refused(work, hold, error)
@@ -153,7 +160,7 @@ class Life:
                 base_url=context.address_of(self._provider.account),
                 external_id=work.external_id,
                 at=work.sent_at,
-                reserved=self._price(work),
+                reserved=self.ends.price(work),
                 id_sent=work.id_sent,
                 key_print=work.key_print,
             )
@@ -162,7 +169,10 @@ class Life:
         hold.enter(Phase.CREATING)
         if not self.recovery.can_ask:
             self.unaskable.add(asyncio.current_task())
-        task = await self._provider.create(work.job, work.external_id)
+        try:
+            task = await self._provider.create(work.job, work.external_id)
+        finally:
+            self._outage.answered(work.external_id)
         if not is_named(task, work.external_id) or self.recovery.is_anothers(task.id, work.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
@@ -176,11 +186,11 @@ class Life:
             task = await self.recovery.find(work, waits=hold.give)
         except Undecided as error:
             if work.moved:
-                self._leave(work, f"a task was sent to another base_url than the account has now: {error}")
+                self.ends.leave(work, f"a task was sent to another base_url than the account has now: {error}")
                 return None
             await self._undecided(work, error if because is None else type(error)(f"{because} {error}"), status)
         except Postponed as error:
-            self._leave(work, str(error))
+            self.ends.leave(work, str(error))
         except AccountStopped as error:
             self._stop(error)  # the intent stays open: the next run asks again
         else:
@@ -188,7 +198,8 @@ class Life:
                 return await self._adopt(work, hold, task, found=True)
             why = f"{because} " if because else ""
             lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
-            await self._not_made(work, lost, Outcome.REFUSED, counts=True)
+            # Of what an earlier run began, it was that run's end that was in the way.
+            await self.ends.not_made(work, lost, Outcome.REFUSED, counts=because is not None)
         return None
 
     async def _taken_or_refused(self, work: Work, hold: Hold, refusal: RefusedOrTaken) -> Work | None:
@@ -203,30 +214,31 @@ class Life:
             task = None
         if task is not None:
             return await self._adopt(work, hold, task, found=True)
-        await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
+        await self.ends.refused(work, refusal)
         return None
 
     async def _refused(self, work: Work, hold: Hold, error: BatchgenError) -> Work | None:
         """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
         if isinstance(error, Throttled | NotSent):
-            self._note_trouble(hold, error)
+            self._note_trouble(work, hold, error)
         try:
             if (task := await self._accepted_all_the_same(work, error)) is not None:
                 return await self._adopt(work, hold, task, found=True)
         except NotAnswered as unanswered:
-            self._leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
+            self.ends.leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
             return None
         if isinstance(error, Throttled | NotSent):
             wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
-            await self._not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
+            await self.ends.not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
         elif isinstance(error, AccountStopped):
-            await self._not_made(work, error, Outcome.REFUSED, counts=False)
+            await self.ends.not_made(work, error, Outcome.REFUSED, counts=False)
             self._lane_stop.request(error, grace=None)
         elif isinstance(error, AttemptFailed):
-            await self._not_made(work, error, Outcome.REFUSED, counts=True)
-        else:
-            rejected = isinstance(error, JobRejected)
-            await self._end(work, Status.REJECTED if rejected else Status.FAILED, Outcome.REFUSED, error)
+            await self.ends.not_made(work, error, Outcome.REFUSED, counts=True)
+        elif isinstance(error, JobError):
+            if not isinstance(error, PageReceived):
+                self._outage.refused()
+            await self.ends.refused(work, error)
         return None
 
     async def _accepted_all_the_same(self, work: Work, refusal: BatchgenError) -> Task | None:
@@ -271,10 +283,10 @@ class Life:
             async with asyncio.timeout(context.rules.task_timeout):
                 task = await self._watch.ended(work.task_id, work.job.parameters, work.external_id)
         except TimeoutError:
-            self._leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
+            self.ends.leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
             return False
         except Unclear as error:
-            self._leave(work, str(error))
+            self.ends.leave(work, str(error))
             return False
         except TaskNotFound as error:
             await self._gone(work, error, Outcome.LOST)
@@ -283,16 +295,28 @@ class Life:
             self.recovery.ended(work.task_id)
         hold.give()  # at the gateway the slots are free already: what follows here must not keep them
         self._flow.gate.served()
-        if task.state is TaskState.FAILED:
-            words = task.message or "The gateway gives no reason."
-            failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
-            await self._not_made(work, failure, Outcome.FAILED, counts=True)
+        if task.state is not TaskState.SUCCEEDED:
+            await self._made_nothing(work, task)
             return False
         await self._record_made(work, task)
         return True
 
+    async def _made_nothing(self, work: Work, task: Task) -> None:
+        """The task has ended without images: by policy, by chance, or so long ago that they are no longer there."""
+        words = task.message or "The gateway gives no reason."
+        is_old = self._context.now_ms() - work.accepted_at >= GONE_AFTER_MS
+        if task.state is TaskState.REJECTED:
+            refusal = JobRejected(f"The task {task.id} was refused: {words}", code="rejected", head=task.head)
+            await self.ends.end(work, Status.REJECTED, Outcome.FAILED, refusal)
+        elif task.state is TaskState.GONE and is_old:  # it may have made something, which was paid
+            gone = TaskNotFound(f"The task {task.id} is no longer there: {words}", code="gone", head=task.head)
+            await self._gone(work, gone, Outcome.LOST)
+        else:
+            failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
+            await self.ends.not_made(work, failure, Outcome.FAILED, counts=True)
+
     async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
-        price = self._price(work)
+        price = self.ends.price(work)
         charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
         links = task.links[: work.units]
         if work.wanted and work.job.parameters.watermark_info:
@@ -315,7 +339,7 @@ class Life:
         except RunStopped:
             raise
         except BatchgenError as error:
-            self._leave(work, f"images of {work.job.id} are made but could not be fetched: {error}")
+            self.ends.leave(work, f"images of {work.job.id} are made but could not be fetched: {error}")
         else:
             context.tally.fetched_jobs += 1
             context.counters.jobs_done += 1
@@ -326,11 +350,11 @@ class Life:
     async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
         """The gateway does not have what it made. Believed at once only when the user wants it made anew."""
         if self._context.rules.remake_gone:
-            await self._not_made(work, error, Outcome.LOST, counts=True)
+            await self.ends.not_made(work, error, Outcome.LOST, counts=True)
         elif not _is_certain(error) and (work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS):
-            self._leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
+            self.ends.leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
         else:
-            await self._end(work, Status.GONE, outcome, error)
+            await self.ends.end(work, Status.GONE, outcome, error)
 
     # --- ends ---------------------------------------------------------------------------------------------
 
@@ -338,72 +362,21 @@ class Life:
         # What could not be asked just now is held at first: only a later run, told to, sends it again.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
         if self._context.rules.resend_unknown and not is_first_doubt:
-            await self._not_made(work, error, Outcome.UNKNOWN, counts=True)
+            await self.ends.not_made(work, error, Outcome.UNKNOWN, counts=True)
         else:
-            await self._end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
+            await self.ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
 
-    async def _not_made(
-        self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
-    ) -> None:
-        """The attempt made nothing: the next follows, after `wait` seconds at least, unless that was the last."""
-        context = self._context
-        failures = work.failures + int(counts)
-        if failures >= context.rules.max_attempts:
-            await self._end(work, Status.FAILED, outcome, error)
-            return
-        await context.record(
-            NotMade(
-                job_id=work.job.id,
-                attempt=work.attempt,
-                outcome=outcome,
-                counts=counts,
-                at=context.now_ms(),
-                code=_code(error),
-                message=str(error),
-                head=_head(error),
-            )
-        )
-        self._release(work, outcome)
-        if work.wanted:
-            self._later(work.again(counts=counts), soon(failures, context.chance) if counts else wait)
-
-    async def _end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
-        context = self._context
-        await context.record(
-            Ended(
-                job_id=work.job.id,
-                attempt=work.attempt,
-                status=status,
-                outcome=outcome,
-                at=context.now_ms(),
-                code=_code(error),
-                message=str(error),
-                head=_head(error),
-            )
-        )
-        if outcome is not None:
-            self._release(work, outcome)
-        context.counters.jobs_failed += 1
-        context.tally.ended[status] = context.tally.ended.get(status, 0) + 1
-
-    def _leave(self, work: Work, why: str) -> None:
-        self._context.tally.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
-
-    def _price(self, work: Work) -> int | None:
-        return micros(self._provider.account.prices.of_task(work.job.parameters))
-
-    def _release(self, work: Work, outcome: Outcome) -> None:
-        if outcome in {Outcome.REFUSED, Outcome.FAILED}:
-            self._context.budget.release(work.units, self._price(work))
-
-    def _note_trouble(self, hold: Hold, error: Throttled | NotSent) -> None:
+    def _note_trouble(self, work: Work, hold: Hold, error: Throttled | NotSent | Unclear) -> None:
+        """The create was not taken for now, or nobody can say."""
         self._context.counters.refusals += 1
         self._context.counters.note = str(error)[:_NOTE]
-        if isinstance(error, NotSent) and not self._unreachable_said:
-            self._unreachable_said = True
-            patience = self._context.rules.give_up_after
-            self._context.say(f"{error} It is tried again, for at most {patience:g} s (run.give_up_after).")
-        if (reason := self._flow.refused(hold, error)) is not None:
+        if is_trouble(error):
+            self._outage.troubled(work.job.id, error, sent=hold.sent)
+            if self._outage.is_on:
+                self.ends.verdicts.excuse(self._outage.jobs)
+        is_unclear = isinstance(error, Unclear)
+        reason = self._flow.unclear(error) if is_unclear else self._flow.refused(hold, error)
+        if reason is not None:
             self._lane_stop.request(reason, grace=self._context.rules.grace)
 
     def _stop(self, reason: RunStopped) -> None:
@@ -414,11 +387,3 @@ class Life:
 
 def _is_certain(error: BatchgenError) -> bool:
     return isinstance(error, ImagesGone) and error.certain
-
-
-def _code(error: BatchgenError) -> str:
-    return str(getattr(error, "code", ""))
-
-
-def _head(error: BatchgenError) -> str:
-    return str(getattr(error, "head", ""))

@@ -24,6 +24,7 @@ class Idle(StrEnum):
     NO_JOB = "free: no job waits"
     SIZE = "free: too few for the jobs that wait"
     RATE = "free: the rate, or a refusal, bids to wait"
+    OUTAGE = "free: the account accepts nothing, or has not shown yet that it does"
     FETCHING = "free: downloads are too far behind"
     BUDGET = "free: the budget is reserved for what is in flight"
     STOPPED = "free: nothing more is begun"

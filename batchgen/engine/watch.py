@@ -101,6 +101,7 @@ class Watch:
         self._chance = chance
         self._on_trouble = on_trouble
         self._on_answer = on_answer
+        self.on_running: Callable[[Task], None] = lambda _: None  # hears of each answer that a task still runs
         self._jobs_wait = jobs_wait
         self._running: set[_Running] = set()
         self._by_id: dict[str, _Running] = {}
@@ -354,6 +355,7 @@ class Watch:
         """The answer to a question that was asked at this moment."""
         running.refused = running.not_there = 0
         if task.state is TaskState.RUNNING:
+            self.on_running(task)
             running.seen = now - running.since
             wait = self._alone(running.kind, running.seen) - (self._clock() - running.since)
             self._ask_again(running, min(wait, self._punctuality.goes_on(running.hearsay, now, self._clock())))

@@ -216,6 +216,14 @@ class Questions:
             (account, base_url, key_print, before, most),
         ).fetchall()
 
+    def has_accepted(self, account: str, base_url: str) -> bool:
+        """Whether this account, at this address, has ever accepted a create of this output."""
+        row = self.db.execute(
+            "SELECT 1 FROM attempt WHERE account = ? AND base_url = ? AND accepted_at IS NOT NULL LIMIT 1",
+            (account, base_url),
+        ).fetchone()
+        return row is not None
+
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
         """The images of an attempt that are not here yet; the flag says: the watermarked copy."""
         rows = self.db.execute(

@@ -40,7 +40,7 @@ class RunOptions:
     """Patience and width of a run; durations are seconds."""
 
     max_attempts: int = 4
-    task_timeout: float | None = None  # None: no end
+    task_timeout: float | None = 7200.0  # None: no end
     on_unknown: OnUnknown = OnUnknown.HOLD
     give_up_after: float = 600.0  # without any success, while the gateway refuses or cannot be reached
     grace: float = 5.0  # for what is in flight, after an interruption

@@ -30,11 +30,16 @@ class TaskState(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    REJECTED = "rejected"  # failed by policy: the same request will fail again
+    GONE = "gone"  # ended, and what it made, if anything, is no longer there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as the gateway tells of it. `created_ms` is Unix time by the gateway's clock."""
+    """A task as the gateway tells of it. `created_ms` is Unix time by the gateway's clock.
+
+    `unknown_status` is the gateway's own word for how it stands, where the provider does not know it.
+    """
 
     id: str
     state: TaskState
@@ -44,6 +49,7 @@ class Task:
     message: str = ""
     created_ms: int | None = None
     head: str = ""
+    unknown_status: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import jwt
 
 from batchgen.catalog import Auth
-from batchgen.errors import AccountStopped, JobRefused, TaskNotFound, Unclear
+from batchgen.errors import AccountStopped, OwnRefusal, TaskNotFound, Unclear
 from batchgen.providers import meaning
 from batchgen.providers.base import Page, Provider, Task
 
@@ -172,13 +172,13 @@ class KlingProvider(Provider):
 
 
 def _encoded(path: str, sha256: str) -> str:
-    """The file as bare base64. Raises JobRefused where it is no longer what the job's id was made from."""
+    """The file as bare base64. Raises OwnRefusal where it is no longer what the job's id was made from."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise JobRefused(f"The reference image {path} cannot be read ({error.strerror}).", code="local") from error
+        raise OwnRefusal(f"The reference image {path} cannot be read ({error.strerror}).", code="local") from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise JobRefused(
+        raise OwnRefusal(
             f"The reference image {path} has changed since this run began; run again to use what it is now.",
             code="local",
         )

@@ -7,6 +7,7 @@ and the two gateways' pages, read 2026-11.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from batchgen.errors import (
     BatchgenError,
     JobRefused,
     JobRejected,
+    OwnRefusal,
     RefusedOrTaken,
     TaskNotFound,
     TooFast,
@@ -22,29 +24,26 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.jobs import ImageLink
-from batchgen.providers import reading
+from batchgen.providers import policy, reading
 from batchgen.providers.base import Task, TaskState
 
 if TYPE_CHECKING:
     from batchgen.door import Answer
 
 _FINE = frozenset({"0", "200", "success", "succeed", "ok"})
-_STATES = {
-    "submitted": TaskState.RUNNING,
-    "processing": TaskState.RUNNING,
-    "succeed": TaskState.SUCCEEDED,
-    "succeeded": TaskState.SUCCEEDED,
-    "success": TaskState.SUCCEEDED,
-    "completed": TaskState.SUCCEEDED,
-    "failed": TaskState.FAILED,
-    "fail": TaskState.FAILED,
-    "failure": TaskState.FAILED,
+_WORDS = {
+    TaskState.RUNNING: "submitted processing pending queued queueing waiting created starting running in_progress",
+    TaskState.SUCCEEDED: "succeed succeeded success successful completed complete done finished",
+    TaskState.FAILED: "failed fail failure error errored canceled cancelled aborted timeout timed_out terminated",
+    TaskState.REJECTED: "rejected blocked moderated content_filtered",
+    TaskState.GONE: "expired deleted removed",
 }
+_STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 _STOPS_ACCOUNT = frozenset({"1000", "1001", "1002", "1003", "1004", "1100", "1101", "1102", "1304"})
 NO_SUCH_PATH = "1202"
 _NOT_THERE = frozenset({NO_SUCH_PATH, "1203"})
 _BY_CODE = {
-    "1103": JobRefused,
+    "1103": OwnRefusal,  # no permission for this model
     "1200": RefusedOrTaken,  # a repeated `external_task_id` is answered so too
     "1201": RefusedOrTaken,
     "1300": JobRejected,
@@ -54,6 +53,7 @@ _BY_CODE = {
     "5002": Unclear,
 }
 _THROTTLED = {"1302": TooFast, "1303": TooManyRunning}
+_LONGEST_STATUS = 40
 _LATEST_MS = 2**53  # what a time can be; a larger number is none
 _LARGEST_CHARGE = 10**9  # for one task, in the account's unit; a larger number is none, and could not be added up
 
@@ -81,7 +81,8 @@ def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: 
     if code in _STOPS_ACCOUNT:
         return AccountStopped(f"{text}. {_ADVICE.get(code, '')}".strip())
     if code in _NOT_THERE:
-        return JobRefused(text, **detail) if creating else TaskNotFound(text, **detail)
+        refused = JobRefused if code == NO_SUCH_PATH else OwnRefusal  # no such model
+        return refused(text, **detail) if creating else TaskNotFound(text, **detail)
     if code in _BY_CODE:
         return _BY_CODE[code](text, **detail)
     if code in _THROTTLED:
@@ -103,18 +104,23 @@ def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own
     """A task object as a `Task`. Raises Unclear where it holds no task id."""
     if not isinstance(data, dict) or not data.get("task_id"):
         raise Unclear("The gateway's answer holds no task id.", head=head)
-    status = str(data.get("task_status") or data.get("status") or "").lower()
+    status = re.sub(r"[ -]", "_", str(data.get("task_status") or data.get("status") or "").strip().lower())
+    message = str(data.get("task_status_msg") or "")
+    # A status we do not know is one that goes on: asking again is free.
+    state = _STATES.get(status, TaskState.RUNNING)
+    if state is TaskState.FAILED and policy.is_refusal(message):
+        state = TaskState.REJECTED
     info = data.get("task_info")
     external = info.get("external_task_id") if isinstance(info, dict) else data.get("external_task_id")
     created = data.get("created_at")
     return Task(
         id=str(data["task_id"]),
-        # A status we do not know is one that goes on: asking again is free.
-        state=_STATES.get(status, TaskState.RUNNING),
+        state=state,
+        unknown_status="" if status in _STATES else status[:_LONGEST_STATUS],
         external_id=str(external) if external else None,
         links=_links(data),
         cost=_cost(data.get("final_unit_deduction")),
-        message=str(data.get("task_status_msg") or ""),
+        message=message,
         created_ms=int(created) if isinstance(created, int | float) and 0 <= created < _LATEST_MS else None,
         head=head,
     )

@@ -17,6 +17,8 @@ from batchgen.errors import (
     CommandError,
     JobRefused,
     JobRejected,
+    OwnRefusal,
+    PageReceived,
     TaskNotFound,
     TooFast,
     Unclear,
@@ -36,7 +38,9 @@ _VERSIONED = re.compile(r"/v\d+\w*$")  # OpenAI's own clients want a base_url wi
 _LATEST = 2**43  # what a time in seconds can be; a larger number is none
 
 # What an error means by its `code`, else by its `type`, else by the HTTP status.
-# Sources, read 2026-11: OpenAI's guide to error codes and its help page on 429; Azure's and vLLM's own words.
+# Sources, read 2026-11: OpenAI's guide to error codes and its help page on 429; Azure's and vLLM's own words; LiteLLM's
+# ProxyErrorTypes (litellm/proxy/_types.py), which it answers with statuses of 400, 401, 403 and 422 as it happens;
+# new-api's codes of a user's quota.
 _PAY = "Look at the account's credits and limits; then run again to go on."
 _KEY = "Check the account's key."
 _STOPS_ACCOUNT = {
@@ -51,9 +55,30 @@ _STOPS_ACCOUNT = {
     "invalid_api_key": _KEY,
     "authentication_error": _KEY,
     "unsupported_country_region_territory": "The service is not offered where this machine is.",
+    "budget_exceeded": _PAY,
+    "expired_key": _KEY,
+    "token_not_found_in_db": _KEY,
+    "insufficient_user_quota": _PAY,
+    "pre_consume_token_quota_failed": _PAY,
+}
+# The same as long as the status does not say that it is the server's own trouble.
+_STOPS_ACCOUNT_BELOW_500 = {
+    "auth_error": _KEY,
+    "no_db_connection": "The proxy has no database to look the key up in: check the key, then ask who runs it.",
 }
 _REJECTS = frozenset({"moderation_blocked", "content_policy_violation", "content_filter", "contentfilter"})
-_REFUSES = frozenset({"model_not_found", "notfounderror", "deploymentnotfound"})
+_REFUSES = frozenset(
+    {
+        "model_not_found",
+        "notfounderror",
+        "deploymentnotfound",
+        "key_model_access_denied",
+        "team_model_access_denied",
+        "user_model_access_denied",
+        "org_model_access_denied",
+        "project_model_access_denied",
+    }
+)
 _TOO_FAST = frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down"})
 
 
@@ -90,8 +115,13 @@ class OpenAIProvider(Provider):
         answer = self.secrets.out_of(await self.door.send("GET", self._root + _MODELS, headers=self._key()))
         if answer.status in {404, 405}:
             raise TaskNotFound(f"The gateway answered HTTP {answer.status} for its models.", code=str(answer.status))
-        if not 200 <= answer.status < 300:
-            raise _refusal(answer, reading.json_of(answer), "the question for its models")
+        if 200 <= answer.status < 300:
+            return
+        error = _refusal(answer, reading.json_of(answer), "the question for its models")
+        if isinstance(error, JobRefused) and not isinstance(error, PageReceived):
+            # The question has no parameters: whoever is refused even this is refused himself.
+            raise AccountStopped(f"{str(error).rstrip('.')}. {_KEY}") from error
+        raise error
 
     async def query(self, task_id: str) -> Task:
         """Raise TaskNotFound: what a create made is told once."""
@@ -163,30 +193,19 @@ def _refusal(answer: Answer, body: Any, doing: str) -> BatchgenError:  # noqa: A
     words = f": {message}" if message else ""
     text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"
     detail = {"code": code or kind or str(answer.status), "head": answer.head}
+    stops = _STOPS_ACCOUNT | (_STOPS_ACCOUNT_BELOW_500 if answer.status < 500 else {})
     for name in (code, kind):
-        if name in _STOPS_ACCOUNT:
-            return AccountStopped(f"{text.rstrip('.')}. {_STOPS_ACCOUNT[name]}")
+        if name in stops:
+            return AccountStopped(f"{text.rstrip('.')}. {stops[name]}")
         if name in _REJECTS:
             return JobRejected(text, **detail)
         if name in _REFUSES:
-            return JobRefused(text, **detail)
+            return OwnRefusal(text, **detail)
         if name in _TOO_FAST:
             return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
-    return _by_status(answer, text, detail)
-
-
-def _by_status(answer: Answer, text: str, detail: dict[str, str]) -> BatchgenError:
-    status = answer.status
-    if status in {401, 402, 403}:
-        return AccountStopped(f"{text.rstrip('.')}. Check the key, its rights and the balance of the account.")
-    if status == 429:
-        return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
-    if status in {404, 405} or 300 <= status < 400:
-        return AccountStopped(f"{text.rstrip('.')}. Check the account's base_url.")
-    if 400 <= status < 500 and status != 408:
-        return JobRefused(text, **detail)
-    why = "" if status >= 300 else "; it names no image"
-    return Unclear(f"{text}{why}", **detail)
+    if answer.status < 300:
+        return Unclear(f"{text}; it names no image", **detail)
+    return reading.refusal_by_status(answer, text, code=detail["code"], creating=True, refused=JobRefused)
 
 
 def _type_of(body: object) -> str:

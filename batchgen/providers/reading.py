@@ -5,17 +5,43 @@ What a refusal means by its HTTP status alone is here too: codes are each wire's
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchgen.errors import AccountStopped, JobRefused, RefusedOrTaken, TaskNotFound, TooFast, Unclear
+from batchgen.errors import (
+    AccountStopped,
+    JobError,
+    JobRefused,
+    JobRejected,
+    NoSuchPath,
+    PageReceived,
+    RefusedOrTaken,
+    TaskNotFound,
+    TooFast,
+    Unclear,
+)
+from batchgen.providers import policy
+from batchgen.providers.proxies import not_reached
 
 if TYPE_CHECKING:
     from batchgen.door import Answer
     from batchgen.errors import BatchgenError
 
 _LONGEST_MESSAGE = 300
+_EXCERPT = 120  # characters of a page
+_PAGE = 4096  # bytes of it that are looked at
+_MARKUP = re.compile(r"<(script|style)\b.*?(</\1>|\Z)|<!--.*?(-->|\Z)|<[^>]*(>|\Z)", re.DOTALL | re.IGNORECASE)
+# "Not Found" alone is what any server says of a path. Sources: the Kling API's own words, new-api's `task_not_exist`.
+_NO_TASK = re.compile(
+    r"(task|job|generation|record|resource|\bid)\b[^.]{0,60}?"
+    r"(not[ _-]?(be[ ])?(found|exist)|does ?n[o']t exist|unknown)"
+    r"|(unknown|invalid|cannot find|could not find)[ _-](the )?(task|job|generation|record)"
+    r"|no such (?!path|route|page|url|endpoint|method|host|api)\w"
+    r"|task_?not_?(found|exists?)|任务不存在|找不到任务|记录不存在",
+    re.IGNORECASE,
+)
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # where half a surrogate pair may be; \x00: in UTF-16
 
 
@@ -73,18 +99,71 @@ def refusal(answer: Answer, *, creating: bool, doing: str) -> BatchgenError:
     return refusal_by_status(answer, f"{text}: {message}" if message else text, code=code, creating=creating)
 
 
-def refusal_by_status(answer: Answer, text: str, *, code: str, creating: bool) -> BatchgenError:
-    """What an answer means by its status alone; `text` is to be its sentence."""
-    status = answer.status
-    detail = {"code": code or str(status), "head": answer.head}
-    if status in {401, 402, 403}:
+def refusal_by_status(
+    answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused] = RefusedOrTaken
+) -> BatchgenError:
+    """What an answer means by its status, and by whether it is the gateway's own; `text` is to be its sentence.
+
+    `refused`: what a refusal of a create's parameters is.
+    """
+    text = text.rstrip(".")
+    status, shown = answer.status, code or str(answer.status)
+    if status in {401, 402}:
         return AccountStopped(f"{text}. Check the key and the balance of the account.")
     if status == 429:
-        return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
-    if status in {404, 405} and not creating:
-        return TaskNotFound(text, **detail)
-    if status in {404, 405} or 300 <= status < 400:
+        return TooFast(text, code=shown, retry_after=answer.retry_after)
+    if (elsewhere := not_reached(answer, text)) is not None:
+        return elsewhere
+    if status == 408 or not 300 <= status < 500:
+        return Unclear(text, code=shown, head=answer.head)
+    if status < 400 or not isinstance(json_of(answer), dict):
+        return _page(answer, text, code=shown, creating=creating)
+    return _own_refusal(answer, text, code=code, creating=creating, refused=refused)
+
+
+def _own_refusal(
+    answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused]
+) -> AccountStopped | JobError | Unclear:
+    """What the gateway's own refusal is: of the account, of the create, or of a question."""
+    status, message = answer.status, message_of(json_of(answer))
+    kind: type[JobError | Unclear] = refused if creating else JobRefused
+    if not creating and says_no_task(status, code, message):
+        kind = TaskNotFound
+    elif status == 403:
+        return AccountStopped(f"{text}. Check the key, its rights and the balance of the account.")
+    elif status in {404, 405} and creating:
         return AccountStopped(f"{text}. Check the account's base_url.")
-    if 400 <= status < 500 and status != 408:
-        return (RefusedOrTaken if creating else JobRefused)(text, **detail)
-    return Unclear(text, **detail)
+    elif status in {404, 405}:
+        kind = NoSuchPath
+    elif creating and policy.is_refusal(message):
+        kind = JobRejected
+    return kind(text, code=code or str(status), head=answer.head)
+
+
+def _page(answer: Answer, text: str, *, code: str, creating: bool) -> PageReceived | Unclear:
+    """A page or a redirect: from a firewall, which may mind one prompt alone, or from a server that is not the API.
+
+    To a question it says nothing, least of all that a task is not there.
+    """
+    words = excerpt(answer)
+    said = f', which begins "{words}"' if words else ""
+    location = answer.headers.get("Location", "")[:_EXCERPT]
+    where = f" to {location}" if 300 <= answer.status < 400 and location else ""
+    kind = "a redirect" if 300 <= answer.status < 400 else "a page"
+    full = (
+        f"{text}: {kind}{where}, not the API's own answer{said}. If all are answered so, check the account's base_url."
+    )
+    if creating:
+        return PageReceived(full, code=code, head=answer.head)
+    return (NoSuchPath if answer.status in {404, 405} else Unclear)(full, code=code, head=answer.head)
+
+
+def excerpt(answer: Answer) -> str:
+    """The first words of a page, without its markup."""
+    text = _MARKUP.sub(" ", answer.body[:_PAGE].decode("utf-8", "replace"))
+    return " ".join(html.unescape(text).replace("\0", " ").split())[:_EXCERPT]
+
+
+def says_no_task(status: int, code: str, message: str) -> bool:
+    """Whether the gateway itself says that it has no such task: its own word for it, not that there is no such path."""
+    return status in {400, 404, 410} and bool(_NO_TASK.search(f"{code} {message}"))

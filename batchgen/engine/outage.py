@@ -1,0 +1,162 @@
+"""Whether an account accepts creates now. Where it does not, it is tried with one at a time, and for so long only.
+
+An outage begins when several creates in a row met nobody, or came to no clear answer, and none was accepted. It is the
+account's trouble and no job's: it uses up nobody's attempts. At an account that cannot be asked what became of a
+create, each try may cost a job its certainty, so only a few are made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen.engine.gate import gave_up
+from batchgen.errors import NotSent, ProxyBusy, RunStopped, Unclear
+from batchgen.progress import duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchgen.errors import BatchgenError
+
+TROUBLES = 3  # creates in a row, and of as many jobs where the account has accepted any in this run
+IN_DOUBT = 3  # creates under way or lost at an account that cannot be asked, before it has accepted one
+TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
+
+
+class Outage:
+    """What became of the last creates of one account in this run. `clock` is monotonic, times are seconds.
+
+    `say` gets a sentence when an outage begins and when it ends; `changed` is called when more may be sent than before.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        can_ask: bool,
+        give_up_after: float,
+        clock: Callable[[], float],
+        say: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._account = account
+        self._can_ask = can_ask
+        self._give_up_after = give_up_after
+        self._clock = clock
+        self._say = say
+        self._changed = changed
+        self._creating: set[str] = set()
+        self._troubled: list[str] = []  # jobs whose creates met trouble since the last that was accepted
+        self._since = 0.0  # when the first of them did
+        self._latest = 0.0  # when the last did
+        self._began = 0.0  # when the outage was declared
+        self._accepted_at = float("-inf")
+        self._lost = 0  # tries in doubt
+        self._error: BatchgenError | None = None
+        self.accepted = 0
+        self.is_on = False
+
+    # --- what happens -------------------------------------------------------------------------------------
+
+    def sent(self, external_id: str) -> None:
+        """A create leaves."""
+        self._creating.add(external_id)
+
+    def answered(self, external_id: str) -> None:
+        """It came back, whatever with."""
+        if external_id in self._creating:
+            self._creating.remove(external_id)
+            self._changed()
+
+    def create_accepted(self) -> None:
+        """One was accepted."""
+        self.accepted += 1
+        self._accepted_at = self._clock()
+        self._end()
+
+    def refused(self) -> None:
+        """The gateway itself refused one: it is there, and reads what is sent."""
+        self._end()
+
+    def troubled(self, job_id: str, error: BatchgenError, *, sent: float) -> None:
+        """A create that was sent at this time met nobody, or came to no clear answer."""
+        now = self._clock()
+        if sent < self._accepted_at:
+            return  # it was under way with one that was accepted
+        if isinstance(error, ProxyBusy) and self._troubled and sent < self._latest:
+            return  # they were too many at once, which is one refusal
+        if not self._troubled:
+            self._since = now
+        self._troubled.append(job_id)
+        self._latest, self._error = now, error
+        if self.is_on:
+            self._lost += isinstance(error, Unclear) and sent >= self._began  # others were under way already
+            return
+        self.is_on = len(self._troubled) >= TROUBLES and (not self.accepted or len(self.jobs) >= TROUBLES)
+        if self.is_on:
+            self._began = now
+            patience = duration(self._give_up_after)
+            self._say(
+                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, one job"
+                f" at a time, for at most {patience} (run.give_up_after); this uses up no attempts."
+            )
+
+    def still(self, error: BatchgenError) -> None:
+        """A free question met trouble too."""
+        self._error = error
+
+    def _end(self) -> None:
+        self._troubled.clear()
+        self._lost = 0
+        if self.is_on:
+            self.is_on = False
+            self._say(f"The account {self._account!r} answers again.")
+        self._changed()
+
+    # --- what follows -------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> set[str]:
+        """Those whose creates met trouble since the last that was accepted."""
+        return set(self._troubled)
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether a create is under way."""
+        return bool(self._creating)
+
+    @property
+    def is_account_in_trouble(self) -> bool:
+        """Whether what was lost lately is more likely the account's fault than a job's."""
+        return self.is_on or bool(self._troubled and not self.accepted)
+
+    def may_send(self) -> bool:
+        """Whether one more create may be under way."""
+        if self.is_on:
+            return not self._creating
+        if self._can_ask or (self.accepted and not self._troubled):
+            return True
+        return len(self._creating) + len(self._troubled) < IN_DOUBT
+
+    def reason_to_stop(self) -> RunStopped | None:
+        """Why the run is to end, if it is: tried for too long, or with too many jobs that nobody can be asked about."""
+        if not self.is_on or self._error is None:
+            return None
+        if self._clock() - self._since >= self._give_up_after:
+            return gave_up(self._give_up_after, self._error)
+        if not self._can_ask and self._lost >= TRIES_IN_DOUBT:
+            return RunStopped(
+                f"The last {len(self._troubled)} creates had no clear answer, and the account {self._account!r} cannot"
+                f" be asked what became of them, so no more are sent: {str(self._error).rstrip('.')}."
+                " Run again when the gateway answers; --retry-unknown sends what is held as unknown once more."
+            )
+        return None
+
+    def gives_up_in(self) -> float | None:
+        """Seconds until that may be so by the clock; None where there is no outage."""
+        return max(0.0, self._since + self._give_up_after - self._clock()) if self.is_on else None
+
+
+def is_trouble(error: BatchgenError) -> bool:
+    """Whether an answer to a create says that nobody was there, or nothing at all."""
+    return isinstance(error, NotSent | Unclear | ProxyBusy)
