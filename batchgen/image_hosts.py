@@ -19,7 +19,7 @@ from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside
 from batchgen.door import CONNECT_SECONDS, NAME, proxy_of, translated
 from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, Unclear
 from batchgen.jobs import is_inline
-from batchgen.unpacking import CODINGS, Unpacking
+from batchgen.unpacking import BodyCutOff, BodyRefused, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -162,23 +162,16 @@ def _refuse_inside(link: URL) -> None:
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The body, unpacked where it was sent packed. Raises ImageBroken where it is too large or ends too soon."""
-    packed = response.headers.get("Content-Encoding", "").strip().lower() in CODINGS
-    unpacking = Unpacking() if packed else None
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
     if (response.content_length or 0) > LARGEST_IMAGE:
-        raise _too_large()
-    size = 0
-    async for piece in response.content.iter_any():
-        for part in unpacking.parts(piece) if unpacking else (piece,):
-            size += len(part)
-            if size > LARGEST_IMAGE:
-                raise _too_large()
+        raise ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
+    try:
+        async for part in unpacked(response.content.iter_any(), coding, LARGEST_IMAGE):
             yield part
-    if unpacking and unpacking.is_unfinished:
-        raise ImageBroken("The image's download was cut off.")
-
-
-def _too_large() -> ImageBroken:
-    return ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
+    except BodyCutOff as error:
+        raise ImageBroken("The image's download was cut off.") from error
+    except BodyRefused as error:
+        raise ImageBroken(f"The image's download is not taken: {error}.") from error
 
 
 async def _one_piece(data: bytes) -> AsyncIterator[bytes]:

@@ -183,7 +183,7 @@ class Examination:
         if heard is None or self._account.auth is Auth.NONE:
             return None
         try:
-            answer = await self._ask(self._door.send("GET", heard.url, headers={}, params=heard.params))
+            answer = await self._ask(self._door.send("GET", heard.url, headers={}))
         except (NotSent, Unclear):
             return None
         return answer.status

@@ -111,7 +111,9 @@ class Provider(ABC):
             headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
         body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
         url, within = account.base_url + path, account.answers_within
-        return self.secrets.out_of(await self.door.send(method, url, headers=headers, body=body, within=within))
+        fresh = method != "GET" and self.creates_alone
+        answer = await self.door.send(method, url, headers=headers, body=body, within=within, fresh=fresh)
+        return self.secrets.out_of(answer)
 
     @abstractmethod
     async def create(self, job: Job, external_id: str) -> Task:
@@ -150,6 +152,11 @@ class Provider(ABC):
     def told(self, _call: Mapping[str, Any]) -> Task | None:
         """The task that a callback's body tells of, or None where it tells of none. Whoever called may be lying."""
         return None
+
+    @property
+    def creates_alone(self) -> bool:
+        """Whether each create has a connection of its own: nobody can be asked what became of a lost one."""
+        return not (self.finds or self.lists)
 
     @property
     def finds(self) -> bool:

@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog import Auth
-from batchgen.door import LARGEST_ANSWER
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 _CREATES, _MODELS = "/images/generations", "/models"
 _VERSIONED = re.compile(r"/v\d+\w*$")  # OpenAI's own clients want a base_url with /v1, and many gateways name it so
+_LARGEST_IMAGE = 64 * 1024 * 1024  # bytes of one that the answer holds
 _LATEST = 2**43  # what a time in seconds can be; a larger number is none
 
 # What an error means by its `code`, else by its `type`, else by the HTTP status.
@@ -81,7 +81,8 @@ class OpenAIProvider(Provider):
             headers={"Content-Type": "application/json", "X-Client-Request-Id": external_id} | self._key(),
             body=body,
             within=self.account.answers_within,
-            most=LARGEST_ANSWER * job.parameters.n,
+            most=_LARGEST_IMAGE * job.parameters.n,
+            fresh=self.creates_alone,
         )
         return task_from(self.secrets.out_of(answer), external_id)
 
