@@ -13,10 +13,8 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -24,6 +22,7 @@ from batchgen import __version__
 from batchgen.addresses import Gateways
 from batchgen.connections import GatewayConnector, SpokeFirst
 from batchgen.errors import (
+    CommandError,
     NameNotFound,
     NotSent,
     ProxyFailed,
@@ -31,6 +30,7 @@ from batchgen.errors import (
     Unclear,
     Withheld,
 )
+from batchgen.proxies import proxy_of
 from batchgen.timeouts import RequestTimeout, request_timeout
 from batchgen.unpacking import CODINGS, BodyRefused, unpacked
 
@@ -45,6 +45,7 @@ NAME = f"batchgen/{__version__}"
 _HEAD = 500  # bytes of an answer that are kept with a failure
 _LARGE = 1024 * 1024
 _NEVER_FROM_A_CACHE = {"Cache-Control": "no-cache", "Pragma": "no-cache"}  # an old "not found" would be paid for
+_REFUSED_BY_PROXY = "The proxy on the way to {host} wants a password (HTTP 407): put it into the proxy's variable."
 _ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is `request_timeout`'s
 
 
@@ -116,13 +117,15 @@ class Door:
                         url,
                         headers=headers,
                         data=_payload(body),
-                        proxy=proxy_of(url),
+                        proxy=way_to(url),
                         allow_redirects=False,
                         timeout=_ONLY_CONNECTING,
                         trace_request_ctx=_Sending(timeout, within),
                     ) as response:
                         timeout.restart(within)
                         whole = await _whole(response, most)
+                        if response.status == 407:  # a proxy's word (RFC 9110, 15.5.8): it has let nothing through
+                            raise ProxyFailed(_REFUSED_BY_PROXY.format(host=_host(url)))
                         return Answer(status=response.status, headers=response.headers, body=whole)
                 finally:
                     sent = timeout.sent
@@ -231,15 +234,12 @@ async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, 
     sending.timeout.restart(sending.within)
 
 
-@lru_cache(maxsize=1024)
-def _proxy_of(scheme: str, host: str) -> str | None:
-    return None if proxy_bypass(host) else getproxies().get(scheme)
-
-
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for this address; aiohttp's own way would also send keys out of ~/.netrc."""
-    parts = urlsplit(url)
-    return _proxy_of(parts.scheme, parts.hostname or "")
+def way_to(url: str) -> str | None:
+    """The proxy on the way to an address, if there is to be one. Raises ProxyFailed where it cannot be used."""
+    try:
+        return proxy_of(url)
+    except CommandError as error:
+        raise ProxyFailed(str(error)) from error
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside
-from batchgen.door import CONNECT_SECONDS, NAME, proxy_of, translated
+from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside, leads_only_inside
+from batchgen.door import CONNECT_SECONDS, NAME, translated, way_to
 from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, Unclear
 from batchgen.jobs import is_inline
 from batchgen.unpacking import BodyCutOff, BodyRefused, unpacked
@@ -39,6 +39,7 @@ class ImageHosts:
         self._gateways = gateways
         self._near = near
         self._public = public
+        self._outside: set[str] = set()  # names that may be asked for through a proxy
 
     @asynccontextmanager
     async def image(
@@ -82,7 +83,9 @@ class ImageHosts:
         for _ in range(_REDIRECTS + 1):
             if not is_near:
                 _refuse_inside(link)
-            proxy = proxy_of(str(link))
+            proxy = way_to(str(link))
+            if proxy and not is_near:
+                await self._refuse_name_inside(link, base_url)
             session = self._near if is_near or proxy else self._public
             response = await session.get(link, proxy=proxy, allow_redirects=False, timeout=_within(idle))
             if response.status not in _MOVED or "Location" not in response.headers:
@@ -102,7 +105,18 @@ class ImageHosts:
         host = urlsplit(base_url).hostname or ""
         if is_inside(host):
             return True
-        return not proxy_of(base_url) and await self._gateways.is_near(host)
+        return not way_to(base_url) and await self._gateways.is_near(host)
+
+    async def _refuse_name_inside(self, link: URL, base_url: str) -> None:
+        """A proxy resolves the link's name itself, and may reach what only a company may.
+
+        What has no address here is left to it. A gateway whose own name is private may have its images there.
+        """
+        host = link.raw_host or ""
+        if host not in self._outside:
+            if await leads_only_inside(host) and not await self._gateways.is_near(urlsplit(base_url).hostname or ""):
+                raise leads_inside(host, host)
+            self._outside.add(host)
 
 
 @asynccontextmanager

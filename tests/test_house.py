@@ -15,7 +15,8 @@ HOUSE = Path(__file__).parents[1] / "batchgen"
 # Each room and what it may import, for types too. No room may import what imports it.
 ROOMS = {
     "errors": "",
-    "addresses": "errors",
+    "proxies": "errors",
+    "addresses": "errors proxies",
     "unpacking": "",
     "timeouts": "",
     "connections": "timeouts",
@@ -31,14 +32,14 @@ ROOMS = {
     "matrix": "errors jobs catalog paths templates manifest",
     "ledger": "errors jobs money",
     "plan": "errors jobs money catalog paths manifest matrix ledger",
-    "door": "errors addresses connections timeouts unpacking",
+    "door": "errors proxies addresses connections timeouts unpacking",
     "image_hosts": "errors jobs addresses unpacking door",
-    "providers": "errors jobs catalog door",
+    "providers": "errors jobs catalog proxies door",
     "progress": "errors jobs money",
     "outputs": "errors jobs money paths ledger",
     "engine": "errors jobs money catalog paths ledger door image_hosts providers progress outputs",
     "audit": "errors jobs ledger providers engine",
-    "doctor": "errors catalog door providers engine progress",
+    "doctor": "errors catalog proxies door providers engine progress",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import every room
