@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
 from batchgen.errors import CommandError
+from batchgen.redaction import redact
 
 _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _USABLE = frozenset({"http", "https"})
@@ -70,6 +71,7 @@ def _proxy_of(scheme: str, host: str, port: int, environment: tuple[tuple[str, s
         is_left_out = bool(proxy_bypass(host))
     if is_left_out:
         return None
+    redact.add(passwords())
     variable = f"{scheme}_proxy" if known.get(scheme) else "all_proxy"
     set_as = next((name for name, text in environment if text and name.lower() == variable), "")
     return _usable(value, set_as)

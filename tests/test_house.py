@@ -14,8 +14,9 @@ HOUSE = Path(__file__).parents[1] / "batchgen"
 
 # Each room and what it may import, for types too. No room may import what imports it.
 ROOMS = {
-    "errors": "",
-    "proxies": "errors",
+    "redaction": "",
+    "errors": "redaction",
+    "proxies": "errors redaction",
     "addresses": "errors proxies",
     "unpacking": "",
     "timeouts": "",
@@ -30,11 +31,11 @@ ROOMS = {
     "templates": "errors",
     "manifest": "errors jobs encoding tape document catalog paths templates",
     "matrix": "errors jobs catalog paths templates manifest",
-    "ledger": "errors jobs money",
+    "ledger": "errors jobs money redaction",
     "plan": "errors jobs money catalog paths manifest matrix ledger",
     "door": "errors proxies addresses connections timeouts unpacking",
     "image_hosts": "errors jobs addresses unpacking door",
-    "providers": "errors jobs catalog proxies door",
+    "providers": "errors jobs catalog proxies door redaction",
     "progress": "errors jobs money",
     "outputs": "errors jobs money paths ledger",
     "engine": "errors jobs money catalog paths ledger door image_hosts providers progress outputs",

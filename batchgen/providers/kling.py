@@ -141,7 +141,7 @@ class KlingProvider(Provider):
             bearer = self._bearer()
             headers["Authorization"] = f"Bearer {bearer}"
             answer = await send(headers=headers)
-        return self.secrets.out_of(answer, bearer)
+        return answer
 
     def _bearer(self) -> str:
         if self.account.auth is Auth.API_KEY:

@@ -84,11 +84,11 @@ class OpenAIProvider(Provider):
             most=_LARGEST_IMAGE * job.parameters.n,
             fresh=self.creates_alone,
         )
-        return task_from(self.secrets.out_of(answer), external_id)
+        return task_from(answer, external_id)
 
     async def probe(self) -> None:
         """Ask for the list of models, which is free. Raises TaskNotFound where there is none."""
-        answer = self.secrets.out_of(await self.door.send("GET", self._root + _MODELS, headers=self._key()))
+        answer = await self.door.send("GET", self._root + _MODELS, headers=self._key())
         if answer.status in {404, 405}:
             raise TaskNotFound(f"The gateway answered HTTP {answer.status} for its models.", code=str(answer.status))
         if not 200 <= answer.status < 300:
