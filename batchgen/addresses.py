@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from batchgen.errors import LinkRefused
+from batchgen.proxies import is_loopback
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
@@ -27,6 +28,10 @@ _CARRIERS = tuple(  # networks of IPv6 whose last 32 bits are an address of IPv4
 _STAND_IN = IPv4Network("198.18.0.0/15")
 
 
+_NOT_GLOBAL = IPv6Network("3fff::/20")  # for documentation (RFC 9637); not every Python knows
+_GIVEN_OUT = IPv6Network("2000::/3")  # all that is global of IPv6; the rest is special or reserved (RFC 4291, 2.4)
+
+
 def is_public(address: str, *, of_name: bool = False) -> bool:
     """Whether an address, as text, can be reached by anybody; `of_name`: a name was resolved to it.
 
@@ -36,7 +41,7 @@ def is_public(address: str, *, of_name: bool = False) -> bool:
     if isinstance(found, IPv6Address):
         found = _carried(found) or found
     if isinstance(found, IPv6Address):
-        return found.is_global and not (found.is_multicast or found.is_site_local or found.teredo)
+        return found in _GIVEN_OUT and found not in _NOT_GLOBAL and found.is_global and not found.teredo
     return (found.is_global and not found.is_multicast) or (of_name and found in _STAND_IN)
 
 
@@ -45,9 +50,9 @@ def is_inside(host: str) -> bool:
 
     Raises ValueError for numbers that are no address: `0x7f.1` is one to some resolvers (WHATWG URL, 3.5).
     """
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761
+    if is_loopback(host):
         return True
+    host = host.strip("[]").rstrip(".").lower()
     last = host.rpartition(".")[2]
     if ":" in host or last.isdecimal() or last.startswith("0x"):
         return not is_public(host)
@@ -76,7 +81,7 @@ class Gateways(aiohttp.ThreadedResolver):
     ) -> list[ResolveResult]:
         """As aiohttp asks for it."""
         found = await super().resolve(host, port, family)
-        self._near[host] = self._near.get(host, True) and not _public(found)
+        self._near[host] = self._near.get(host, True) and _only_inside(found)
         return found
 
     async def is_near(self, host: str) -> bool:
@@ -85,6 +90,15 @@ class Gateways(aiohttp.ThreadedResolver):
             with suppress(OSError):
                 await self.resolve(host)
         return self._near.get(host, False)
+
+
+async def leads_only_inside(host: str) -> bool:
+    """Whether a name is at addresses alone that are not public, as far as it is known here."""
+    try:
+        found = await aiohttp.ThreadedResolver().resolve(host)
+    except OSError:
+        return False
+    return _only_inside(found)
 
 
 class PublicOnly(aiohttp.ThreadedResolver):
@@ -107,6 +121,10 @@ def leads_inside(host: str, address: str) -> LinkRefused:
         f"The image's link is not followed: its host {where} is on this machine or in a private network, and the"
         " account's own base_url is not. Ask the gateway's operator why it gives such links."
     )
+
+
+def _only_inside(found: list[ResolveResult]) -> bool:
+    return bool(found) and not _public(found)
 
 
 def _public(found: list[ResolveResult]) -> list[ResolveResult]:

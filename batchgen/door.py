@@ -5,7 +5,6 @@ There are no retries here: one layer retries (the engine), so that its count is 
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import socket
@@ -14,16 +13,16 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from batchgen import __version__
 from batchgen.addresses import Gateways
+from batchgen.connections import GatewayConnector, SpokeFirst
 from batchgen.errors import (
+    CommandError,
     NameNotFound,
     NotSent,
     ProxyFailed,
@@ -31,16 +30,23 @@ from batchgen.errors import (
     Unclear,
     Withheld,
 )
+from batchgen.proxies import proxy_of
+from batchgen.timeouts import RequestTimeout, request_timeout
+from batchgen.unpacking import CODINGS, BodyRefused, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from types import SimpleNamespace
 
 CONNECT_SECONDS = 15.0
 ANSWER_SECONDS = 60.0  # where the account says nothing else
-LARGEST_ANSWER = 64 * 1024 * 1024
+LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, unpacked; one that holds images is given more by whoever asks
 NAME = f"batchgen/{__version__}"
 _HEAD = 500  # bytes of an answer that are kept with a failure
 _LARGE = 1024 * 1024
+_NEVER_FROM_A_CACHE = {"Cache-Control": "no-cache", "Pragma": "no-cache"}  # an old "not found" would be paid for
+_REFUSED_BY_PROXY = "The proxy on the way to {host} wants a password (HTTP 407): put it into the proxy's variable."
+_ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is `request_timeout`'s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +78,15 @@ class Answer:
 
 
 class Door:
-    """An HTTP client for one run. `gateways` knows which accounts are in a private network."""
+    """An HTTP client for one run. `gateways` knows which accounts are in a private network.
 
-    def __init__(self, session: aiohttp.ClientSession, gateways: Gateways) -> None:
-        self._session = session
+    `kept` keeps its connections alive between requests, `fresh` has a new one for each.
+    """
+
+    def __init__(self, gateways: Gateways, *, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession) -> None:
         self.gateways = gateways
+        self._kept = kept
+        self._fresh = fresh
 
     async def send(
         self,
@@ -85,30 +95,45 @@ class Door:
         *,
         headers: Mapping[str, str],
         body: bytes | None = None,
-        params: Mapping[str, str] | None = None,
         within: float = ANSWER_SECONDS,
         most: int = LARGEST_ANSWER,
+        fresh: bool = False,
     ) -> Answer:
         """One request and its whole answer. Redirects are not followed: a key goes to its own host only.
 
-        `within`: seconds for which the answer is waited for; `most`: bytes that it may have.
+        `within`: seconds for which the answer is waited for, once it was asked for, and for the rest of it once it
+        has begun; `most`: bytes that it may have; `fresh`: over a new connection, on which no other end can come.
         Raises NotSent where the request certainly did not arrive, Unclear where it may have.
         """
+        session = self._fresh if fresh else self._kept
+        if method == "GET":
+            headers = {**headers, **_NEVER_FROM_A_CACHE}
+        sent = False
         try:
-            async with self._session.request(
-                method,
-                url,
-                headers=headers,
-                data=_payload(body),
-                params=params,
-                proxy=proxy_of(url),
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=within + CONNECT_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=within
-                ),
-            ) as response:
-                return Answer(status=response.status, headers=response.headers, body=await _whole(response, most))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with request_timeout(within + CONNECT_SECONDS) as timeout:
+                try:
+                    async with session.request(
+                        method,
+                        url,
+                        headers=headers,
+                        data=_payload(body),
+                        proxy=way_to(url),
+                        allow_redirects=False,
+                        timeout=_ONLY_CONNECTING,
+                        trace_request_ctx=_Sending(timeout, within),
+                    ) as response:
+                        timeout.restart(within)
+                        whole = await _whole(response, most)
+                        if response.status == 407:  # a proxy's word (RFC 9110, 15.5.8): it has let nothing through
+                            raise ProxyFailed(_REFUSED_BY_PROXY.format(host=_host(url)))
+                        return Answer(status=response.status, headers=response.headers, body=whole)
+                finally:
+                    sent = timeout.sent
+        except BodyRefused as error:
+            raise Unclear(f"{_host(url)} sent an answer that is not read: {error}.") from error
+        except TimeoutError as error:
+            raise (translated(error, url) if sent else _not_reached(error, _host(url))) from error
+        except (aiohttp.ClientError, OSError) as error:
             raise translated(error, url) from error
 
 
@@ -117,7 +142,6 @@ class Heard:
     """A question and its answer. `at` is our Unix time in the middle between the two, `seconds` how long it took."""
 
     url: str
-    params: Mapping[str, str] | None
     answer: Answer
     at: float
     seconds: float
@@ -132,8 +156,8 @@ class Heard:
 class Listener(Door):
     """A door that lets only questions out, and remembers the answers: nothing that it sends can cost money."""
 
-    def __init__(self, session: aiohttp.ClientSession, gateways: Gateways) -> None:
-        super().__init__(session, gateways)
+    def __init__(self, gateways: Gateways, *, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession) -> None:
+        super().__init__(gateways, kept=kept, fresh=fresh)
         self.heard: list[Heard] = []
 
     async def send(
@@ -143,17 +167,17 @@ class Listener(Door):
         *,
         headers: Mapping[str, str],
         body: bytes | None = None,
-        params: Mapping[str, str] | None = None,
         within: float = ANSWER_SECONDS,
         most: int = LARGEST_ANSWER,
+        fresh: bool = False,
     ) -> Answer:
         """As `Door.send`. Raises Withheld for everything that is not a plain GET."""
         if method != "GET" or body is not None:
             raise Withheld(f"A {method} was held back: it is no question, and might cost something.")
         began, wall = time.monotonic(), time.time()
-        answer = await super().send(method, url, headers=headers, params=params, within=within, most=most)
+        answer = await super().send(method, url, headers=headers, within=within, most=most, fresh=fresh)
         seconds = time.monotonic() - began
-        self.heard.append(Heard(url=url, params=params, answer=answer, at=wall + seconds / 2, seconds=seconds))
+        self.heard.append(Heard(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
         return answer
 
 
@@ -171,28 +195,51 @@ _D = TypeVar("_D", bound=Door)
 async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
     """`open_door` for a door of another kind: one that listens, or lets less through."""
     gateways = Gateways()
-    connector = aiohttp.TCPConnector(limit=in_flight, limit_per_host=0, ttl_dns_cache=300, resolver=gateways)
-    async with aiohttp.ClientSession(
+    kept = _session(GatewayConnector(limit=in_flight, resolver=gateways))
+    fresh = _session(GatewayConnector(limit=in_flight, resolver=gateways, fresh=True))
+    async with kept, fresh:
+        yield kind(gateways, kept=kept, fresh=fresh)
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """Answers may come packed, and are unpacked here within bounds: few bytes can be gigabytes."""
+    sending = aiohttp.TraceConfig()
+    sending.on_request_headers_sent.append(_note_sent)
+    sending.on_request_chunk_sent.append(_note_sent)
+    session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": NAME},
-    ) as session:
-        # aiohttp sends a PUT that got no answer a second time by itself (RFC 9112, 9.3.1, allows it for idempotent
-        # methods), and tells nobody: of a create, the second answer would be taken for the first. It has no public
-        # switch for that; its own test client sets this one.
-        session._retry_connection = False  # noqa: SLF001
-        yield kind(session, gateways)
+        headers={"User-Agent": NAME, "Accept-Encoding": "gzip"},
+        auto_decompress=False,
+        trace_configs=[sending],
+    )
+    # aiohttp sends a PUT that got no answer a second time by itself (RFC 9112, 9.3.1, allows it for idempotent
+    # methods), and tells nobody: of a create, the second answer would be taken for the first. It has no public
+    # switch for that; its own test client sets this one.
+    session._retry_connection = False  # noqa: SLF001
+    return session
 
 
-@lru_cache(maxsize=1024)
-def _proxy_of(scheme: str, host: str) -> str | None:
-    return None if proxy_bypass(host) else getproxies().get(scheme)
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A request on its way out: the wait for its answer begins anew with each part that leaves."""
+
+    timeout: RequestTimeout
+    within: float
 
 
-def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for this address; aiohttp's own way would also send keys out of ~/.netrc."""
-    parts = urlsplit(url)
-    return _proxy_of(parts.scheme, parts.hostname or "")
+async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _part: object) -> None:
+    sending: _Sending = context.trace_request_ctx
+    sending.timeout.sent = True
+    sending.timeout.restart(sending.within)
+
+
+def way_to(url: str) -> str | None:
+    """The proxy on the way to an address, if there is to be one. Raises ProxyFailed where it cannot be used."""
+    try:
+        return proxy_of(url)
+    except CommandError as error:
+        raise ProxyFailed(str(error)) from error
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
@@ -201,22 +248,31 @@ def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
 
 
 async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in CODINGS | {"", "identity"}:
+        raise BodyRefused(f"it is packed as {coding[:40]!r}, which was not asked for")
     body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > most:
-            raise aiohttp.ClientPayloadError(f"the answer is larger than {most} bytes")
+    async for part in unpacked(response.content.iter_any(), coding, most):
+        body += part
     return bytes(body)
+
+
+def _host(url: str) -> str:
+    """The host and port, without what may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def translated(error: Exception, url: str) -> NotSent | Unclear:
     """A foreign error as ours. Only what happened before the first byte left is `NotSent`."""
-    host = urlsplit(url).netloc.rpartition("@")[2]
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError):
+    host = _host(url)
+    if isinstance(
+        error,
+        aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError | SpokeFirst,
+    ):
         return _not_reached(error, host)
     if isinstance(error, aiohttp.InvalidURL):
         return NotSent(f"{url[:80]} is not a usable address.")
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return Unclear(f"{host} did not answer in time.")
     return Unclear(f"The connection to {host} was lost before an answer came ({_reason(error)}).")
 
@@ -234,6 +290,8 @@ def _not_reached(error: Exception, host: str) -> NotSent:
 
 def _reason(error: Any) -> str:  # noqa: ANN401 - of two unrelated trees
     inner = getattr(error, "os_error", None) or error
+    if isinstance(inner, TimeoutError):
+        return "it did not answer in time"
     if isinstance(inner, socket.gaierror):
         return "its name is not found"
     if isinstance(inner, ssl.SSLCertVerificationError):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from batchgen.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,6 +20,10 @@ class BatchgenError(Exception):
     """The root: everything that batchgen raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Its sentence, without our keys: it may quote what came from elsewhere."""
+        return redact(super().__str__())
 
 
 # --- the command ends, before anything was sent or written ------------------------------------------------

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside
-from batchgen.door import CONNECT_SECONDS, NAME, proxy_of, translated
+from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside, leads_only_inside
+from batchgen.door import CONNECT_SECONDS, NAME, translated, way_to
 from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, Unclear
 from batchgen.jobs import is_inline
-from batchgen.unpacking import CODINGS, Unpacking
+from batchgen.unpacking import BodyCutOff, BodyRefused, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,6 +39,7 @@ class ImageHosts:
         self._gateways = gateways
         self._near = near
         self._public = public
+        self._outside: set[str] = set()  # names that may be asked for through a proxy
 
     @asynccontextmanager
     async def image(
@@ -82,7 +83,9 @@ class ImageHosts:
         for _ in range(_REDIRECTS + 1):
             if not is_near:
                 _refuse_inside(link)
-            proxy = proxy_of(str(link))
+            proxy = way_to(str(link))
+            if proxy and not is_near:
+                await self._refuse_name_inside(link, base_url)
             session = self._near if is_near or proxy else self._public
             response = await session.get(link, proxy=proxy, allow_redirects=False, timeout=_within(idle))
             if response.status not in _MOVED or "Location" not in response.headers:
@@ -102,7 +105,18 @@ class ImageHosts:
         host = urlsplit(base_url).hostname or ""
         if is_inside(host):
             return True
-        return not proxy_of(base_url) and await self._gateways.is_near(host)
+        return not way_to(base_url) and await self._gateways.is_near(host)
+
+    async def _refuse_name_inside(self, link: URL, base_url: str) -> None:
+        """A proxy resolves the link's name itself, and may reach what only a company may.
+
+        What has no address here is left to it. A gateway whose own name is private may have its images there.
+        """
+        host = link.raw_host or ""
+        if host not in self._outside:
+            if await leads_only_inside(host) and not await self._gateways.is_near(urlsplit(base_url).hostname or ""):
+                raise leads_inside(host, host)
+            self._outside.add(host)
 
 
 @asynccontextmanager
@@ -162,23 +176,16 @@ def _refuse_inside(link: URL) -> None:
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The body, unpacked where it was sent packed. Raises ImageBroken where it is too large or ends too soon."""
-    packed = response.headers.get("Content-Encoding", "").strip().lower() in CODINGS
-    unpacking = Unpacking() if packed else None
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
     if (response.content_length or 0) > LARGEST_IMAGE:
-        raise _too_large()
-    size = 0
-    async for piece in response.content.iter_any():
-        for part in unpacking.parts(piece) if unpacking else (piece,):
-            size += len(part)
-            if size > LARGEST_IMAGE:
-                raise _too_large()
+        raise ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
+    try:
+        async for part in unpacked(response.content.iter_any(), coding, LARGEST_IMAGE):
             yield part
-    if unpacking and unpacking.is_unfinished:
-        raise ImageBroken("The image's download was cut off.")
-
-
-def _too_large() -> ImageBroken:
-    return ImageBroken(f"The image is larger than {LARGEST_IMAGE} bytes.")
+    except BodyCutOff as error:
+        raise ImageBroken("The image's download was cut off.") from error
+    except BodyRefused as error:
+        raise ImageBroken(f"The image's download is not taken: {error}.") from error
 
 
 async def _one_piece(data: bytes) -> AsyncIterator[bytes]:

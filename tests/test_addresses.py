@@ -42,6 +42,12 @@ INSIDE = (
     "64:ff9b::a00:1",
     "2002:a00:1::1",
     "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "64:ff9b:1::808:808",  # a network's own NAT64 (RFC 8215)
+    "3fff::1",
+    "3fff:fff:ffff::1",
+    "5f00::1",  # segment routing (RFC 9602)
+    "100:0:0:1::1",
+    "4000::1",  # given out to nobody
 )
 
 
@@ -94,7 +100,7 @@ def names(monkeypatch):
         return [each for address in found for each in real(address, port, type=socket.SOCK_STREAM)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(image_hosts, "proxy_of", lambda _: None)
+    monkeypatch.setattr(image_hosts, "way_to", lambda _: None)
     table["asked"] = asked
     return table
 
@@ -176,13 +182,36 @@ async def test_an_account_at_a_public_and_a_private_address_is_public(names):
 async def test_behind_a_proxy_names_are_its_own_affair_and_addresses_are_not(names, monkeypatch):
     host = Host()
     async with host() as port, open_image_hosts(4, Gateways()) as opened:
-        monkeypatch.setattr(image_hosts, "proxy_of", lambda _: f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(image_hosts, "way_to", lambda _: f"http://127.0.0.1:{port}")
         assert await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
         for url in ("http://192.168.0.1/x", "http://localhost/x", "http://[::1]/x"):
             with pytest.raises(LinkRefused):
                 await fetched(opened, url, "https://gateway.test/kling")
     assert len(host.requests) == 1
     assert "gateway.test" not in names["asked"]
+
+
+@pytest.mark.parametrize(
+    ("link", "gateway", "refused"),
+    [
+        (["10.0.0.1"], ["8.8.8.8"], True),
+        (["10.0.0.1", "::1"], [], True),  # a gateway that only the proxy can resolve
+        (["10.0.0.1", "8.8.8.8"], ["8.8.8.8"], False),
+        (["198.18.0.5"], ["8.8.8.8"], False),
+        (["10.0.0.1"], ["10.0.0.2"], False),
+    ],
+)
+async def test_behind_a_proxy_a_link_is_refused_whose_name_is_private_here(names, monkeypatch, link, gateway, refused):
+    names["images.test"], names["gateway.test"] = link, gateway
+    host = Host()
+    async with host() as port, open_image_hosts(4, Gateways()) as opened:
+        monkeypatch.setattr(image_hosts, "way_to", lambda _: f"http://127.0.0.1:{port}")
+        if refused:
+            with pytest.raises(LinkRefused, match=r"images\.test is on this machine or in a private network"):
+                await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
+        else:
+            assert await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
+    assert len(host.requests) == (not refused)
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1/kling", "https://8.8.8.8/kling"])

@@ -350,7 +350,7 @@ def test_a_proxy_in_force_is_named_without_its_password(tmp_path, gateway):
         "http_proxy": f"http://me:{SECRET.split(maxsplit=1)[0]}-password@127.0.0.1:{free_port()}",
         "no_proxy": "",
     }
-    code, found = examined(tmp_path, env=env, mine=kapon(gateway))
+    code, found = examined(tmp_path, env=env, mine=kapon(gateway) | {"base_url": "http://gateway.example/kling"})
     assert code == 1
     assert "127.0.0.1" in found["mine"]["proxy"]["text"]
     assert "password" not in json.dumps(found)

@@ -23,6 +23,8 @@ from batchgen.cli.main import main
 from batchgen.jobs import Parameters, Reference
 
 OURS = {"Host", "Authorization", "Content-Type", "Content-Length", "User-Agent", "Accept", "Accept-Encoding"}
+ASKING = {"Cache-Control", "Pragma"}  # of questions: no cache is to answer them
+ALONE = {"Connection"}  # of creates that nobody can be asked about: each has a connection of its own
 
 
 def wanted(case, prompt="a fox", model=0, **parameters):
@@ -60,7 +62,8 @@ async def test_a_minimal_job_is_sent_to_the_byte(case):
         sent = await sent_for(case, tap, wanted(case))
     assert f"{sent.method} {sent.target}" == case.create
     assert sent.body.decode() == case.minimal
-    assert set(sent.headers) <= OURS | case.headers.keys()
+    assert set(sent.headers) <= OURS | ALONE | case.headers.keys()
+    assert ("Connection" in sent.headers) is not (case.asks_by_own_id or case.lists)
     assert case.headers.items() <= sent.headers.items()
     assert bears_its_key(case, sent.headers["Authorization"])
     assert sent.headers["Content-Type"] == "application/json"
@@ -181,7 +184,7 @@ async def test_questions_are_a_get_without_a_body(case):
         for sent in (*tap.of("query"), *tap.of("list")):
             assert (sent.method, sent.body) == ("GET", b"")
             assert bears_its_key(case, sent.headers["Authorization"])
-            assert set(sent.headers) <= OURS
+            assert set(sent.headers) == OURS - {"Content-Type", "Content-Length"} | ASKING
 
 
 @asked

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
 from batchgen.errors import BatchgenError, ManifestInvalid
+from batchgen.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,8 +136,9 @@ def _report_defect(error: BaseException) -> None:
     while where is not None and where.tb_next is not None:
         where = where.tb_next
     place = f" ({where.tb_frame.f_code.co_name}, line {where.tb_lineno})" if where else ""
+    what = f"{type(error).__name__}: {redact(str(error))}{place}"
     print(
-        f"batchgen: this is a defect of batchgen, not of your input: {type(error).__name__}: {error}{place}. Nothing"
+        f"batchgen: this is a defect of batchgen, not of your input: {what}. Nothing"
         " paid for is lost: run again to go on. To report it, set BATCHGEN_TRACEBACK=1 and run once more.",
         file=sys.stderr,
     )

@@ -44,11 +44,6 @@ def on_path(account: Account) -> str:
     return f"Check base_url{there}."
 
 
-def is_loopback(host: str) -> bool:
-    """Whether the host is this machine."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
-
-
 def without_password(url: str) -> str:
     """The address as it may be shown."""
     parts = urlsplit(url)

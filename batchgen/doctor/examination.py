@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from batchgen.catalog import Ability, Auth
-from batchgen.doctor.advice import fault_of_key, is_loopback, on_path, on_reaching, without_password
+from batchgen.doctor.advice import fault_of_key, on_path, on_reaching, without_password
 from batchgen.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
-from batchgen.door import proxy_of
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
     AccountStopped,
@@ -31,6 +30,7 @@ from batchgen.errors import (
 from batchgen.progress import duration
 from batchgen.providers.base import NOBODYS_ID
 from batchgen.providers.registry import provider_for
+from batchgen.proxies import is_loopback, proxy_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -58,8 +58,7 @@ class Examination:
     async def run(self) -> Health:
         """Every check that can be made; what an account does wrong is a finding, never an error."""
         self._look_for_keys()
-        self._look_for_a_proxy()
-        if await self._reach_host():
+        if self._look_for_a_proxy() and await self._reach_host():
             if self._provider is not None and await self._be_let_in(self._provider):
                 tasks = await self._list(self._provider)
                 await self._find(self._provider, tasks)
@@ -111,10 +110,14 @@ class Examination:
                 return
         self._ok("key", f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set")
 
-    def _look_for_a_proxy(self) -> None:
-        url = self._account.base_url
-        proxy = proxy_of(url)
+    def _look_for_a_proxy(self) -> bool:
+        try:
+            proxy = proxy_of(self._account.base_url)
+        except CommandError as error:
+            self._problem("proxy", str(error))
+            return False
         self._ok("proxy", "none in force" if proxy is None else f"by way of {without_password(proxy)}")
+        return True
 
     # --- the host -----------------------------------------------------------------------------------------
 
@@ -122,21 +125,19 @@ class Examination:
         """Ask for the account's address without a key: any answer will do."""
         parts = urlsplit(self._account.base_url)
         try:
-            answer = await self._ask(self._door.send("GET", self._account.base_url, headers={}))
+            await self._ask(self._door.send("GET", self._account.base_url, headers={}))
         except (NotSent, Unclear) as error:
             self._problem("host", str(error), on_reaching(error, parts.scheme))
             return False
         seconds = f"{self._door.heard[-1].seconds:.2f} s"
-        if answer.status == 407:
-            self._problem("host", "The proxy on the way wants a password.", "Put it into the proxy's variable.")
-        elif parts.scheme == "https":
+        if parts.scheme == "https":
             self._ok("host", f"{parts.netloc} answers over TLS, its certificate is valid ({seconds})")
         elif self._account.auth is Auth.NONE or is_loopback(parts.hostname or ""):
             self._ok("host", f"{parts.netloc} answers ({seconds})")
         else:
             advice = "Write https:// in base_url, if the gateway has it."
             self._note("host", f"{parts.netloc} answers ({seconds}), but key and prompts travel unencrypted", advice)
-        return answer.status != 407
+        return True
 
     # --- access -------------------------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class Examination:
         if heard is None or self._account.auth is Auth.NONE:
             return None
         try:
-            answer = await self._ask(self._door.send("GET", heard.url, headers={}, params=heard.params))
+            answer = await self._ask(self._door.send("GET", heard.url, headers={}))
         except (NotSent, Unclear):
             return None
         return answer.status

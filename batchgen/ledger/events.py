@@ -5,9 +5,12 @@ Times are Unix milliseconds; money is in millionths of the account's unit, None 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from batchgen.jobs import is_inline
+from batchgen.redaction import redact
 
 if TYPE_CHECKING:
     from batchgen.jobs import ImageFile, ImageLink, Job, Status
@@ -142,3 +145,25 @@ class Relocated:
 
 
 Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated
+
+_LONGEST = 4000  # characters of them: whatever a gateway says, no more is looked through or kept
+_WORDS = ("code", "message", "head")  # what an event has of somebody else's words, beside ids and links
+
+
+def redacted(event: Event) -> Event:
+    """The same event without our keys in what came from elsewhere; an image that a link itself holds stays."""
+    said = {name: redact(words[:_LONGEST]) for name in _WORDS if (words := getattr(event, name, ""))}
+    if isinstance(event, Accepted):
+        said["task_id"] = redact.in_address(event.task_id)
+    changed: dict[str, Any] = {name: words for name, words in said.items() if words != getattr(event, name)}
+    if isinstance(event, Made | Relinked):
+        links = tuple(_link(link) for link in event.links)
+        changed |= {} if links == event.links else {"links": links}
+    return replace(event, **changed) if changed else event
+
+
+def _link(link: ImageLink) -> ImageLink:
+    marked = link.watermark_url
+    if marked is not None and not is_inline(marked):
+        marked = redact.in_address(marked)
+    return replace(link, url=link.url if is_inline(link.url) else redact.in_address(link.url), watermark_url=marked)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog import Ability, Auth
 from batchgen.errors import TaskNotFound
+from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from decimal import Decimal
 
     from batchgen.catalog import Account
@@ -61,34 +62,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Values of environment variables; their text never shows in a log or a traceback."""
+    """Values of environment variables; their text shows in no log, traceback or file: see `redaction`."""
 
     values: Mapping[str, str] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        """From now on no error and no row of the ledger has them."""
+        redact.add(self.values.values())
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
 
-    def out_of(self, answer: Answer, token: str = "") -> Answer:
-        """The answer without our keys: some gateways echo them in their errors, and answers are kept and shown.
 
-        What is too short to be a real key is left alone: a word such as `test` stands in links too.
-        """
-        body = answer.body
-        for secret in (*self.values.values(), token):
-            for spelling in _spellings(secret):
-                if len(spelling) >= _SHORTEST_KEY and spelling in body:
-                    body = body.replace(spelling, b"***")
-        return answer if body is answer.body else replace(answer, body=body)
-
-
-_SHORTEST_KEY = 8
 NOBODYS_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
-
-
-def _spellings(secret: str) -> Iterator[bytes]:
-    """The secret as it is and as JSON writes it, in which some encoders escape the slash too."""
-    escaped = json.dumps(secret, ensure_ascii=False)[1:-1]
-    yield from (text.encode() for text in {secret, escaped, escaped.replace("/", "\\/")} if text)
 
 
 class Provider(ABC):
@@ -108,7 +94,7 @@ class Provider(ABC):
     async def send(self, method: str, path: str, data: object = None) -> Answer:
         """One request to the account's gateway, with its key and, where there is `data`, with that as JSON.
 
-        For wires that show an API key or none; the answer is without our keys, whatever the gateway echoes.
+        For wires that show an API key or none.
         Raises NotSent where it certainly did not arrive, Unclear where it may have.
         """
         account = self.account
@@ -117,7 +103,8 @@ class Provider(ABC):
             headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
         body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
         url, within = account.base_url + path, account.answers_within
-        return self.secrets.out_of(await self.door.send(method, url, headers=headers, body=body, within=within))
+        fresh = method != "GET" and self.creates_alone
+        return await self.door.send(method, url, headers=headers, body=body, within=within, fresh=fresh)
 
     @abstractmethod
     async def create(self, job: Job, external_id: str) -> Task:
@@ -161,6 +148,11 @@ class Provider(ABC):
     def sends_id(self) -> bool:
         """Whether a create carries our own id: what was sent without it can never be found by it."""
         return self.finds or self.lists
+
+    @property
+    def creates_alone(self) -> bool:
+        """Whether each create has a connection of its own: nobody can be asked what became of a lost one."""
+        return not (self.finds or self.lists)
 
     @property
     def finds(self) -> bool:

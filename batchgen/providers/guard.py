@@ -104,9 +104,5 @@ class Guarded(Provider):
         return told
 
     def _defect(self, doing: str, what: str) -> Unclear:
-        """The sentence, without our keys and without what no file can hold."""
-        text = what.encode("utf-8", "replace").decode().replace("\0", "")
-        for secret in filter(None, self.secrets.values.values()):
-            text = text.replace(secret, "***")
         name, wire = type(self._inner).__name__, self.account.wire
-        return Unclear(f"A defect of the provider {wire!r}, not of your input: {name} {text[:_LONGEST]} at {doing}.")
+        return Unclear(f"A defect of the provider {wire!r}, not of your input: {name} {what[:_LONGEST]} at {doing}.")

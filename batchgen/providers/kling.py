@@ -9,6 +9,7 @@ import json
 import time
 import warnings
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -60,7 +61,7 @@ class KlingProvider(Provider):
 
     async def page(self, number: int, size: int) -> Page:
         """GET a page of tasks, newest first."""
-        answer = await self._send("GET", self._url, params={"pageNum": str(number), "pageSize": str(size)})
+        answer = await self._send("GET", f"{self._url}?pageNum={number}&pageSize={size}")
         data = meaning.data_of(answer, creating=False, doing="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
         if not isinstance(items, list | None):
@@ -126,21 +127,26 @@ class KlingProvider(Provider):
         self._references.move_to_end(reference.sha256)
         return self._references[reference.sha256]
 
-    async def _send(
-        self, method: str, url: str, body: bytes | None = None, params: dict[str, str] | None = None
-    ) -> Answer:
+    async def _send(self, method: str, url: str, body: bytes | None = None) -> Answer:
         bearer = self._bearer()
         headers = {"Authorization": f"Bearer {bearer}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        within = self.account.answers_within
-        answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
+        send = partial(
+            self.door.send,
+            method,
+            url,
+            body=body,
+            within=self.account.answers_within,
+            fresh=body is not None and self.creates_alone,
+        )
+        answer = await send(headers=headers)
         if self.account.auth is Auth.JWT and answer.status == 401:
             self._renew(bearer, answer)
             bearer = self._bearer()
             headers["Authorization"] = f"Bearer {bearer}"
-            answer = await self.door.send(method, url, headers=headers, body=body, params=params, within=within)
-        return self.secrets.out_of(answer, bearer)
+            answer = await send(headers=headers)
+        return answer
 
     def _bearer(self) -> str:
         if self.account.auth is Auth.API_KEY:

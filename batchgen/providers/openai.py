@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog import Auth
-from batchgen.door import LARGEST_ANSWER
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 _CREATES, _MODELS = "/images/generations", "/models"
 _VERSIONED = re.compile(r"/v\d+\w*$")  # OpenAI's own clients want a base_url with /v1, and many gateways name it so
+_LARGEST_IMAGE = 64 * 1024 * 1024  # bytes of one that the answer holds
 _LATEST = 2**43  # what a time in seconds can be; a larger number is none
 
 # What an error means by its `code`, else by its `type`, else by the HTTP status.
@@ -106,13 +106,14 @@ class OpenAIProvider(Provider):
             headers={"Content-Type": "application/json", "X-Client-Request-Id": external_id} | self._key(),
             body=body,
             within=self.account.answers_within,
-            most=LARGEST_ANSWER * job.parameters.n,
+            most=_LARGEST_IMAGE * job.parameters.n,
+            fresh=self.creates_alone,
         )
-        return task_from(self.secrets.out_of(answer), external_id)
+        return task_from(answer, external_id)
 
     async def probe(self) -> None:
         """Ask for the list of models, which is free. Raises TaskNotFound where there is none."""
-        answer = self.secrets.out_of(await self.door.send("GET", self._root + _MODELS, headers=self._key()))
+        answer = await self.door.send("GET", self._root + _MODELS, headers=self._key())
         if answer.status in {404, 405}:
             raise TaskNotFound(f"The gateway answered HTTP {answer.status} for its models.", code=str(answer.status))
         if 200 <= answer.status < 300:

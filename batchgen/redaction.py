@@ -1,0 +1,124 @@
+"""Takes our keys, and what no file can hold, out of words that came from elsewhere.
+
+Applied where words enter the ledger (`Context.record`) and where an error becomes text (`BatchgenError.__str__`),
+after all decoding: what a gateway echoes may come escaped, encoded, cut off, or in the text of a foreign exception.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_SHORTEST = 8  # signs: what is shorter is no real key, and a word such as `test` stands in links too
+_RECOGNISED = 12  # signs by which a key is known, also where the rest of it was cut off
+_ESCAPED = re.compile(r"\\|&(?:#|[a-z]{2,6};)")  # without these and %, each sign stands for itself
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")  # a JSON Web Token: made from our keys, or somebody's own
+_HIDDEN = "***"
+
+
+class _Secret(NamedTuple):
+    beginning: str
+    known_by: re.Pattern[str]
+    rest: tuple[re.Pattern[str], ...]
+
+
+class Redactor:
+    """Knows the secrets that this process has read, from whenever it was told of them."""
+
+    def __init__(self) -> None:
+        self._secrets: dict[str, _Secret] = {}
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Take these out of every text from now on."""
+        for secret in secrets:
+            if len(secret) >= _SHORTEST:
+                for spelling in _spellings(secret):
+                    self._secrets.setdefault(spelling, _secret(spelling))
+
+    def __call__(self, text: str) -> str:
+        """Words without secrets or tokens, and with `?` for halves of characters; a NUL is left out."""
+        return _TOKEN.sub(_HIDDEN, self.in_address(text))
+
+    def in_address(self, text: str) -> str:
+        """The same for a link or an id, in which a token is the gateway's own, and is needed."""
+        text = text.replace("\0", "")  # UTF-16 that was read as UTF-8 is full of them
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode()
+        is_escaped = _ESCAPED.search(text) is not None
+        unquoted = _unquoted(text)
+        for secret in self._secrets.values():
+            if is_escaped or secret.beginning in unquoted:
+                text = _without(secret, text)
+        return text
+
+
+redact = Redactor()  # secrets are the environment's, and that is the process's
+
+
+def _unquoted(text: str) -> str:
+    """For a quick look: links are full of these escapes, and seldom hold a key."""
+    for _ in range(3):
+        if "%" not in text:
+            break
+        text = unquote(text)
+    return text
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """The secret, and what base64 makes of it wherever it stands in a longer text (`user:key`, for instance)."""
+    yield secret
+    data = secret.encode()
+    for before in range(3):
+        # Signs that also depend on what stands around the secret are left out.
+        whole = b64encode(bytes(before) + data).decode()[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
+        if len(whole) >= _SHORTEST:
+            yield whole
+            yield whole.replace("+", "-").replace("/", "_")
+
+
+def _secret(text: str) -> _Secret:
+    signs = [_sign(sign) for sign in text]
+    return _Secret(
+        beginning=text[:_RECOGNISED],
+        known_by=re.compile("".join(signs[:_RECOGNISED])),
+        rest=tuple(map(re.compile, signs[_RECOGNISED:])),
+    )
+
+
+def _sign(sign: str) -> str:
+    """A sign as JSON, Python, a URL or HTML escape it, once or a few times, or as it is: the longest spelling first."""
+    number, ways = ord(sign), []
+    if number < 0x10000:
+        ways.append(rf"(?i:\\{{1,8}}u{number:04x})")
+    if number < 0x100:
+        ways.append(rf"(?i:\\{{1,8}}x{number:02x})")
+    joints = ("%(?:25){0,2}", r"\\{1,8}x")
+    ways += [f"(?i:{''.join(f'{joint}{byte:02x}' for byte in sign.encode())})" for joint in joints]
+    ways += [
+        rf"&\#0{{0,6}}{number};?",
+        rf"(?i:&\#x0{{0,6}}{number:x};?)",
+        *(f"&{name};" for name in _NAMED.get(sign, ())),
+    ]
+    ways += [rf"\\{{0,8}}{re.escape(each)}" for each in (sign, *_IN_URLS.get(sign, ()))]
+    return f"(?:{'|'.join(ways)})"
+
+
+_NAMED = {"&": ["amp"], "<": ["lt"], ">": ["gt"], '"': ["quot"], "+": ["plus"], "/": ["sol"], "=": ["equals"]}
+_IN_URLS = {"+": "-", "/": "_"}  # what base64 has in their place there
+
+
+def _without(secret: _Secret, text: str) -> str:
+    parts, end = [], 0
+    while (found := secret.known_by.search(text, end)) is not None:
+        parts += [text[end : found.start()], _HIDDEN]
+        end = found.end()
+        for sign in secret.rest:
+            if (more := sign.match(text, end)) is None:
+                break
+            end = more.end()
+    return "".join([*parts, text[end:]]) if parts else text
