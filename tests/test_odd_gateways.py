@@ -356,7 +356,7 @@ def test_a_redirected_create_is_not_followed(tmp_path, gateway, status):
         there = f"{other.base_url}/v1/images/generations"
         gateway.answers["create"] = lambda _: web.Response(status=status, headers={"Location": there})
         done = run(write(tmp_path, prompts(1), local=account(gateway)))
-        assert done.returncode == 3
+        assert done.returncode == 6
         assert "base_url" in done.stderr
         assert other.calls == []
 

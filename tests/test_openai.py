@@ -330,7 +330,7 @@ def test_an_empty_balance_stops_the_account_though_it_says_429(tmp_path):
     with sandbox("--balance", "2") as gateway:
         path = written(tmp_path, gateway.base_url, prompts(5), ", limits: {concurrency: 1}")
         done = batchgen("run", path, cwd=tmp_path)
-        assert done.returncode == 3
+        assert done.returncode == 6
         assert "insufficient_quota" in done.stderr
         assert "credits" in done.stderr
         assert len(check_invariant(output(tmp_path))) == 2
@@ -341,14 +341,14 @@ def test_a_wrong_key_stops_the_account_and_is_shown_nowhere(tmp_path):
     with sandbox("--api-key-env", "RIGHT", env={"RIGHT": "another-key-than-ours"}) as gateway:
         path = written(tmp_path, gateway.base_url, prompts(3))
         done = batchgen("run", path, cwd=tmp_path)
-        assert done.returncode == 3
+        assert done.returncode == 6
         assert "invalid_api_key" in done.stderr
         assert accepted_by(gateway) == 0
     echo = (401, {"error": {"message": f"Incorrect API key provided: {KEY['SANDBOX_KEY']}.", "code": "x"}})
     with scripted(echo) as (url, _):
         path = written(tmp_path, url, prompts(3))
         done = batchgen("run", path, cwd=tmp_path)
-        assert done.returncode == 3
+        assert done.returncode == 6
         everything = done.stdout + done.stderr
         assert KEY["SANDBOX_KEY"] not in everything
         assert KEY["SANDBOX_KEY"].encode() not in (output(tmp_path) / "state.sqlite3").read_bytes()

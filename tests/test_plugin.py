@@ -103,7 +103,7 @@ def test_a_wrong_key_stops_the_account_and_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAWING_KEY", "another-key-altogether")
     with DrawingGateway() as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
-    assert done.returncode == 3
+    assert done.returncode == 6
     assert "Check the key" in done.stderr
     assert "another-key" not in done.stdout + done.stderr
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
+from batchgen.cli.outcome import checked
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, Ledger
@@ -139,6 +140,7 @@ async def _ask_account(manifest: Manifest, root: Path, held: Books, name: str) -
 def _as_data(report: Report) -> dict[str, Any]:
     held = report.books
     return {
+        **checked(ok=report.is_in_order),
         "output": str(report.root),
         "in_order": report.is_in_order,
         "images": {

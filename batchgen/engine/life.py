@@ -7,6 +7,7 @@ cancelled half-way, or killed, is taken up by the next run where the ledger says
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.engine.fetch import Fetcher, ImagesGone
@@ -179,8 +180,9 @@ class Life:
             return None
         except Undecided:
             task = None
-        if task is not None:
-            return await self._adopt(work, hold, task, found=True)
+        if task is not None:  # this create was refused: what it has met was sent before
+            self._context.budget.adopt(self._price(work))
+            return await self._adopt(replace(work, earlier=True), hold, task, found=True)
         await self._end(work, Status.FAILED, Outcome.REFUSED, refusal)
         return None
 
@@ -237,7 +239,7 @@ class Life:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
-        self._context.budget.settle(price, charge)
+        self._context.budget.settle(price, charge, earlier=work.earlier)
         self._context.counters.cost = self._context.budget.cost_of_run
 
     # --- fetched: the images are in place -----------------------------------------------------------------
@@ -332,7 +334,7 @@ class Life:
 
     def _release(self, work: Work, outcome: Outcome) -> None:
         if outcome in {Outcome.REFUSED, Outcome.FAILED}:
-            self._context.budget.release(work.units, self._price(work))
+            self._context.budget.release(work.units, self._price(work), earlier=work.earlier)
 
     def _note_trouble(self, hold: Hold, error: Throttled | NotSent) -> None:
         self._context.counters.refusals += 1

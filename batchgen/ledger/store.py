@@ -15,7 +15,7 @@ from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, RunStopped
+from batchgen.errors import CommandError, DiskRefused
 from batchgen.jobs import ID_VERSION
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
@@ -310,7 +310,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _DISK_CODES:
-            raise RunStopped(
+            raise DiskRefused(
                 f"{path} cannot be written ({error}). Free space or mend its rights; then run again."
             ) from error
         raise CommandError(
@@ -337,12 +337,12 @@ def disk_explained(what: str) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            raise RunStopped(
+            raise DiskRefused(
                 f"Another program holds {what}, and does not let it be written. Nothing more is sent; close that"
                 " program, then run again to go on."
             ) from error
         if error.sqlite_errorcode & 0xFF not in _DISK_CODES:
             raise
-        raise RunStopped(
+        raise DiskRefused(
             f"The disk refused to keep {what}: {error}. Nothing more is sent; free space, then run again to go on."
         ) from error
