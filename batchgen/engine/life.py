@@ -138,6 +138,7 @@ class Life:
                 external_id=work.external_id,
                 at=work.sent_at,
                 reserved=self._price(work),
+                rehearsal=context.is_local(self._provider.account.name),
             )
         )
         context.tally.begun += 1
@@ -193,14 +194,13 @@ class Life:
             hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
         at = self._context.now_ms()
-        accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
-        await self._context.record(accepted)
+        await self._context.record(_accepted(work, task, at, found=found))
         return work.accepted(task.id, at)
 
     async def _made_at_once(self, work: Work, task: Task) -> Work:
         """The create's own answer brings the images. One commit: between two, they could be lost."""
         at = work.sent_at  # the task went on from there; its time is what a plan reckons with
-        await self._record_made(work, task, Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at))
+        await self._record_made(work, task, _accepted(work, task, at))
         return work.accepted(task.id, at, made=True)
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
@@ -350,6 +350,12 @@ class Life:
         """An account ends its lane, which may be the run's; everything else (the disk) ends the run."""
         stop = self._lane_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
+
+
+def _accepted(work: Work, task: Task, at: int, *, found: bool = False) -> Accepted:
+    return Accepted(
+        job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
+    )
 
 
 def _is_certain(error: BatchgenError) -> bool:

@@ -20,6 +20,7 @@ from batchgen.engine.work import Work
 from batchgen.errors import CommandError, DeadlinePassed
 from batchgen.jobs import Status
 from batchgen.ledger.events import Reopened
+from batchgen.ledger.rehearsals import real_jobs
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.outputs import settle
@@ -97,7 +98,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     """
     ledger = Ledger.open(tree.root / FILE_NAME)
     try:
-        retired = _settle(order, ledger, tree)
+        retired = _drop_rehearsals(order, ledger, tree, around) + _settle(order, ledger, tree)
         _reopen(order, ledger)
         result = Result(tally=Tally(), reason=None)
         begun = _begun(order, ledger)
@@ -114,6 +115,25 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     finally:
         ledger.close()
     return replace(result, retired=retired)
+
+
+def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: Surroundings) -> int:
+    """What a sandbox painted never counts as made for a real account; what is paid for satisfies a rehearsal too."""
+    name = order.account.name
+    if ledger.is_settled_for(order.digest):
+        return 0
+    if order.account.is_local_sandbox:
+        if kept := real_jobs(ledger):
+            around.say(f"{kept} jobs were made by a real account: they are kept, and not painted anew.")
+        return 0
+    settle.finish_moves(ledger, tree)
+    jobs, files = settle.drop_rehearsals(ledger, tree, order.account.base_url)
+    if jobs:
+        around.say(
+            f"A sandbox painted {files} images of {jobs} jobs: they are not made for the account {name!r}, and are in"
+            f" {tree.root / 'retired'} now."
+        )
+    return files
 
 
 def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:

@@ -35,6 +35,7 @@ class Intent:
     external_id: str
     at: int
     reserved: int | None
+    rehearsal: bool = False  # sent to a sandbox of this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Accepted:
     task_id: str
     at: int
     found: bool = False  # by asking, for the create's own answer was never seen
+    rehearsal: bool = False  # it was a sandbox that took it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,4 +141,17 @@ class Relocated:
     path: str
 
 
-Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalDropped:
+    """What a sandbox painted of a job counts for nothing at the account in force, whose address is `base_url`.
+
+    The job stands as if no sandbox had ever been asked.
+    """
+
+    job_id: str
+    base_url: str
+
+
+Event = (
+    Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated | RehearsalDropped
+)

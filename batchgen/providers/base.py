@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import Ability, Auth
+from batchgen.catalog import SANDBOX_HEADER, Ability, Auth
 from batchgen.errors import TaskNotFound
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ class Task:
     message: str = ""
     created_ms: int | None = None
     head: str = ""
+    rehearsal: bool = False  # a sandbox painted it
+
+    def told_in(self, answer: Answer) -> Task:
+        """The same task, with what the answer's headers say of it."""
+        return replace(self, rehearsal=True) if answer.headers.get(SANDBOX_HEADER) else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ class OpenAIProvider(Provider):
             within=self.account.answers_within,
             most=LARGEST_ANSWER * job.parameters.n,
         )
-        return task_from(self.secrets.out_of(answer), external_id)
+        return task_from(self.secrets.out_of(answer), external_id).told_in(answer)
 
     async def probe(self) -> None:
         """Ask for the list of models, which is free. Raises TaskNotFound where there is none."""
