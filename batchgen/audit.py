@@ -226,7 +226,9 @@ def adoptable(strays: Iterable[Stray], wanted: Mapping[str, Job], found: Books) 
 
 def adoption(stray: Stray, job: Job, found: Books, at: int) -> list[Intent | Accepted]:
     """The events that take a task into the ledger, so that the next run fetches it. `at` is Unix ms."""
-    accepted = Accepted(job_id=job.id, attempt=stray.attempt, task_id=stray.task.id, at=at, found=True)
+    accepted = Accepted(
+        job_id=job.id, attempt=stray.attempt, task_id=stray.task.id, at=at, found=True, rehearsal=stray.task.rehearsal
+    )
     if stray.external_id in found.outcomes:
         return [accepted]
     intent = Intent(

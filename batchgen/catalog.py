@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # The wire protocols that the sandbox speaks, and whose account it then plays.
 REHEARSED = {"kling": "sandbox", "openai": "openai"}
 
+# The header by which a sandbox says, in each of its answers, that nothing here is paid for.
+SANDBOX_HEADER = "X-Batchgen-Sandbox"
+
 # What an account knows that names a wire protocol and no built-in account to start from.
 OF_A_WIRE: Mapping[str, Any] = {
     "required": ["prompt"],

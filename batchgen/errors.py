@@ -8,6 +8,7 @@ batchgen decides by matching on a message.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.redaction import redact
@@ -16,10 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class ReasonCode(StrEnum):
+    """Why a command ended as it did: the closed set of `reason_code` in every JSON result and summary."""
+
+    COMPLETE = "complete"  # exit 0
+    INCOMPLETE = "incomplete"  # 1: a run finished, but some jobs failed, were rejected or are unknown
+    FINDINGS = "findings"  # 1 (validate: 2): what was checked is not as it should be
+    COMMAND_INVALID = "command_invalid"  # 2: an option, a missing file, a missing key
+    MANIFEST_INVALID = "manifest_invalid"  # 2
+    BUDGET = "budget"  # 3
+    DEADLINE = "deadline"  # 3
+    DISK = "disk"  # 3 (2 where it is no run): a disk refuses, or another program holds the ledger
+    GATEWAY = "gateway"  # 3: it cannot be reached, or has refused for too long
+    STOPPED = "stopped"  # 3: another cause outside the jobs
+    OUTPUT_BUSY = "output_busy"  # 4
+    CHANGES = "changes"  # 5: `plan --exit-code`, there is something to do
+    ACCOUNT = "account"  # 6: key refused, account empty or closed: only a person can help
+    DEFECT = "defect"  # 70
+    INTERRUPTED = "interrupted"  # 129, 130, 143: by a signal
+
+
 class BatchgenError(Exception):
     """The root: everything that batchgen raises on purpose."""
 
     exit_code = 1
+    reason_code = ReasonCode.INCOMPLETE
 
     def __str__(self) -> str:
         """Its sentence, without our keys: it may quote what came from elsewhere."""
@@ -33,6 +55,7 @@ class CommandError(BatchgenError):
     """The command cannot be carried out as given: a wrong option, a missing file, a missing key."""
 
     exit_code = 2
+    reason_code = ReasonCode.COMMAND_INVALID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +95,8 @@ class Problem:
 class ManifestInvalid(CommandError):
     """The manifest has faults; all of them are in `problems`."""
 
+    reason_code = ReasonCode.MANIFEST_INVALID
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
@@ -84,18 +109,45 @@ class RunStopped(BatchgenError):
     """Nothing more is begun; what is in flight is collected; a later run goes on from there."""
 
     exit_code = 3
+    reason_code = ReasonCode.STOPPED
+
+
+class BudgetSpent(RunStopped):
+    """The manifest's budget, or this run's, leaves no room for the next task."""
+
+    reason_code = ReasonCode.BUDGET
+
+
+class DeadlinePassed(RunStopped):
+    """The time has come after which nothing more is to be begun."""
+
+    reason_code = ReasonCode.DEADLINE
+
+
+class DiskRefused(RunStopped):
+    """The disk does not take what has to be kept, or another program holds the ledger."""
+
+    reason_code = ReasonCode.DISK
+
+
+class GatewayUnavailable(RunStopped):
+    """The gateway cannot be reached, or has refused everything for too long."""
+
+    reason_code = ReasonCode.GATEWAY
 
 
 class OutputBusy(BatchgenError):
     """Another run of the same output is going."""
 
     exit_code = 4
+    reason_code = ReasonCode.OUTPUT_BUSY
 
 
 class AccountStopped(RunStopped):
     """No job of this account can succeed now: key wrong, balance empty, address not allowed. A person has to act."""
 
     exit_code = 6
+    reason_code = ReasonCode.ACCOUNT
 
 
 # --- one attempt or one job ends --------------------------------------------------------------------------

@@ -7,16 +7,15 @@ a few times a second. All of it goes to stderr, and a stderr that cannot be writ
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from batchgen import terminal
 from batchgen.money import plain
 
 if TYPE_CHECKING:
@@ -110,10 +109,10 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._counters = counters
+        self.counters = counters
         self._quiet = quiet
         self._format = LogFormat(log_format)  # as it comes from a command line
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = terminal.beneath(sys.stderr) if stream is None else stream
         self._on_terminal = self._format is LogFormat.TEXT and self._stream.isatty()
         self._interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
         self._sleep = sleep
@@ -125,7 +124,7 @@ class Progress:
     async def __aenter__(self) -> Self:
         if self._quiet:
             return self
-        self._rate.note(self._counters.images_done)
+        self._rate.note(self.counters.images_done)
         if self._on_terminal:
             self._view = _Bar(self._stream)
             self._show()
@@ -151,11 +150,11 @@ class Progress:
         if self._quiet and level != "error":
             return
         if self._format is LogFormat.JSON:
-            self._view.line(_json(level=level, message=message, **fields))
+            self._view.line(terminal.record(level=level, message=message, **fields))
             return
         kind = "" if level == "info" else f"{level}: "
         more = "".join(f" {name}={value}" for name, value in fields.items())
-        self._view.line(_printable(f"{kind}{message}{more}"))
+        self._view.line(terminal.harmless(f"{kind}{message}{more}"))
 
     async def _look(self) -> None:
         while True:
@@ -163,8 +162,8 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
-        self._rate.note(self._counters.images_done)
-        self._view.show(self._counters, self._rate.a_second())
+        self._rate.note(self.counters.images_done)
+        self._view.show(self.counters, self._rate.a_second())
 
 
 # --- views --------------------------------------------------------------------------------------------------
@@ -179,14 +178,14 @@ class _Lines:
 
     def show(self, counters: Counters, rate: float | None) -> None:
         if self._format is LogFormat.JSON:
-            self.line(_json(level="info", event="progress", **facts(counters, rate)))
+            self.line(terminal.record(level="info", event="progress", **facts(counters, rate)))
         else:
             self.line(describe(counters, rate))
 
     def line(self, text: str) -> None:
         try:
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            terminal.write(self._stream, text + "\n")
+            terminal.flush(self._stream)
         except (OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
             return
 
@@ -242,7 +241,7 @@ def describe(counters: Counters, rate: float | None, *, short: bool = False) -> 
         f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
         counters.note,
     ]
-    return _printable((" · " if short else ", ").join(filter(None, parts)))
+    return terminal.harmless((" · " if short else ", ").join(filter(None, parts)))
 
 
 def _images(counters: Counters) -> str:
@@ -292,13 +291,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _json(**record: object) -> str:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps({"time": now, **record}, ensure_ascii=False, default=str)
-
-
-def _printable(text: str) -> str:
-    """Without what would steer the terminal: a message may quote a gateway."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

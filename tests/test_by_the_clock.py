@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -65,9 +67,8 @@ def test_a_command_that_fails_is_said_and_changes_no_exit_code(tmp_path, gateway
     assert said in done.stderr
 
 
-def test_a_command_that_does_not_end_is_ended_with_what_it_started(monkeypatch):
-    monkeypatch.setattr(finish, "SECONDS", 0.5)
-    assert "was ended" in finish._run(("sh", "-c", "sleep 600 & sleep 600"), "{}")
+def test_a_command_that_does_not_end_is_ended_with_what_it_started():
+    assert "was ended" in finish._run(("sh", "-c", "sleep 600 & sleep 600"), "{}", 0.5)
 
 
 def test_a_webhook_gets_the_summary(tmp_path, gateway):
@@ -122,12 +123,48 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     assert after == before
 
 
-def test_the_commands_of_the_readme_that_run_by_the_clock_are_right():
+def readme_block(begins):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [line.partition("batchgen run ")[2] for line in text.splitlines() if "nightly.yaml --" in line]
-    assert len(commands) == 2
-    from batchgen.cli.main import _parser
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    return next(block for block in blocks if block.startswith(begins))
 
-    for command in commands:
-        words = ["run", *shlex.split(command)]
-        assert _parser(words).parse_args(words).deadline > 0
+
+@pytest.fixture
+def srv(tmp_path, gateway):
+    """What the README has in /srv/images."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    command = tmp_path / ".venv" / "bin" / "batchgen"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m batchgen "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    path = manifest(tmp_path, gateway, prompts(2)).rename(tmp_path / "nightly.yaml")
+    path.write_text(path.read_text(encoding="utf-8").replace("SANDBOX_KEY", "KAPON_API_KEY"), encoding="utf-8")
+    return tmp_path
+
+
+CRON = {"HOME": "/", "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "KAPON_API_KEY": KEY["SANDBOX_KEY"]}
+
+
+def test_the_crontab_of_the_readme_works_as_it_stands(srv):
+    _, line = readme_block("KAPON_API_KEY").splitlines()
+    *when, command = line.split(maxsplit=5)
+    assert len(when) == 5
+    assert "%" not in command  # which cron takes for a line break
+    command = command.replace("/srv/images", str(srv))
+    done = subprocess.run(["/bin/sh", "-c", command], cwd="/", env=CRON, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert lines(srv / "runs.jsonl")[0]["images"] == 2
+
+
+def test_the_systemd_service_of_the_readme_works_as_it_stands(srv):
+    text = readme_block("# /etc/systemd").replace("/srv/images", str(srv))
+    service = dict(line.split("=", 1) for line in text.partition("[Timer]")[0].splitlines() if "=" in line)
+    words = shlex.split(service["ExecStart"])
+    assert words[0].startswith("/")
+    how = {"cwd": service["WorkingDirectory"], "env": CRON, "capture_output": True, "text": True}
+    done = subprocess.run(words, check=False, **how)
+    assert done.returncode == 0, done.stderr
+    assert all(json.loads(line) for line in done.stderr.splitlines())
+    with (srv / "outputs" / "tried" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        busy = subprocess.run(words, check=False, **how).returncode
+    assert service["SuccessExitStatus"].split() == ["3", str(busy), "143"]

@@ -414,7 +414,8 @@ def test_three_mistakes_get_three_answers_whose_hints_cure_them_in_one_go(tmp_pa
         lines[line] = head + tail.replace(wrong, meant, 1)
     file.write_text("\n".join(lines))
     done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
-    assert (done.returncode, json.loads(done.stdout)) == (0, {"valid": True, "problems": []})
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["valid"], answer["problems"]) == (0, True, [])
 
 
 # --- whatever is written ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.catalog import builtin
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
+from batchgen.cli.outcome import checked
 from batchgen.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
 from batchgen.errors import CommandError
 from batchgen.manifest.load import load_manifest
@@ -51,7 +52,7 @@ def execute(options: Namespace) -> int:
             print(_as_text(health), flush=True)
     is_fine = all(health.is_fine for health in found)
     if options.json:
-        data = {"fine": is_fine, "accounts": [_as_data(health) for health in found]}
+        data = {**checked(ok=is_fine), "fine": is_fine, "accounts": [_as_data(health) for health in found]}
         print(json.dumps(data, ensure_ascii=False, indent=2))
     else:
         print(_sentence(found))
@@ -103,13 +104,8 @@ def _as_text(health: Health) -> str:
     lines = [f"{health.account.name} ({where})"]
     for each in health.checks:
         end = "" if each.text.endswith((".", "!", "?")) or not each.advice else "."
-        lines.append(f"  {each.verdict.value:<9}{each.name:<9}{_printable(each.text)}{end} {each.advice}".rstrip())
+        lines.append(f"  {each.verdict.value:<9}{each.name:<9}{each.text}{end} {each.advice}".rstrip())
     return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """Without what would steer the terminal: a finding may quote a gateway."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _sentence(found: list[Health]) -> str:

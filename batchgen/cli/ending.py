@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchgen.cli.outcome import header
+from batchgen.errors import ReasonCode
 from batchgen.jobs import ENDED_SHORT, LIVE, Status
 from batchgen.money import plain
 from batchgen.outputs.views import FAILURES, INDEX
@@ -29,6 +31,7 @@ class Ending:
     unfinished: tuple[str, ...]
     unfinished_jobs: int
     cost: int
+    unit: str  # of the cost
     retired: int
     unmarked: int
     reason: BatchgenError | None
@@ -45,6 +48,30 @@ class Ending:
         return idle and not self.short and not self.unfinished_jobs and not self.jobs.get(Status.PENDING)
 
     @property
+    def reason_code(self) -> ReasonCode:
+        """Why it ended so."""
+        if self.reason is not None:
+            return self.reason.reason_code
+        return ReasonCode.INCOMPLETE if self.exit_code else ReasonCode.COMPLETE
+
+    @property
+    def sentence(self) -> str:
+        """Why the exit code is not 0, in one sentence; empty where it is."""
+        if self.reason is not None:
+            return str(self.reason)
+        if self.short:
+            return f"Jobs without all their images: {self._kinds}. {self.root / FAILURES} says why."
+        if self.unfinished_jobs:
+            return f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}"
+        return ""
+
+    @property
+    def _kinds(self) -> str:
+        return ", ".join(
+            f"{self.jobs[status]} {status.value}" for status in Status if status in ENDED_SHORT & self.jobs.keys()
+        )
+
+    @property
     def exit_code(self) -> int:
         """By the contract's table."""
         if self.reason is not None:
@@ -54,7 +81,7 @@ class Ending:
     def as_data(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "exit_code": self.exit_code,
+            **header(self.exit_code, self.reason_code),
             "output": str(self.root),
             "index": str(self.root / INDEX),
             "images": self.images,
@@ -62,6 +89,7 @@ class Ending:
             "begun": self.begun,
             "unfinished": list(self.unfinished),
             "cost": plain(self.cost),
+            "unit": self.unit,
             "retired": self.retired,
             "watermarks_missing": self.unmarked,
             "reason": None if self.reason is None else str(self.reason),
@@ -75,10 +103,7 @@ class Ending:
         if self.nothing_to_do:
             lines.insert(0, "Nothing to do: everything asked for is there.")
         if self.short:
-            kinds = ", ".join(
-                f"{self.jobs[status]} {status.value}" for status in Status if status in ENDED_SHORT & self.jobs.keys()
-            )
-            lines.append(f"Jobs without all their images: {kinds}. {self.root / FAILURES} says why.")
+            lines.append(f"Jobs without all their images: {self._kinds}. {self.root / FAILURES} says why.")
         if self.unmarked:
             came = "1 image" if self.unmarked == 1 else f"{self.unmarked} images"
             lines.append(f"The gateway gave no watermarked copy of {came}, though it was asked for.")
@@ -101,7 +126,7 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, int]) -> Ending:
+def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, int], unit: str) -> Ending:
     """Put together what the ledger and the run know."""
     return Ending(
         root=root,
@@ -112,6 +137,7 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         unfinished=tuple(result.tally.left),
         unfinished_jobs=result.tally.unfinished,
         cost=result.cost,
+        unit=unit,
         retired=result.retired,
         unmarked=result.tally.unmarked,
         reason=result.reason,

@@ -32,6 +32,24 @@ def found_output(options: Namespace) -> Path:
     return _folder(common.output_folder(options, name))
 
 
+def unit_of(options: Namespace) -> str:
+    """The unit of the costs of the account that the manifest names; empty where the manifest does not tell."""
+    try:
+        raw = document.read(options.manifest).value
+    except CommandError:
+        return ""
+    raw = raw if isinstance(raw, dict) else {}
+    name = str(options.provider or raw.get("provider"))
+    own = raw.get("providers")
+    account = own.get(name) if isinstance(own, dict) else None
+    account = account if isinstance(account, dict) else {}
+    prices = account.get("prices")
+    if isinstance(prices, dict) and "unit" in prices:
+        return str(prices["unit"])
+    known = builtin().accounts.get(str(account.get("use", name)))
+    return "" if known is None else known.prices.unit
+
+
 def _folder(root: Path) -> Path:
     if root.exists() and not root.is_dir():
         raise CommandError(f"{root} is a file, not an output folder. Choose another --output.")

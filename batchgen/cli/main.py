@@ -8,11 +8,12 @@ import json
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from batchgen import __version__
-from batchgen.errors import BatchgenError, ManifestInvalid
-from batchgen.redaction import redact
+from batchgen import __version__, terminal
+from batchgen.cli.outcome import header, outcome_of
+from batchgen.errors import BatchgenError, CommandError, ManifestInvalid, ReasonCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,51 +34,107 @@ COMMANDS = {
 
 _EPILOG = """\
 exit codes: 0 everything asked for is there; 1 some jobs failed, were rejected or are unknown; 2 the manifest or
-the command is wrong, nothing was sent or written; 3 stopped before the end (account, budget, deadline, disk), run
-again to go on; 4 another run of the same output is going; 5 plan --exit-code: there is something to do;
-130, 143 interrupted, terminated.
+the command is wrong, nothing was sent or written; 3 stopped before the end (budget, deadline, disk, a gateway that
+cannot be reached), run again to go on; 4 another run of the same output is going; 5 plan --exit-code: there is
+something to do; 6 stopped, and only a person can help (key refused, account empty or closed); 70 a defect of
+batchgen; 129, 130, 143 terminal closed, interrupted, terminated: run again to go on.
 """
 
 
 def entry() -> NoReturn:
     """Run the command line of this process and leave with its exit code."""
+    for descriptor in range(3):  # one that is closed would be given to the next file that is opened
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     sys.exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become sentences on stderr."""
+    with terminal.guarded(as_records=_given(arguments, "--log-format") == "json"):
+        return _carried_out(arguments)
+
+
+def _carried_out(arguments: Sequence[str]) -> int:
     options = argparse.Namespace(command="")
     try:
         _parser(arguments).parse_args(arguments, options)
         code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
         sys.stdout.flush()
-    except BatchgenError as error:
-        _report(error, as_json=getattr(options, "json", False))
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _interrupted()
     except BrokenPipeError:
         # Whoever read our output has left: that is their right, and nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        # A file or folder of the user's that cannot be read or written; what a run meets on its way it says itself.
-        what = f"{error.filename}: " if error.filename else ""
-        print(f"batchgen: {what}{error.strerror or error}. Mend it, then try again.", file=sys.stderr)
-        return 3 if options.command == "run" else 2
+    except (BatchgenError, KeyboardInterrupt, OSError) as error:
+        return _failed(error, arguments)
     except Exception as error:
         if os.environ.get("BATCHGEN_TRACEBACK"):
             raise
-        return _unforeseen(error)
+        return _failed(error, arguments)
     return code
 
 
-def _interrupted() -> int:
-    print("Interrupted. Run again to go on.", file=sys.stderr)
-    return 130
+def _given(arguments: Sequence[str], option: str) -> str | None:
+    """The value of an option, also where the command line as a whole cannot be read."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name == option:
+            return value or following
+    return None
 
 
-class _Command(argparse.ArgumentParser):
+def _failed(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say an error, for people and as data."""
+    outcome = outcome_of(error, running=_command_of(arguments) == "run")
+    listed: list[dict[str, Any]] = []
+    if isinstance(error, ManifestInvalid):
+        from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
+
+        problems.tell(error.problems)
+        listed = problems.as_data(error.problems)
+    elif isinstance(error, _UsageError):
+        print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
+        _summarize(error, arguments)
+    else:
+        name = "" if outcome.reason_code is ReasonCode.INTERRUPTED else "batchgen: "
+        print(f"{name}{outcome.sentence}", file=sys.stderr)
+    if "--json" in arguments:
+        head = header(outcome.exit_code, outcome.reason_code)
+        print(json.dumps({**head, "error": outcome.sentence, "problems": listed}, ensure_ascii=False))
+    return outcome.exit_code
+
+
+def _summarize(error: _UsageError, arguments: Sequence[str]) -> None:
+    """A run whose command line is wrong has a summary too."""
+    if (path := _given(arguments, "--summary")) and _command_of(arguments) == "run":
+        from batchgen.cli.finish import Finish  # noqa: PLC0415 - only where it is needed
+
+        Finish(None, Path(path)).end_by(error)
+
+
+def _command_of(arguments: Sequence[str]) -> str | None:
+    return next((word for word in arguments if word in COMMANDS), None)
+
+
+class _UsageError(CommandError):
+    """The command line cannot be read; `usage` says how it could."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        self.usage = usage
+        super().__init__(message)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises what it would print."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a _UsageError."""
+        raise _UsageError(f"{self.prog}: error: {message}", self.format_usage())
+
+
+class _Command(_Parser):
     """A command's parser, which says with its own usage what it does not know, and what may have been meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
@@ -91,7 +148,7 @@ class _Command(argparse.ArgumentParser):
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="batchgen",
         description="Makes many images through a paid API from a manifest, and never pays for one twice.",
         epilog=_EPILOG,
@@ -99,7 +156,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
-    asked = next((word for word in arguments if word in COMMANDS), None)
+    asked = _command_of(arguments)
     for name, about in COMMANDS.items():
         command = commands.add_parser(
             name, help=about, description=f"batchgen {name}: {about}.", epilog=_EPILOG, allow_abbrev=False
@@ -107,38 +164,3 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == asked:  # only what is asked for is imported
             import_module(f"batchgen.cli.{name}").configure(command)
     return parser
-
-
-def _report(error: BatchgenError, *, as_json: bool) -> None:
-    from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
-
-    if isinstance(error, ManifestInvalid):
-        print(problems.as_text(error.problems, sys.stderr), file=sys.stderr)
-        listed = problems.as_data(error.problems)
-    else:
-        print(f"batchgen: {error}", file=sys.stderr)
-        listed = []
-    if as_json:
-        print(json.dumps({"exit_code": error.exit_code, "error": str(error), "problems": listed}, ensure_ascii=False))
-
-
-def _unforeseen(error: Exception) -> int:
-    if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
-        return _interrupted()
-    _report_defect(error)
-    return 70
-
-
-def _report_defect(error: BaseException) -> None:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f" ({where.tb_frame.f_code.co_name}, line {where.tb_lineno})" if where else ""
-    what = f"{type(error).__name__}: {redact(str(error))}{place}"
-    print(
-        f"batchgen: this is a defect of batchgen, not of your input: {what}. Nothing"
-        " paid for is lost: run again to go on. To report it, set BATCHGEN_TRACEBACK=1 and run once more.",
-        file=sys.stderr,
-    )

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli import options as common
+from batchgen.cli.outcome import checked
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -29,6 +30,7 @@ def execute(options: Namespace) -> int:
 
 def _as_data(catalog: Catalog) -> dict[str, Any]:
     return {
+        **checked(ok=True),
         "as_of": catalog.as_of,
         "models": [{"name": model.name, "about": model.about, "notes": _notes(model)} for model in _models(catalog)],
         "aspect_ratios": list(catalog.aspect_ratios),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import time
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+
+    from batchgen.engine.stop import Deadline
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -96,22 +99,33 @@ def money(text: str) -> Decimal:
     return amount
 
 
-def deadline(text: str) -> float:
-    """Seconds from now until a deadline: a duration (`90m`), a time of day (`06:00`) or a date and time."""
+def deadline(text: str) -> Deadline:
+    """A deadline: a duration (`90m`), a time of day (`06:00`) or a date and time, by the clock on the wall."""
+    from batchgen.engine.stop import Deadline  # noqa: PLC0415 - asyncio, for one option
+
     if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
-        return float(match[1]) * _UNITS[match[2]]
-    now = datetime.now().astimezone()
+        return Deadline(at=time.monotonic() + float(match[1]) * _UNITS[match[2]], clock=time.monotonic)
+    now = time.time()
     try:
-        if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}", text):
-            hour, minute = map(int, text.split(":"))
-            then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-            then += timedelta(days=1) if then <= now else timedelta(0)
-        else:
-            then = datetime.fromisoformat(text).astimezone()
-    except ValueError:
+        then = moment(text, now)
+    except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no deadline: write a duration (90m, 8h), a time (06:00) or a date (2027-01-31T06:00)"
         ) from None
     if then <= now:
         raise argparse.ArgumentTypeError(f"{text} is past")
-    return (then - now).total_seconds()
+    return Deadline(at=then, clock=time.time)
+
+
+def moment(text: str, now: float) -> float:
+    """The Unix time of a date and time, or of the next time that a clock here shows `06:00`. Raises ValueError.
+
+    Reckoned in local time, not in seconds: a day may have 23 hours or 25, and an hour may come twice.
+    """
+    match = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", text)
+    if match is None:
+        return datetime.fromisoformat(text).timestamp()
+    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - what the clock on the wall shows
+    shown = today.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0, fold=0)
+    times = (shown, shown.replace(fold=1), shown + timedelta(days=1))
+    return next(at for at in (each.timestamp() for each in times) if at > now)

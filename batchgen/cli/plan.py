@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli import options as common
 from batchgen.cli import problems
+from batchgen.cli.outcome import header
+from batchgen.errors import ReasonCode
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
@@ -51,10 +52,11 @@ def execute(options: Namespace) -> int:
     ledger = Ledger.preview(state if state.exists() else None)
     plan = survey(manifest, ledger, root, selection, options.limit)
     if manifest.warnings:
-        print(problems.as_text(manifest.warnings, sys.stderr), file=sys.stderr)
+        problems.tell(manifest.warnings)
+    code = SOMETHING_TO_DO if options.exit_code and plan.anything_to_do else 0
     listed = ((job, row) for job, row in standings(manifest, ledger) if selection.takes(job))
     if options.json:
-        data = _as_data(plan, manifest, root)
+        data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
         if options.detailed:
             data["listed"] = [_job(job, row) for job, row in listed]
         print(json.dumps(data, ensure_ascii=False, indent=2))
@@ -63,7 +65,7 @@ def execute(options: Namespace) -> int:
         if options.detailed:
             _print_jobs(listed)
     ledger.close()
-    return SOMETHING_TO_DO if options.exit_code and plan.anything_to_do else 0
+    return code
 
 
 def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:

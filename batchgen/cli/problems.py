@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, TextIO
+
+from batchgen import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchgen.errors import Place, Problem
+
+
+def tell(problems: Sequence[Problem]) -> None:
+    """Say them on standard error: with their source lines for people, as a record each in a log of JSON."""
+    if terminal.is_log(sys.stderr):
+        for problem in problems:
+            print(problem, file=sys.stderr)
+    else:  # its colours are ours; all else in it is harmless
+        terminal.write(terminal.beneath(sys.stderr), as_text(problems, sys.stderr) + "\n")
 
 
 def as_text(problems: Sequence[Problem], stream: TextIO) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen import terminal
 from batchgen.cli import options as common
 from batchgen.cli.ending import Ending, ending_of
 from batchgen.cli.finish import Finish
@@ -15,8 +16,9 @@ from batchgen.cli.gateway import gateway_in, way_back
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
 from batchgen.engine.run import Order, Result, Surroundings, perform
+from batchgen.engine.stop import signals_raised
 from batchgen.engine.work import Work
-from batchgen.errors import BatchgenError, CommandError
+from batchgen.errors import CommandError
 from batchgen.jobs import Status
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
@@ -72,28 +74,28 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Run, say how it ended, and return the exit code of the contract."""
-    manifest = load_manifest(options.manifest, provider=options.provider)
+    with signals_raised(), Finish(options.manifest, options.summary) as finish:
+        finish.ending = ending = _run(options, finish)
+    _tell(options, ending)
+    return ending.exit_code
+
+
+def _run(options: Namespace, finish: Finish) -> Ending:
+    finish.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
     selection = Selection.parse(options.only, manifest.var_names)
     registry.check(manifest.account)
     _check_prices(options, manifest)
     check_any(manifest, selection)
     counters = Counters(unit=manifest.account.prices.unit)
     progress = Progress(counters, quiet=options.quiet, log_format=options.log_format)
+    finish.say = progress.say
     for warning in manifest.warnings:
         progress.say(str(replace(warning, warning=False)), level="warning")
-    finish = Finish(manifest, options.summary, progress.say)
-    try:
-        ending = _performed(options, manifest, selection, counters, progress)
-    except BatchgenError as error:
-        finish.tell({"exit_code": error.exit_code, "reason": str(error)})
-        raise
-    finish.tell(ending.as_data())
-    _tell(options, ending, progress)
-    return ending.exit_code
+    return _performed(options, manifest, selection, progress, finish)
 
 
 def _performed(
-    options: Namespace, manifest: Manifest, selection: Selection, counters: Counters, progress: Progress
+    options: Namespace, manifest: Manifest, selection: Selection, progress: Progress, finish: Finish
 ) -> Ending:
     tree = Tree(common.output_folder(options, manifest.name))
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
@@ -106,12 +108,19 @@ def _performed(
                 level="warning",
             )
         with lock.held(tree.root):
-            around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
+            around = Surroundings(
+                counters=progress.counters,
+                observer=progress,
+                say=progress.say,
+                gateway=gateway_in(tree.root),
+                leave=finish.end_at_once,
+            )
             result = perform(_order(options, manifest, selection, address), tree, around)
             if options.profile_engine:
                 _tell_slot_times(result, progress, as_data=options.log_format == "json")
             ledger = Ledger.read(tree.root / FILE_NAME)
-            ending = ending_of(tree.root, result, ledger, _scope(manifest, ledger, selection))
+            jobs = _scope(manifest, ledger, selection)
+            ending = ending_of(tree.root, result, ledger, jobs, manifest.account.prices.unit)
             ledger.close()
     return ending
 
@@ -139,6 +148,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
             run_cost=micros(options.max_cost),
+            unit=manifest.account.prices.unit,
         ),
         downloads=run.downloads,
         retry=_RETRIED if options.retry_failed else frozenset(),
@@ -206,14 +216,10 @@ def _tell_slot_times(result: Result, progress: Progress, *, as_data: bool) -> No
             progress.say(line)
 
 
-def _tell(options: Namespace, ending: Ending, progress: Progress) -> None:
+def _tell(options: Namespace, ending: Ending) -> None:
     if options.json:
         print(json.dumps(ending.as_data(), ensure_ascii=False, indent=2))
     elif not options.quiet:
         print(ending.as_text())
-    if ending.reason is None:
-        return
-    if options.log_format == "json" and not options.quiet:
-        progress.say(str(ending.reason), level="error", exit_code=ending.exit_code)
-    else:
-        print(f"batchgen: {ending.reason}", file=sys.stderr)
+    if ending.exit_code and (ending.reason is not None or options.quiet or terminal.is_log(sys.stderr)):
+        print(f"batchgen: {ending.sentence}", file=sys.stderr)

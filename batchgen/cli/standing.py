@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchgen.cli.outcome import checked
 from batchgen.jobs import ENDED_SHORT, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def standing(root: Path) -> dict[str, Any]:
-    """How the output stands just now, as data."""
+def standing(root: Path, unit: str = "") -> dict[str, Any]:
+    """How the output stands just now, as data; `unit` is that of its costs, empty where it is not known."""
     running = lock.holder(root)
     if not (root / FILE_NAME).exists():
-        return nothing_begun(root) | {"running": running}
+        return nothing_begun(root, unit) | {"running": running}
     with reading(root / FILE_NAME) as ledger:
         counts = ledger.counts()
         spent = ledger.spent()
@@ -29,18 +30,24 @@ def standing(root: Path) -> dict[str, Any]:
             "images": ledger.images_in_index(),
             "images_to_come": ledger.images_missing()[1],
             "cost": plain(spent.cost),
+            "unit": unit,
             "unpriced_tasks": spent.unpriced,
         }
 
 
-def nothing_begun(root: Path) -> dict[str, Any]:
+def nothing_begun(root: Path, unit: str = "") -> dict[str, Any]:
     """How an output stands that has no ledger yet."""
-    return {"output": str(root), "begun": False, "running": None, "jobs": {}, "images": 0, "cost": "0"}
+    return {"output": str(root), "begun": False, "running": None, "jobs": {}, "images": 0, "cost": "0", "unit": unit}
 
 
 def exit_code(data: dict[str, Any]) -> int:
     """By the contract's table."""
     return 1 if ENDED_SHORT & data["jobs"].keys() else 0
+
+
+def head(data: dict[str, Any]) -> dict[str, Any]:
+    """What the JSON result begins with."""
+    return checked(ok=exit_code(data) == 0)
 
 
 def as_text(data: dict[str, Any]) -> str:
@@ -55,8 +62,13 @@ def as_text(data: dict[str, Any]) -> str:
         lines.append(f"  {status:<11}{jobs:<12}{_MEANING[status]}".rstrip())
     lines.append(f"  {data['images']} {'image' if data['images'] == 1 else 'images'} in place")
     unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
-    lines.append(f"  {data['cost']} spent or in flight{unpriced}")
+    lines.append(f"  {cost(data)} spent or in flight{unpriced}")
     return "\n".join(lines)
+
+
+def cost(data: dict[str, Any]) -> str:
+    """What was spent, with its unit."""
+    return f"{data['cost']} {data['unit'] or '(in the unit of its account)'}"
 
 
 _MEANING = {

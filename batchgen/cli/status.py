@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.found import found_output
-from batchgen.cli.standing import as_text, exit_code, standing
+from batchgen.cli.found import found_output, unit_of
+from batchgen.cli.standing import as_text, exit_code, head, standing
 from batchgen.errors import CommandError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def execute(options: Namespace) -> int:
     if options.watch:
         from batchgen.cli.watch import Watch  # noqa: PLC0415 - its rate comes with asyncio
 
-        return Watch(root, interval=options.interval, as_json=options.json).run()
-    data = standing(root)
-    print(json.dumps(data, indent=2) if options.json else as_text(data))
+        return Watch(root, interval=options.interval, as_json=options.json, unit=unit_of(options)).run()
+    data = standing(root, unit_of(options))
+    print(json.dumps(head(data) | data, indent=2) if options.json else as_text(data))
     return exit_code(data)

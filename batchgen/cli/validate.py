@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli import problems
+from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
 from batchgen.ledger.store import Ledger
 from batchgen.manifest.load import load_manifest
@@ -48,9 +48,11 @@ def execute(options: Namespace) -> int:
             print(f"{path}: right; {_jobs(manifest)}.")
     wrong = any(not problem.warning for problem in found)
     if found and not options.json:
-        print(problems.as_text(found, sys.stderr), file=sys.stderr)
+        problems.tell(found)
     if options.json:
-        print(json.dumps({"valid": not wrong, "problems": problems.as_data(found)}, ensure_ascii=False, indent=2))
+        head = checked(ok=not wrong, exit_code=ManifestInvalid.exit_code)
+        data = {**head, "valid": not wrong, "problems": problems.as_data(found)}
+        print(json.dumps(data, ensure_ascii=False, indent=2))
     return ManifestInvalid.exit_code if wrong else 0
 
 

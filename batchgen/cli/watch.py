@@ -13,7 +13,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchgen.cli.standing import as_text, exit_code, nothing_begun, standing
+from batchgen import terminal
+from batchgen.cli.standing import as_text, cost, exit_code, head, nothing_begun, standing
 from batchgen.errors import BatchgenError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
@@ -43,10 +44,12 @@ class Watch:
         *,
         interval: float | None = None,
         as_json: bool = False,
+        unit: str = "",
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
+        self._unit = unit
         self._interval = INTERVAL_SECONDS if interval is None else interval
         self._sleep = sleep
         self._clock = clock
@@ -82,12 +85,12 @@ class Watch:
         if before and files == self._files and running is not None:
             return before | {"running": running}
         try:
-            data = standing(self._root)
+            data = standing(self._root, self._unit)
         except BatchgenError:
             if running is None:
                 raise
             # The run is just making the file, or folding it: the next look will do.
-            return (before or nothing_begun(self._root)) | {"running": running}
+            return (before or nothing_begun(self._root, self._unit)) | {"running": running}
         self._files = files
         self._rate.note(data["images"])
         return data
@@ -105,12 +108,12 @@ class Watch:
             "images_a_second": None if rate is None else round(rate, 3),
             "seconds_left": None if left is None else round(left),
         }
-        print(json.dumps({"time": now, **data, **speed}, ensure_ascii=False), flush=True)
+        print(json.dumps({"time": now, **head(data), **data, **speed}, ensure_ascii=False), flush=True)
 
     def _show_change(self, data: dict[str, Any]) -> None:
         """A line, where anything else is to be said than in the last one."""
         jobs = ", ".join(f"{number} {status}" for status, number in data["jobs"].items()) or "nothing begun"
-        line = f"{jobs}; {data['images']} images in place, {data['cost']} spent or in flight"
+        line = f"{jobs}; {data['images']} images in place, {cost(data)} spent or in flight"
         if line != self._said:
             print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}", flush=True)
             self._said = line
@@ -127,8 +130,9 @@ class Watch:
             lines.append(self._end(data))
         size = shutil.get_terminal_size()
         shown = [line[: size.columns - 1] for line in lines[-(size.lines - 1) :]]
-        back = _BACK_AND_CLEAR.format(lines=self._drawn) if self._drawn else ""
-        print(back + "\n".join(shown), flush=True)
+        if self._drawn:
+            terminal.write(terminal.beneath(sys.stdout), _BACK_AND_CLEAR.format(lines=self._drawn))
+        print("\n".join(shown), flush=True)
         self._drawn = len(shown)
 
     def _speed(self, data: dict[str, Any]) -> tuple[float | None, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.errors import RunStopped
+from batchgen.errors import BudgetSpent
 from batchgen.money import plain
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Limits:
     images: int | None = None
     cost: int | None = None
     run_cost: int | None = None
+    unit: str = ""  # of the money
 
 
 class Budget:
@@ -30,28 +31,32 @@ class Budget:
         self._before = spent.cost
         self._limits = limits
 
-    def refusal(self, images: int, price: int | None) -> RunStopped | None:
+    def refusal(self, images: int, price: int | None) -> BudgetSpent | None:
         """Why a task of so many images cannot be begun any more, or None."""
         limits = self._limits
         if limits.images is not None and self.images + images > limits.images:
-            return RunStopped(
+            return BudgetSpent(
                 f"The budget of {limits.images} images leaves no room for the next task, of {images}"
                 f" ({self.images} made, in flight or in doubt)."
                 " Raise budget.max_images, then run again to go on."
             )
         cost = price or 0
         if limits.cost is not None and self.cost + cost > limits.cost:
-            return RunStopped(
-                f"The budget of {plain(limits.cost)} leaves no room for the next task, of {plain(cost)}"
-                f" ({plain(self.cost)} spent, in flight or in doubt)."
+            return BudgetSpent(
+                f"The budget of {self._money(limits.cost)} leaves no room for the next task, of {self._money(cost)}"
+                f" ({self._money(self.cost)} spent, in flight or in doubt)."
                 " Raise budget.max_cost, then run again to go on."
             )
         if limits.run_cost is not None and self.cost_of_run + cost > limits.run_cost:
-            return RunStopped(
-                f"This run's --max-cost of {plain(limits.run_cost)} leaves no room for the next task, of {plain(cost)}"
-                f" ({plain(self.cost_of_run)} spent, in flight or in doubt). Run again to go on."
+            spent = self._money(self.cost_of_run)
+            return BudgetSpent(
+                f"This run's --max-cost of {self._money(limits.run_cost)} leaves no room for the next task, of"
+                f" {self._money(cost)} ({spent} spent, in flight or in doubt). Run again to go on."
             )
         return None
+
+    def _money(self, micros: int) -> str:
+        return f"{plain(micros)} {self._limits.unit}".rstrip()
 
     @property
     def cost_of_run(self) -> int:
@@ -63,12 +68,21 @@ class Budget:
         self.images += images
         self.cost += price or 0
 
-    def release(self, images: int, price: int | None) -> None:
-        """It certainly made nothing."""
+    def release(self, images: int, price: int | None, *, earlier: bool = False) -> None:
+        """It certainly made nothing. `earlier`: it was sent by an earlier run, and costs this one nothing."""
         self.images -= images
-        self.cost -= price or 0
+        self._change(-(price or 0), earlier=earlier)
 
-    def settle(self, price: int | None, charge: int | None) -> None:
-        """The gateway said what it charged."""
+    def settle(self, price: int | None, charge: int | None, *, earlier: bool = False) -> None:
+        """The gateway said what it charged. `earlier` as in `release`."""
         if charge is not None:
-            self.cost += charge - (price or 0)
+            self._change(charge - (price or 0), earlier=earlier)
+
+    def adopt(self, price: int | None) -> None:
+        """What was reserved was paid by an earlier run, or by that of another output: this one has not spent it."""
+        self._before += price or 0
+
+    def _change(self, by: int, *, earlier: bool) -> None:
+        self.cost += by
+        if earlier:
+            self._before += by

@@ -131,7 +131,7 @@ class Endings:
 
     def _release(self, work: Work, outcome: Outcome) -> None:
         if outcome in {Outcome.REFUSED, Outcome.FAILED}:
-            self._context.budget.release(work.units, self.price(work))
+            self._context.budget.release(work.units, self.price(work), earlier=work.earlier)
 
 
 def _code(error: BatchgenError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.engine.retry import backoff
-from batchgen.errors import RunStopped
+from batchgen.errors import GatewayUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ class Gate:
 
     def refused(
         self, error: BatchgenError, *, retry_after: float | None = None, closes: bool = True
-    ) -> RunStopped | None:
+    ) -> GatewayUnavailable | None:
         """Note a refusal, and close for a while where it `closes`.
 
         The answer is a reason to stop when there was no success for too long.
@@ -43,7 +43,7 @@ class Gate:
         if self._since is None:
             self._since = now
         if retry_after is not None and retry_after > self._give_up_after:
-            return RunStopped(
+            return GatewayUnavailable(
                 f"The gateway asks to wait {retry_after:.0f} s, longer than run.give_up_after: {error} Run again later."
             )
         # Tasks in flight are refused together: refusals that meet a closed gate are one refusal.
@@ -61,7 +61,9 @@ class Gate:
         return max(0.0, self._opens - self._clock())
 
 
-def gave_up(seconds: float, last: BatchgenError) -> RunStopped:
+def gave_up(seconds: float, last: BatchgenError) -> GatewayUnavailable:
     """The reason to stop where nothing succeeded for so long."""
     time = f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} s"
-    return RunStopped(f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to go on.")
+    return GatewayUnavailable(
+        f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to go on."
+    )

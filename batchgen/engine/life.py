@@ -7,6 +7,7 @@ cancelled half-way, or killed, is taken up by the next run where the ledger says
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
@@ -163,6 +164,7 @@ class Life:
                 reserved=self.ends.price(work),
                 id_sent=work.id_sent,
                 key_print=work.key_print,
+                rehearsal=context.is_local(self._provider.account.name),
             )
         )
         context.tally.begun += 1
@@ -212,8 +214,9 @@ class Life:
             return None
         except Undecided:
             task = None
-        if task is not None:
-            return await self._adopt(work, hold, task, found=True)
+        if task is not None:  # this create was refused: what it has met was sent before
+            self._context.budget.adopt(self.ends.price(work))
+            return await self._adopt(replace(work, earlier=True), hold, task, found=True)
         await self.ends.refused(work, refusal)
         return None
 
@@ -261,8 +264,7 @@ class Life:
             hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
         at = self._context.now_ms()
-        accepted = Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found)
-        await self._context.record(accepted)
+        await self._context.record(_accepted(work, task, at, found=found))
         if work.id_sent and work.key_print == self._key_print:
             self.recovery.accepted(task.id, work.external_id, at)
         return work.accepted(task.id, at)
@@ -270,7 +272,7 @@ class Life:
     async def _made_at_once(self, work: Work, task: Task) -> Work:
         """The create's own answer brings the images. One commit: between two, they could be lost."""
         at = work.sent_at  # the task went on from there; its time is what a plan reckons with
-        await self._record_made(work, task, Accepted(job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at))
+        await self._record_made(work, task, _accepted(work, task, at))
         return work.accepted(task.id, at, made=True)
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
@@ -323,7 +325,7 @@ class Life:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
-        self._context.budget.settle(price, charge)
+        self._context.budget.settle(price, charge, earlier=work.earlier)
         self._context.counters.cost = self._context.budget.cost_of_run
 
     # --- fetched: the images are in place -----------------------------------------------------------------
@@ -383,6 +385,12 @@ class Life:
         """An account ends its lane, which may be the run's; everything else (the disk) ends the run."""
         stop = self._lane_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
+
+
+def _accepted(work: Work, task: Task, at: int, *, found: bool = False) -> Accepted:
+    return Accepted(
+        job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
+    )
 
 
 def _is_certain(error: BatchgenError) -> bool:

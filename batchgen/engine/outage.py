@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.engine.gate import gave_up
-from batchgen.errors import NotSent, ProxyBusy, RunStopped, Unclear
+from batchgen.errors import GatewayUnavailable, NotSent, ProxyBusy, Unclear
 from batchgen.progress import duration
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ class Outage:
             return True
         return len(self._creating) + len(self._troubled) < IN_DOUBT
 
-    def reason_to_stop(self) -> RunStopped | None:
+    def reason_to_stop(self) -> GatewayUnavailable | None:
         """Why the run is to end, if it is: tried for too long, or with too many jobs that nobody can be asked about."""
         if not self.is_on or self._error is None:
             return None
         if self._clock() - self._since >= self._give_up_after:
             return gave_up(self._give_up_after, self._error)
         if not self._can_ask and self._lost >= TRIES_IN_DOUBT:
-            return RunStopped(
+            return GatewayUnavailable(
                 f"The last {len(self._troubled)} creates had no clear answer, and the account {self._account!r} cannot"
                 f" be asked what became of them, so no more are sent: {str(self._error).rstrip('.')}."
                 " Run again when the gateway answers; --retry-unknown sends what is held as unknown once more."

@@ -15,11 +15,12 @@ from batchgen.engine.budget import Budget
 from batchgen.engine.capacity import MOST
 from batchgen.engine.context import Context, Tally
 from batchgen.engine.lane import Lane
-from batchgen.engine.stop import Interrupted, Stop
+from batchgen.engine.stop import NAMES, Interrupted, signals_told
 from batchgen.engine.work import Work
-from batchgen.errors import CommandError, RunStopped
+from batchgen.errors import CommandError, DeadlinePassed
 from batchgen.jobs import Status
 from batchgen.ledger.events import Reopened
+from batchgen.ledger.rehearsals import real_jobs
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.outputs import settle
@@ -28,12 +29,13 @@ from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from batchgen.catalog import Account
     from batchgen.engine.address import Address
     from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
+    from batchgen.engine.stop import Deadline, Stop
     from batchgen.errors import BatchgenError
     from batchgen.jobs import Job
     from batchgen.ledger.questions import OpenAttempt
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from batchgen.progress import Counters
 
 _SPARE_CONNECTIONS = 64  # for queries, beside creates
+_LOOKS_AT_THE_CLOCK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class Order:
     limits: Limits
     downloads: int
     retry: frozenset[Status] = frozenset()
-    deadline: float | None = None  # seconds from the start
+    deadline: Deadline | None = None
     address: Address | None = None  # where the account may call us back
 
 
@@ -82,6 +85,7 @@ class Surroundings:
     observer: AbstractAsyncContextManager[object]
     say: Callable[[str], None]
     gateway: Callable[[Account], AbstractAsyncContextManager[Account]]
+    leave: Callable[[int, str], None]  # tell of an end with this exit code and reason, within a moment
 
 
 Begun = tuple[Work, Status]
@@ -94,7 +98,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     """
     ledger = Ledger.open(tree.root / FILE_NAME)
     try:
-        retired = _settle(order, ledger, tree)
+        retired = _drop_rehearsals(order, ledger, tree, around) + _settle(order, ledger, tree)
         _reopen(order, ledger)
         result = Result(tally=Tally(), reason=None)
         begun = _begun(order, ledger)
@@ -111,6 +115,25 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     finally:
         ledger.close()
     return replace(result, retired=retired)
+
+
+def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: Surroundings) -> int:
+    """What a sandbox painted never counts as made for a real account; what is paid for satisfies a rehearsal too."""
+    name = order.account.name
+    if ledger.is_settled_for(order.digest):
+        return 0
+    if order.account.is_local_sandbox:
+        if kept := real_jobs(ledger):
+            around.say(f"{kept} jobs were made by a real account: they are kept, and not painted anew.")
+        return 0
+    settle.finish_moves(ledger, tree)
+    jobs, files = settle.drop_rehearsals(ledger, tree, order.account.base_url)
+    if jobs:
+        around.say(
+            f"A sandbox painted {files} images of {jobs} jobs: they are not made for the account {name!r}, and are in"
+            f" {tree.root / 'retired'} now."
+        )
+    return files
 
 
 def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:
@@ -263,11 +286,13 @@ def _account(order: Order, name: str) -> Account:
 async def _deadline(order: Order, context: Context) -> None:
     if order.deadline is None:
         return
-    if order.deadline > 0:  # else nothing at all is begun: this comes before the lanes' first step
-        await asyncio.sleep(order.deadline)
+    # Where none is left, nothing at all is begun: this comes before the lanes' first step.
+    while (left := order.deadline.left()) > 0:  # noqa: ASYNC110 - no event tells what time it is
+        await asyncio.sleep(min(left, _LOOKS_AT_THE_CLOCK_SECONDS))
     grace = order.rules.grace
-    context.stop.request(RunStopped("The deadline has come; nothing more was begun. Run again to go on."), grace=grace)
-    context.say(f"The deadline has come: nothing more is begun; what is in flight has {grace:g} s to come home.")
+    reason = DeadlinePassed("The deadline has come; nothing more was begun. Run again to go on.")
+    context.stop.request(reason, grace=grace)
+    context.say(f"The deadline has come: nothing more is begun; what is in flight has {grace:g} s to end.")
 
 
 @contextmanager
@@ -283,31 +308,25 @@ def _rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def _signals(stop: Stop, order: Order, around: Surroundings) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM stops sending and gives what is in flight its grace; the second ends at once."""
-    loop = asyncio.get_running_loop()
+def _signals(stop: Stop, order: Order, around: Surroundings) -> AbstractContextManager[None]:
+    """The first signal stops sending and gives what is in flight its grace; a second Ctrl-C or SIGTERM ends at once."""
     grace = order.rules.grace
     cost = "nothing is lost either way"
     if not _can_be_asked(order, order.account.name):
         cost = "a task whose answer has not come is then held as unknown, for this account cannot be asked about it"
 
     def told(number: signal.Signals) -> None:
-        code = 128 + number
-        if isinstance(stop.reason, Interrupted):
+        code, name = 128 + number, NAMES[number]
+        before = stop.reason if isinstance(stop.reason, Interrupted) else None
+        if before is not None and number is signal.SIGHUP:
+            return
+        if before is not None and before.exit_code != 128 + signal.SIGHUP:
+            around.leave(code, f"{name} twice: left at once. Run again to go on.")
             os._exit(code)  # the ledger is whole at every moment
-        name = "Interrupted" if number is signal.SIGINT else "Terminated"
         stop.request(Interrupted(f"{name}. Run again to go on.", code), grace=grace)
         around.say(
-            f"{name}: nothing more is sent; what is in flight has {grace:g} s to come home."
+            f"{name}: nothing more is sent. Finishing what is in flight (up to {grace:g} s)."
             f" Once more leaves at once; {cost}."
         )
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, told, number)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    return signals_told(told)

@@ -1,22 +1,114 @@
-"""The end of a run before its time: who asked for it, why, and how long what is in flight may take."""
+"""The end of a run before its time: who asked for it, why, and how long what is in flight may take.
+
+A terminal that is closed sends SIGHUP, often twice (by the kernel and by the shell): it is as SIGTERM, but never the
+second signal that leaves at once. Where it was ignored at the start, as under nohup, it stays ignored.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.errors import RunStopped
+from batchgen.errors import ReasonCode, RunStopped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
     from batchgen.errors import BatchgenError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """A moment by a clock: the wall's for a time of day, the monotonic one for a duration."""
+
+    at: float  # seconds, as the clock gives them
+    clock: Callable[[], float]
+
+    def left(self) -> float:
+        """Seconds until then; negative after it."""
+        return self.at - self.clock()
 
 
 class Interrupted(RunStopped):
     """A signal ended the run; `exit_code` is 128 and the signal's number, as shells have it."""
 
+    reason_code = ReasonCode.INTERRUPTED
+
     def __init__(self, message: str, exit_code: int) -> None:
         self.exit_code = exit_code
         super().__init__(message)
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal came while nothing was in flight: the command ends, as by Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+        super().__init__()
+
+
+NAMES = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated", signal.SIGHUP: "The terminal was closed"}
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals that end a run."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in NAMES if number is not signal.SIGHUP or not ignored)
+
+
+@contextmanager
+def signals_raised() -> Iterator[None]:
+    """While nothing is in flight, a signal that ends a run raises Signalled."""
+
+    def raise_it(number: int, _frame: FrameType | None) -> None:
+        raise Signalled(number)
+
+    with _restored():
+        for number in heeded():
+            if number is not signal.SIGINT:  # Python's own KeyboardInterrupt
+                signal.signal(number, raise_it)
+        yield
+
+
+@contextmanager
+def signals_told(told: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """While the running loop works, a signal that ends a run is told of between two of its steps.
+
+    Once the terminal is closed, its further signals are for nobody.
+    """
+    loop = asyncio.get_running_loop()
+    numbers = heeded()
+    closed = False
+
+    def tell(number: signal.Signals) -> None:
+        nonlocal closed
+        closed = closed or number is signal.SIGHUP
+        told(number)
+
+    with _restored():
+        for number in numbers:
+            loop.add_signal_handler(number, tell, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+    if closed:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in NAMES}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop:

@@ -28,6 +28,7 @@ class Work:
     key_print: str = ""  # of the key that it was sent with; empty where that is not known
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
+    earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
 
     @property
     def units(self) -> int:
@@ -56,6 +57,7 @@ class Work:
             made=begun.status is Status.MADE,
             id_sent=begun.id_sent,
             key_print=begun.key_print,
+            earlier=True,
         )
 
     def again(self, *, counts: bool) -> Work:

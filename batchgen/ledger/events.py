@@ -40,6 +40,7 @@ class Intent:
     reserved: int | None
     id_sent: bool = False  # whether the create carries external_id
     key_print: str = ""  # fingerprint of the key
+    rehearsal: bool = False  # sent to a sandbox of this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Accepted:
     task_id: str
     at: int
     found: bool = False  # by asking, for the create's own answer was never seen
+    rehearsal: bool = False  # it was a sandbox that took it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,20 @@ class Relocated:
     path: str
 
 
-Event = Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalDropped:
+    """What a sandbox painted of a job counts for nothing at the account in force, whose address is `base_url`.
+
+    The job stands as if no sandbox had ever been asked.
+    """
+
+    job_id: str
+    base_url: str
+
+
+Event = (
+    Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated | RehearsalDropped
+)
 
 _LONGEST = 4000  # characters of them: whatever a gateway says, no more is looked through or kept
 _WORDS = ("code", "message", "head")  # what an event has of somebody else's words, beside ids and links

@@ -15,11 +15,13 @@ from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, RunStopped
+from batchgen.errors import CommandError, DiskRefused
 from batchgen.jobs import ID_VERSION
+from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.questions import SUMS, Questions
+from batchgen.ledger.rehearsals import rehearsed_jobs
 from batchgen.ledger.transitions import apply
 
 if TYPE_CHECKING:
@@ -178,6 +180,27 @@ class Ledger(Questions):
         self.db.execute("COMMIT")
         return written
 
+    def preview_drop_rehearsals(self, base_url: str) -> frozenset[str]:
+        """The jobs of which a sandbox painted something, dropped from a preview as a run would drop them.
+
+        Where there are any, the preview gets copies of the tables.
+        """
+        ids = rehearsed_jobs(self, base_url)
+        if ids:
+            made = self.db.execute(
+                "SELECT sql FROM state.sqlite_master WHERE tbl_name IN ('job', 'attempt', 'image') AND sql IS NOT NULL"
+                " ORDER BY type DESC"
+            )
+            for (sql,) in made.fetchall():
+                self.db.execute(sql)
+            for table in ("job", "attempt", "image"):
+                self.db.execute(f"INSERT INTO main.{table} SELECT * FROM state.{table}")  # noqa: S608 - constants
+            self.db.execute("BEGIN")
+            for id_ in ids:
+                apply(RehearsalDropped(job_id=id_, base_url=base_url), self.db)
+            self.db.execute("COMMIT")
+        return frozenset(ids)
+
     def settle_for(self, digest: str) -> None:
         """Note that the list and the files are those of the manifest with this digest."""
         with self.transaction():
@@ -310,7 +333,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _DISK_CODES:
-            raise RunStopped(
+            raise DiskRefused(
                 f"{path} cannot be written ({error}). Free space or mend its rights; then run again."
             ) from error
         raise CommandError(
@@ -337,12 +360,12 @@ def disk_explained(what: str) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            raise RunStopped(
+            raise DiskRefused(
                 f"Another program holds {what}, and does not let it be written. Nothing more is sent; close that"
                 " program, then run again to go on."
             ) from error
         if error.sqlite_errorcode & 0xFF not in _DISK_CODES:
             raise
-        raise RunStopped(
+        raise DiskRefused(
             f"The disk refused to keep {what}: {error}. Nothing more is sent; free space, then run again to go on."
         ) from error

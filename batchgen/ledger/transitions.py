@@ -17,6 +17,7 @@ from batchgen.ledger.events import (
     Missing,
     NotMade,
     Outcome,
+    RehearsalDropped,
     Relinked,
     Relocated,
     Reopened,
@@ -55,7 +56,7 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
     _exactly_one(changed, event)
     db.execute(
         "INSERT INTO attempt (job_id, number, account, base_url, external_id, intended_at, images, reserved,"
-        " id_sent, key_print) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " id_sent, key_print, rehearsal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             event.attempt,
@@ -67,6 +68,7 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
             event.reserved,
             int(event.id_sent),
             event.key_print,
+            int(event.rehearsal),
         ),
     )
 
@@ -75,8 +77,9 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
 def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
     _move(db, event, Status.SUBMITTED, "'intent', 'unknown'")
     db.execute(
-        "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '' WHERE job_id = ? AND number = ?",
-        (event.task_id, event.at, event.found, event.job_id, event.attempt),
+        "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?)"
+        " WHERE job_id = ? AND number = ?",
+        (event.task_id, event.at, event.found, event.rehearsal, event.job_id, event.attempt),
     )
 
 
@@ -194,6 +197,30 @@ def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
         (event.path, event.job_id, event.attempt, event.index, int(event.marked)),
     )
     _exactly_one(changed, event)
+
+
+@apply.register
+def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
+    """Its painted attempts go; what a real account had of the job before, or nothing, is how it stands."""
+    painted = "rehearsal = 1 AND base_url <> ?2"
+    key = (event.job_id, event.base_url)
+    db.execute(
+        "DELETE FROM image WHERE job_id = ?1"  # noqa: S608 - a constant
+        f" AND attempt IN (SELECT number FROM attempt WHERE job_id = ?1 AND {painted})",
+        key,
+    )
+    db.execute(f"DELETE FROM attempt WHERE job_id = ?1 AND {painted}", key)  # noqa: S608 - a constant
+    db.execute(
+        "UPDATE job SET failures = 0, code = '', message = '', attempt = sent.number, status = CASE sent.outcome"
+        "  WHEN '' THEN CASE WHEN sent.task_id IS NULL THEN 'intent' ELSE 'submitted' END"
+        "  WHEN 'made' THEN 'made' WHEN 'lost' THEN 'gone' WHEN 'unknown' THEN 'unknown' ELSE 'pending' END"
+        " FROM (SELECT number, outcome, task_id FROM attempt WHERE job_id = ?1 ORDER BY number DESC LIMIT 1) AS sent"
+        " WHERE id = ?1",
+        (event.job_id,),
+    )
+    db.execute(
+        "DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1)", (event.job_id,)
+    )
 
 
 def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: Status, among: str) -> None:

@@ -31,7 +31,7 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
 
     kind = paint(_YELLOW, "warning:") if problem.warning else paint(_RED, "error:")
     path = f"{problem.path}: " if problem.path else ""
-    lines = [f"{paint(_BOLD, str(problem.place))}: {kind} {_printable(path + problem.message)}"]
+    lines = [f"{paint(_BOLD, _printable(str(problem.place)))}: {kind} {_printable(path + problem.message)}"]
     source = _source(problem.place, document_lines)
     if source.strip() and not _hides(problem, source):
         shown, caret = _window(source, problem.place.column)
@@ -41,7 +41,7 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
             lines.append(" " * (len(gutter) - 2) + paint(_BLUE, "| ") + " " * caret + paint(_RED, "^"))
     if problem.hint:
         lines.append(f"    {_printable(problem.hint)}")
-    lines += [f"    see also {place}" for place in problem.also]
+    lines += [f"    see also {_printable(str(place))}" for place in problem.also]
     return "\n".join(lines)
 
 

@@ -12,7 +12,8 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from batchgen import paths
-from batchgen.ledger.events import Missing, Relocated
+from batchgen.ledger.events import Missing, RehearsalDropped, Relocated
+from batchgen.ledger.rehearsals import rehearsed_images, rehearsed_jobs
 from batchgen.outputs.folders import LARGE, Folders, are_as_stamped
 from batchgen.outputs.tree import set_aside, sha256_of
 
@@ -89,6 +90,15 @@ def retire(ledger: Ledger, tree: Tree) -> int:
     return len(_move(ledger, tree, [(image, retired_path(image)) for image in ledger.images_to_retire()]))
 
 
+def drop_rehearsals(ledger: Ledger, tree: Tree, base_url: str) -> tuple[int, int]:
+    """Retire what another sandbox than the account at this address has painted; how many jobs, and how many files."""
+    jobs = rehearsed_jobs(ledger, base_url)
+    moved = _move(ledger, tree, [(image, _painted_path(image)) for image in rehearsed_images(ledger, base_url)])
+    for batch in _batches(jobs):
+        ledger.record(RehearsalDropped(job_id=id_, base_url=base_url) for id_ in batch)
+    return len(jobs), len(moved)
+
+
 def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> int:
     """Move every wanted image to the name that the manifest now gives it, also out of `retired/`."""
     moves: list[Move] = []
@@ -128,6 +138,11 @@ def retired_path(image: StoredImage) -> str:
 def _changed_path(image: StoredImage) -> str:
     stem, ext = os.path.splitext(paths.retired(image.path, image.job_id))  # noqa: PTH122
     return f"{stem}-changed{ext}"
+
+
+def _painted_path(image: StoredImage) -> str:
+    stem, ext = os.path.splitext(retired_path(image))  # noqa: PTH122
+    return f"{stem}-painted{ext}"
 
 
 def _relocated(image: StoredImage, path: str) -> Relocated:

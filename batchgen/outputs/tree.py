@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.errors import RunStopped
+from batchgen.errors import DiskRefused
 from batchgen.outputs.images import ImageInfo, inspect
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Tree:
             raise disk_refused(error, error.filename or self.root) from error
         for name in ("index.csv", "failures.csv"):
             if (self.root / name).is_dir():
-                raise RunStopped(f"{self.root / name} is a folder, and a file is to be written there. Move it away.")
+                raise DiskRefused(f"{self.root / name} is a folder, and a file is to be written there. Move it away.")
 
     def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
         """Where an image (job id, attempt, index, marked) stands until it is moved into place."""
@@ -195,9 +195,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def disk_refused(error: OSError, path: object) -> RunStopped:
+def disk_refused(error: OSError, path: object) -> DiskRefused:
     """A refusal of the disk as the sentence that ends the run."""
-    return RunStopped(
+    return DiskRefused(
         f"{path} cannot be written: {error.strerror or error}. Nothing more is sent; mend it, then run again to go on."
     )
 

@@ -6,12 +6,13 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from batchgen.jobs import Job
     from batchgen.ledger.questions import Questions, Standing
 
 NOTHING_YET = "nothing is there yet"
+PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
 NEW_PROMPT = "new prompt"
 NEW_COMBINATION = "new combination of a known prompt"
 ONE_MORE = "one more repeat"
@@ -21,7 +22,8 @@ _REMEMBERED = 10_000  # jobs no longer asked for whose parameters are compared
 class Reasons:
     """What the ledger has seen, small enough to be held: prompts by a hash, and what is no longer asked for."""
 
-    def __init__(self, ledger: Questions) -> None:
+    def __init__(self, ledger: Questions, painted: Collection[str] = ()) -> None:
+        self._painted = painted
         self._prompts = {_mark(prompt) for prompt in ledger.known_prompts()}
         self._dropped: dict[bytes, list[Mapping[str, object]]] = {}
         for job in ledger.dropped_jobs(_REMEMBERED):
@@ -29,6 +31,8 @@ class Reasons:
 
     def of(self, job: Job, standing: Standing) -> str:
         """Why this pending job is pending, in a few words that many jobs share."""
+        if job.id in self._painted:
+            return PAINTED
         if standing.attempt:
             return "made nothing before: another attempt"
         if not self._prompts:

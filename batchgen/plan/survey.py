@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
+from batchgen.ledger.rehearsals import real_jobs
 from batchgen.matrix import expand
 from batchgen.money import micros
 from batchgen.plan.reasons import Reasons
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
+REAL_KEPT = "made by a real account: kept, not painted anew"
 FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it anew, which is paid again"
 
 
@@ -104,8 +106,10 @@ class Plan:
 def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection, limit: int | None = None) -> Plan:
     """Count what a run would do. The ledger is a preview, `root` its output: nothing is written."""
     plan = Plan()
+    account = manifest.account
+    painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
     ledger.preview_want(expand(manifest))
-    reasons = Reasons(ledger)
+    reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     funds = _Funds(manifest, ledger)
     for job, standing in standings(manifest, ledger):
@@ -114,6 +118,8 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
                 plan.within_budget = plan.make.jobs
             _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, lost=lost.get(job.id))
     plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
+    if account.is_local_sandbox and (kept := real_jobs(ledger)):
+        plan.done.reasons[REAL_KEPT] = kept
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import Ability, Auth
+from batchgen.catalog import SANDBOX_HEADER, Ability, Auth
 from batchgen.errors import TaskNotFound
 from batchgen.redaction import redact
 
@@ -51,6 +51,11 @@ class Task:
     created_ms: int | None = None
     head: str = ""
     unknown_status: str = ""
+    rehearsal: bool = False  # a sandbox painted it
+
+    def told_in(self, answer: Answer) -> Task:
+        """The same task, with what the answer's headers say of it."""
+        return replace(self, rehearsal=True) if answer.headers.get(SANDBOX_HEADER) else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

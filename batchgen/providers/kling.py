@@ -52,12 +52,14 @@ class KlingProvider(Provider):
         request = await self.request(job, external_id)
         body = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
         answer = await self._send("POST", self._url, body)
-        return meaning.task_from(meaning.data_of(answer, creating=True, doing="the create"), answer.head)
+        return meaning.task_from(meaning.data_of(answer, creating=True, doing="the create"), answer.head).told_in(
+            answer
+        )
 
     async def query(self, task_id: str) -> Task:
         """GET one task by its id, or by the caller's own."""
         answer = await self._send("GET", f"{self._url}/{quote(task_id, safe='')}")
-        return meaning.task_from(meaning.data_of(answer, creating=False, doing="a query"), answer.head)
+        return meaning.task_from(meaning.data_of(answer, creating=False, doing="a query"), answer.head).told_in(answer)
 
     async def page(self, number: int, size: int) -> Page:
         """GET a page of tasks, newest first."""
@@ -67,7 +69,7 @@ class KlingProvider(Provider):
         if not isinstance(items, list | None):
             raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
-        return Page(tasks=tuple(meaning.task_from(item, "") for item in known))
+        return Page(tasks=tuple(meaning.task_from(item, "").told_in(answer) for item in known))
 
     async def probe(self) -> None:
         """The list or a query; 1202 to a query says that there is no such path, not that there is no such task."""

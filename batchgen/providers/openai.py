@@ -109,7 +109,7 @@ class OpenAIProvider(Provider):
             most=_LARGEST_IMAGE * job.parameters.n,
             fresh=self.creates_alone,
         )
-        return task_from(answer, external_id)
+        return task_from(answer, external_id).told_in(answer)
 
     async def probe(self) -> None:
         """Ask for the list of models, which is free. Raises TaskNotFound where there is none."""

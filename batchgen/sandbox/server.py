@@ -175,6 +175,13 @@ class Sandbox:
     # --- a request ----------------------------------------------------------------------------------------
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer, and say that it is a sandbox that does."""
+        response = await self._answered(request)
+        if not response.prepared:
+            response.headers[catalog.SANDBOX_HEADER] = "1"
+        return response
+
+    async def _answered(self, request: web.BaseRequest) -> web.StreamResponse:
         """Find out what is asked, answer it, and count it."""
         path, _, query = request.raw_path.partition("?")
         path = path.removeprefix(PREFIX)

@@ -1,0 +1,168 @@
+r"""The one writer of all that is shown: no text of a gateway, a file or a command line steers a terminal.
+
+What could (ESC, BEL, the other control characters, bidirectional overrides, half surrogate pairs) is written as
+`\u001b`: to be seen in a sentence, and exact in JSON, which reads it back as what it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import sys
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_STEERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed; \x9b is another ESC [
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # what turns the direction of writing
+    "\u2028\u2029\ud800-\udfff]"
+)
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def harmless(text: str) -> str:
+    """The text with an escape in place of each character that could steer a terminal."""
+    return _STEERS.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found.group().encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def record(**fields: object) -> str:
+    """A line of a log as JSON, with the time."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return harmless(json.dumps({"time": now, **fields}, ensure_ascii=False, default=str))
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write to a stream, with escapes for what its encoding does not have. A terminal that was closed takes nothing."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        stream.write(_BEYOND_ASCII.sub(_escaped, text))
+    except OSError as error:
+        _leave_closed_terminal(stream, error)
+
+
+def flush(stream: TextIO) -> None:
+    """Flush a stream, as `write`."""
+    try:
+        stream.flush()
+    except OSError as error:
+        _leave_closed_terminal(stream, error)
+
+
+def _leave_closed_terminal(stream: TextIO, error: OSError) -> None:
+    """What is still buffered for a terminal that is gone goes nowhere: it would fail again when Python ends."""
+    if error.errno != errno.EIO:
+        raise error
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class HarmlessStream(io.TextIOBase):
+    """Standard output or standard error while a command runs; `beneath` is the real one, None where it was closed.
+
+    `as_records` makes each message a line of JSON. A `lenient` stream fails for no reason: nobody reads it.
+    """
+
+    encoding = "utf-8"  # of what it takes; what the stream beneath does not have is escaped
+
+    def __init__(self, beneath: TextIO | None, *, as_records: bool = False, lenient: bool = False) -> None:
+        self.beneath = beneath
+        self.as_records = as_records
+        self._lenient = lenient
+        self._begun = ""  # a message whose line has not ended
+
+    def write(self, text: str) -> int:
+        """Write what is harmless of a text."""
+        if self.as_records:
+            self._begun += text
+            if self._begun.endswith("\n"):
+                self._end_record()
+        else:
+            self._put(harmless(text))
+        return len(text)
+
+    def _end_record(self) -> None:
+        message, self._begun = self._begun.strip(), ""
+        if message:
+            self._put(record(level="error", message=message) + "\n")
+
+    def _put(self, text: str) -> None:
+        if self.beneath is None:
+            return
+        try:
+            write(self.beneath, text)
+        except (OSError, ValueError):
+            if not self._lenient:
+                raise
+
+    def flush(self) -> None:
+        """Flush the stream beneath."""
+        if self.beneath is None or self.closed:
+            return
+        try:
+            flush(self.beneath)
+        except (OSError, ValueError):
+            if not self._lenient:
+                raise
+
+    def end(self) -> None:
+        """Write what is left of a message without an end."""
+        self._end_record()
+        with suppress(OSError, ValueError):
+            self.flush()
+
+    def close(self) -> None:
+        """Leave the stream beneath open: it is not ours."""
+
+    def isatty(self) -> bool:
+        """Whether a person may be looking."""
+        return self.beneath is not None and self.beneath.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor of the stream beneath."""
+        if self.beneath is None:
+            raise io.UnsupportedOperation("fileno")
+        return self.beneath.fileno()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+
+def is_log(stream: TextIO) -> bool:
+    """Whether each line of the stream is a record of a log, in JSON."""
+    return isinstance(stream, HarmlessStream) and stream.as_records
+
+
+def beneath(stream: TextIO) -> TextIO:
+    """The real stream, for who draws on a terminal and sees to it that what it draws is harmless."""
+    if not isinstance(stream, HarmlessStream):
+        return stream
+    return io.StringIO() if stream.beneath is None else stream.beneath
+
+
+@contextmanager
+def guarded(*, as_records: bool = False) -> Iterator[None]:
+    """Everything that is printed goes through the one writer; with `as_records`, standard error is lines of JSON."""
+    before = sys.stdout, sys.stderr
+    output = HarmlessStream(before[0])
+    errors = HarmlessStream(before[1], as_records=as_records, lenient=True)
+    sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        errors.end()
