@@ -116,6 +116,7 @@ class Life:
             self._note_trouble(work, hold, error)
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
+            self._outage.refused()
             return await self._taken_or_refused(work, hold, error)
         except (NotSent, Throttled, AccountStopped, JobError) as error:
             return await self._refused(work, hold, error)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchgen.errors import BatchgenError
 
-TROUBLES = 3  # creates in a row, and of as many jobs where the account has accepted any in this run
+TROUBLES = 3  # creates in a row
 IN_DOUBT = 3  # creates under way or lost at an account that cannot be asked, before it has accepted one
 TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
 
@@ -92,7 +92,9 @@ class Outage:
         if self.is_on:
             self._lost += isinstance(error, Unclear) and sent >= self._began  # others were under way already
             return
-        self.is_on = len(self._troubled) >= TROUBLES and (not self.accepted or len(self.jobs) >= TROUBLES)
+        # One job that fails at the server each time is no outage where others are accepted.
+        is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < TROUBLES
+        self.is_on = len(self._troubled) >= TROUBLES and not is_one_jobs
         if self.is_on:
             self._began = now
             patience = duration(self._give_up_after)
@@ -132,7 +134,7 @@ class Outage:
 
     def may_send(self) -> bool:
         """Whether one more create may be under way."""
-        if self.is_on:
+        if self.is_on or not self._creating:
             return not self._creating
         if self._can_ask or (self.accepted and not self._troubled):
             return True
