@@ -359,7 +359,7 @@ def test_an_empty_account_stops_the_run_and_what_is_in_flight_is_collected(tmp_p
     with SandboxProcess("--profile", "kapon", "--latency", "0.2", "--no-paint", "--balance", "5") as gateway:
         path = manifest(tmp_path, gateway, prompts(20), concurrency=3)
         done = batchgen("run", path, cwd=tmp_path)
-        assert done.returncode == 3
+        assert done.returncode == 6
         assert "1102" in done.stderr
         assert len(check_invariant(tmp_path / "outputs" / "tried")) == 5
         standing = json.loads(batchgen("status", path, "--json", cwd=tmp_path).stdout)

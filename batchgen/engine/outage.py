@@ -94,13 +94,14 @@ class Outage:
             return
         # One job that fails at the server each time is no outage where others are accepted.
         is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < TROUBLES
-        self.is_on = len(self._troubled) >= TROUBLES and not is_one_jobs
+        enough = 1 if isinstance(error, NotSent) and not self.accepted else TROUBLES  # a wrong address is said at once
+        self.is_on = len(self._troubled) >= enough and not is_one_jobs
         if self.is_on:
             self._began = now
             patience = duration(self._give_up_after)
             self._say(
-                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, one job"
-                f" at a time, for at most {patience} (run.give_up_after); this uses up no attempts."
+                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, for at most"
+                f" {patience} (run.give_up_after). One job is sent at a time, and no attempt is used up."
             )
 
     def still(self, error: BatchgenError) -> None:
