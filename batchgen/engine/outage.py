@@ -100,8 +100,8 @@ class Outage:
             self._began = now
             patience = duration(self._give_up_after)
             self._say(
-                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, for at most"
-                f" {patience} (run.give_up_after). One job is sent at a time, and no attempt is used up."
+                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, for at"
+                f" most {patience} (run.give_up_after). One job is sent at a time, and no attempt is used up."
             )
 
     def still(self, error: BatchgenError) -> None:
