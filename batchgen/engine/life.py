@@ -75,6 +75,7 @@ class Life:
         self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
         self._fetcher = Fetcher(context, provider)
         self.fetching = 0
+        self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
     async def live(self, work: Work, hold: Hold, status: Status) -> None:
@@ -84,7 +85,7 @@ class Life:
         """
         try:
             try:
-                accepted = await self._accepted(work, hold, status)
+                accepted = await self._known_to_be_accepted(work, hold, status)
                 if accepted is not None and status is Status.PENDING:
                     self._outage.create_accepted()
                     self.ends.verdicts.accepted()
@@ -95,6 +96,13 @@ class Life:
                 await self._fetched(accepted)
         except RunStopped as error:
             self._stop(error)
+
+    async def _known_to_be_accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
+        self.undecided += 1
+        try:
+            return await self._accepted(work, hold, status)
+        finally:
+            self.undecided -= 1
 
     @property
     def can_ask(self) -> bool:

@@ -125,7 +125,7 @@ class Outage:
 
     @property
     def is_creating(self) -> bool:
-        """Whether a create is under way."""
+        """Whether a create is under way, or about to be."""
         return bool(self._creating)
 
     @property
