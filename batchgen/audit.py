@@ -186,7 +186,7 @@ class Inquiry:
             return
         known = self._books.outcomes.get(external_id)
         counted = known in {Outcome.MADE, Outcome.LIVE, Outcome.LOST}
-        if counted or task.state is TaskState.FAILED:
+        if counted or task.state in {TaskState.FAILED, TaskState.REJECTED}:
             return
         answered.strays.append(
             Stray(

@@ -137,17 +137,17 @@ KLING_ANSWERS = {
     "401": _both(_page(401, b""), AccountStopped),
     "402": _both(_coded(402, "insufficient_balance"), AccountStopped),
     "403": Meaning(reply=_page(403), create=PageReceived, query=Unclear),
-    "403 in JSON": _both(_said(403, {"message": "no"}), AccountStopped),
+    "403/403": _both(_said(403, {"message": "no"}), AccountStopped),
     "404": Meaning(reply=_page(404), create=PageReceived, query=NoSuchPath),
     "404 and no more": Meaning(reply=_page(404, b""), create=PageReceived, query=NoSuchPath),
     "404 in JSON": Meaning(reply=_said(404, {"detail": "Not Found"}), create=AccountStopped, query=NoSuchPath),
-    "404 in JSON of a task": Meaning(
+    "404 of a task": Meaning(
         reply=_said(404, {"message": "task not found"}), create=AccountStopped, query=TaskNotFound
     ),
     "400/task_not_exist": Meaning(
         reply=_said(400, {"code": "task_not_exist", "message": "no"}), create=RefusedOrTaken, query=TaskNotFound
     ),
-    "400 for the content": Meaning(
+    "400/400": Meaning(
         reply=_said(400, {"message": "Your prompt violates our content policy"}), create=JobRejected, query=JobRefused
     ),
     "405": Meaning(reply=_page(405), create=PageReceived, query=NoSuchPath),
@@ -210,9 +210,9 @@ OPENAI_ANSWERS = {
         ("400/expired_key", _error(400, "400", "expired_key"), AccountStopped),
         ("401/token_not_found_in_db", _error(401, "401", "token_not_found_in_db"), AccountStopped),
         ("400/auth_error", _error(400, "400", "auth_error"), AccountStopped),
-        ("401/key_model_access_denied", _error(401, "401", "key_model_access_denied"), OwnRefusal),
+        ("401/401", _error(401, "401", "key_model_access_denied"), OwnRefusal),
         (
-            "400 of LiteLLM for the content",
+            "400/400",
             _said(400, {"error": {"message": "litellm.ContentPolicyViolationError: no", "type": None, "code": "400"}}),
             JobRejected,
         ),

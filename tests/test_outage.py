@@ -230,3 +230,16 @@ def test_the_progress_says_why_nothing_is_done(tmp_path, gateway):
         _, errors = going.communicate(timeout=60)
     assert "down for maintenance" in errors
     assert "accepts nothing" in errors
+
+
+@pytest.mark.parametrize("profile", ["kapon", "anyapi"])
+def test_a_gateway_that_goes_away_in_the_middle_with_one_slot_is_waited_for(tmp_path, profile):
+    """The same job meets nobody again and again: that is an outage though others were accepted before."""
+    with Tap(profile=profile) as tap:
+        down = page(521, b"", Server="cloudflare")
+        tap.answers["create"] = lambda sent: down if 3 < sent.number <= 7 else None
+        account = unasked(tap, "anyapi") if profile == "anyapi" else {"use": "kapon", "base_url": f"{tap.origin}/kling"}
+        path = written(tmp_path, prompts(6, "run: {max_attempts: 1}\n"), **account | {"limits": {"concurrency": 1}})
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr.count("accepts nothing") == done.stderr.count("answers again") == 1

@@ -77,6 +77,13 @@ def test_doctor_is_not_ready_to_run_where_even_the_free_question_is_refused(tmp_
         assert kind in done.stdout
 
 
+def test_the_same_refusal_of_jobs_under_way_together_stops_the_account(tmp_path, gateway):
+    gateway.answers["create"] = lambda _: gateway.no(400, 1201, "parameters")
+    done = batchgen("run", written(tmp_path, prompts(6), **kapon(gateway)), cwd=tmp_path)
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert set(statuses(tmp_path)) == {"pending"}
+
+
 def test_the_same_refusal_of_many_jobs_stops_the_account_after_a_handful(tmp_path, gateway):
     gateway.answers["create"] = lambda _: gateway.no(400, 1201, "parameters")
     path = written(tmp_path, prompts(40), **kapon(gateway, limits=ONE_BY_ONE))

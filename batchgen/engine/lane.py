@@ -116,7 +116,7 @@ class Lane:
                 await asyncio.sleep(0)  # a long stretch of jobs that are there: let the others act
                 continue
             if not self._waiting and not self._later:
-                if self._life.ends.verdicts.wait and not self._outage.is_creating:
+                if self._life.ends.verdicts.wait and not (self._outage.is_creating or self._life.undecided):
                     self._decide_the_rest()
                     continue
                 if not self._lives:

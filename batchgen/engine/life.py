@@ -94,6 +94,7 @@ class Life:
         )
         self._fetcher = Fetcher(context, provider)
         self.fetching = 0
+        self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
     async def live(self, work: Work, hold: Hold, status: Status) -> None:
@@ -103,7 +104,7 @@ class Life:
         """
         try:
             try:
-                accepted = await self._accepted(work, hold, status)
+                accepted = await self._known_to_be_accepted(work, hold, status)
                 if accepted is not None and status is Status.PENDING:
                     self._outage.create_accepted()
                     self.ends.verdicts.accepted()
@@ -122,6 +123,13 @@ class Life:
         return self._context.reader.accepted_tasks(
             account.name, address, self._key_print, at, KNOWN if at is None else 3
         )
+
+    async def _known_to_be_accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
+        self.undecided += 1
+        try:
+            return await self._accepted(work, hold, status)
+        finally:
+            self.undecided -= 1
 
     @property
     def can_ask(self) -> bool:
@@ -143,6 +151,7 @@ class Life:
             self._note_trouble(work, hold, error)
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
+            self._outage.refused()
             return await self._taken_or_refused(work, hold, error)
         except (NotSent, Throttled, AccountStopped, JobError) as error:
             return await self._refused(work, hold, error)
@@ -249,7 +258,7 @@ class Life:
 
         Raises NotAnswered where the account does not say.
         """
-        if isinstance(refusal, JobRejected | NotSent) or not (work.id_sent and self.recovery.can_ask):
+        if isinstance(refusal, JobRejected | NotSent | PageReceived) or not (work.id_sent and self.recovery.can_ask):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)

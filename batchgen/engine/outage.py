@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from batchgen.errors import BatchgenError
 
-TROUBLES = 3  # creates in a row, and of as many jobs where the account has accepted any in this run
+TROUBLES = 3  # creates in a row
 IN_DOUBT = 3  # creates under way or lost at an account that cannot be asked, before it has accepted one
 TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
 
@@ -92,13 +92,16 @@ class Outage:
         if self.is_on:
             self._lost += isinstance(error, Unclear) and sent >= self._began  # others were under way already
             return
-        self.is_on = len(self._troubled) >= TROUBLES and (not self.accepted or len(self.jobs) >= TROUBLES)
+        # One job that fails at the server each time is no outage where others are accepted.
+        is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < TROUBLES
+        enough = 1 if isinstance(error, NotSent) and not self.accepted else TROUBLES  # a wrong address is said at once
+        self.is_on = len(self._troubled) >= enough and not is_one_jobs
         if self.is_on:
             self._began = now
             patience = duration(self._give_up_after)
             self._say(
-                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, one job"
-                f" at a time, for at most {patience} (run.give_up_after); this uses up no attempts."
+                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, for at"
+                f" most {patience} (run.give_up_after). One job is sent at a time, and no attempt is used up."
             )
 
     def still(self, error: BatchgenError) -> None:
@@ -122,7 +125,7 @@ class Outage:
 
     @property
     def is_creating(self) -> bool:
-        """Whether a create is under way."""
+        """Whether a create is under way, or about to be."""
         return bool(self._creating)
 
     @property
@@ -132,7 +135,7 @@ class Outage:
 
     def may_send(self) -> bool:
         """Whether one more create may be under way."""
-        if self.is_on:
+        if self.is_on or not self._creating:
             return not self._creating
         if self._can_ask or (self.accepted and not self._troubled):
             return True

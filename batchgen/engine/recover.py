@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.list_proof import ListProof
 from batchgen.engine.retry import LONGEST_SECONDS, backoff
-from batchgen.errors import BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,10 +48,6 @@ class NotAnswered(Undecided):
 
 class Postponed(BatchgenError):
     """The run stops while the question waits for a control: the next run asks again."""
-
-
-class _Unproven(Undecided):
-    """It was not found, and neither was what is known to exist."""
 
 
 class Recovery:
@@ -133,12 +129,11 @@ class Recovery:
             raise Undecided(f"The account {self._provider.account.name!r} cannot be asked for a task by our own id.")
         if not self._is_proof(work):
             return await self._unless_not_there(work)
-        doubt: Undecided
         began = self._clock()
         try:
             task = await self._while_it_may_turn_up(work)
             return task if task is not None else await self._verdict(work, began)
-        except (_Unproven, NotAnswered) as error:
+        except Undecided as error:
             doubt = error
         waits()
         return await self._when_there_is_a_control(work, began, doubt)
@@ -202,7 +197,7 @@ class Recovery:
                 tried = self._controls.latest_visible
                 try:
                     return await self._verdict(work, began)
-                except (_Unproven, NotAnswered) as error:
+                except Undecided as error:
                     doubt = error
                 if is_last:
                     raise doubt
@@ -253,7 +248,7 @@ class Recovery:
         return task
 
     async def _verdict(self, work: Work, began: float) -> Task | None:
-        """Found, or certainly not there. Raises _Unproven where nothing proves that, and what the questions raise.
+        """Found, or certainly not there. Raises Undecided where nothing proves that, and what the questions raise.
 
         `began`: when it was first asked for, by the monotonic clock.
         """
@@ -278,15 +273,21 @@ class Recovery:
             if task is not None or not gap:
                 return task
             why = gap
-        raise _Unproven(f'"Not found" is not believed: {why}.')
+        raise Undecided(f'"Not found" is not believed: {why}.')
 
     async def _by_own_id(self, work: Work) -> Task:
         asked_at = self._clock()
-        task = await self._patiently(partial(self._provider.find, work.external_id))
+        task = await self._find(work.external_id)
         if not is_named(task, work.external_id) or self._controls.is_anothers(task.id, work.external_id):
             raise Undecided("The gateway answered our own id with a task of another id.")
         self._worked_at = max(self._worked_at, asked_at)
         return task
+
+    async def _find(self, external_id: str) -> Task:
+        try:
+            return await self._patiently(partial(self._provider.find, external_id))
+        except NoSuchPath as error:  # also what a proxy says whose gateway is away for a moment
+            raise Undecided(f"The gateway could not be asked what became of it: {error}") from error
 
     async def _lookup_works(self, work: Work, asked_at: float) -> bool:
         """Whether the look-up finds what is known to exist; what others found in the same moment counts."""
@@ -299,7 +300,7 @@ class Recovery:
     async def _is_found(self, control: Control) -> bool:
         asked_at = self._clock()
         try:
-            task = await self._patiently(partial(self._provider.find, control.external_id))
+            task = await self._find(control.external_id)
         except (TaskNotFound, Undecided):
             return False
         if task.id != control.task_id or not is_named(task, control.external_id):
@@ -317,7 +318,7 @@ class Recovery:
         for number in range(1, _PAGES_AT_MOST + 1):
             try:
                 page = await self._patiently(partial(self._provider.page, number, _PAGE))
-            except TaskNotFound:
+            except (TaskNotFound, NoSuchPath):
                 return None, "the account has no list of tasks"
             for task in page.tasks:
                 if task.external_id is not None and is_named(task, work.external_id):
@@ -330,7 +331,7 @@ class Recovery:
         for tries in range(1, _TRIES + 1):
             try:
                 return await ask()
-            except TaskNotFound:
+            except (TaskNotFound, NoSuchPath):
                 raise
             except JobError as error:
                 raise Undecided(f"The gateway does not let itself be asked what became of it: {error}") from error

@@ -85,7 +85,8 @@ class Verdicts:
             return AccountStopped(str(pages[0].error))
         if is_account_in_trouble:
             self._dismiss_lost()
-        self._decide(self._waiting, own=True)
+        if not self._decided:
+            self._decide(self._waiting, own=True)
         return None
 
     def take(self) -> list[Suspended]:
