@@ -6,8 +6,13 @@ import asyncio
 import errno
 import gzip
 import json
+import select
 import socket
-from contextlib import asynccontextmanager
+import struct
+import subprocess
+import sys
+from contextlib import asynccontextmanager, suppress
+from urllib.request import Request, urlopen
 
 import aiohttp
 import pytest
@@ -202,16 +207,68 @@ async def test_garbage_is_answered_or_cut_and_leaves_no_word_in_any_log(caplog, 
     assert capfd.readouterr() == ("", "")
 
 
-async def test_connections_are_bounded_and_calls_come_through_again_when_they_end():
+async def test_connections_are_bounded_and_who_comes_later_is_let_in_when_one_ends():
     async with intake(seconds=1.0) as calls:
         idle = [await asyncio.open_connection("127.0.0.1", calls.port) for _ in range(MOST_CONNECTIONS)]
-        with pytest.raises(aiohttp.ClientError):
-            await calls.post()
+        post = asyncio.ensure_future(calls.post())
         for reader, writer in idle:
             assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
+        assert await post == 200
         assert await calls.post() == 200
+
+
+BURST = """
+import asyncio, resource, socket, struct, sys
+from batchgen.engine.address import Address
+from batchgen.engine.intake import open_intake
+
+allowed, port = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+async def main():
+    with Address("https://example.org/hook", "127.0.0.1", port) as address:
+        async with open_intake(address, lambda call: print("heard", call), seconds=0.5):
+            print(address.url.rpartition("/")[2], flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+            open("/dev/null").close()  # there are file descriptors left
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("allowed", [48, 4096])
+@pytest.mark.parametrize("how", ["idle", "half a call", "cut"])
+def test_a_burst_of_connects_is_quiet_and_leaves_file_descriptors_and_calls_alone(allowed, how):
+    port = free_port()
+    run = subprocess.Popen(
+        [sys.executable, "-c", BURST, str(allowed), str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    secret = run.stdout.readline().strip()
+    lines = [socket.socket() for _ in range(300)]
+    for line in lines:
+        line.settimeout(0)
+        line.connect_ex(("127.0.0.1", port))
+    for line in lines if how != "idle" else ():
+        with suppress(OSError):
+            line.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+        if how == "cut":
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.close()
+    if how != "cut":
+        assert select.select(lines[:1], [], [], 30)[0], "the first was never cut"
+    for line in lines:
+        line.close()
+    call = Request(f"http://127.0.0.1:{port}/{secret}", data=b'{"task_id": "1"}')
+    with urlopen(call, timeout=60) as answer:  # noqa: S310
+        assert answer.status == 200
+    heard, errors = run.communicate("\n", timeout=30)
+    assert (heard, errors, run.returncode) == ("heard {'task_id': '1'}\n", "", 0)
 
 
 async def test_what_is_heard_may_fail_and_the_intake_stays_open():

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from scripted_gateway import ScriptedGateway
 
+from batchgen.catalog import builtin
 from batchgen.errors import CommandError
+from batchgen.providers.registry import check
 from batchgen.proxies import passwords, proxy_of
 
 PASSWORD = "the-password-of-the-proxy"
@@ -184,6 +187,16 @@ def test_a_gateway_on_this_machine_is_not_asked_through_a_proxy_of_any_kind(tmp_
         variables = {"ALL_PROXY": "socks5://127.0.0.1:1", "HTTP_PROXY": "socks5://127.0.0.1:1"}
         done = batchgen("run", written(tmp_path, gateway.base_url), cwd=tmp_path, **variables)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_gateway_that_is_left_out_needs_no_proxy_that_can_be_used(environment):
+    environment.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    environment.setenv("NO_PROXY", "192.168.0.0/16")
+    environment.setenv("ANYAPI_API_KEY", "a-key-for-tests")
+    account = builtin().accounts["anyapi"]
+    check(replace(account, base_url="http://192.168.1.5/kling"))
+    with pytest.raises(CommandError, match="ALL_PROXY"):
+        check(account)
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "https_proxy"])

@@ -7,15 +7,17 @@ does not repeat what we know.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import resource
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 if TYPE_CHECKING:
-    import asyncio
+    import socket
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiohttp.web_protocol import RequestHandler
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST_BODY = 256 * 1024
 MOST_CONNECTIONS = 128
+_PAUSE_SECONDS = 0.1  # after a caller who could not be let in
 REQUEST_SECONDS = 10.0  # from the connection to its end, however slow the sender is
 
 _SILENT = logging.getLogger("batchgen.engine.intake")  # what strangers send is no news, and must not fill a log
@@ -80,7 +83,7 @@ async def _body(request: web.BaseRequest) -> bytes | None:
 
 
 class _Server(web.Server):
-    """Bounds what strangers can hold: so many connections, each for so many seconds."""
+    """Bounds what strangers can hold: so many connections, each for so many seconds; more wait to be let in."""
 
     def __init__(self, intake: Intake, *, seconds: float) -> None:
         super().__init__(
@@ -92,20 +95,51 @@ class _Server(web.Server):
         )
         self._seconds = seconds
         self._ends: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._places = asyncio.Semaphore(_most_connections())
+
+    async def listen(self, port: socket.socket) -> None:
+        """Let callers in until cancelled.
+
+        asyncio's own loop accepts without a bound: what is cut at once leaves a traceback of aiohttp's, and one of its
+        own is logged for each that finds no file descriptor.
+        """
+        port.settimeout(0)
+        while True:
+            await self._places.acquire()
+            try:
+                caller, _ = await self._loop.sock_accept(port)
+                await self._let_in(caller)
+            except OSError:  # it has left already, or there is no file descriptor for it now
+                self._places.release()
+                await asyncio.sleep(_PAUSE_SECONDS)
+            except BaseException:
+                self._places.release()
+                raise
+
+    async def _let_in(self, caller: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self, caller)
+        except BaseException:
+            caller.close()
+            raise
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Let it in, for a while; the next one is cut where there are enough."""
+        """Let it in, for a while."""
         super().connection_made(handler, transport)
-        if len(self._ends) >= MOST_CONNECTIONS:
-            transport.abort()
-            return
         self._ends[handler] = self._loop.call_later(self._seconds, transport.abort)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Its time need not be looked after any more."""
+        """Its time need not be looked after any more, and its place is free."""
         super().connection_lost(handler, exc)
         if (end := self._ends.pop(handler, None)) is not None:
             end.cancel()
+            self._places.release()
+
+
+def _most_connections() -> int:
+    """A part of what this process may open: files and downloads come first."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if allowed == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, allowed // 4))
 
 
 @asynccontextmanager
@@ -114,11 +148,12 @@ async def open_intake(
 ) -> AsyncIterator[Intake]:
     """Take calls while the context is open; `seconds` is what one may take."""
     intake = Intake(address, hear)
-    runner = web.ServerRunner(_Server(intake, seconds=seconds), shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        for each in address.sockets:
-            await web.SockSite(runner, each).start()
-        yield intake
-    finally:
-        await runner.cleanup()
+    server = _Server(intake, seconds=seconds)
+    async with asyncio.TaskGroup() as group:
+        listening = [group.create_task(server.listen(port)) for port in address.sockets]
+        try:
+            yield intake
+        finally:
+            for each in listening:
+                each.cancel()
+            await server.shutdown(0.1)

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from batchgen.errors import CommandError
 from batchgen.providers.base import Provider, Secrets
 from batchgen.providers.guard import Guarded
-from batchgen.proxies import is_loopback, proxy_of
+from batchgen.proxies import proxy_of
 
 if TYPE_CHECKING:
     from batchgen.catalog import Account
     from batchgen.door import Door
 
 GROUP = "batchgen.providers"
-_SOME_IMAGE = "https://images.invalid/"  # where images of a gateway out in the world are: anywhere
+_SOME_IMAGE = "https://images.invalid/"  # where images of a gateway behind a proxy are: anywhere
 
 
 def provider_for(account: Account, door: Door, *, callback_url: str = "") -> Provider:
@@ -44,9 +44,8 @@ def check(account: Account) -> None:
     """Raise CommandError where the account cannot be served: its package, one of its keys or the way is missing."""
     provider_class(account)
     secrets_of(account)
-    if account.base_url and not is_loopback(urlsplit(account.base_url).hostname or ""):
-        for url in (account.base_url, _SOME_IMAGE):
-            proxy_of(url)
+    if account.base_url and proxy_of(account.base_url):
+        proxy_of(_SOME_IMAGE)
 
 
 def secrets_of(account: Account) -> Secrets:
