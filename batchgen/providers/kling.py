@@ -127,7 +127,7 @@ class KlingProvider(Provider):
         self, method: str, url: str, body: bytes | None = None, params: dict[str, str] | None = None
     ) -> Answer:
         bearer = self._bearer()
-        headers = {"Authorization": f"Bearer {bearer}"}
+        headers = {**self.headers, "Authorization": f"Bearer {bearer}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         within = self.account.answers_within
