@@ -110,6 +110,11 @@ class Account:
     access_key_env: str = ""
     secret_key_env: str = ""
     model_field: str = "model_name"
+    headers: Mapping[str, str] = field(default_factory=dict)  # that go with every request
+    header_variables: Mapping[str, str] = field(default_factory=dict)  # the same, from variables of the environment
+    quality: str = ""  # this and the next two: as given, where the protocol is openai; empty: not sent
+    style: str = ""
+    background: str = ""
     response_format: str = ""  # what is asked for by that field; empty: the field is not sent
     sizes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # `1024x1024`, by resolution and ratio
     defaults: Mapping[str, str] = field(default_factory=dict)  # of parameters that a manifest does not give
@@ -125,6 +130,11 @@ class Account:
     accepts_within: float = 15.0  # seconds after sending in which a create may still turn up, its answer lost
     answers_within: float = 60.0  # seconds for which an answer is waited for; it may hold the whole generation
     prices: Prices = field(default_factory=Prices)
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """Every environment variable whose value goes with a request, and is shown nowhere."""
+        return (*self.key_variables, *self.header_variables.values())
 
     @property
     def key_variables(self) -> tuple[str, ...]:
@@ -207,6 +217,11 @@ def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | No
     for key, read in _READ_AS.items():
         if key in merged:
             merged[key] = read(merged[key])
+    headers = merged.pop("headers", {})
+    merged["headers"] = {name: value for name, value in headers.items() if isinstance(value, str)}
+    merged["header_variables"] = {
+        name: value["env"] for name, value in headers.items() if isinstance(value, dict) and "env" in value
+    }
     if "defaults" in merged:
         merged["defaults"] = _defaults(merged["defaults"], merged["models"])
     return Account(name=name, prices=prices, **limits, **merged)

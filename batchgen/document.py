@@ -46,6 +46,7 @@ __all__ = ["Document", "Value", "collect", "parse", "read", "scalar"]
 
 MAX_DEPTH = 64
 MAX_NODES = 5_000_000
+MAX_PROBLEMS = 100  # each looks through what is there: more than a person mends in one go
 MAX_ALIASED_NODES = 100_000  # what aliases may add, counted expanded: a bomb is small only as written
 
 
@@ -244,6 +245,8 @@ class _Builder:
             also=(self.document.place_of(first),),
         )
         self.problems.append(problem)
+        if len(self.problems) >= MAX_PROBLEMS:
+            self._fatal(event, f"There are {MAX_PROBLEMS} faults before this.", "Mend these, then check again.")
 
     def _put(self, value: Value) -> None:
         """A finished scalar, alias or container goes into what holds it."""

@@ -39,8 +39,8 @@ class Tape:
         del self.marks[start:]
         del self.sizes[start:]
         for table in (self.written, self.aliases):
-            for entry in [entry for entry in table if entry >= start]:
-                del table[entry]
+            while table and next(reversed(table)) >= start:  # entries are added in their order
+                table.popitem()
 
     def children(self, node: int, *, open_end: bool = False) -> Iterator[int]:
         """The entries right below a container; with `open_end`, below one that is still being filled."""

@@ -153,6 +153,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
         downloads=run.downloads,
         retry=_RETRIED if options.retry_failed else frozenset(),
         deadline=options.deadline,
+        spreadsheet_safe=manifest.spreadsheet_safe,
         address=address,
     )
 

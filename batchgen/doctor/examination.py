@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOOKED_AT = 30  # tasks of the list: enough to meet one with an id of its caller's
 _SKEW_SECONDS = SKEW_MS / 1000
+_PROXY_SECONDS = 60  # nginx's proxy_read_timeout, where nobody sets it
+_OWN_SERVICE = "https://api.openai.com"
 _WORTH_A_WORD_SECONDS = 60.0  # of skew that nothing fails of
 
 
@@ -60,6 +62,7 @@ class Examination:
         self._look_for_keys()
         if self._look_for_a_proxy() and await self._reach_host():
             if self._provider is not None and await self._be_let_in(self._provider):
+                self._look_at_patience(self._provider)
                 tasks = await self._list(self._provider)
                 await self._find(self._provider, tasks)
             self._compare_clocks()
@@ -118,6 +121,17 @@ class Examination:
             return False
         self._ok("proxy", "none in force" if proxy is None else f"by way of {without_password(proxy)}")
         return True
+
+    def _look_at_patience(self, provider: Provider) -> None:
+        """An answer that is as late as the images are made is cut off by a proxy that has less patience."""
+        seconds = self._account.answers_within
+        if not provider.asks and seconds > _PROXY_SECONDS and not self._account.base_url.startswith(_OWN_SERVICE):
+            self._note(
+                "time-out",
+                f"an answer may take {seconds:g} s; a proxy before the server gives up sooner"
+                f" (nginx: {_PROXY_SECONDS} s), and what it cuts off is paid for and held as unknown",
+                f"In nginx, set proxy_read_timeout {seconds:g}s.",
+            )
 
     # --- the host -----------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ class Order:
     downloads: int
     retry: frozenset[Status] = frozenset()
     deadline: Deadline | None = None
+    spreadsheet_safe: bool = False  # whether a cell of a view may begin with what a spreadsheet calculates
     address: Address | None = None  # where the account may call us back
 
 
@@ -106,7 +107,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
             result = asyncio.run(_make(order, tree, ledger, begun, around))
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
-        write_views(ledger, tree)
+        write_views(ledger, tree, guarded=order.spreadsheet_safe)
         if not ledger.sums():  # else nothing has changed
             ledger.shrink()
             tree.prune()

@@ -13,6 +13,7 @@ from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.reading import UNUSABLE
 from batchgen.manifest.schema import FAULTY
 from batchgen.manifest.vars import name_fault
+from batchgen.manifest.wording import MOST_UNKNOWN
 from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
@@ -212,9 +213,8 @@ class Axes:
             return Entry(text=text, id=None, settings={}, path=path, values={name: text})
         faults = self.reader.faults
         known = [name, "id", *PARAMETER_NAMES]
-        for key in entry:
-            if key not in known:
-                faults.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
+        for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
+            faults.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
         if name not in entry:
             faults.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
             return None
@@ -285,6 +285,7 @@ class Axes:
         names: dict[str, tuple[Match, ...]] = {}
         whole: dict[str, tuple[Match, ...]] = {}
         nested = rule.get("vars")
+        unknown = 0
         items = [(k, v, (*path, k)) for k, v in rule.items() if k != "vars"]
         items += [(k, v, (*path, "vars", k)) for k, v in nested.items()] if isinstance(nested, dict) else []
         for key, value, at in items:
@@ -295,7 +296,7 @@ class Axes:
                 parameters[key] = matches
             else:
                 names[key] = matches
-                if key not in known:
+                if key not in known and (unknown := unknown + 1) <= MOST_UNKNOWN:
                     words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
                     message = f"`{cut(key)}` is neither a parameter nor a var."
                     self.reader.faults.add(at, message, meant(key, words), key=True)

@@ -48,7 +48,13 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
 def _hides(problem: Problem, source: str) -> bool:
     """Whether the line may hold a key, which is not to stand in a log."""
     steps = problem.path.replace("[", ".").split(".")
-    return is_secret(tuple(steps)) or _KEY.search(source) is not None
+    return is_secret(tuple(steps)) or _may_hold_key(source)
+
+
+@lru_cache(maxsize=16)
+def _may_hold_key(source: str) -> bool:
+    """Remembered, for a long line may have thousands of faults."""
+    return _KEY.search(source) is not None
 
 
 def _source(place: Place, lines: Sequence[str] | None) -> str:

@@ -56,6 +56,8 @@ def _by_schema(value: Value, faults: Faults) -> Value:
     refused = schema.check(value)
     for fault in refused:
         faults.add(fault.path, fault.message, fault.hint, key=fault.key)
+    if any(fault.ends for fault in refused):
+        return None
     if "matrix" not in value and "include" not in value:
         faults.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
     return schema.cleaned(value, refused)
@@ -83,6 +85,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         account=in_force[1],
         accounts=accounts,
         rule_account=in_force[2],
+        spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
         blocks=blocks,

@@ -234,6 +234,7 @@ class Manifest:
     accounts: Mapping[str, Account]  # all that are known by name, the built-in ones and the manifest's
     rule_account: Account  # whose rules decide; differs when a manifest is rehearsed in the sandbox
     output_path: PathTemplate
+    spreadsheet_safe: bool
     defaults: Settings
     blocks: tuple[Block, ...]
     exclude: tuple[Exclusion, ...]

@@ -226,18 +226,17 @@ class PromptFile(LineFile):
 
     def _columns(self, header: list[str], line: int) -> list[int]:
         """The numbers of the columns that are read."""
-        doubled = [name for number, name in enumerate(header) if name in header[:number]]
+        numbers = {name: number for number, name in reversed(list(enumerate(header)))}
+        doubled = [name for number, name in enumerate(header) if numbers[name] != number]
         if doubled:
             self.fault(line, 0, f"The column `{cut(doubled[0])}` is there twice.", "Rename one of the two.")
             raise Broken
-        at = [self._column(name, header, path) for name, path in self._wanted()]
-        return at + [header.index(name) for name in self._settle_columns(header, line)]
+        at = [numbers[name] if name in numbers else self._column(name, header, path) for name, path in self._wanted()]
+        return at + [numbers[name] for name in self._settle_columns(header, line)]
 
     def _column(self, name: str, header: list[str], path: NodePath) -> int:
         """The number of a column; without a wish `prompt`, or the only one."""
         is_wish = path[-1] != self.key
-        if name in header:
-            return header.index(name)
         folded = [other.casefold() for other in header]
         if folded.count(name.casefold()) == 1:
             return folded.index(name.casefold())

@@ -77,7 +77,7 @@ def _explained(schema: _Schema, value: Value) -> list[SchemaFault]:
     from jsonschema import Draft202012Validator  # noqa: PLC0415 - costs 100 ms
 
     pruned, kept = _prune(value)
-    errors = islice(Draft202012Validator(schema).iter_errors(pruned), MOST_EXPLAINED)
+    errors = list(islice(Draft202012Validator(schema).iter_errors(pruned), MOST_EXPLAINED))
     faults: dict[tuple[NodePath, bool, str], SchemaFault] = {}
     types: set[NodePath] = set()
     for error in errors:
@@ -88,7 +88,10 @@ def _explained(schema: _Schema, value: Value) -> list[SchemaFault]:
             if fault.of_type:
                 types.add(path)
             faults.setdefault((path, fault.key, fault.message), fault.at(path))
-    return list(faults.values())
+    if len(errors) < MOST_EXPLAINED:
+        return list(faults.values())
+    message = f"There are more than {MOST_EXPLAINED} faults."
+    return [*faults.values(), wording.SchemaFault((), message, "Mend the others first.", ends=True)]
 
 
 _Kept: TypeAlias = dict["NodePath", list[int]]

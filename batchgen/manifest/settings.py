@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchgen import catalog
-from batchgen.manifest.faults import meant
+from batchgen.manifest.faults import cut, meant
 from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions, Setting
 
 if TYPE_CHECKING:
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from batchgen.manifest.faults import Faults
 
 _OF_ITS_OWN = ("wire", "base_url", "models")  # what an account has to say that starts from no other
+_OF_OPENAI = ("quality", "style", "background")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = frozenset(
+    {
+        *("authorization", "proxy-authorization", "host", "content-length", "content-type", "transfer-encoding"),
+        *("connection", "accept-encoding", "x-client-request-id"),
+    }
+)
+_SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -111,10 +121,32 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
         elif not _has_a_port(account.base_url):
             message = f"The port of {account.base_url} is none."
             faults.add(("providers", name, "base_url"), message, "A port is a number from 1 to 65535.")
+        _check_headers(name, account, faults)
+        _check_of_openai(name, account, over, faults)
         if missing := [key for key in _needed(account) if not getattr(account, key)]:
             message = f"The account `{name}` does not say which variable holds its key."
             faults.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
     return found
+
+
+def _check_headers(name: str, account: Account, faults: Faults) -> None:
+    for header in (*account.headers, *account.header_variables):
+        at = ("providers", name, "headers", header)
+        if not _HEADER.fullmatch(header):
+            faults.add(at, f"`{cut(header)}` is not the name of a header.", "Use letters, digits and -.", key=True)
+        elif header.lower() in _OWN_HEADERS:
+            hint = "The key goes into the variable that `api_key_env` names." if "auth" in header.lower() else ""
+            faults.add(at, f"The header `{header}` is batchgen's own to set.", hint or "Leave it out.", key=True)
+        elif header in account.headers and _SECRET_HEADER.search(header):
+            hint = f"Put it into a variable of the environment: {header}: {{env: NAME}}."
+            faults.add(at, "A key is never written into a manifest.", hint, key=True)
+
+
+def _check_of_openai(name: str, account: Account, over: Mapping[str, Value], faults: Faults) -> None:
+    for key in _OF_OPENAI:
+        if key in over and account.wire != "openai":
+            message = f"The account `{name}` speaks {account.wire}, which has no field `{key}`."
+            faults.add(("providers", name, key), message, "Only accounts that start from openai send it.", key=True)
 
 
 def _has_a_port(url: str) -> bool:
@@ -146,6 +178,8 @@ def _playing(account: Account, sandbox: Account) -> Account:
         about=sandbox.about,
         base_url=sandbox.base_url,
         auth=sandbox.auth,
+        headers={},
+        header_variables={},
         concurrency=sandbox.concurrency,
         creates_per_minute=None,
         accepts_within=sandbox.accepts_within,

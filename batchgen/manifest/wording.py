@@ -84,6 +84,7 @@ _WRITTEN = {
 }
 _SECONDS = (("answers_within",), ("accepts_within",))
 _FEW_KEYS = 12
+MOST_UNKNOWN = 50  # keys of one mapping that are told one by one, each with what was probably meant
 _OWN = frozenset({"external_task_id", "callback_url"})
 
 
@@ -97,6 +98,7 @@ class SchemaFault:
     key: bool = False
     drops: bool = True
     of_type: bool = False
+    ends: bool = False  # there are more, and nothing can be said about the rest of the document
 
     def at(self, path: NodePath) -> SchemaFault:
         """The same elsewhere."""
@@ -118,6 +120,8 @@ def of_error(error: ValidationError, root: Value) -> list[SchemaFault]:
 
 def is_secret(path: NodePath) -> bool:
     """Whether a value at this path may be a key, which no message may show."""
+    if path[2:3] == ("headers",) and path[-1] == "env":
+        return True
     return any(_folded(step) in _SECRETS or step in _VARIABLE_KEYS for step in path if isinstance(step, str))
 
 
@@ -130,9 +134,11 @@ def _unknown_keys(error: ValidationError, path: NodePath, root: Value) -> list[S
     known = list(schema.get("properties", {}))
     faults = []
     given: Any = error.instance
-    for key in given:
-        if key in known:
-            continue
+    unknown = [key for key in given if key not in known]
+    if len(unknown) > MOST_UNKNOWN:
+        message = f"There are {len(unknown) - MOST_UNKNOWN:,} more keys here that are not known."
+        faults.append(SchemaFault(path, message, "Mend the others first."))
+    for key in unknown[:MOST_UNKNOWN]:
         here = (*path, key)
         message, hint = _unknown(key, known, path, root)
         faults.append(SchemaFault(here, message, hint, key=True))
@@ -323,9 +329,11 @@ def _long(error: ValidationError, _path: NodePath) -> tuple[str, str]:
 
 def _twice(error: ValidationError, _path: NodePath) -> tuple[str, str]:
     items: Any = error.instance
-    for number, item in enumerate(items):
-        if item in items[:number]:
+    seen: set[str] = set()
+    for item in items:
+        if repr(item) in seen:
             return f"{_quoted(item)} is in this list twice.", "Take one of them out."
+        seen.add(repr(item))
     return "An entry is in this list twice.", "Take one of them out."
 
 

@@ -1,7 +1,7 @@
 """`index.csv` and `failures.csv`: views of the ledger, written beside and moved into place when whole.
 
-UTF-8, RFC 4180, in manifest order; the same state writes the same bytes. Cells hold the exact text:
-guarding a spreadsheet against formulas is `export`'s.
+UTF-8, RFC 4180, in manifest order; the same state writes the same bytes. Cells hold the exact text, unless the
+manifest wants them guarded for spreadsheets (`output.spreadsheet_safe`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchgen.money import plain
 from batchgen.outputs.tree import disk_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from batchgen.jobs import Job
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchgen.outputs.tree import Tree
 
 INDEX = "index.csv"
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 FAILURES = "failures.csv"
 
 _ASKED = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
@@ -38,28 +39,35 @@ INDEX_COLUMNS = (
 FAILURE_COLUMNS = ("job_id", "status", "code", "message", "attempts", "task_id", *_ASKED, "provider", "params")
 
 
-def write_views(ledger: Ledger, tree: Tree) -> None:
+def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
     """Write both views, unless they already show the ledger's latest change.
+
+    `guarded`: no cell is a formula to a spreadsheet.
 
     Raises RunStopped where the disk refuses; what was there before then stays whole.
     """
-    stamp = _stamp(tree.root)
+    stamp = _stamp(tree.root, guarded=guarded)
     if stamp is not None and ledger.views_stamp() == stamp:
         return
-    _write(tree, INDEX, INDEX_COLUMNS, map(_index_cells, ledger.index_rows()))
-    failures = map(_failure_cells, ledger.failure_rows())
+    guard = _guarded if guarded else _exact
+    _write(tree, INDEX, INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows())))
+    failures = map(guard, map(_failure_cells, ledger.failure_rows()))
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
         _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
-    ledger.stamp_views(_stamp(tree.root) or "")
+    ledger.stamp_views(_stamp(tree.root, guarded=guarded) or "")
 
 
 def index_is_current(ledger: Questions, root: Path) -> bool:
-    """Whether index.csv holds, to the byte, what the ledger knows."""
+    """Whether index.csv holds, to the byte, what the ledger knows, guarded for spreadsheets or not."""
+    return _is_current(ledger, root, _exact) or _is_current(ledger, root, _guarded)
+
+
+def _is_current(ledger: Questions, root: Path, guard: Callable[[list[object]], list[object]]) -> bool:
     try:
         with (root / INDEX).open("rb") as file:
-            for line in _lines(INDEX_COLUMNS, map(_index_cells, ledger.index_rows())):
+            for line in _lines(INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows()))):
                 if file.read(len(line)) != line:
                     return False
             return not file.read(1)
@@ -88,6 +96,15 @@ def _write(tree: Tree, name: str, columns: tuple[str, ...], rows: Iterable[list[
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_refused(error, tree.root / name) from error
+
+
+def _exact(cells: list[object]) -> list[object]:
+    return cells
+
+
+def _guarded(cells: list[object]) -> list[object]:
+    """With an apostrophe before what a spreadsheet would take for a formula."""
+    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in cells]
 
 
 def _index_cells(row: IndexRow) -> list[object]:
@@ -162,7 +179,7 @@ def _time(ms: int | None) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _stamp(root: Path) -> str | None:
+def _stamp(root: Path, *, guarded: bool) -> str | None:
     """What the views on disk look like; None where the index is not there."""
     parts = []
     for name in (INDEX, FAILURES):
@@ -172,4 +189,4 @@ def _stamp(root: Path) -> str | None:
             parts.append("-")
         else:
             parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-    return None if parts[0] == "-" else " ".join(parts)
+    return None if parts[0] == "-" else " ".join([*parts, *(["guarded"] if guarded else [])])

@@ -96,6 +96,12 @@ class Provider(ABC):
         self.door = door
         self.secrets = secrets
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the account wants with every request, besides its key."""
+        variables = self.account.header_variables
+        return {**self.account.headers, **{name: self.secrets[variable] for name, variable in variables.items()}}
+
     async def send(self, method: str, path: str, data: object = None) -> Answer:
         """One request to the account's gateway, with its key and, where there is `data`, with that as JSON.
 
@@ -103,7 +109,7 @@ class Provider(ABC):
         Raises NotSent where it certainly did not arrive, Unclear where it may have.
         """
         account = self.account
-        headers = {} if data is None else {"Content-Type": "application/json"}
+        headers = self.headers if data is None else {**self.headers, "Content-Type": "application/json"}
         if account.auth is Auth.API_KEY:
             headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
         body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()

@@ -131,7 +131,7 @@ class KlingProvider(Provider):
 
     async def _send(self, method: str, url: str, body: bytes | None = None) -> Answer:
         bearer = self._bearer()
-        headers = {"Authorization": f"Bearer {bearer}"}
+        headers = {**self.headers, "Authorization": f"Bearer {bearer}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         send = partial(

@@ -70,7 +70,7 @@ def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN4
         if isinstance(data, dict | list):
             return data
         raise Unclear(f"The gateway's answer to {doing} holds no data.", code=code, head=answer.head)
-    raise _refusal(answer, code, reading.message_of(body), creating=creating, doing=doing)
+    raise _refusal(answer, code, reading.message_of(body, answer), creating=creating, doing=doing)
 
 
 def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: str) -> BatchgenError:

@@ -138,13 +138,16 @@ class OpenAIProvider(Provider):
             "n": parameters.n if "n" in known else None,
             "size": self.account.size_of(parameters) if "aspect_ratio" in known else None,
             "response_format": self.account.response_format or None,
+            "quality": self.account.quality or None,
+            "style": self.account.style or None,
+            "background": self.account.background or None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
     def _key(self) -> dict[str, str]:
         if self.account.auth is Auth.NONE:
-            return {}
-        return {"Authorization": f"Bearer {self.secrets[self.account.api_key_env]}"}
+            return self.headers
+        return {**self.headers, "Authorization": f"Bearer {self.secrets[self.account.api_key_env]}"}
 
 
 def versioned(base_url: str) -> str:
@@ -189,7 +192,7 @@ def _url_of(image: dict[str, Any]) -> str:
 
 def _refusal(answer: Answer, body: Any, doing: str) -> BatchgenError:  # noqa: ANN401 - the gateway's own shape
     code, kind = reading.code_of(body), _type_of(body)
-    message = reading.message_of(body)
+    message = reading.message_of(body, answer)
     said = f" {code}" if code else ""
     words = f": {message}" if message else ""
     text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"

@@ -42,6 +42,8 @@ _NO_TASK = re.compile(
     r"|task_?not_?(found|exists?)|任务不存在|找不到任务|记录不存在",
     re.IGNORECASE,
 )
+_LONGEST_TEXT = 1000  # bytes of a body without JSON that may be a sentence
+_MOST_WORDS, _DEEPEST = 5, 4
 _HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # where half a surrogate pair may be; \x00: in UTF-16
 
 
@@ -93,17 +95,35 @@ def code_of(body: object) -> str:
     return "" if code is None or isinstance(code, bool | dict | list) else str(code).strip().lower()
 
 
-def message_of(body: object) -> str:
-    """What a body says to people, cut to a length that a table can show."""
-    if not isinstance(body, dict):
+def message_of(body: object, answer: Answer | None = None) -> str:
+    """What a body says to people, cut to a length that a table can show; of an `answer` without JSON its short text."""
+    if body is None and answer is not None:
+        text = answer.body.decode("utf-8", "replace") if len(answer.body) <= _LONGEST_TEXT else ""
+        return "" if "<" in text or not any(map(str.isalpha, text)) else _one_line(text)
+    return _one_line(_words(body))
+
+
+def _words(told: object, depth: int = 0) -> str:
+    """The first words for people in a value, wherever gateways put them."""
+    if isinstance(told, str) or depth > _DEEPEST:
+        return told if isinstance(told, str) else ""
+    if isinstance(told, list):
+        return "; ".join(filter(None, (_words(each, depth + 1) for each in told[:_MOST_WORDS])))
+    if not isinstance(told, dict):
         return ""
-    message = body.get("message") or body.get("msg")
-    error = body.get("error")
-    if not message and isinstance(error, dict):
-        message = error.get("message")
-    elif not message and isinstance(error, str):
-        message = error
-    return str(message or "")[:_LONGEST_MESSAGE]
+    place = told.get("loc")  # FastAPI's way to say where
+    where = f"{'.'.join(map(str, place))}: " if isinstance(place, list) and place else ""
+    for name in ("message", "msg", "error", "detail", "errors", "error_description", "title"):
+        if name in told and (words := _words(told[name], depth + 1)):
+            return f"{where}{words}"
+    if not depth:
+        return ""
+    named = list(told.items())[:_MOST_WORDS]  # as in {"prompt": ["is too long"]}
+    return "; ".join(f"{name}: {words}" for name, each in named if (words := _words(each, depth + 1)))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text[: 10 * _LONGEST_MESSAGE].split())[:_LONGEST_MESSAGE]
 
 
 def refusal(answer: Answer, *, creating: bool, doing: str) -> BatchgenError:
@@ -112,7 +132,7 @@ def refusal(answer: Answer, *, creating: bool, doing: str) -> BatchgenError:
     `creating`: whether it answers a create, where what cannot be told may have cost money.
     """
     body = json_of(answer)
-    code, message = code_of(body), message_of(body)
+    code, message = code_of(body), message_of(body, answer)
     text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {doing}"
     return refusal_by_status(answer, f"{text}: {message}" if message else text, code=code, creating=creating)
 

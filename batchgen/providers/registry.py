@@ -50,14 +50,14 @@ def check(account: Account) -> None:
 
 def secrets_of(account: Account) -> Secrets:
     """The account's keys from the environment. Raises CommandError naming every variable that is missing."""
-    missing = [name for name in account.key_variables if not os.environ.get(name, "").strip()]
+    missing = [name for name in dict.fromkeys(account.secret_variables) if not os.environ.get(name, "").strip()]
     if missing:
         names = " and ".join(missing)
         raise CommandError(
             f"The account {account.name!r} needs its key in the environment: set {names}"
             f" (for instance: export {missing[0]}=…). To rehearse without a key, add --provider sandbox."
         )
-    keys = {name: os.environ[name].strip() for name in account.key_variables}
+    keys = {name: os.environ[name].strip() for name in account.secret_variables}
     for name, value in keys.items():
         if not value.isprintable():
             raise CommandError(

@@ -61,6 +61,9 @@ class Rules:
             "size": _check_size,
             "response_format": _check_format,
             "user": _check_text,
+            "quality": _check_text,
+            "style": _check_text,
+            "background": _check_text,
         }
 
     def read(self, raw: bytes) -> Order:
