@@ -249,7 +249,7 @@ async def test_a_list_is_read_far_enough_in_whatever_order_and_by_whatever_clock
     provider.tasks.remove(next(each for each in tasks if each.id == "T1"))
     provider.asked.clear()
     assert await found(recovery_of(provider, Clock(), known)) is None
-    assert len(provider.asked) == (2 if order == "newest first" else 4)
+    assert len(provider.asked) == (2 if order == "newest first" else 7)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from batchgen.engine.work import Work
     from batchgen.providers.base import Provider, Task
 
-_PAGE = 500
-_PAGES_AT_MOST = 40
+_PAGE = 200  # so many, with nine signed links each, are well within what an answer may have
+_PAGES_AT_MOST = 100
 _TRIES = 8
 _SAME_MOMENT = 1.0  # seconds: a look-up that worked so shortly before works now
 
