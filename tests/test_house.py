@@ -22,7 +22,7 @@ ROOMS = {
     "encoding": "errors",
     "tape": "errors encoding",
     "document": "errors encoding tape",
-    "catalog": "errors document jobs",
+    "catalog": "errors document jobs money",
     "paths": "errors jobs",
     "templates": "errors",
     "manifest": "errors jobs encoding tape document catalog paths templates",

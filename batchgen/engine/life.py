@@ -231,7 +231,9 @@ class Life:
 
     async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
         price = self._price(work)
-        charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
+        # The gateway's own figure counts where it is in our unit, or there is no price.
+        counts = task.cost is not None and (self._provider.account.prices.deducted or price is None)
+        charge = micros(task.cost) if counts else price
         links = task.links[: work.units]
         if work.wanted and work.job.parameters.watermark_info:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)
@@ -328,6 +330,8 @@ class Life:
         self._context.tally.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
 
     def _price(self, work: Work) -> int | None:
+        if work.reserved is not None:
+            return work.reserved
         return micros(self._provider.account.prices.of_task(work.job.parameters))
 
     def _release(self, work: Work, outcome: Outcome) -> None:

@@ -8,9 +8,10 @@ import os
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import Ability
+from batchgen.catalog import Ability, price_at
 from batchgen.engine.budget import Budget
 from batchgen.engine.capacity import MOST
 from batchgen.engine.context import Context, Tally
@@ -155,7 +156,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
     from batchgen.door import open_door  # noqa: PLC0415
     from batchgen.image_hosts import open_image_hosts  # noqa: PLC0415
 
-    budget = Budget(ledger.spent(), order.limits)
+    budget = Budget(ledger.spent(partial(price_at, order.accounts)), order.limits)
     counters = around.counters
     counters.images_done = ledger.images_in_index()
     counters.jobs_wanted, images = order.to_come(ledger)

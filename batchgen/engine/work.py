@@ -26,6 +26,7 @@ class Work:
     moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
+    reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
 
     @property
     def units(self) -> int:
@@ -52,6 +53,7 @@ class Work:
             moved=begun.base_url != base_url,
             accepted_at=begun.accepted_at or begun.intended_at,
             made=begun.status is Status.MADE,
+            reserved=begun.reserved,
         )
 
     def again(self, *, counts: bool) -> Work:

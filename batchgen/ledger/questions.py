@@ -10,7 +10,7 @@ from batchgen.jobs import ImageLink, Job, Status
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 SUMS = "sums"  # what `Ledger.sum_up` noted; any event removes it
@@ -44,6 +44,7 @@ class OpenAttempt:
     intended_at: int  # Unix ms
     accepted_at: int | None  # Unix ms
     wanted: bool  # whether the manifest still asks for it
+    reserved: int | None  # the price when it was sent, in millionths; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,12 +183,12 @@ class Questions:
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, wanted.job_id IS NOT NULL FROM job"
+            " intended_at, accepted_at, reserved, wanted.job_id IS NOT NULL FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
-        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at")
+        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at", "reserved")
         return [
             OpenAttempt(
                 job=Job.from_json(job_id, request),
@@ -334,14 +335,28 @@ class Questions:
                 account=account,
             )
 
-    def spent(self) -> Spent:
-        """What this output has cost, with what is in flight or unknown counted at its price."""
+    def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
+        """What this output has cost, with what is in flight or unknown counted at the price when it was sent.
+
+        `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
+        """
         images, cost, unpriced = self.db.execute(
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
+        for account, job in self._unpriced() if unpriced else ():
+            today = price(account, job)
+            cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced)
+
+    def _unpriced(self) -> Iterator[tuple[str, Job]]:
+        rows = self.db.execute(
+            "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id"
+            " WHERE outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
+        )
+        for account, job_id, request in rows:
+            yield account, Job.from_json(job_id, request)
 
     def usual_seconds(self) -> float | None:
         """The mean time from acceptance to the end of the latest tasks that were made, or None before any was."""
