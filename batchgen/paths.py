@@ -143,6 +143,11 @@ class PathTemplate:
         ]
 
 
+def is_inside(path: str) -> bool:
+    """Whether a path from a ledger or an index is that of an image in the output's own folders."""
+    return path.startswith((IMAGES, RETIRED, WATERMARKED)) and "/../" not in f"{path}/" and "\0" not in path
+
+
 def watermarked(path: str) -> str:
     """Where the watermarked copy of an image goes: the same name in another tree."""
     return WATERMARKED + path.removeprefix(IMAGES)

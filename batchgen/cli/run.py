@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,13 @@ def _performed(
                 level="warning",
             )
         with lock.held(tree.root):
-            around = Surroundings(counters=counters, observer=progress, say=progress.say, gateway=gateway_in(tree.root))
+            around = Surroundings(
+                counters=counters,
+                observer=progress,
+                say=progress.say,
+                say_error=partial(progress.say, level="error"),
+                gateway=gateway_in(tree.root),
+            )
             result = perform(_order(options, manifest, selection, address), tree, around)
             if options.profile_engine:
                 _tell_slot_times(result, progress, as_data=options.log_format == "json")

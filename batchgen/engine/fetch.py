@@ -133,6 +133,7 @@ class Fetcher:
 
     async def _whole(self, url: str, key: Key, idle: float) -> WholeFile:
         """Fetch one image to the disk. The next one is fetched while the disk is at this one, if it is not behind."""
+        self._context.writer.check_takes()
         path = self._context.tree.scratch_path(key)
         async with AsyncExitStack() as stack:
             async with self._context.downloads:

@@ -26,6 +26,7 @@ from batchgen.errors import (
     Throttled,
     TooManyRunning,
     Unclear,
+    Unkeepable,
 )
 from batchgen.jobs import Status
 from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome
@@ -86,6 +87,19 @@ class Life:
                 await self._fetched(accepted)
         except RunStopped as error:
             self._stop(error)
+        except Unkeepable as error:
+            await self._not_kept(work, error)
+
+    async def _not_kept(self, work: Work, error: Unkeepable) -> None:
+        """What no row can hold ends its job alone: where a create was sent, nobody can say what it made."""
+        try:
+            if self._context.reader.attempt_state(work.job.id, work.attempt) is not None:
+                await self._end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
+            else:
+                self._context.budget.release(work.units, self._price(work))
+                self._leave(work, str(error))
+        except RunStopped as stopped:
+            self._stop(stopped)
 
     @property
     def can_ask(self) -> bool:

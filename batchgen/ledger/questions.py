@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job, Status
+from batchgen.ledger.payments import unpriced_attempts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -180,6 +181,12 @@ class Questions:
         """The latest attempt of a job, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
+    def attempt_state(self, job_id: str, number: int) -> tuple[Status, str, str | None] | None:
+        """The job's status, the attempt's outcome and its task, where that is the job's latest attempt; else None."""
+        latest = "SELECT status, outcome, task_id FROM attempt JOIN job ON job.id = job_id AND job.attempt = number"
+        row = self.db.execute(f"{latest} WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()
+        return None if row is None else (Status(row[0]), row[1], row[2])
+
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
@@ -345,18 +352,10 @@ class Questions:
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
-        for account, job in self._unpriced() if unpriced else ():
+        for account, job in unpriced_attempts(self.db) if unpriced else ():
             today = price(account, job)
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced)
-
-    def _unpriced(self) -> Iterator[tuple[str, Job]]:
-        rows = self.db.execute(
-            "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id"
-            " WHERE outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
-        )
-        for account, job_id, request in rows:
-            yield account, Job.from_json(job_id, request)
 
     def usual_seconds(self) -> float | None:
         """The mean time from acceptance to the end of the latest tasks that were made, or None before any was."""

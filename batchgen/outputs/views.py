@@ -43,7 +43,7 @@ def write_views(ledger: Ledger, tree: Tree) -> None:
 
     Raises RunStopped where the disk refuses; what was there before then stays whole.
     """
-    stamp = _stamp(tree.root)
+    stamp = views_look(tree.root)
     if stamp is not None and ledger.views_stamp() == stamp:
         return
     _write(tree, INDEX, INDEX_COLUMNS, map(_index_cells, ledger.index_rows()))
@@ -52,7 +52,7 @@ def write_views(ledger: Ledger, tree: Tree) -> None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
         _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
-    ledger.stamp_views(_stamp(tree.root) or "")
+    ledger.stamp_views(views_look(tree.root) or "")
 
 
 def index_is_current(ledger: Questions, root: Path) -> bool:
@@ -162,7 +162,7 @@ def _time(ms: int | None) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _stamp(root: Path) -> str | None:
+def views_look(root: Path) -> str | None:
     """What the views on disk look like; None where the index is not there."""
     parts = []
     for name in (INDEX, FAILURES):
