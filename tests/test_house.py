@@ -27,7 +27,7 @@ ROOMS = {
     "templates": "errors",
     "manifest": "errors jobs encoding tape document catalog paths templates",
     "matrix": "errors jobs catalog paths templates manifest",
-    "ledger": "errors jobs money",
+    "ledger": "errors jobs money paths",
     "plan": "errors jobs money catalog paths manifest matrix ledger",
     "door": "errors addresses",
     "image_hosts": "errors jobs addresses unpacking door",

@@ -160,7 +160,11 @@ def test_tasks_that_ended_otherwise_in_the_old_ledger_are_placed_too(tmp_path):
         shutil.copy(tmp_path / "backup", output(tmp_path) / FILE_NAME)
         stopped_with_nothing_sent(run(path, tmp_path), gateway, creates)
         code, data = audited(path, tmp_path, "--adopt", "--offline")
-        assert (code, data["not_taken_in"], len(data["unknown"])) == (1, [], 1)  # the first send of the one that was held
+        assert (code, data["not_taken_in"], len(data["unknown"])) == (
+            1,
+            [],
+            1,
+        )  # the first send of the one that was held
         assert run(path, tmp_path).returncode == 0
         assert gateway.count("create") == creates
         assert [row["sha256"] for row in rows_of(output(tmp_path))] == [

@@ -111,6 +111,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
             result = asyncio.run(_make(order, tree, ledger, begun, around))
+            tree.check_in_place()
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
         write_views(ledger, tree)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job, Status
 from batchgen.ledger.payments import unpriced_attempts
+from batchgen.paths import check_inside
 
 if TYPE_CHECKING:
     import sqlite3
@@ -278,6 +279,7 @@ class Questions:
             values,
         )
         for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt, only_copy in rows:
+            check_inside(path, job_id)
             yield StoredImage(
                 job_id=job_id,
                 attempt=attempt,

@@ -8,6 +8,8 @@ a later batchgen can read an earlier file and an earlier one refuses a later fil
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 import uuid
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -23,7 +25,6 @@ from batchgen.ledger.questions import SUMS, Questions
 from batchgen.ledger.transitions import apply
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -47,13 +48,17 @@ class Ledger(Questions):
     disk refuses a change.
     """
 
+    _inode = 0  # of the file that is written
+
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open for writing, and make the file if it is not there. The caller holds the run's lock."""
         with opening(path):
             db = connect(path, "rwc")
             _prepare(db, path)
-        return cls(db)
+        ledger = cls(db)
+        ledger._inode = path.stat().st_ino
+        return ledger
 
     @staticmethod
     def check_not_lost(path: Path, index: Path) -> None:
@@ -97,9 +102,17 @@ class Ledger(Questions):
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close; a reader in the way leaves it as it is."""
-        with suppress(RunStopped):
-            self.db.execute("PRAGMA journal_mode = DELETE")
+        if self._is_in_place():
+            with suppress(RunStopped, sqlite3.OperationalError):  # also a question that was left half-way
+                self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
+
+    def _is_in_place(self) -> bool:
+        """Whether the file still has its name: SQLite removes the log by name, which may be another ledger's now."""
+        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
+        with suppress(OSError):
+            return self._inode == os.stat(name).st_ino  # noqa: PTH116 - as SQLite names it
+        return False
 
     def shrink(self) -> None:
         """Give room back to the disk that images from inside answers have left; not where it is too full for that.
