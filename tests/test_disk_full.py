@@ -8,13 +8,21 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from command import KEY, ROOT, batchgen, prompts, started, wait_for
+from jobs_for_tests import job
 from output_checks import check_invariant
 from scripted_gateway import ScriptedGateway
+from test_ledger_states import accepted, intent, made
 
-from batchgen.ledger.store import FILE_NAME
+from batchgen.errors import RunStopped
+from batchgen.jobs import ImageLink, Status
+from batchgen.ledger.rescue import Rescue, adopt_rescued
+from batchgen.ledger.reserve import Reserve
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.writer import Writer
 
 MB = 1024 * 1024
 
@@ -138,6 +146,57 @@ def stopped_with_a_sentence(done):
     assert "disk" in done.stderr or "space" in done.stderr
     assert "defect" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("with_reserve", [True, False])
+async def test_images_inside_an_answer_survive_a_full_disk(tmp_path, monkeypatch, with_reserve):
+    """In the ledger by the reserve, else in a file elsewhere, from which they are taken in."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    image = ImageLink(index=0, url="data:;base64," + "A" * 3 * MB)
+    said = []
+    with disk(tmp_path / "small", "size=24m") as small:
+        ledger = Ledger.open(small / FILE_NAME)
+        with Reserve(small, 12 * MB) as reserve:
+            rescue = Rescue(said.append)
+            async with Writer(ledger, reserve if with_reserve else None, rescue) as writer:
+                await writer.record(intent(job(), 1))
+                fill(small)
+                answer = replace(made(job().id, 1, 1), links=(image,))
+                if with_reserve:
+                    await writer.record(accepted(job().id, 1), answer)
+                else:
+                    with pytest.raises(RunStopped, match="disk"):
+                        await writer.record(accepted(job().id, 1), answer)
+                with pytest.raises(RunStopped):
+                    await writer.record(intent(job("another"), 1))
+        (small / "filler").unlink()
+        files = list(tmp_path.glob("batchgen-rescue-*.jsonl"))
+        if not with_reserve:
+            assert sum(map(len, said)) < 10_000
+            assert files[0].name in said[0]
+            assert adopt_rescued(ledger, files[0]) == (1, 0)
+            assert adopt_rescued(ledger, files[0]) == (0, 1)
+        assert len(files) == (not with_reserve)
+        assert ledger.attempt_of(job().id).status is Status.MADE
+        assert ledger.links_to_fetch(job().id, 1) == [(image, False)]
+        ledger.close()
+
+
+async def test_what_was_refused_is_tried_once_more_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    said = []
+    with disk(tmp_path / "small", "size=8m") as small:
+        ledger = Ledger.open(small / FILE_NAME)
+        async with Writer(ledger, None, Rescue(said.append)) as writer:
+            await writer.record(intent(job(), 1))
+            fill(small)
+            links = (ImageLink(index=0, url="data:;base64," + "A" * MB),)
+            with pytest.raises(RunStopped, match="disk"):
+                await writer.record(accepted(job().id, 1), replace(made(job().id, 1, 1), links=links))
+            (small / "filler").unlink()
+        assert ledger.attempt_of(job().id).status is Status.MADE
+        assert said == list(tmp_path.glob("batchgen-rescue-*")) == []
+        ledger.close()
 
 
 # --- a ledger that refuses: no file may grow (EFBIG is an EIO to SQLite), held by another program ------------------
