@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
-from batchgen.ledger.events import Accepted, Intent, Outcome
+from batchgen.ledger.adoption import another_attempt, latest_of
+from batchgen.ledger.events import Accepted, Outcome
 from batchgen.ledger.payments import Payment, payments
 from batchgen.providers.base import TaskState
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
+    from batchgen.ledger.events import Event
     from batchgen.ledger.questions import Questions
     from batchgen.providers.base import Page, Provider, Task
 
@@ -59,7 +61,9 @@ class Books:
     in_flight: int = 0
     unknown: list[Payment] = field(default_factory=list)
     undelivered: list[Payment] = field(default_factory=list)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)  # of every attempt, by its external id
+    sent: dict[str, Payment] = field(default_factory=dict)  # every attempt, by its external id
+    tasks: set[str] = field(default_factory=set)  # the tasks of attempts that are or may be paid for
+    images: dict[str, int] = field(default_factory=dict)  # that each job asks for
     latest: dict[str, int] = field(default_factory=dict)  # the latest attempt of each job
     oldest: dict[str, int] = field(default_factory=dict)  # when the first attempt was sent (Unix ms), by account
     live: set[str] = field(default_factory=set)  # jobs that have a live, made or paid attempt
@@ -90,7 +94,8 @@ def _lost_files(ledger: Questions, root: Path) -> Counter[tuple[str, int]]:
 
 
 def _enter(found: Books, payment: Payment) -> None:
-    found.outcomes[payment.external_id] = payment.outcome
+    found.sent[payment.external_id] = payment
+    found.images[payment.job_id] = payment.images
     found.latest[payment.job_id] = max(payment.number, found.latest.get(payment.job_id, 0))
     found.oldest.setdefault(payment.account, payment.intended_at)
     found.adopted_tasks += payment.found
@@ -105,6 +110,8 @@ def _enter(found: Books, payment: Payment) -> None:
         found.unknown.append(payment)
     if payment.is_paid or payment.outcome is Outcome.LIVE:
         found.live.add(payment.job_id)
+        if payment.task_id:
+            found.tasks.add(payment.task_id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +137,7 @@ class Inquiry:
         self._books = books
         self._sleep = sleep
         self._chance = Random()
+        self._nameless: dict[str, str] = {}  # the task that was seen first of an attempt whose own is not known
 
     async def ask(self) -> Answered:
         """Look through the account's list or, where it has none, ask for each doubtful attempt by its id.
@@ -184,9 +192,7 @@ class Inquiry:
         if ours is None:
             answered.strangers += 1
             return
-        known = self._books.outcomes.get(external_id)
-        counted = known in {Outcome.MADE, Outcome.LIVE, Outcome.LOST}
-        if counted or task.state in {TaskState.FAILED, TaskState.REJECTED}:
+        if task.state in {TaskState.FAILED, TaskState.REJECTED} or self._is_counted(external_id, task):
             return
         answered.strays.append(
             Stray(
@@ -198,6 +204,15 @@ class Inquiry:
                 task=task,
             )
         )
+
+    def _is_counted(self, external_id: str, task: Task) -> bool:
+        """Whether the ledger counts this very task; another one of the same external id was paid for besides."""
+        sent = self._books.sent.get(external_id)
+        if task.id in self._books.tasks:
+            return True
+        if sent is None or sent.task_id or not (sent.is_paid or sent.outcome is Outcome.LIVE):
+            return False
+        return self._nameless.setdefault(external_id, task.id) == task.id
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         for tries in range(1, _TRIES):
@@ -216,7 +231,8 @@ def adoptable(strays: Iterable[Stray], wanted: Mapping[str, Job], found: Books) 
     """
     chosen: dict[str, Stray] = {}
     for stray in sorted(strays, key=lambda stray: stray.attempt):
-        is_held = found.outcomes.get(stray.external_id) is Outcome.UNKNOWN
+        sent = found.sent.get(stray.external_id)
+        is_held = sent is not None and sent.outcome is Outcome.UNKNOWN
         latest = found.latest.get(stray.job_id, 0)
         fits = stray.attempt == latest if is_held else stray.attempt > latest
         if fits and stray.job_id in wanted and stray.job_id not in found.live:
@@ -224,20 +240,32 @@ def adoptable(strays: Iterable[Stray], wanted: Mapping[str, Job], found: Books) 
     return list(chosen.values())
 
 
-def adoption(stray: Stray, job: Job, found: Books, at: int) -> list[Intent | Accepted]:
-    """The events that take a task into the ledger, so that the next run fetches it. `at` is Unix ms."""
+def adoption(stray: Stray, job: Job, ledger: Questions, at: int) -> list[Event]:
+    """The events that take a task into the ledger, so that the next run fetches it. `at` is Unix ms.
+
+    The job may be pending, or have ended without images; an attempt that is held is taken as it is.
+    """
     accepted = Accepted(
         job_id=job.id, attempt=stray.attempt, task_id=stray.task.id, at=at, found=True, rehearsal=stray.task.rehearsal
     )
-    if stray.external_id in found.outcomes:
+    latest = latest_of(ledger, job.id)
+    if latest is not None and latest.external_id == stray.external_id:
         return [accepted]
-    intent = Intent(
-        job=job,
-        attempt=stray.attempt,
-        account=stray.account,
-        base_url=stray.base_url,
-        external_id=stray.external_id,
-        at=stray.task.created_ms or at,
-        reserved=None,
-    )
-    return [intent, accepted]
+    sent = stray.task.created_ms
+    earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
+    return another_attempt(ledger, job, earlier, stray.account, stray.base_url)
+
+
+def paid_beside(strays: Iterable[Stray], images: Mapping[str, int], found: Books) -> tuple[int, int]:
+    """Images that the gateway made, or is making, and the ledger does not count; and how many of them are twice.
+
+    `images` are those that each job asks for: not every list tells what a task has made.
+    """
+    paid = twice = 0
+    counted = set(found.live)
+    for stray in strays:
+        number = max(len(stray.task.links), images.get(stray.job_id, 1))
+        paid += number
+        twice += number if stray.job_id in counted else 0
+        counted.add(stray.job_id)
+    return paid, twice

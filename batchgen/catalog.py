@@ -13,11 +13,12 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from batchgen import document
+from batchgen.money import micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from batchgen.jobs import Parameters
+    from batchgen.jobs import Job, Parameters
 
 
 # The wire protocols that the sandbox speaks, and whose account it then plays.
@@ -85,11 +86,6 @@ class Prices:
             if price is not None:
                 return price
         return None
-
-    def charge(self, parameters: Parameters, deduction: Decimal | None) -> Decimal | None:
-        """What a task has cost: the gateway's own figure where it is in our unit or there is no price."""
-        price = self.of_task(parameters)
-        return deduction if deduction is not None and (self.deducted or price is None) else price
 
     def of_task(self, parameters: Parameters) -> Decimal | None:
         """The price of a whole task, or None where it is not known."""
@@ -282,3 +278,9 @@ def _prices(raw: Mapping[str, Any]) -> Prices:
         deducted=raw.get("deducted", False),
         by_model=by_model,
     )
+
+
+def price_at(accounts: Mapping[str, Account], name: str, job: Job) -> int | None:
+    """Today's price of a job's task at an account, in millionths; None where it is not known."""
+    account = accounts.get(name)
+    return None if account is None else micros(account.prices.of_task(job.parameters))

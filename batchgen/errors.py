@@ -196,6 +196,10 @@ class TaskNotFound(JobError):
     """The gateway does not know the task that was asked for."""
 
 
+class Unkeepable(BatchgenError):
+    """The ledger cannot hold a value: it ends its job, not the run."""
+
+
 # --- what a request met on its way ------------------------------------------------------------------------
 
 

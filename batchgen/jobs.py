@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import b32encode
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,6 +133,8 @@ class Job:
     @classmethod
     def from_json(cls, job_id: str, text: str) -> Job:
         """Read back what `to_json` wrote; later versions may have written more, which is left out."""
+        if not is_id(job_id):
+            raise CommandError(f"The ledger names a job {job_id!r}, which is no id of batchgen's. Nothing was changed.")
         record = json.loads(text)
         known = {k: v for k, v in record["parameters"].items() if k in PARAMETER_NAMES}
         if image := known.get("image"):
@@ -154,6 +159,14 @@ def job_id(prompt: str, parameters_digest: bytes, repeat: int = 0) -> str:
     mould.update(parameters_digest)
     mould.update(repeat.to_bytes(4, "big"))
     return ID_VERSION + b32encode(mould.digest()[:16])[: ID_LENGTH - 1].decode().lower()
+
+
+_AN_ID = re.compile(r"[0-9][a-z2-7]{25}")
+
+
+def is_id(text: str) -> bool:
+    """Whether this can be a job's id: names of files are made of it."""
+    return _AN_ID.fullmatch(text) is not None
 
 
 def external_id(job: str, attempt: int) -> str:

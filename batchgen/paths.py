@@ -14,8 +14,8 @@ from functools import lru_cache
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from batchgen.errors import BatchgenError
-from batchgen.jobs import ID_LENGTH
+from batchgen.errors import BatchgenError, CommandError
+from batchgen.jobs import ID_LENGTH, is_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -141,6 +141,20 @@ class PathTemplate:
             value if piece.name in _KEPT or size <= level else _head(value, level)
             for piece, value, size in zip(self.pieces, values, sizes, strict=True)
         ]
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path from a ledger or an index is that of an image in the output's own folders."""
+    return path.startswith((IMAGES, RETIRED, WATERMARKED)) and "/../" not in f"{path}/" and "\0" not in path
+
+
+def check_inside(path: str, job_id: str) -> None:
+    """Raise CommandError for a path or an id in a ledger that would lead out of the output: it is not of our making."""
+    if not (is_inside(path) and is_id(job_id)):
+        raise CommandError(
+            f"The ledger names the file {path!r} of the job {job_id!r}, which is not in the output's own folders:"
+            " batchgen has not written that. Nothing was changed; choose another --output."
+        )
 
 
 def watermarked(path: str) -> str:

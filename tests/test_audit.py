@@ -134,6 +134,6 @@ def test_nothing_to_audit_and_options_that_exclude_each_other_are_told(tmp_path,
     path = manifest(tmp_path, gateway, prompts(1))
     assert batchgen("audit", path, cwd=tmp_path).returncode == 2
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
-    done = batchgen("audit", path, "--adopt", "--offline", cwd=tmp_path)
+    done = batchgen("audit", path, "--rescue", path, cwd=tmp_path)
     assert done.returncode == 2
-    assert "leave one of them out" in done.stderr
+    assert "give both" in done.stderr

@@ -263,8 +263,8 @@ async def test_a_value_that_no_row_can_hold_harms_no_other_change(ledger):
     assert [attempt.job.id for attempt in ledger.open_attempts()] == [cat.id]
 
 
-async def test_a_program_that_holds_the_ledger_is_said_and_nothing_is_half_written(tmp_path, ledger):
-    ledger.db.execute("PRAGMA busy_timeout = 0")
+async def test_a_program_that_holds_the_ledger_is_said_and_nothing_is_half_written(tmp_path, ledger, monkeypatch):
+    monkeypatch.setattr("batchgen.ledger.writer.PATIENCE_SECONDS", 0.1)
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     async with Writer(ledger) as writer:

@@ -7,23 +7,26 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books
+from batchgen.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books, paid_beside
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
+from batchgen.cli.taken_in import Taken, take_in_files, take_in_rows
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
+from batchgen.ledger.events import redacted
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.matrix import expand
 from batchgen.outputs import settle
 from batchgen.outputs.tree import Tree
+from batchgen.outputs.views import INDEX
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from pathlib import Path
 
     from batchgen.catalog import Account
     from batchgen.jobs import Job
@@ -36,12 +39,20 @@ _SHOWN = 20  # lines of a kind, in text
 def configure(parser: ArgumentParser) -> None:
     """Add the command's options."""
     common.add_manifest(parser)
-    parser.add_argument("--offline", action="store_true", help="ask no gateway: what the ledger knows")
+    parser.add_argument("--offline", action="store_true", help="ask no gateway: what the ledger and the files know")
     parser.add_argument(
         "--adopt",
         action="store_true",
-        help="take tasks into the ledger that the gateway has and no ledger knows, where the manifest asks for their"
-        " job; the next run fetches them, unpaid",
+        help="take into the ledger what it does not know: images of index.csv, tasks that the gateway has of jobs that"
+        " the manifest asks for, files at the names of jobs that are to be made; it is made anew where it is lost."
+        " The next run fetches what is missing, unpaid",
+    )
+    parser.add_argument(
+        "--rescue",
+        metavar="FILE",
+        type=Path,
+        help="with --adopt: take in what a full disk kept out of the ledger, from the file that the run named, or from"
+        " its log",
     )
     common.add_json(parser)
 
@@ -54,9 +65,11 @@ class Report:
     books: Books
     answers: list[Answered]
     strays: list[Stray]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
+    beside: tuple[int, int]  # images of these: paid for, and of those twice
     of_other_outputs: int  # tasks of jobs that neither knows
     adoptable: list[Stray]
     adopted: bool
+    taken: Taken
     painted: int = 0  # jobs of which a sandbox painted something, which counts for nothing
 
     @property
@@ -64,13 +77,22 @@ class Report:
         """Whether all that was paid for is here, once, and nothing is in doubt."""
         held = self.books
         left = len(self.strays) - (len(self.adoptable) if self.adopted else 0)
-        return not (held.unknown or held.undelivered or held.twice or left)
+        return not (held.unknown or held.undelivered or held.twice or left or self.taken.left)
+
+    @property
+    def paid(self) -> int:
+        """Images, by the ledger and by what the gateway has besides."""
+        return self.books.paid + self.beside[0]
+
+    @property
+    def twice(self) -> int:
+        """Images beyond those that their jobs ask for."""
+        return self.books.twice + self.beside[1]
 
     @property
     def sentence(self) -> str:
         """The end of the matter."""
-        held = self.books
-        return f"{held.paid} images paid for, {held.delivered} delivered, {held.twice} twice."
+        return f"{self.paid} images paid for, {self.books.delivered} delivered, {self.twice} twice."
 
 
 def execute(options: Namespace) -> int:
@@ -78,10 +100,12 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     root = common.output_folder(options, manifest.name)
     state = root / FILE_NAME
-    if not state.exists():
+    if options.rescue is not None and not options.adopt:
+        raise CommandError("--rescue names what --adopt is to take in: give both.")
+    if not state.exists() and not (root / INDEX).exists():
         raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {options.manifest}")
-    if options.adopt and options.offline:
-        raise CommandError("--adopt asks the gateway and --offline forbids it: leave one of them out.")
+    if not options.adopt:
+        Ledger.check_not_lost(state, root / INDEX)
     with ExitStack() as stack:
         if options.adopt:
             stack.enter_context(lock.held(root))
@@ -103,6 +127,9 @@ def _without_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: 
 
 
 def _report(options: Namespace, manifest: Manifest, root: Path, ledger: Ledger) -> Report:
+    taken = Taken()
+    if options.adopt:
+        taken = take_in_rows(ledger, manifest, root, options.rescue)
     held = books(ledger, root)
     names = {manifest.account.name, *held.oldest}
     answers = [] if options.offline else asyncio.run(_ask(manifest, root, held, sorted(names)))
@@ -110,18 +137,24 @@ def _report(options: Namespace, manifest: Manifest, root: Path, ledger: Ledger) 
     jobs = _wanted(manifest, {stray.job_id for stray in strays})
     here = [stray for stray in strays if stray.job_id in jobs or stray.job_id in held.latest]
     chosen = adoptable(strays, jobs, held)
+    images = held.images | {job.id: job.parameters.n for job in jobs.values()}
+    beside = paid_beside(here, images, held)
     if options.adopt:
         now = int(time.time() * 1000)
         for stray in chosen:
-            ledger.record(adoption(stray, jobs[stray.job_id], held, now))
+            ledger.record(map(redacted, adoption(stray, jobs[stray.job_id], ledger, now)))
+        taken.files = take_in_files(ledger, manifest, root, now)
+        held = books(ledger, root)
     return Report(
         root=root,
         books=held,
         answers=answers,
         strays=here,
+        beside=beside,
         of_other_outputs=len(strays) - len(here),
         adoptable=chosen,
         adopted=options.adopt,
+        taken=taken,
     )
 
 
@@ -157,12 +190,14 @@ def _as_data(report: Report) -> dict[str, Any]:
         "output": str(report.root),
         "in_order": report.is_in_order,
         "images": {
-            "paid": held.paid,
+            "paid": report.paid,
             "delivered": held.delivered,
-            "twice": held.twice,
+            "twice": report.twice,
             "in_flight": held.in_flight,
         },
         "adopted_tasks": held.adopted_tasks,
+        "taken_in": {"rescued": report.taken.rescued, "images": report.taken.rows, "files": report.taken.files},
+        "not_taken_in": report.taken.left,
         "unknown": [_payment(payment) for payment in held.unknown],
         "paid_but_not_delivered": [_payment(payment) for payment in held.undelivered],
         "gateways": [
@@ -211,6 +246,7 @@ def _stray(stray: Stray, report: Report) -> dict[str, Any]:
 def _as_text(report: Report) -> str:
     held = report.books
     lines = [str(report.root), f"  {held.adopted_tasks} tasks were found by asking, and adopted"]
+    lines += report.taken.as_lines()
     if held.in_flight:
         lines.append(f"  {held.in_flight} images are in flight: run again to bring them")
     if report.painted:

@@ -43,12 +43,20 @@ batchgen; 129, 130, 143 terminal closed, interrupted, terminated: run again to g
 
 def entry() -> NoReturn:
     """Run the command line of this process and leave with its exit code."""
-    for descriptor in range(3):  # one that is closed would be given to the next file that is opened
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    _open_closed_streams()
     sys.exit(main(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """A stream that was closed (`2>&-`) is none: the next file opened, the ledger, would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            stream = os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,7 @@ def _performed(
                 counters=progress.counters,
                 observer=progress,
                 say=progress.say,
+                say_error=partial(progress.say, level="error"),
                 gateway=gateway_in(tree.root),
                 leave=finish.end_at_once,
             )

@@ -105,6 +105,8 @@ class Endings:
 
     def price(self, work: Work) -> int | None:
         """What the attempt is reckoned to cost, in millionths."""
+        if work.reserved is not None:
+            return work.reserved
         return micros(self._prices.of_task(work.job.parameters))
 
     async def _record_not_made(self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:

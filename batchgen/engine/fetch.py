@@ -133,6 +133,8 @@ class Fetcher:
 
     async def _whole(self, url: str, key: Key, idle: float) -> WholeFile:
         """Fetch one image to the disk. The next one is fetched while the disk is at this one, if it is not behind."""
+        self._context.writer.check_takes()
+        self._context.tree.check_in_place()
         path = self._context.tree.scratch_path(key)
         async with AsyncExitStack() as stack:
             async with self._context.downloads:
@@ -157,6 +159,7 @@ class Fetcher:
     async def _record(self, work: Work, key: Key, whole: WholeFile) -> None:
         """First the ledger learns what the file is and where it belongs, then the file moves there."""
         context = self._context
+        context.tree.check_in_place()  # else the next run would look for the file in vain
         job_id, attempt, index, marked = key
         path = context.template.render(work.job, index, whole.info.ext)
         if marked:

@@ -31,6 +31,7 @@ from batchgen.errors import (
     Throttled,
     TooManyRunning,
     Unclear,
+    Unkeepable,
 )
 from batchgen.jobs import Status
 from batchgen.ledger.events import Accepted, Intent, Made, Outcome
@@ -115,6 +116,19 @@ class Life:
                 await self._fetched(accepted)
         except RunStopped as error:
             self._stop(error)
+        except Unkeepable as error:
+            await self._not_kept(work, error)
+
+    async def _not_kept(self, work: Work, error: Unkeepable) -> None:
+        """What no row can hold ends its job alone: where a create was sent, nobody can say what it made."""
+        try:
+            if self._context.reader.attempt_state(work.job.id, work.attempt) is not None:
+                await self.ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
+            else:
+                self._context.budget.release(work.units, self.ends.price(work), earlier=work.earlier)
+                self.ends.leave(work, str(error))
+        except RunStopped as stopped:
+            self._stop(stopped)
 
     def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
         """Tasks that this account is known to have accepted in earlier runs, the latest first."""
@@ -328,7 +342,9 @@ class Life:
 
     async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
         price = self.ends.price(work)
-        charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
+        # The gateway's own figure counts where it is in our unit, or there is no price.
+        counts = task.cost is not None and (self._provider.account.prices.deducted or price is None)
+        charge = micros(task.cost) if counts else price
         links = task.links[: work.units]
         if work.wanted and work.job.parameters.watermark_info:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)

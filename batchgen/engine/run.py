@@ -8,24 +8,27 @@ import os
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import Ability
+from batchgen.catalog import Ability, price_at
 from batchgen.engine.budget import Budget
 from batchgen.engine.capacity import MOST
 from batchgen.engine.context import Context, Tally
 from batchgen.engine.lane import Lane
-from batchgen.engine.stop import NAMES, Interrupted, signals_told
+from batchgen.engine.stop import NAMES, Interrupted, Stop, signals_told
 from batchgen.engine.work import Work
 from batchgen.errors import CommandError, DeadlinePassed
 from batchgen.jobs import Status
 from batchgen.ledger.events import Reopened
 from batchgen.ledger.rehearsals import real_jobs
+from batchgen.ledger.rescue import Rescue
+from batchgen.ledger.reserve import Reserve
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.ledger.writer import Writer
-from batchgen.outputs import settle
+from batchgen.outputs import settle, unknown
 from batchgen.outputs.views import write_views
-from batchgen.providers.registry import provider_for
+from batchgen.providers.registry import provider_class, provider_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from batchgen.engine.address import Address
     from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
-    from batchgen.engine.stop import Deadline, Stop
+    from batchgen.engine.stop import Deadline
     from batchgen.errors import BatchgenError
     from batchgen.jobs import Job
     from batchgen.ledger.questions import OpenAttempt
@@ -45,6 +48,10 @@ if TYPE_CHECKING:
 
 _SPARE_CONNECTIONS = 64  # for queries, beside creates
 _LOOKS_AT_THE_CLOCK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
+_RESERVED = 8 * 1024 * 1024  # bytes
+_RESERVED_FOR_IMAGE = 4 * 1024 * 1024
+_RESERVED_AT_MOST = 256 * 1024 * 1024
+_READER_PATIENCE_SECONDS = 5.0  # it reads on the event loop's thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,7 @@ class Surroundings:
     counters: Counters
     observer: AbstractAsyncContextManager[object]
     say: Callable[[str], None]
+    say_error: Callable[[str], None]  # also to who asked for quiet
     gateway: Callable[[Account], AbstractAsyncContextManager[Account]]
     leave: Callable[[int, str], None]  # tell of an end with this exit code and reason, within a moment
 
@@ -99,12 +107,16 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     """
     ledger = Ledger.open(tree.root / FILE_NAME)
     try:
+        unknown.check_index_is_known(ledger, tree.root)
         retired = _drop_rehearsals(order, ledger, tree, around) + _settle(order, ledger, tree)
+        if ledger.anything_to_do():
+            unknown.check_names_are_free(ledger, tree.root, order.template, order.jobs)
         _reopen(order, ledger)
         result = Result(tally=Tally(), reason=None)
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
             result = asyncio.run(_make(order, tree, ledger, begun, around))
+            tree.check_in_place()
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
         write_views(ledger, tree, guarded=order.spreadsheet_safe)
@@ -179,7 +191,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
     from batchgen.door import open_door  # noqa: PLC0415
     from batchgen.image_hosts import open_image_hosts  # noqa: PLC0415
 
-    budget = Budget(ledger.spent(), order.limits)
+    budget = Budget(ledger.spent(partial(price_at, order.accounts)), order.limits)
     counters = around.counters
     counters.images_done = ledger.images_in_index()
     counters.jobs_wanted, images = order.to_come(ledger)
@@ -189,11 +201,20 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
+        reader.wait_at_most(_READER_PATIENCE_SECONDS)
         units = max(order.account.concurrency, MOST if order.account.seeks_concurrency else 0)
         in_flight = units + _SPARE_CONNECTIONS
         door = await stack.enter_async_context(open_door(in_flight))
+        reserve = stack.enter_context(Reserve(tree.root, _reserved_bytes(order)))
+        stop = Stop()
+        writer = Writer(
+            ledger,
+            reserve,
+            Rescue(around.say_error),
+            on_refusal=lambda reason: stop.request(reason, grace=order.rules.grace),
+        )
         context = Context(
-            writer=await stack.enter_async_context(Writer(ledger)),
+            writer=await stack.enter_async_context(writer),
             reader=reader,
             tree=tree,
             template=order.template,
@@ -205,6 +226,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             downloads=asyncio.Semaphore(order.downloads),
             writes=asyncio.Semaphore(order.downloads),
             say=around.say,
+            stop=stop,
             local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )
         lanes = await _lanes(order, context, attempts, around, stack)
@@ -217,6 +239,12 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
         with _signals(context.stop, order, around), _rare_collections():
             await _run_lanes(order, context, lanes, fresh)
     return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
+
+
+def _reserved_bytes(order: Order) -> int:
+    """Room for what may be in hand at a time: for task ids and links; where answers hold the images, for those too."""
+    inline = 0 if provider_class(order.account).asks else _RESERVED_FOR_IMAGE * order.account.concurrency
+    return min(_RESERVED + inline, _RESERVED_AT_MOST)
 
 
 async def _run_lanes(

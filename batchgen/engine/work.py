@@ -29,6 +29,7 @@ class Work:
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
     earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
+    reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
 
     @property
     def units(self) -> int:
@@ -58,6 +59,7 @@ class Work:
             id_sent=begun.id_sent,
             key_print=begun.key_print,
             earlier=True,
+            reserved=begun.reserved,
         )
 
     def again(self, *, counts: bool) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchgen.errors import OutputBusy
+from batchgen.errors import CommandError, OutputBusy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,24 +28,43 @@ def held(folder: Path) -> Iterator[None]:
     """Hold the output folder's lock, or raise OutputBusy with the owner's own words.
 
     The kernel releases the lock when its owner ends, however it ends: a dead owner is never in the way,
-    also after a restart with the same process id in use.
+    also after a restart with the same process id in use. The folder itself is held too: one that is moved away
+    keeps its lock, and whatever stands at its path then is left alone.
     """
     path = folder / FILE_NAME
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if not _taken(descriptor):
-                raise OutputBusy(_busy(folder, _words(path)))
-            if not _is_still(path, descriptor):
-                continue  # the last owner removed the file between our opening and our locking it
-            _sign(descriptor)
+    within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            descriptor = _opened(path, within)
             try:
-                yield
+                if not _taken(descriptor):
+                    raise OutputBusy(_busy(folder, _words(path)))
+                if not _is_still(within, descriptor):
+                    continue  # the last owner removed the file between our opening and our locking it
+                _sign(descriptor)
+                try:
+                    yield
+                finally:
+                    if _is_still(within, descriptor):
+                        os.unlink(FILE_NAME, dir_fd=within)
+                return
             finally:
-                path.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(descriptor)
+                os.close(descriptor)
+    finally:
+        os.close(within)
+
+
+def _opened(path: Path, within: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(FILE_NAME, flags, 0o644, dir_fd=within)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            error.filename = str(path)
+            raise
+        raise CommandError(
+            f"{path} is a symbolic link, and batchgen writes into no other folder. Remove it."
+        ) from error
 
 
 def _taken(descriptor: int) -> bool:
@@ -62,7 +82,7 @@ def _taken(descriptor: int) -> bool:
 def holder(folder: Path) -> str | None:
     """Who is running this output just now, in a few words, or None."""
     try:
-        descriptor = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
@@ -80,9 +100,9 @@ def check_free(folder: Path) -> None:
         raise OutputBusy(_busy(folder, words))
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _is_still(within: int, descriptor: int) -> bool:
     try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
+        return os.stat(FILE_NAME, dir_fd=within, follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import Status
+from batchgen.jobs import Job, Status
 from batchgen.ledger.events import Outcome
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
 
     from batchgen.ledger.questions import Questions
@@ -64,3 +65,13 @@ def payments(ledger: Questions) -> Iterator[Payment]:
             job_status=Status(status),
             is_latest=bool(is_latest),
         )
+
+
+def unpriced_attempts(db: sqlite3.Connection) -> Iterator[tuple[str, Job]]:
+    """The account and the job of each attempt that is or may be paid for, and whose price was never known."""
+    rows = db.execute(
+        "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id"
+        " WHERE outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
+    )
+    for account, job_id, request in rows:
+        yield account, Job.from_json(job_id, request)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job, Status
+from batchgen.ledger.payments import unpriced_attempts
+from batchgen.paths import check_inside
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 SUMS = "sums"  # what `Ledger.sum_up` noted; any event removes it
@@ -46,6 +48,7 @@ class OpenAttempt:
     wanted: bool  # whether the manifest still asks for it
     id_sent: bool  # whether its create carried external_id
     key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
+    reserved: int | None  # the price when it was sent, in millionths; None: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,15 +184,22 @@ class Questions:
         """The latest attempt of a job, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
+    def attempt_state(self, job_id: str, number: int) -> tuple[Status, str, str | None] | None:
+        """The job's status, the attempt's outcome and its task, where that is the job's latest attempt; else None."""
+        latest = "SELECT status, outcome, task_id FROM attempt JOIN job ON job.id = job_id AND job.attempt = number"
+        row = self.db.execute(f"{latest} WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()
+        return None if row is None else (Status(row[0]), row[1], row[2])
+
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, key_print, id_sent, wanted.job_id IS NOT NULL FROM job"
+            " intended_at, accepted_at, key_print, reserved, id_sent, wanted.job_id IS NOT NULL FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
-        names = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at", "key_print")
+        sent_as = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at")
+        names = (*sent_as, "key_print", "reserved")
         return [
             OpenAttempt(
                 job=Job.from_json(job_id, request),
@@ -295,6 +305,7 @@ class Questions:
             values,
         )
         for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt, only_copy in rows:
+            check_inside(path, job_id)
             yield StoredImage(
                 job_id=job_id,
                 attempt=attempt,
@@ -359,13 +370,19 @@ class Questions:
                 account=account,
             )
 
-    def spent(self) -> Spent:
-        """What this output has cost, with what is in flight or unknown counted at its price."""
+    def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
+        """What this output has cost, with what is in flight or unknown counted at the price when it was sent.
+
+        `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
+        """
         images, cost, unpriced = self.db.execute(
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
+        for account, job in unpriced_attempts(self.db) if unpriced else ():
+            today = price(account, job)
+            cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced)
 
     def usual_seconds(self) -> float | None:

@@ -8,6 +8,7 @@ a later batchgen can read an earlier file and an earlier one refuses a later fil
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import uuid
 from contextlib import contextmanager, suppress
@@ -15,8 +16,9 @@ from importlib import resources
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, DiskRefused
+from batchgen.errors import CommandError, RunStopped
 from batchgen.jobs import ID_VERSION
+from batchgen.ledger.connection import check_no_links, connect, connect_to_nothing, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
@@ -48,13 +50,17 @@ class Ledger(Questions):
     disk refuses a change.
     """
 
+    _inode = 0  # of the file that is written
+
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open for writing, and make the file if it is not there. The caller holds the run's lock."""
-        with _explained(path):
-            db = _connect(path, "rwc")
+        with opening(path):
+            db = connect(path, "rwc")
             _prepare(db, path)
-        return cls(db)
+        ledger = cls(db)
+        ledger._inode = path.stat().st_ino
+        return ledger
 
     @staticmethod
     def check_not_lost(path: Path, index: Path) -> None:
@@ -62,14 +68,15 @@ class Ledger(Questions):
         if index.exists() and not (path.exists() and path.stat().st_size):
             raise CommandError(
                 f"{index} is here, but the ledger {path} is missing or empty, and it alone knows what was paid for."
-                f" Put it back; or, to pay for everything anew, move {index.parent} away or choose another --output."
+                " Put it back; or make it anew from the index, the files and the gateway: `batchgen audit MANIFEST"
+                f" --adopt`; or, to pay for everything again, move {index.parent} away or choose another --output."
             )
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
         """Open for questions only, also while a run is writing."""
-        with _explained(path):
-            db = _connect(path, "ro")
+        with opening(path):
+            db = connect(path, "ro")
             _check(db, path, "main")
             _check_is_new(db, path, "main")
         return cls(db)
@@ -81,11 +88,12 @@ class Ledger(Questions):
         The list goes into a scratch database that SQLite deletes by itself; `path` is None where there
         is no ledger yet.
         """
-        db = sqlite3.connect("", isolation_level=None, uri=True)
+        db = connect_to_nothing()
         if path is None:
             db.executescript(_schema())
             return cls(db)
-        with _explained(path):
+        with opening(path):
+            check_no_links(path)
             db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
             _check(db, path, "state")
             _check_is_new(db, path, "state")
@@ -96,9 +104,17 @@ class Ledger(Questions):
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close; a reader in the way leaves it as it is."""
-        with suppress(sqlite3.OperationalError):
-            self.db.execute("PRAGMA journal_mode = DELETE")
+        if self._is_in_place():
+            with suppress(RunStopped, sqlite3.OperationalError):  # also a question that was left half-way
+                self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
+
+    def _is_in_place(self) -> bool:
+        """Whether the file still has its name: SQLite removes the log by name, which may be another ledger's now."""
+        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
+        with suppress(OSError):
+            return self._inode == os.stat(name).st_ino  # noqa: PTH116 - as SQLite names it
+        return False
 
     def shrink(self) -> None:
         """Give room back to the disk that images from inside answers have left; not where it is too full for that.
@@ -110,7 +126,7 @@ class Ledger(Questions):
         ]
         page, free, all_of_it = sizes
         if page * free > _WORTH_SHRINKING and 2 * free > all_of_it:
-            with suppress(sqlite3.OperationalError):
+            with suppress(RunStopped):
                 self.db.execute("VACUUM")
 
     # --- changes ------------------------------------------------------------------------------------------
@@ -120,10 +136,14 @@ class Ledger(Questions):
         self.stage(events)
         self.commit()
 
+    def wait_at_most(self, seconds: float) -> None:
+        """How long a change waits where another program holds the file."""
+        self.db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+
     def stage(self, events: Iterable[Event]) -> None:
         """Apply events, for `commit` to make durable: all of them or, when this raises, none."""
         with self._undone_on_error():
-            self.db.execute("BEGIN")
+            self.db.execute("BEGIN IMMEDIATE")
             for event in events:
                 apply(event, self.db)
             self.db.execute("DELETE FROM meta WHERE key IN (?, ?, ?)", (_VIEWS_STAMP, _FOLDER_TIMES, SUMS))
@@ -137,19 +157,19 @@ class Ledger(Questions):
     def transaction(self) -> Iterator[None]:
         """A transaction that is undone when its body raises."""
         with self._undone_on_error():
-            self.db.execute("BEGIN")
+            self.db.execute("BEGIN IMMEDIATE")
             yield
             self.db.execute("COMMIT")
 
     @contextmanager
     def _undone_on_error(self) -> Iterator[None]:
-        with disk_explained("the ledger (state.sqlite3)"):
-            try:
-                yield
-            except BaseException:
-                if self.db.in_transaction:
+        try:
+            yield
+        except BaseException:
+            if self.db.in_transaction:
+                with suppress(RunStopped):
                     self.db.execute("ROLLBACK")
-                raise
+            raise
 
     def want(self, jobs: Iterable[Job]) -> None:
         """Replace the list of what the manifest asks for. Equal jobs are wanted once, where they first stand.
@@ -270,17 +290,6 @@ def _schema() -> str:
     return resources.files("batchgen.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # One thread at a time uses a connection: the run's own until the writer thread starts, then that.
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=30,
-    )
-
-
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
         now = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
@@ -319,53 +328,9 @@ def _check_is_new(db: sqlite3.Connection, path: Path, schema: str) -> None:
 @contextmanager
 def reading(path: Path) -> Iterator[Ledger]:
     """The ledger for questions only, closed afterwards; what is wrong with the file is said as CommandError."""
-    with _explained(path):
+    with opening(path):
         ledger = Ledger.read(path)
         try:
             yield ledger
         finally:
             ledger.db.close()  # to fold the write-ahead log is the writer's, who may be at work
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _DISK_CODES:
-            raise DiskRefused(
-                f"{path} cannot be written ({error}). Free space or mend its rights; then run again."
-            ) from error
-        raise CommandError(
-            f"{path} cannot be read as a ledger of batchgen ({error}). Nothing was changed; keep the file:"
-            " it knows what was paid for."
-        ) from error
-
-
-_DISK_CODES = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PERM,
-    }
-)
-
-
-@contextmanager
-def disk_explained(what: str) -> Iterator[None]:
-    """Say a refusal of the disk, or of whoever holds the file, as RunStopped; anything else of SQLite passes."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-            raise DiskRefused(
-                f"Another program holds {what}, and does not let it be written. Nothing more is sent; close that"
-                " program, then run again to go on."
-            ) from error
-        if error.sqlite_errorcode & 0xFF not in _DISK_CODES:
-            raise
-        raise DiskRefused(
-            f"The disk refused to keep {what}: {error}. Nothing more is sent; free space, then run again to go on."
-        ) from error

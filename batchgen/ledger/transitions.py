@@ -6,7 +6,8 @@ import sqlite3
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import Status
+from batchgen.errors import Unkeepable
+from batchgen.jobs import Status, is_inline
 from batchgen.ledger.events import (
     Accepted,
     Ended,
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 
 _LIVE_OF = "SELECT 1 FROM attempt WHERE job_id = ? AND outcome = ''"
+
+
+# A gateway's words are kept to these lengths (characters): what it says may be megabytes, in each of a million rows.
+_MOST_WORDS = 2000
+_MOST_CODE = 200
+_MOST_TASK_ID = 1000
+_MOST_LINK = 64 * 1024
+_MOST_INTEGER = 2**63 - 1
 
 
 class IllegalTransition(AssertionError):
@@ -75,12 +84,17 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
 
 @apply.register
 def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
-    _move(db, event, Status.SUBMITTED, "'intent', 'unknown'")
-    db.execute(
+    if len(event.task_id) > _MOST_TASK_ID:  # a part of it would name another task
+        raise Unkeepable(
+            f"The gateway's task id has {len(event.task_id):,} characters; up to {_MOST_TASK_ID:,} are kept."
+        )
+    _move(db, event, Status.SUBMITTED, "'intent', 'unknown', 'pending'")
+    changed = db.execute(  # an attempt of which nobody could say what became of it is found also after it was given up
         "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?)"
-        " WHERE job_id = ? AND number = ?",
+        " WHERE job_id = ? AND number = ? AND outcome IN ('', 'unknown')",
         (event.task_id, event.at, event.found, event.rehearsal, event.job_id, event.attempt),
     )
+    _exactly_one(changed, event)
 
 
 @apply.register
@@ -98,7 +112,7 @@ def _made(event: Made, db: sqlite3.Connection) -> None:
     _move(db, event, Status.MADE, "'submitted'")
     db.execute(
         "UPDATE attempt SET outcome = 'made', cost = ?, ended_at = ? WHERE job_id = ? AND number = ?",
-        (event.cost, event.at, event.job_id, event.attempt),
+        (_amount(event.cost), event.at, event.job_id, event.attempt),
     )
     _link(db, event.job_id, event.attempt, event.links)
 
@@ -158,7 +172,7 @@ def _ended(event: Ended, db: sqlite3.Connection) -> None:
     counts = int(event.status in {Status.FAILED, Status.REJECTED})
     db.execute(
         "UPDATE job SET code = ?, message = ?, failures = failures + ? WHERE id = ?",
-        (event.code, event.message, counts, event.job_id),
+        (_words(event.code, _MOST_CODE), _words(event.message), counts, event.job_id),
     )
     if event.outcome is not None:
         _close(db, event, event.outcome)
@@ -238,14 +252,22 @@ def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> 
     changed = db.execute(
         "UPDATE attempt SET outcome = ?1, code = ?2, message = ?3, head = ?4, ended_at = ?5"
         " WHERE job_id = ?6 AND number = ?7 AND (cost IS NULL OR ?1 NOT IN ('failed', 'refused'))",
-        (outcome, event.code, event.message, event.head, event.at, event.job_id, event.attempt),
+        (
+            outcome,
+            _words(event.code, _MOST_CODE),
+            _words(event.message),
+            _words(event.head),
+            event.at,
+            event.job_id,
+            event.attempt,
+        ),
     )
     _exactly_one(changed, event)
 
 
 def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageLink, ...]) -> None:
-    rows = [(job_id, attempt, link.index, 0, link.url) for link in links]
-    rows += [(job_id, attempt, link.index, 1, link.watermark_url) for link in links if link.watermark_url]
+    rows = [(job_id, attempt, link.index, 0, _address(link.url)) for link in links]
+    rows += [(job_id, attempt, link.index, 1, _address(link.watermark_url)) for link in links if link.watermark_url]
     db.executemany(
         "INSERT INTO image (job_id, attempt, idx, marked, url) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET url = excluded.url",
@@ -256,3 +278,18 @@ def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageL
 def _exactly_one(cursor: sqlite3.Cursor, event: Event) -> None:
     if cursor.rowcount != 1:
         raise IllegalTransition(f"does not fit what the ledger holds: {event!r}")
+
+
+def _words(text: str, most: int = _MOST_WORDS) -> str:
+    """A gateway's words as they are kept: cut, and with `?` for what is no character."""
+    return text[:most].encode("utf-8", "replace").decode()
+
+
+def _address(url: str) -> str:
+    """A link as it is kept; one that no host would take is left out, and the task is asked for it again."""
+    return url if is_inline(url) or len(url) <= _MOST_LINK else ""
+
+
+def _amount(cost: int | None) -> int | None:
+    """A charge as it is kept; one that cannot be true is not known, and the price that was reserved counts."""
+    return cost if cost is not None and abs(cost) <= _MOST_INTEGER else None

@@ -34,6 +34,9 @@ def finish_moves(ledger: Ledger, tree: Tree) -> int:
     """Move into place what a stopped run left whole in the scratch folder; remove the rest of it."""
     placed = 0
     for file in sorted(tree.scratch.iterdir()) if tree.scratch.is_dir() else []:
+        if file.is_symlink():
+            file.unlink()  # a download would be written to where it leads
+            continue
         if not file.is_file():
             continue  # not ours: scratch files are files
         image = ledger.image_named(file.name)

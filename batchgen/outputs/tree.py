@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.errors import DiskRefused
+from batchgen.errors import CommandError, DiskRefused, RunStopped
 from batchgen.outputs.images import ImageInfo, inspect
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
+_OWN_FILES = (
+    *(".lock", ".index.csv.new", ".failures.csv.new", ".sandbox.jsonl"),
+    *(f"state.sqlite3{end}" for end in ("", "-journal", "-wal", "-shm")),
+)
 _CHUNK = 1024 * 1024
 
 
@@ -46,6 +50,7 @@ class Tree:
         self.root = root
         self.scratch = root / SCRATCH
         self._made: set[str] = set()
+        self._identity: tuple[int, int] | None = None  # of the folder, once it is prepared
 
     def prepare(self) -> None:
         """Make the folder, and try what will be needed before anything is paid for.
@@ -54,17 +59,41 @@ class Tree:
         """
         try:
             make_lasting(self.root)
+            self._identity = _identity(self.root)
+            self._check_own_names()
             self.scratch.mkdir(exist_ok=True)
             for folder in (self.scratch, *(self.root / top for top in _TOPS)):
                 if folder.exists():
-                    probe = folder / ".probe"
-                    probe.write_bytes(b"")
-                    probe.unlink()
+                    _probe(folder)
         except OSError as error:
             raise disk_refused(error, error.filename or self.root) from error
         for name in ("index.csv", "failures.csv"):
             if (self.root / name).is_dir():
                 raise DiskRefused(f"{self.root / name} is a folder, and a file is to be written there. Move it away.")
+
+    def _check_own_names(self) -> None:
+        """Raise CommandError where a file of batchgen's own is a symbolic link: it would be written elsewhere."""
+        for name in (SCRATCH, *_OWN_FILES):
+            if (self.root / name).is_symlink():
+                raise CommandError(
+                    f"{self.root / name} is a symbolic link, and batchgen writes its own files into the output folder"
+                    " alone. Remove it; only images, watermarked and retired may be links to other disks."
+                )
+
+    def check_in_place(self) -> None:
+        """Raise RunStopped where the folder was moved away while the run is going: its path is no longer its own."""
+        try:
+            if self._identity is None or _identity(self.root) == self._identity:
+                return
+        except OSError as error:
+            raise self._moved() from error
+        raise self._moved()
+
+    def _moved(self) -> RunStopped:
+        return RunStopped(
+            f"{self.root} was moved while this run was going. Nothing more is sent, and nothing is lost: run again with"
+            " --output and the folder's new place."
+        )
 
     def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
         """Where an image (job id, attempt, index, marked) stands until it is moved into place."""
@@ -72,6 +101,7 @@ class Tree:
 
     def place(self, key: tuple[str, int, int, int], path: str) -> None:
         """Move a whole file from the scratch folder to its place; a file of the user's that is there is set aside."""
+        self.check_in_place()
         target = self.root / path
         try:
             self._make_folder(target.parent)
@@ -105,8 +135,30 @@ class Tree:
     def _make_folder(self, folder: Path) -> None:
         name = str(folder)
         if name not in self._made:
+            top = self.root / folder.relative_to(self.root).parts[0]
+            top.mkdir(exist_ok=True)
+            above = next(each for each in (folder, *folder.parents) if each.exists())
+            if not above.resolve().is_relative_to(top.resolve()):
+                raise RunStopped(
+                    f"{above} leads out of {top} by a symbolic link, and batchgen writes nowhere else. Remove the link;"
+                    f" {top} itself may be one."
+                )
             folder.mkdir(parents=True, exist_ok=True)
             self._made.add(name)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _probe(folder: Path) -> None:
+    """Try whether a file can be made; a link that stands at its name is not followed."""
+    probe = folder / ".probe"
+    if probe.is_symlink():
+        probe.unlink()
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644))
+    probe.unlink()
 
 
 def make_lasting(folder: Path) -> None:
@@ -181,6 +233,7 @@ def _move(source: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         beside = target.with_name(f".{target.name}.new")
+        beside.unlink(missing_ok=True)  # a link there would be followed
         shutil.copy2(source, beside)
         beside.replace(target)
         source.unlink()

@@ -46,7 +46,7 @@ def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
 
     Raises RunStopped where the disk refuses; what was there before then stays whole.
     """
-    stamp = _stamp(tree.root, guarded=guarded)
+    stamp = views_look(tree.root, guarded=guarded)
     if stamp is not None and ledger.views_stamp() == stamp:
         return
     guard = _guarded if guarded else _exact
@@ -56,7 +56,7 @@ def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
         _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
-    ledger.stamp_views(_stamp(tree.root, guarded=guarded) or "")
+    ledger.stamp_views(views_look(tree.root, guarded=guarded) or "")
 
 
 def index_is_current(ledger: Questions, root: Path) -> bool:
@@ -179,7 +179,7 @@ def _time(ms: int | None) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _stamp(root: Path, *, guarded: bool) -> str | None:
+def views_look(root: Path, *, guarded: bool = False) -> str | None:
     """What the views on disk look like; None where the index is not there."""
     parts = []
     for name in (INDEX, FAILURES):

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from batchgen.catalog import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rehearsals import real_jobs
@@ -128,7 +130,7 @@ class _Funds:
     """What the budget still lets begin: what is spent, in flight or unknown counts (see engine.budget)."""
 
     def __init__(self, manifest: Manifest, ledger: Questions) -> None:
-        spent = ledger.spent()
+        spent = ledger.spent(partial(price_at, manifest.accounts))
         bounds = manifest.budget
         cost = micros(bounds.max_cost)
         self._prices = manifest.account.prices
