@@ -20,7 +20,8 @@ from scripted_gateway import Call, ScriptedGateway, Task
 
 POLICY = "Failure to pass the risk control system"  # the vendor's own words
 REFUSALS = {1102: 429, 1103: 403, 1302: 429, 1303: 429}  # what the second copy of a create may be told
-_HOURS = 3 * 3600.0
+_HOUR = 3600.0
+_HOURS = 3 * _HOUR
 _TIMES = {"ms": (1000, 0.0), "s": (1, 0.0), "behind": (1000, -_HOURS), "ahead": (1000, _HOURS)}
 
 
@@ -56,6 +57,7 @@ class Lies:
     fewer: int = 0  # so many answers first show only the last link of an ended task
     shuffled: bool = False  # links come in another order each time, each with its own index
     foreign: int = 0  # so many answers about an ended task first are another task's
+    slow: float = 0.0  # the share of prompts whose tasks go on for as long as this is said
     words: str = "processing"  # the status of a running task
     policy: float = 0.0  # the share of prompts whose tasks end as refused by policy
     image_refusals: int = 0  # so many requests for each image are first answered 403
@@ -174,21 +176,25 @@ class LyingGateway(ScriptedGateway):
     def view(self, task: Task, *, links: bool = True) -> dict[str, Any]:
         """A task as a single question is answered."""
         lies, factor, ahead = self.lies, *_TIMES[self.lies.clock]
-        data = ScriptedGateway.view(self, task, links=links)
-        data["created_at"] = int((task.created + ahead) * factor)
-        if data["task_status"] == "processing":
-            return data | {"task_status": lies.words}
+        data = {
+            "task_id": task.id,
+            "task_status": "succeed" if self.has_ended(task) else lies.words,
+            "task_info": {"external_task_id": task.external_id},
+            "created_at": int((task.created + ahead) * factor),
+        }
+        if not self.has_ended(task) or not links:
+            return data
         if getattr(task, "is_refused", False):
-            return data | {"task_status": "failed", "task_status_msg": POLICY, "task_result": {}}
-        images = data.get("task_result", {}).get("images", [])
-        if lies.shuffled:
-            turn = self._times("shuffled", task.id) % max(1, len(images))
-            images[:] = images[turn:] + images[:turn]
-        return data
+            return data | {"task_status": "failed", "task_status_msg": POLICY}
+        turn = self._times("shuffled", task.id) if lies.shuffled else 0
+        order = [(index + turn) % task.n for index in range(task.n)]
+        images = [{"index": index, "url": f"{self.host}/images/{task.id}/{index}"} for index in order]
+        return data | {"task_result": {"images": images}}
 
     def has_ended(self, task: Task) -> bool:
         """Whether it is no longer running."""
-        return time.time() - task.created >= self.latency
+        age, prompt = time.time() - task.created, task.prompt
+        return age >= self.latency and (age > _HOUR or not self.lies.strikes(self.lies.slow, "slow", prompt))
 
     def _query(self, call: Call) -> web.Response:
         if call.by_own_id:
@@ -216,7 +222,7 @@ class LyingGateway(ScriptedGateway):
             or (lies.finds == "cached" and call.name in self._cached and not _is_fresh(call))
         )
         self.struck[f"finds_{lies.finds}"] += is_hidden
-        if lies.finds == "other" and task is not None and (other := self._other(task)) is not None:
+        if lies.finds == "other" and task is not None and (other := self._other(task, ended=False)) is not None:
             self.struck["finds_other"] += 1
             return self.yes(self.view(other))
         if task is not None and not is_hidden:
@@ -274,9 +280,13 @@ class LyingGateway(ScriptedGateway):
         self.struck["per_key"] += is_hidden
         return None if is_hidden else task
 
-    def _other(self, task: Task) -> Task | None:
+    def _other(self, task: Task, *, ended: bool = True) -> Task | None:
         number = int(task.id[1:])
-        others = [other for other in self.tasks.values() if other.prompt != task.prompt and self.has_ended(other)]
+        others = [
+            other
+            for other in self.tasks.values()
+            if other.prompt != task.prompt and (self.has_ended(other) or not ended)
+        ]
         return min(others, key=lambda other: abs(int(other.id[1:]) - number), default=None)
 
 
@@ -288,4 +298,4 @@ def _is_fresh(call: Call) -> bool:
     return "no-cache" in call.request.headers.get("Cache-Control", "")
 
 
-FOR_EVER = math.inf  # a latency, or a time of `outage`
+FOR_EVER = math.inf  # a time of `outage`

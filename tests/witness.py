@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command import batchgen, started, wait_for
@@ -16,6 +15,7 @@ from output_checks import check_invariant, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from lying_gateway import LyingGateway
 
@@ -40,7 +40,7 @@ class Witness:
         local |= {"accepts_within": 0.2, "limits": {"concurrency": 9 * n}} | account
         self.path.write_text(
             f"version: 1\nname: tried\nprovider: {provider}\nproviders: {json.dumps({'local': local})}\n"
-            f"run: {{give_up_after: 3s, grace: 1s{run}}}\n"
+            f"run: {{{'' if 'give_up_after' in run else 'give_up_after: 3s, '}grace: 1s{run}}}\n"
             f"matrix: {json.dumps({'prompt': self.prompts})}\ndefaults: {{n: {n}}}\n",
             encoding="utf-8",
         )
@@ -88,7 +88,9 @@ class Witness:
         going = started("run", self.path, "--quiet", cwd=self.folder)
         wait_for(when)
         going.send_signal(signal.SIGSTOP)
-        wakes = time.monotonic() + seconds  # the time-out that has to pass is the kernel's: nothing else can stand for it
+        wakes = (
+            time.monotonic() + seconds
+        )  # the time-out that has to pass is the kernel's: nothing else can stand for it
         wait_for(lambda: time.monotonic() > wakes)
         going.send_signal(signal.SIGCONT)
         output, errors = going.communicate(timeout=60)
@@ -114,7 +116,7 @@ class Witness:
         return {prompt for prompt, found in pictures.items() if len(found) == self.n}
 
     def check(self, code: int | None = None) -> None:
-        """What holds after every run, without `--retry-unknown`: paid once, the right pictures, 0 only if all is there."""
+        """What holds after every run: paid once, the right pictures, and exit 0 only if all of them are there."""
         twice = {prompt: number for prompt, number in self.gateway.billed().items() if number > 1}
         assert not twice, f"paid twice: {len(twice)} of {len(self.prompts)}; the lies told: {dict(self.gateway.struck)}"
         delivered = self.delivered()
