@@ -20,6 +20,7 @@ from scripted_gateway import Call, ScriptedGateway, Task
 
 POLICY = "Failure to pass the risk control system"  # the vendor's own words
 REFUSALS = {1102: 429, 1103: 403, 1302: 429, 1303: 429}  # what the second copy of a create may be told
+_STRANGERS = "of somebody else"
 _HOUR = 3600.0
 _HOURS = 3 * _HOUR
 _TIMES = {"ms": (1000, 0.0), "s": (1, 0.0), "behind": (1000, -_HOURS), "ahead": (1000, _HOURS)}
@@ -93,7 +94,8 @@ class LyingGateway(ScriptedGateway):
 
     def billed(self) -> Counter[str]:
         """Tasks that are paid for, by their prompt."""
-        return Counter(task.prompt for task in list(self.tasks.values()) if not task.is_refused and task.key)
+        tasks = [task for task in list(self.tasks.values()) if task.prompt != _STRANGERS and not task.is_refused]
+        return Counter(task.prompt for task in tasks)
 
     def pictures(self) -> dict[str, tuple[str, str]]:
         """Of each image's hash the prompt and the task that it was made for."""
@@ -110,7 +112,7 @@ class LyingGateway(ScriptedGateway):
     def remember(self, number: int, *, seconds: float) -> None:
         """Tasks that somebody else made so long ago."""
         for _ in range(number):
-            self.accept({"external_task_id": "theirs", "prompt": "of somebody else"}).created -= seconds
+            self.accept({"external_task_id": "theirs", "prompt": _STRANGERS}).created -= seconds
 
     def accept(self, body: dict[str, Any], key: str = "") -> Billed:
         """A new task."""

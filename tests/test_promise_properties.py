@@ -4,7 +4,7 @@
 2. What is in hand is kept: all that is paid for is delivered, each picture under its own job.
 3. Rehearsal and reality never mix, and exits tell a person (6) from a clock (3).
 
-A handful of lives each, always the same; `BATCHGEN_LIES=200 pytest tests/test_promise_properties.py` tries as many new
+A handful of lives each, always the same; `BATCHGEN_LIVES=200 pytest tests/test_promise_properties.py` tries as many new
 ones. A life that failed once is kept as an example. The bounds, beyond which nobody could keep the promise: what lags
 or arrives late does so for less than `accepts_within`; a look-up that hides running tasks hides all of them, or for
 less than that; a proxy repeats POSTs only where the account's look-up works; no lie outlives the first two runs.
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from lying_gateway import REFUSALS, Lies, LyingGateway
 from witness import Witness
 
-MORE = int(os.environ.get("BATCHGEN_LIES", "0"))
+MORE = int(os.environ.get("BATCHGEN_LIVES", "0"))
 WITHIN = 1.0  # seconds: `accepts_within`
 HONEST = Lies()
 
