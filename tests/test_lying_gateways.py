@@ -52,11 +52,12 @@ def with_lies(lies, **more):
 
 def held_then_resolved(witness, *, doubtful):
     """The lost ones are held, said to be unknown and asked about again for free, once the gateway tells the truth."""
-    done = witness.run()
+    code = witness.run().returncode
     assert set(witness.failures().values()) <= {"unknown"}
-    assert done.returncode == int(bool(witness.failures()))
     assert witness.gateway.struck["lost"] >= doubtful
-    witness.check_nothing_is_lost()
+    if code != 3:  # which leaves them open, for an account that answers nobody's question
+        assert code == int(bool(witness.failures()))
+        witness.check_nothing_is_lost()
     witness.gateway.lies = HONEST
     witness.all_there()
 
@@ -160,16 +161,16 @@ def test_a_list_that_is_not_as_described_is_no_proof_of_absence(gateway, witness
 # --- 4: who asks is not who sent ---------------------------------------------------------------------------
 
 
-def in_the_air(witness):
-    """A run that is killed when its creates are accepted and none is answered."""
+def in_the_air(witness, at_least):
+    """A run that is killed when so many creates are accepted and none is answered."""
     witness.gateway.lies = Lies(lost=1, lost_by="silence")
-    witness.killed_when(lambda: len(witness.gateway.billed()) == len(witness.prompts))
+    witness.killed_when(lambda: len(witness.gateway.billed()) >= at_least)
     witness.gateway.lies = HONEST
 
 
 def test_another_key_does_not_see_the_first_ones_tasks_and_pays_for_none_again(gateway, witness, no_list, monkeypatch):
     no_list(8)
-    in_the_air(witness)
+    in_the_air(witness, 8)
     gateway.lies = Lies(per_key=True)
     monkeypatch.setenv("OTHER_KEY", "another-key-for-tests")
     no_list(8, api_key_env="OTHER_KEY")
@@ -184,7 +185,7 @@ def test_another_key_does_not_see_the_first_ones_tasks_and_pays_for_none_again(g
 def test_an_account_that_learns_to_look_up_finds_nothing_that_was_sent_without_an_id(gateway, witness, no_list, killed):
     witness.write(7, use="anyapi")
     if killed:
-        in_the_air(witness)
+        in_the_air(witness, 1)
     else:
         gateway.lies = LOST
         witness.run()
@@ -305,7 +306,8 @@ def test_a_refusal_that_uses_up_no_attempt_ends_no_job(gateway, witness, no_list
     """One attempt has failed already, and no more than one may."""
 
     def failed(call):
-        return gateway.yes(gateway.view(call.task) | {"task_status": "failed", "task_status_msg": "try again"})
+        told = {"task_status": "failed", "task_status_msg": "try again"}
+        return gateway.yes(gateway.view(call.task) | told) if call.task else gateway._query(call)
 
     gateway.answers["query"] = failed
     gateway.answers["create"] = lambda call: (

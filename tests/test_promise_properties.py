@@ -61,7 +61,7 @@ def begun(folder, gateway, life):
     witness.write(life.jobs, n=life.n, run=f"{slow}, max_attempts: 9", accepts_within=WITHIN, **life.account)
     if life.killed_after:
         witness.killed_when(lambda: gateway.count("create") >= life.killed_after)
-        witness.check()
+        witness.check_paid_once()
     witness.run()
     return witness
 
@@ -210,7 +210,8 @@ def test_rehearsal_and_reality_never_mix_and_exits_tell_a_person_from_a_clock(st
             done = batchgen("run", witness.path, "--quiet", cwd=witness.folder)
             assert "Traceback" not in done.stderr, done.stderr
             is_expected = done.returncode == (0 if is_made or step == "sandbox" else MOODS[step])
-            assert is_expected or (step == "honest" and witness.failures()), (steps, step, done.returncode, done.stderr)
+            is_in_doubt = step in {"honest", "sandbox"} and done.returncode == 1 and witness.failures()
+            assert is_expected or is_in_doubt, (steps, step, done.returncode, done.stderr)
             if provider == "local":
                 witness.check(done.returncode)
                 is_made = is_made or done.returncode == 0

@@ -115,10 +115,14 @@ class Witness:
             pictures.setdefault(prompt, set()).add(row["sha256"])
         return {prompt for prompt, found in pictures.items() if len(found) == self.n}
 
-    def check(self, code: int | None = None) -> None:
-        """What holds after every run: paid once, the right pictures, and exit 0 only if all of them are there."""
+    def check_paid_once(self) -> None:
+        """What holds at every moment."""
         twice = {prompt: number for prompt, number in self.gateway.billed().items() if number > 1}
         assert not twice, f"paid twice: {len(twice)} of {len(self.prompts)}; the lies told: {dict(self.gateway.struck)}"
+
+    def check(self, code: int) -> None:
+        """What holds after every run: paid once, the right pictures, and exit 0 only if all of them are there."""
+        self.check_paid_once()
         delivered = self.delivered()
         if code == 0:
             assert delivered == set(self.prompts), f"exit 0, but {sorted(set(self.prompts) - delivered)} are not there"
