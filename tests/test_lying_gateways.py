@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 from aiohttp import web
 from command import batchgen
-from lying_gateway import FOR_EVER, Lies, LyingGateway
+from lying_gateway import FOR_EVER, REFUSALS, Lies, LyingGateway
 from output_checks import rows_of
 from witness import Witness
 
@@ -50,12 +50,12 @@ def with_lies(lies, **more):
     return Lies(**{name: getattr(lies, name) for name in lies.__slots__} | more)
 
 
-def held_then_resolved(witness, *, doubtful):
+def held_then_resolved(witness, *, doubtful, patience=60.0):
     """The lost ones are held, said to be unknown and asked about again for free, once the gateway tells the truth."""
-    code = witness.run().returncode
+    code = witness.run(patience=patience).returncode
     assert set(witness.failures().values()) <= {"unknown"}
     assert witness.gateway.struck["lost"] >= doubtful
-    if code != 3:  # which leaves them open, for an account that answers nobody's question
+    if code in {0, 1}:  # else it was stopped before their question had its answer
         assert code == int(bool(witness.failures()))
         witness.check_nothing_is_lost()
     witness.gateway.lies = HONEST
@@ -101,7 +101,7 @@ def test_a_look_up_that_knows_only_ended_tasks_is_no_proof(gateway, witness, no_
 def test_a_404_page_of_a_proxy_is_not_the_gateways_word(gateway, witness, no_list, lies):
     gateway.lies = with_lies(lies, finds="proxy")
     no_list(4 if lies is LOST else 9)
-    held_then_resolved(witness, doubtful=2)
+    held_then_resolved(witness, doubtful=2, patience=12.0)
     assert gateway.struck["finds_proxy"] > 0
 
 
@@ -117,7 +117,7 @@ def test_a_404_page_is_not_the_gateways_word_even_while_others_are_found(gateway
 
     gateway.answers["query"] = page_for_the_lost
     no_list(9)
-    witness.run()
+    witness.run(patience=12.0)
     assert lost
     gateway.answers["query"] = gateway._query
     witness.all_there()
@@ -231,7 +231,7 @@ def test_after_a_crash_a_create_is_waited_for_from_the_restart(gateway, witness,
 # --- 6 and 7: what stands between --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [1102, 1103, 1302, 1303])
+@pytest.mark.parametrize("code", sorted(REFUSALS))
 def test_a_refusal_of_a_repeated_creates_second_copy_is_asked_about(gateway, witness, no_list, code):
     gateway.lies = Lies(seed=15, repeated=0.5, second_copy=code)
     no_list(9)

@@ -107,7 +107,7 @@ def absences(draw):
     return Life(lies=lies, jobs=jobs, account=ASKED[asked], killed_after=draw(st.sampled_from([0, 0, 1, jobs])))
 
 
-@lives(7)
+@lives(4)
 @example(life=Life(lies=Lies(seed=15, lost=0.5, finds="never"), jobs=8, account=ASKED["by id"]))
 @given(life=absences())
 def test_an_absence_is_believed_only_with_a_control(life):
@@ -163,7 +163,7 @@ def a_run_without_its_drive(witness):
     gateway.answers |= {"image": gateway._image, "query": gateway._query, "create": gateway._create}
 
 
-@lives(7)
+@lives(4)
 @example(life=Life(lies=Lies(fewer=1, shuffled=True), n=3, account=ASKED["by id"]))
 @given(life=losses())
 def test_what_is_in_hand_is_kept(life):
@@ -195,7 +195,7 @@ def in_a_mood(gateway, mood):
     gateway.answers["create"] = answers[mood]
 
 
-@lives(5)
+@lives(2)
 @example(steps=["sandbox", "honest"])
 @example(steps=["wrong key", "outage", "sandbox"])
 @given(steps=st.lists(st.sampled_from(["sandbox", *MOODS]), min_size=1, max_size=3))
