@@ -19,10 +19,8 @@ from aiohttp import web
 from scripted_gateway import Call, ScriptedGateway, Task
 
 POLICY = "Failure to pass the risk control system"  # the vendor's own words
-REFUSALS = {  # what the second copy of a create may be told
-    **{1000: 401, 1102: 429, 1103: 403, 1200: 400},
-    **{1203: 404, 1302: 429, 1303: 429, 1304: 429},
-}
+# What the second copy of a create may be told.
+REFUSALS = {1000: 401, 1102: 429, 1103: 403, 1200: 400, 1203: 404, 1302: 429, 1303: 429, 1304: 429}
 _STRANGERS = "of somebody else"
 _HOUR = 3600.0
 _HOURS = 3 * _HOUR
