@@ -149,7 +149,8 @@ def losses(draw):
 
 
 def a_run_without_its_drive(witness):
-    """The images are away for one run in which the gateway has none of them any more, and come back."""
+    """The images are away for one run, in which the gateway has none of them any more; then they are all back."""
+    before = witness.delivered()
     gateway, images, away = witness.gateway, witness.root / "images", witness.folder / "away"
     gateway.answers |= {"image": lambda _: gateway.page_of_text(404), "query": lambda _: gateway.no(404, 1203)}
     gateway.answers["create"] = lambda _: gateway.no(429, 1102, "empty")
@@ -160,6 +161,8 @@ def a_run_without_its_drive(witness):
     if images.exists():
         images.rmdir()
     away.rename(images)
+    witness.run()
+    assert witness.delivered() >= before
     gateway.answers |= {"image": gateway._image, "query": gateway._query, "create": gateway._create}
 
 
