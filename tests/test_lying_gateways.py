@@ -469,7 +469,8 @@ def test_images_that_go_away_and_come_back_are_taken_back(gateway, witness, no_l
         images.mkdir()
     gateway.answers["image"] = lambda _: web.Response(status=404)
     gateway.answers["query"] = lambda _: gateway.no(404, 1203)
-    assert witness.run().returncode != 0
+    done = batchgen("run", witness.path, cwd=witness.folder)
+    assert done.returncode in {1, 3}, done.stderr
     if images.exists():
         assert not [path for path in images.rglob("*") if path.is_file()]
         shutil.rmtree(images)

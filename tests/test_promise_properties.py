@@ -155,7 +155,7 @@ def a_run_without_its_drive(witness):
     gateway.answers |= {"image": lambda _: gateway.page_of_text(404), "query": lambda _: gateway.no(404, 1203)}
     gateway.answers["create"] = lambda _: gateway.no(429, 1102, "empty")
     images.rename(away)
-    witness.run()
+    assert "Traceback" not in batchgen("run", witness.path, cwd=witness.folder).stderr
     for left in sorted(images.rglob("*"), reverse=True) if images.exists() else ():
         left.rmdir()
     if images.exists():
