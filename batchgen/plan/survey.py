@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
 from batchgen.matrix import expand
 from batchgen.money import micros
+from batchgen.outputs.check import Fault, is_asked_for, is_back, look_at
+from batchgen.outputs.settle import check_folder, check_not_away
 from batchgen.plan.reasons import Reasons
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
+FILE_BACK = "a file that was lost is back: to be taken back, unpaid"
 FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it anew, which is paid again"
 
 
@@ -104,6 +107,7 @@ class Plan:
 def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection, limit: int | None = None) -> Plan:
     """Count what a run would do. The ledger is a preview, `root` its output: nothing is written."""
     plan = Plan()
+    check_folder(ledger, root)
     ledger.preview_want(expand(manifest))
     reasons = Reasons(ledger)
     lost = _jobs_with_lost_files(ledger, root)
@@ -163,16 +167,18 @@ _BEGUN = {
 
 
 def _jobs_with_lost_files(ledger: Questions, root: Path) -> dict[str, str]:
-    """Jobs with an image whose file is not there or has another size, and what follows; contents are `verify`'s."""
+    """Jobs with an image whose file is not there or not what it was, and what follows; as a run sees it."""
     lost: dict[str, str] = {}
-    for image in ledger.stored_images():
-        try:
-            whole = (root / image.path).stat().st_size == image.bytes
-        except OSError:
-            whole = False
-        if not whole:
+    away = looked_at = 0
+    for image in chain(ledger.current_images(), ledger.lost_and_wanted()):
+        seen = look_at(str(root), image)
+        looked_at += 1
+        away += seen.fault is Fault.MISSING
+        if seen.fault is not None:
             lost[image.job_id] = FILE_GONE if image.only_copy else lost.get(image.job_id, FILE_LOST)
-    return lost
+    check_not_away(ledger, root, away, looked_at)
+    back = {image.job_id for image in ledger.lost_images() if is_asked_for(image) and is_back(str(root), image)}
+    return lost | dict.fromkeys(back, FILE_BACK)
 
 
 def _seconds(plan: Plan, manifest: Manifest, ledger: Questions) -> float | None:
