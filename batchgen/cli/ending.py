@@ -31,6 +31,7 @@ class Ending:
     cost: int
     retired: int
     unmarked: int
+    warned: int
     reason: BatchgenError | None
 
     @property
@@ -64,6 +65,7 @@ class Ending:
             "cost": plain(self.cost),
             "retired": self.retired,
             "watermarks_missing": self.unmarked,
+            "warnings": self.warned,
             "reason": None if self.reason is None else str(self.reason),
         }
 
@@ -82,6 +84,9 @@ class Ending:
         if self.unmarked:
             came = "1 image" if self.unmarked == 1 else f"{self.unmarked} images"
             lines.append(f"The gateway gave no watermarked copy of {came}, though it was asked for.")
+        if self.warned:
+            came = "1 image is" if self.warned == 1 else f"{self.warned} images are"
+            lines.append(f"{came} odd, and kept as they came; the column `warning` of the index says why.")
         if self.unfinished_jobs:
             lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
         if live := sum(self.jobs.get(status, 0) for status in LIVE):
@@ -114,5 +119,6 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         cost=result.cost,
         retired=result.retired,
         unmarked=result.tally.unmarked,
+        warned=result.tally.warned,
         reason=result.reason,
     )

@@ -127,7 +127,7 @@ class Lane:
         """Begin one work, if gate, slots, budget and rate let us; else why not."""
         if not self._waiting:
             return Idle.NO_JOB
-        if self._life.fetching >= _FETCH_BACKLOG:
+        if self._life.fetching >= _FETCH_BACKLOG or self._life.is_starved:
             return Idle.FETCHING
         if self._flow.closed_for() > 0 or not self._in_quota(lives):
             return Idle.RATE

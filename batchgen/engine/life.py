@@ -7,9 +7,10 @@ cancelled half-way, or killed, is taken up by the next run where the ledger says
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchgen.engine.fetch import Fetcher, ImagesGone
+from batchgen.engine.fetch import Fetcher, Found, ImagesGone
 from batchgen.engine.recover import NotAnswered, Recovery, Undecided
 from batchgen.engine.retry import FIRST_SECONDS, soon
 from batchgen.engine.slot_time import Phase
@@ -28,7 +29,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.jobs import Status
-from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome
+from batchgen.ledger.events import Accepted, Ended, Intent, Made, NotMade, Outcome, Reopened
 from batchgen.money import micros
 from batchgen.providers.base import TaskState
 
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from batchgen.providers.base import Provider, Task
 
 _NOTE = 120  # characters of a refusal that the progress shows
-GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may only be late
+_LOOKS_AT_ONCE = 32  # questions for what an earlier run did not get
+ASKED_AGAIN = frozenset({Status.GONE, Status.PARTIAL})
 
 
 class Life:
@@ -67,6 +69,7 @@ class Life:
         self._later = later
         self._recovery = Recovery(provider, sleep=context.sleep, wall=context.wall, chance=context.chance)
         self._fetcher = Fetcher(context, provider)
+        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
         self._unreachable_said = False
         self.fetching = 0
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
@@ -78,7 +81,10 @@ class Life:
         """
         try:
             try:
-                accepted = await self._accepted(work, hold, status)
+                if status in ASKED_AGAIN:
+                    accepted = await self._looked_again(work, hold, status)
+                else:
+                    accepted = await self._accepted(work, hold, status)
                 made = accepted is not None and (accepted.made or await self._made(accepted, hold))
             finally:
                 hold.give()
@@ -86,6 +92,11 @@ class Life:
                 await self._fetched(accepted)
         except RunStopped as error:
             self._stop(error)
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether downloads wait for this process to be allowed another file."""
+        return self.fetching > 0 and self._fetcher.is_starved
 
     @property
     def can_ask(self) -> bool:
@@ -187,7 +198,8 @@ class Life:
     async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
         self._flow.accepted(hold)
         self._context.counters.note = ""
-        if task.state is TaskState.SUCCEEDED and task.links and not found:
+        is_whole = len(task.links) >= work.units or not self._provider.asks
+        if task.state is TaskState.SUCCEEDED and task.links and is_whole and not found:
             hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
         at = self._context.now_ms()
@@ -232,7 +244,7 @@ class Life:
     async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
         price = self._price(work)
         charge = micros(self._provider.account.prices.charge(work.job.parameters, task.cost))
-        links = task.links[: work.units]
+        links = task.images(work.units)
         if work.wanted and work.job.parameters.watermark_info:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
@@ -262,13 +274,31 @@ class Life:
             context.counters.images_to_fetch -= work.units
 
     async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
-        """The gateway does not have what it made. Believed at once only when the user wants it made anew."""
-        if self._context.rules.remake_gone:
+        """The gateway does not have what it made. Each later run asks again; only a retry of what was gone pays."""
+        if await self._fetcher.may_come(work, error):
+            later = "It may be late: the next run asks again, unpaid. What stays away is called gone in the end, and"
+            self._leave(work, f"{error} {later} --retry-failed makes that anew, which is paid again")
+        elif work.remake:
             await self._not_made(work, error, Outcome.LOST, counts=True)
-        elif not _is_certain(error) and (work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS):
-            self._leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
         else:
             await self._end(work, Status.GONE, outcome, error)
+
+    async def _looked_again(self, work: Work, hold: Hold, status: Status) -> Work | None:
+        """What an earlier run did not get: one question and one download, free. The work where it goes on."""
+        hold.give()
+        context = self._context
+        async with self._looks:
+            found = await self._fetcher.look_again(work)
+        if found is Found.TASK:
+            await context.record(Reopened(job_id=work.job.id))
+            return work
+        if found is Found.ALL:
+            context.tally.fetched_jobs += 1
+            context.counters.jobs_done += 1
+        elif found is Found.NO_MORE and status is Status.PARTIAL and work.remake:
+            await context.record(Reopened(job_id=work.job.id))
+            self._later(replace(work, failures=0).again(counts=False), 0.0)
+        return None
 
     # --- ends ---------------------------------------------------------------------------------------------
 
@@ -348,10 +378,6 @@ class Life:
         """An account ends its lane, which may be the run's; everything else (the disk) ends the run."""
         stop = self._lane_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
-
-
-def _is_certain(error: BatchgenError) -> bool:
-    return isinstance(error, ImagesGone) and error.certain
 
 
 def _code(error: BatchgenError) -> str:

@@ -26,6 +26,7 @@ class Work:
     moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
+    remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
 
     @property
     def units(self) -> int:
@@ -39,7 +40,7 @@ class Work:
         return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
 
     @classmethod
-    def resumed(cls, begun: OpenAttempt, base_url: str) -> Work:
+    def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Work:
         """An attempt that an earlier run began, at the account whose address is now `base_url`."""
         return cls(
             job=begun.job,
@@ -52,6 +53,7 @@ class Work:
             moved=begun.base_url != base_url,
             accepted_at=begun.accepted_at or begun.intended_at,
             made=begun.status is Status.MADE,
+            remake=remake,
         )
 
     def again(self, *, counts: bool) -> Work:
