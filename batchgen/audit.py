@@ -20,6 +20,7 @@ from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unc
 from batchgen.ledger.adoption import another_attempt, latest_of
 from batchgen.ledger.events import Accepted, Outcome
 from batchgen.ledger.payments import Payment, payments
+from batchgen.outputs.check import is_asked_for, look_at
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def books(ledger: Questions, root: Path) -> Books:
 
 
 def _lost_files(ledger: Questions, root: Path) -> Counter[tuple[str, int]]:
-    """How many images of which attempts have no file; whether one was changed is `verify`'s to tell."""
+    """How many images of which attempts have no file, or one that was changed. What was retired was delivered."""
     return Counter(
         (image.job_id, image.attempt)
         for image in ledger.stored_images()
-        if not image.marked and not (root / image.path).is_file()
+        if not image.marked and is_asked_for(image) and look_at(str(root), image).fault is not None
     )
 
 

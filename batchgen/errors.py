@@ -267,6 +267,10 @@ class ImageBroken(BatchgenError):
     """What was downloaded is not a whole image."""
 
 
+class TooFewDescriptors(BatchgenError):
+    """The process may open no more files or connections; no fault of the image, nor of its host."""
+
+
 class LinkExpired(BatchgenError):
     """The image is no longer at its link; a new query may give a new one."""
 

@@ -16,8 +16,9 @@ import aiohttp
 from yarl import URL
 
 from batchgen.addresses import Gateways, PublicOnly, is_inside, leads_inside, leads_only_inside
+from batchgen.descriptors import is_short_of_descriptors
 from batchgen.door import CONNECT_SECONDS, NAME, translated, way_to
-from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, Unclear
+from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, TooFewDescriptors, Unclear
 from batchgen.jobs import is_inline
 from batchgen.unpacking import BodyCutOff, BodyRefused, unpacked
 
@@ -71,6 +72,8 @@ class ImageHosts:
         except aiohttp.InvalidURL as error:
             raise ImageBroken(f"The gateway gave a link that is no address: {url[:60]}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if is_short_of_descriptors(error):
+                raise TooFewDescriptors(str(translated(error, url))) from error
             raise Unclear(str(translated(error, url))) from error
 
     async def _followed(self, link: URL, base_url: str, idle: float) -> aiohttp.ClientResponse:

@@ -250,9 +250,8 @@ def test_a_format_is_known_by_its_content_whatever_the_host_calls_it(tmp_path, g
 
 
 NONE_OF_THEM = {
-    "a GIF": encoded("GIF"),
-    "an AVIF image": b"\0\0\0 ftypavif" + bytes(40),
-    "a HEIC image": b"\0\0\0 ftypheix" + bytes(40),
+    "a video": b"\0\0\0 ftypisom" + bytes(40),
+    "a PDF file": b"%PDF-1.7\n",
     "an SVG drawing": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
 }
 

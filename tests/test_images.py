@@ -144,8 +144,11 @@ def test_every_flipped_bit_of_a_png_is_found(name):
 
 
 @every_image
-def test_what_follows_the_end_of_an_image_is_refused(name):
-    assert "follow its end" in fault(IMAGES[name] + b"<html>")
+def test_what_follows_the_end_of_an_image_is_a_warning(name):
+    info = inspect(IMAGES[name] + b"<html>")
+    assert info.warning == "6 bytes follow its end."
+    assert (info.format, info.width, info.height) == (name.split()[0], WIDTH, HEIGHT)
+    assert not inspect(IMAGES[name]).warning
 
 
 def test_a_png_whose_middle_was_zeroed_is_broken():
@@ -191,7 +194,7 @@ def test_a_hollow_container_is_no_image(data, words):
 
 @given(st.sampled_from([PNG, b"\xff\xd8\xff", b"RIFF\x16\0\0\0WEBP", b""]), st.binary(max_size=200))
 def test_junk_is_broken_and_nothing_worse(magic, junk):
-    assert is_broken(magic + junk)
+    assert is_broken(magic + junk) or inspect(magic + junk).warning
 
 
 # --- what is not an image -----------------------------------------------------------------------------------
@@ -224,17 +227,12 @@ def test_junk_is_broken_and_nothing_worse(magic, junk):
         ),
         (b"\x00\x01\xfe\xff", "The download is not an image: its 4 bytes begin with 00 01 fe ff."),
         (PNG[:5], "The image is broken: it is cut short at 5 bytes."),
-        (gzip.compress(IMAGES["png"]), "The download is a gzip file: only PNG, JPEG and WebP are taken."),
-        (b"\0\0\0 ftypavif" + bytes(20), "The download is an AVIF image: only PNG, JPEG and WebP are taken."),
+        (gzip.compress(IMAGES["png"]), "The download is a gzip file, not an image."),
+        (b"\0\0\0 ftypisom" + bytes(20), "The download is a video, not an image."),
     ],
 )
 def test_what_came_instead_of_an_image_is_named(data, sentence):
     assert fault(data) == sentence
-
-
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
-def test_formats_that_are_not_taken_are_named(kind):
-    assert f"a {kind}" in fault(written(kind))
 
 
 def test_a_page_that_is_cut_inside_a_character_is_still_a_page():

@@ -38,6 +38,7 @@ CONTRACT = [
     "finished_at",
     "cost",
     "params",
+    "warning",
 ]
 
 

@@ -22,9 +22,7 @@ from batchgen.outputs.tree import Tree
 from batchgen.progress import Counters
 from batchgen.providers.base import Provider
 
-RULES = Rules(
-    max_attempts=3, task_timeout=None, resend_unknown=False, remake_gone=False, give_up_after=600.0, grace=1.0
-)
+RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
 
 
 class Clock:

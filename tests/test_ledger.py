@@ -152,6 +152,7 @@ def test_a_known_job_takes_over_the_name_that_the_manifest_gives_it_now(ledger):
 
 
 def test_a_lost_file_makes_the_job_made_again_and_needs_no_new_attempt(ledger):
+    ledger.want([FOX])
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
     ledger.record([Missing(job_id=FOX.id, attempt=1, index=1, marked=False)])
     assert status_of(ledger) is Status.MADE

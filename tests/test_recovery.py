@@ -56,6 +56,13 @@ def lost_at_a_forgetful_gateway(tmp_path, second):
     return path, output
 
 
+def make_older(output):
+    ledger = sqlite3.connect(output / "state.sqlite3")
+    ledger.execute("UPDATE attempt SET accepted_at = accepted_at - 86400000")
+    ledger.commit()
+    ledger.close()
+
+
 def test_a_young_task_that_the_gateway_does_not_know_is_left_for_later_and_made_anew_only_when_told(tmp_path):
     with SandboxProcess(*LINES) as second:
         path, output = lost_at_a_forgetful_gateway(tmp_path, second)
@@ -63,6 +70,10 @@ def test_a_young_task_that_the_gateway_does_not_know_is_left_for_later_and_made_
         assert done.returncode == 1
         assert "Left for the next run: 1" in done.stdout
         assert len(check_invariant(output)) == 1
+        assert accepted_by(second) == 0
+        make_older(output)
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        assert [row["status"] for row in rows_of(output, "failures.csv")] == ["gone"]
         assert accepted_by(second) == 0
         assert batchgen("run", path, "--retry-failed", cwd=tmp_path).returncode == 0
         assert len(check_invariant(output)) == 2
@@ -79,10 +90,7 @@ def test_an_old_task_that_the_gateway_does_not_know_is_gone_and_is_asked_for_onc
         port = gateway.base_url.split(":")[2].split("/")[0]
     output = tmp_path / "outputs" / "tried"
     (output / rows_of(output)[0]["file_name"]).unlink()
-    ledger = sqlite3.connect(output / "state.sqlite3")
-    ledger.execute("UPDATE attempt SET accepted_at = accepted_at - 86400000")
-    ledger.commit()
-    ledger.close()
+    make_older(output)
     with SandboxProcess(*LINES, "--port", port) as forgetful:
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1

@@ -34,6 +34,7 @@ class Ending:
     unit: str  # of the cost
     retired: int
     unmarked: int
+    warned: int
     reason: BatchgenError | None
 
     @property
@@ -92,6 +93,7 @@ class Ending:
             "unit": self.unit,
             "retired": self.retired,
             "watermarks_missing": self.unmarked,
+            "warnings": self.warned,
             "reason": None if self.reason is None else str(self.reason),
         }
 
@@ -107,6 +109,9 @@ class Ending:
         if self.unmarked:
             came = "1 image" if self.unmarked == 1 else f"{self.unmarked} images"
             lines.append(f"The gateway gave no watermarked copy of {came}, though it was asked for.")
+        if self.warned:
+            came = "1 image is" if self.warned == 1 else f"{self.warned} images are"
+            lines.append(f"{came} odd, and kept as they came; the column `warning` of the index says why.")
         if self.unfinished_jobs:
             lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
         if live := sum(self.jobs.get(status, 0) for status in LIVE):
@@ -140,5 +145,6 @@ def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, 
         unit=unit,
         retired=result.retired,
         unmarked=result.tally.unmarked,
+        warned=result.tally.warned,
         reason=result.reason,
     )

@@ -59,6 +59,11 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="send again what may have been taken already, where nobody can say; it may be paid twice",
     )
+    parser.add_argument(
+        "--refetch",
+        action="store_true",
+        help="images that are all missing are lost indeed, no drive that is not mounted: fetch them again, unpaid",
+    )
     parser.add_argument("--max-cost", metavar="M", type=common.money, help="spend at most M in this run")
     parser.add_argument(
         "--deadline", metavar="WHEN", type=common.deadline, help="begin nothing after 90m, 06:00 or 2027-01-31T06:00"
@@ -142,7 +147,6 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
             max_attempts=run.max_attempts,
             task_timeout=run.task_timeout,
             resend_unknown=options.retry_unknown or run.on_unknown is OnUnknown.RESEND,
-            remake_gone=options.retry_failed,
             give_up_after=run.give_up_after,
             grace=run.grace,
         ),
@@ -153,6 +157,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
             unit=manifest.account.prices.unit,
         ),
         downloads=run.downloads,
+        refetch=options.refetch,
         retry=_RETRIED if options.retry_failed else frozenset(),
         deadline=options.deadline,
         spreadsheet_safe=manifest.spreadsheet_safe,

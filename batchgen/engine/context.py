@@ -35,7 +35,6 @@ class Rules:
     max_attempts: int
     task_timeout: float | None
     resend_unknown: bool
-    remake_gone: bool  # what the gateway no longer has is made anew
     give_up_after: float
     grace: float
 
@@ -50,6 +49,7 @@ class Tally:
     left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     unfinished: int = 0
     slot_times: dict[str, SlotTime] = field(default_factory=dict)  # by account
+    warned: int = 0  # images that have a warning
     unmarked: int = 0  # images that came without the watermarked copy that was asked for
 
     def leave(self, why: str, *, wanted: bool = True) -> None:

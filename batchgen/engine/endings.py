@@ -37,7 +37,7 @@ class Endings:
         self._context = context
         self._prices = prices
         self._account_stop = stop
-        self._later = later
+        self.later = later
         self.verdicts = Verdicts()
 
     async def not_made(
@@ -56,7 +56,7 @@ class Endings:
         else:
             await self._record_not_made(work, error, outcome, counts=counts)
             if work.wanted:
-                self._later(work.again(counts=counts), soon(failures, self._context.chance) if counts else wait)
+                self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else wait)
 
     async def refused(self, work: Work, error: JobError) -> None:
         """Rejected or failed for good; or pending, as long as it may be the account that is refused."""
@@ -73,11 +73,11 @@ class Endings:
         counts = suspended.is_own and not isinstance(error, JobRefused)
         failures = work.failures + int(counts)
         if suspended.is_own and isinstance(error, PageReceived):
-            self._later(work.again(counts=False), math.inf)
+            self.later(work.again(counts=False), math.inf)
         elif suspended.is_own and (isinstance(error, JobRefused) or failures >= self._context.rules.max_attempts):
             await self.end(work, Status.FAILED, None, error)
         else:
-            self._later(work.again(counts=counts), soon(failures, self._context.chance) if counts else 0.0)
+            self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else 0.0)
 
     async def end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
         """The job ends short; `outcome` None leaves the attempt's as it is."""

@@ -200,7 +200,7 @@ class Lane:
 
     def _held_back(self, lives: asyncio.TaskGroup) -> Idle | None:
         """Why no work at all may begin now, if so."""
-        if self._life.fetching >= _FETCH_BACKLOG:
+        if self._life.fetching >= _FETCH_BACKLOG or self._life.is_starved:
             return Idle.FETCHING
         if self._flow.closed_for() > 0:
             return Idle.RATE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.endings import Endings
-from batchgen.engine.fetch import Fetcher, ImagesGone
+from batchgen.engine.fetch import GONE_AFTER_MS, Fetcher, Found, ImagesGone
 from batchgen.engine.outage import is_trouble
 from batchgen.engine.recover import NotAnswered, Postponed, Recovery, Undecided, is_named
 from batchgen.engine.retry import FIRST_SECONDS
@@ -34,7 +34,7 @@ from batchgen.errors import (
     Unkeepable,
 )
 from batchgen.jobs import Status
-from batchgen.ledger.events import Accepted, Intent, Made, Outcome
+from batchgen.ledger.events import Accepted, Intent, Made, Outcome, Reopened
 from batchgen.money import micros
 from batchgen.providers.base import TaskState
 from batchgen.providers.registry import key_print
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from batchgen.providers.base import Provider, Task
 
 _NOTE = 120  # characters of a refusal that the progress shows
-GONE_AFTER_MS = 60 * 60 * 1000  # a younger task or image that is not there may only be late
+_LOOKS_AT_ONCE = 32  # questions for what an earlier run did not get
+ASKED_AGAIN = frozenset({Status.GONE, Status.PARTIAL})
 
 
 class Life:
@@ -94,6 +95,7 @@ class Life:
             changed=changed,
         )
         self._fetcher = Fetcher(context, provider)
+        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
         self.fetching = 0
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
@@ -105,7 +107,10 @@ class Life:
         """
         try:
             try:
-                accepted = await self._known_to_be_accepted(work, hold, status)
+                if status in ASKED_AGAIN:
+                    accepted = await self._looked_again(work, hold, status)
+                else:
+                    accepted = await self._known_to_be_accepted(work, hold, status)
                 if accepted is not None and status is Status.PENDING:
                     self._outage.create_accepted()
                     self.ends.verdicts.accepted()
@@ -144,6 +149,11 @@ class Life:
             return await self._accepted(work, hold, status)
         finally:
             self.undecided -= 1
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether downloads wait for this process to be allowed another file."""
+        return self.fetching > 0 and self._fetcher.is_starved
 
     @property
     def can_ask(self) -> bool:
@@ -283,7 +293,8 @@ class Life:
     async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
         self._flow.accepted(hold)
         self._context.counters.note = ""
-        if task.state is TaskState.SUCCEEDED and task.links and not found:
+        is_whole = len(task.links) >= work.units or not self._provider.asks
+        if task.state is TaskState.SUCCEEDED and task.links and is_whole and not found:
             hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
         at = self._context.now_ms()
@@ -345,7 +356,7 @@ class Life:
         # The gateway's own figure counts where it is in our unit, or there is no price.
         counts = task.cost is not None and (self._provider.account.prices.deducted or price is None)
         charge = micros(task.cost) if counts else price
-        links = task.links[: work.units]
+        links = task.images(work.units)
         if work.wanted and work.job.parameters.watermark_info:
             self._context.tally.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
@@ -375,13 +386,35 @@ class Life:
             context.counters.images_to_fetch -= work.units
 
     async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
-        """The gateway does not have what it made. Believed at once only when the user wants it made anew."""
-        if self._context.rules.remake_gone:
+        """The gateway does not have what it made. Each later run asks again; only a retry of what was gone pays."""
+        if self._is_elsewhere(work) or await self._fetcher.may_come(work, error):
+            later = "It may be late: the next run asks again, unpaid. What stays away is called gone in the end, and"
+            self.ends.leave(work, f"{error} {later} --retry-failed makes that anew, which is paid again")
+        elif work.remake:
             await self.ends.not_made(work, error, Outcome.LOST, counts=True)
-        elif not _is_certain(error) and (work.moved or self._context.now_ms() - work.accepted_at < GONE_AFTER_MS):
-            self.ends.leave(work, f"{error} It may be late; --retry-failed makes it anew, which is paid again")
         else:
             await self.ends.end(work, Status.GONE, outcome, error)
+
+    def _is_elsewhere(self, work: Work) -> bool:
+        """Whether it was made under another key or at another address than is asked now: "not there" proves nothing."""
+        return work.moved or work.key_print not in {"", self._key_print}
+
+    async def _looked_again(self, work: Work, hold: Hold, status: Status) -> Work | None:
+        """What an earlier run did not get: one question and one download, free. The work where it goes on."""
+        hold.give()
+        context = self._context
+        async with self._looks:
+            found = await self._fetcher.look_again(work)
+        if found is Found.TASK:
+            await context.record(Reopened(job_id=work.job.id))
+            return work
+        if found is Found.ALL:
+            context.tally.fetched_jobs += 1
+            context.counters.jobs_done += 1
+        elif found is Found.NO_MORE and status is Status.PARTIAL and work.remake:
+            await context.record(Reopened(job_id=work.job.id))
+            self.ends.later(replace(work, failures=0).again(counts=False), 0.0)
+        return None
 
     # --- ends ---------------------------------------------------------------------------------------------
 
@@ -416,7 +449,3 @@ def _accepted(work: Work, task: Task, at: int, *, found: bool = False) -> Accept
     return Accepted(
         job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
     )
-
-
-def _is_certain(error: BatchgenError) -> bool:
-    return isinstance(error, ImagesGone) and error.certain

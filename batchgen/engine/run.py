@@ -12,10 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import Ability, price_at
+from batchgen.descriptors import connections
 from batchgen.engine.budget import Budget
 from batchgen.engine.capacity import MOST
 from batchgen.engine.context import Context, Tally
 from batchgen.engine.lane import Lane
+from batchgen.engine.life import ASKED_AGAIN
 from batchgen.engine.stop import NAMES, Interrupted, Stop, signals_told
 from batchgen.engine.work import Work
 from batchgen.errors import CommandError, DeadlinePassed
@@ -70,6 +72,7 @@ class Order:
     limits: Limits
     downloads: int
     retry: frozenset[Status] = frozenset()
+    refetch: bool = False  # images that are all away are lost indeed
     deadline: Deadline | None = None
     spreadsheet_safe: bool = False  # whether a cell of a view may begin with what a spreadsheet calculates
     address: Address | None = None  # where the account may call us back
@@ -111,15 +114,16 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
         retired = _drop_rehearsals(order, ledger, tree, around) + _settle(order, ledger, tree)
         if ledger.anything_to_do():
             unknown.check_names_are_free(ledger, tree.root, order.template, order.jobs)
-        _reopen(order, ledger)
+        remake = _reopen(order, ledger)
         result = Result(tally=Tally(), reason=None)
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
-            result = asyncio.run(_make(order, tree, ledger, begun, around))
+            result = asyncio.run(_make(order, tree, ledger, begun, around, remake))
             tree.check_in_place()
             settle.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += settle.retire(ledger, tree)
         write_views(ledger, tree, guarded=order.spreadsheet_safe)
+        settle.note_disk(ledger, tree)
         if not ledger.sums():  # else nothing has changed
             ledger.shrink()
             tree.prune()
@@ -152,10 +156,14 @@ def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: Surroundi
 def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:
     """Put files and ledger right before anything is sent; how many files the manifest no longer asks for."""
     retired = 0
+    if not order.refetch:
+        settle.check_folder(ledger, tree.root)
     settle.finish_moves(ledger, tree)
-    settle.note_missing(ledger, tree)
-    if not ledger.is_settled_for(order.digest):
+    is_new = not ledger.is_settled_for(order.digest)
+    if is_new:
         ledger.want(order.jobs())
+    settle.note_missing(ledger, tree, refetch=order.refetch)
+    if settle.take_back(ledger, tree) or is_new:
         retired = settle.retire(ledger, tree)
         settle.rename(ledger, tree, order.template)
         ledger.settle_for(order.digest)
@@ -164,20 +172,30 @@ def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:
     return retired
 
 
-def _reopen(order: Order, ledger: Ledger) -> None:
+def _reopen(order: Order, ledger: Ledger) -> frozenset[str]:
+    """Give another attempt to what ended short, where the user says so; returns the jobs that this is about.
+
+    What is gone or partial is asked for first, for images that come late are paid for.
+    """
     ids = ledger.ended_short(order.retry) if order.retry else []
-    events = [Reopened(job_id=id_) for id_ in ids if order.takes(ledger.attempt_of(id_).job)]
+    attempts = [attempt for attempt in map(ledger.attempt_of, ids) if order.takes(attempt.job)]
+    events = [Reopened(job_id=attempt.job.id) for attempt in attempts if attempt.status is not Status.PARTIAL]
     if events:
         ledger.record(events)
+    return frozenset(attempt.job.id for attempt in attempts)
 
 
 def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
-    """What earlier runs began: live attempts, and held ones that can be asked for or may be sent again."""
-    held = map(ledger.attempt_of, ledger.ended_short(frozenset({Status.UNKNOWN})))
+    """What earlier runs began: live attempts, and those that ended short of what the gateway may have.
+
+    Unknown ones can be asked for, or may be sent again; what is gone or partial may have come late.
+    """
+    held = map(ledger.attempt_of, ledger.ended_short(ASKED_AGAIN | {Status.UNKNOWN}))
     return ledger.open_attempts() + [
         attempt
         for attempt in held
-        if order.takes(attempt.job) and (order.rules.resend_unknown or _can_be_asked(order, attempt.account))
+        if order.takes(attempt.job)
+        and (attempt.status in ASKED_AGAIN or order.rules.resend_unknown or _can_be_asked(order, attempt.account))
     ]
 
 
@@ -186,7 +204,14 @@ def _can_be_asked(order: Order, name: str) -> bool:
     return account is not None and (account.finds_by_external_id, account.lists_tasks) != (Ability.NO, Ability.NO)
 
 
-async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAttempt], around: Surroundings) -> Result:
+async def _make(
+    order: Order,
+    tree: Tree,
+    ledger: Ledger,
+    attempts: list[OpenAttempt],
+    around: Surroundings,
+    remake: frozenset[str],
+) -> Result:
     # A run with nothing to do needs no network, and aiohttp takes 0.1 s.
     from batchgen.door import open_door  # noqa: PLC0415
     from batchgen.image_hosts import open_image_hosts  # noqa: PLC0415
@@ -204,7 +229,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
         reader.wait_at_most(_READER_PATIENCE_SECONDS)
         units = max(order.account.concurrency, MOST if order.account.seeks_concurrency else 0)
         in_flight = units + _SPARE_CONNECTIONS
-        door = await stack.enter_async_context(open_door(in_flight))
+        door = await stack.enter_async_context(open_door(connections(in_flight, order.downloads)))
         reserve = stack.enter_context(Reserve(tree.root, _reserved_bytes(order)))
         stop = Stop()
         writer = Writer(
@@ -229,7 +254,7 @@ async def _make(order: Order, tree: Tree, ledger: Ledger, attempts: list[OpenAtt
             stop=stop,
             local_accounts=frozenset(name for name, known in order.accounts.items() if known.is_local_sandbox),
         )
-        lanes = await _lanes(order, context, attempts, around, stack)
+        lanes = await _lanes(order, context, attempts, around, stack, remake)
         if order.address is not None:
             lane, _ = lanes[order.account.name]
             await stack.enter_async_context(_hearing(order.address, lane, context, around))
@@ -260,7 +285,12 @@ async def _run_lanes(
 
 
 async def _lanes(
-    order: Order, context: Context, attempts: list[OpenAttempt], around: Surroundings, stack: AsyncExitStack
+    order: Order,
+    context: Context,
+    attempts: list[OpenAttempt],
+    around: Surroundings,
+    stack: AsyncExitStack,
+    remake: frozenset[str],
 ) -> dict[str, tuple[Lane, list[Begun]]]:
     """A lane for the manifest's account and for each other one that still owes us something."""
     owed: dict[str, list[OpenAttempt]] = {order.account.name: []}
@@ -280,7 +310,8 @@ async def _lanes(
             for attempt in theirs:
                 context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
         else:
-            lanes[name] = (lane, [(Work.resumed(attempt, known.base_url), attempt.status) for attempt in theirs])
+            works = [Work.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
+            lanes[name] = (lane, [(work, each.status) for work, each in zip(works, theirs, strict=True)])
     return lanes
 
 

@@ -46,7 +46,7 @@ _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
 _LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list is still the least that can be asked
-_EMPTY = 8  # so often is a success without images asked for again, over some minutes, then left to the next run
+_SHORT, _EMPTY = 2, 8  # so often is a success with too few images, or none, asked for again; none is left for later
 
 Answered = TypeVar("Answered")
 Kind = tuple[str, str, int, bool]
@@ -72,13 +72,18 @@ class _Running:
     seen: float = 0.0
     refused: int = 0
     not_there: int = 0
-    empty: int = 0  # answers that said it succeeded, but named no image
+    short: int = 0  # answers that said it succeeded, but named fewer images than were asked for, or none
     hearsay: Hearsay = field(default_factory=Hearsay)
 
     @property
     def is_troubled(self) -> bool:
         """Whether the last answer was no answer: then it waits for its own time."""
-        return bool(self.refused or self.not_there or self.empty)
+        return bool(self.refused or self.not_there or self.short)
+
+    def is_told_short(self, task: Task) -> bool:
+        """Whether it succeeded, by this answer, with fewer images than were asked for: not believed at once."""
+        is_short = task.state is TaskState.SUCCEEDED and len(task.links) < self.units
+        return is_short and not (task.links and self.short >= _SHORT)
 
 
 class Watch:
@@ -171,9 +176,8 @@ class Watch:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._news.clear()
-                now = self._clock()
-                wait = self._list_if_due(group, now) if self._by_list else self._ask_each_due(group, now)
-                await self._until(wait)
+                due = self._list_if_due if self._by_list else self._ask_each_due
+                await self._until(due(group, self._clock()))
 
     @property
     def _by_list(self) -> bool:
@@ -295,8 +299,8 @@ class Watch:
 
         A few older ones are never worth a page of their own while all slots are busy: of those, the most overdue.
         """
-        due = sorted((running for running in untold if running.due <= now), key=lambda running: running.due)
-        late = {running for running in due[:_LIST_FROM] if running.due <= now - _HIDDEN}
+        due = sorted((each for each in untold if each.due <= now), key=lambda each: each.due)
+        late = {each for each in due[:_LIST_FROM] if each.due <= now - _HIDDEN}
         return [each for each in due if is_whole or each in late or each.is_troubled or each.hearsay.has_ended]
 
     async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> bool:
@@ -310,10 +314,11 @@ class Watch:
             tasks = {task.id: task for task in page.tasks}
             for running in asked - told:
                 task = tasks.get(running.task_id)
-                # A list may say less than the task itself: its end without images is not believed.
                 if task is None or not is_named(task, running.external_id):
                     continue
-                if task.links or task.state is not TaskState.SUCCEEDED:
+                if running.is_told_short(task):  # a list may say less than the task itself
+                    running.short, running.due = (running.short, running.due) if running.is_troubled else (1, now)
+                else:
                     told.add(running)
                     self._told(running, task, now)
             rest = asked - told
@@ -325,9 +330,7 @@ class Watch:
 
     def _before(self, created_ms: int | None, oldest: float) -> bool:
         """Whether a page reaches further back than our oldest task; a minute's skew of clocks is allowed for."""
-        if created_ms is None:
-            return False
-        return self._wall() - created_ms / 1000 > self._clock() - oldest + 60.0
+        return created_ms is not None and self._wall() - created_ms / 1000 > self._clock() - oldest + 60.0
 
     async def _query(self, running: _Running) -> Task:
         task = await self._provider.query(running.task_id)
@@ -359,12 +362,11 @@ class Watch:
             running.seen = now - running.since
             wait = self._alone(running.kind, running.seen) - (self._clock() - running.since)
             self._ask_again(running, min(wait, self._punctuality.goes_on(running.hearsay, now, self._clock())))
-        elif task.state is TaskState.SUCCEEDED and not task.links:
-            running.empty += 1
-            if running.empty >= _EMPTY:
-                words = f"The gateway says that the task {task.id} succeeded, but names no image."
-                self._give_up(running, Unclear(words, head=task.head))
-            self._ask_again(running, backoff(running.empty, self._chance))
+        elif running.is_told_short(task):
+            running.short += 1
+            if running.short >= _EMPTY:
+                self._give_up(running, Unclear(f"The task {task.id} succeeded, but names no image.", head=task.head))
+            self._ask_again(running, backoff(running.short, self._chance))
         elif not running.end.done():
             self._borne_out(running)
             self._latencies.learn(running.kind, running.seen, self._clock() - running.since)

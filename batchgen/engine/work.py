@@ -30,6 +30,7 @@ class Work:
     made: bool = False  # whether its links are in the ledger
     earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
     reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
+    remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
 
     @property
     def units(self) -> int:
@@ -43,7 +44,7 @@ class Work:
         return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
 
     @classmethod
-    def resumed(cls, begun: OpenAttempt, base_url: str) -> Work:
+    def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Work:
         """An attempt that an earlier run began, at the account whose address is now `base_url`."""
         return cls(
             job=begun.job,
@@ -60,6 +61,7 @@ class Work:
             key_print=begun.key_print,
             earlier=True,
             reserved=begun.reserved,
+            remake=remake,
         )
 
     def again(self, *, counts: bool) -> Work:

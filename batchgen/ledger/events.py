@@ -91,13 +91,26 @@ class Relinked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """An image is whole in the scratch folder. With its last image the job is done."""
+    """An image is whole in the scratch folder, or a missing one is back in its place. The last one ends the job.
+
+    `warning` says what could not be checked of it; empty where everything could.
+    """
 
     job_id: str
     attempt: int
     image: ImageFile
     marked: bool
     mtime_ns: int
+    at: int
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRefused:
+    """The gateway names an image and its host does not hand it out. The time of the first such refusal is kept."""
+
+    job_id: str
+    attempt: int
     at: int
 
 
@@ -127,7 +140,10 @@ class Reopened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """The file of an image is not there, or not what was fetched: the job is `made` again."""
+    """The file of an image is not there, or not what was fetched. Its path and hash are kept, should it return.
+
+    A job that the manifest asks for is `made` again.
+    """
 
     job_id: str
     attempt: int
@@ -158,7 +174,18 @@ class RehearsalDropped:
 
 
 Event = (
-    Intent | Accepted | NotMade | Made | Relinked | Fetched | Ended | Reopened | Missing | Relocated | RehearsalDropped
+    Intent
+    | Accepted
+    | NotMade
+    | Made
+    | Relinked
+    | Fetched
+    | HostRefused
+    | Ended
+    | Reopened
+    | Missing
+    | Relocated
+    | RehearsalDropped
 )
 
 _LONGEST = 4000  # characters of them: whatever a gateway says, no more is looked through or kept

@@ -44,7 +44,9 @@ def payments(ledger: Questions) -> Iterator[Payment]:
     rows = ledger.db.execute(
         "SELECT attempt.job_id, number, account, external_id, coalesce(task_id, ''), outcome, found, images,"
         " (SELECT count(*) FROM image WHERE image.job_id = attempt.job_id AND image.attempt = number"
-        "  AND marked = 0 AND sha256 IS NOT NULL),"
+        "  AND marked = 0 AND (sha256 IS NOT NULL OR lost_sha256 IS NOT NULL AND NOT ("
+        # what was retired and then deleted was delivered all the same
+        "   number = job.attempt AND attempt.job_id IN (SELECT job_id FROM wanted)))),"
         " cost, intended_at, job.status, number = job.attempt"
         " FROM attempt JOIN job ON job.id = attempt.job_id ORDER BY intended_at, attempt.job_id, number"
     )

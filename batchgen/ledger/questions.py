@@ -6,12 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchgen.jobs import ImageLink, Job, Status
+from batchgen.jobs import Job, Status
+from batchgen.ledger.image_questions import DELIVERING, ImageQuestions
 from batchgen.ledger.payments import unpriced_attempts
-from batchgen.paths import check_inside
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator
 
 
@@ -52,27 +51,6 @@ class OpenAttempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
-    """An image's file as the ledger knows it."""
-
-    job_id: str
-    attempt: int
-    index: int
-    marked: bool
-    path: str
-    sha256: str
-    bytes: int
-    mtime_ns: int
-    last_attempt: bool  # of the job's latest attempt that delivered
-    only_copy: bool  # it came inside an answer: no gateway has it
-
-    @property
-    def key(self) -> tuple[str, int, int, int]:
-        """What tells this image from every other."""
-        return (self.job_id, self.attempt, self.index, int(self.marked))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRow:
     """What a row of index.csv is made of. Times in Unix ms, cost of the whole task in millionths."""
 
@@ -90,6 +68,7 @@ class IndexRow:
     finished_at: int | None
     cost: int | None
     delivered: int
+    warning: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +93,8 @@ class Spent:
     unpriced: int  # tasks without a known price
 
 
-_DELIVERING = (
-    "(SELECT max(attempt) FROM image AS latest WHERE latest.job_id = image.job_id AND latest.sha256 IS NOT NULL)"
-)
-
-
-class Questions:
+class Questions(ImageQuestions):
     """Questions on one connection to the ledger."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
 
     def note(self, key: str) -> str | None:
         """A value of the table `meta`."""
@@ -234,15 +205,6 @@ class Questions:
         ).fetchone()
         return row is not None
 
-    def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
-        """The images of an attempt that are not here yet; the flag says: the watermarked copy."""
-        rows = self.db.execute(
-            "SELECT idx, marked, url FROM image WHERE job_id = ? AND attempt = ? AND sha256 IS NULL"
-            " ORDER BY idx, marked",
-            (job_id, attempt),
-        )
-        return [(ImageLink(index=index, url=url), bool(marked)) for index, marked, url in rows]
-
     def ended_short(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
         if self.sums() and statuses.isdisjoint(self.counts()):
@@ -254,85 +216,20 @@ class Questions:
         )
         return [row[0] for row in rows]
 
-    def stored_images(self) -> Iterator[StoredImage]:
-        """Every image whose file was put into place."""
-        return self._images("WHERE sha256 IS NOT NULL")
-
-    def images_to_retire(self) -> Iterator[StoredImage]:
-        """Images in the tree that are not wanted, or that a later attempt has replaced."""
-        return self._images(
-            "LEFT JOIN wanted ON wanted.job_id = image.job_id WHERE sha256 IS NOT NULL"
-            f" AND path NOT LIKE 'retired/%' AND (wanted.job_id IS NULL OR attempt < {_DELIVERING})"
-        )
-
-    def earlier_images(self, job_id: str, attempt: int) -> list[StoredImage]:
-        """What the attempts of a job before this one left in the tree."""
-        return list(
-            self._images(
-                "WHERE image.job_id = ? AND attempt < ? AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%'",
-                (job_id, attempt),
-            )
-        )
-
-    def image_named(self, name: str) -> StoredImage | None:
-        """The image whose scratch file has this name (job-attempt-index-marked), or None."""
-        parts = name.split("-")
-        if len(parts) != 4 or not all(part.isdigit() for part in parts[1:]):
-            return None
-        found = self._images(
-            "WHERE image.job_id = ? AND attempt = ? AND idx = ? AND marked = ? AND sha256 IS NOT NULL",
-            (parts[0], *map(int, parts[1:])),
-        )
-        return next(found, None)
-
-    def wanted_images(self) -> Iterator[tuple[StoredImage, Job]]:
-        """Every image that the manifest asks for and that is here, also in `retired/`, with its job."""
-        jobs = self.db.cursor()
-        job: Job | None = None
-        for image in self._images(
-            "JOIN wanted ON wanted.job_id = image.job_id"
-            f" WHERE sha256 IS NOT NULL AND attempt = {_DELIVERING} ORDER BY image.job_id, idx, marked"
-        ):
-            if job is None or job.id != image.job_id:
-                (request,) = jobs.execute("SELECT request FROM job WHERE id = ?", (image.job_id,)).fetchone()
-                job = Job.from_json(image.job_id, request)
-            yield image, job
-
-    def _images(self, where: str, values: tuple[object, ...] = ()) -> Iterator[StoredImage]:
-        rows = self.db.execute(
-            "SELECT image.job_id, attempt, idx, marked, path, sha256, bytes, mtime_ns,"
-            f" attempt = {_DELIVERING}, substr(url, 1, 5) = 'data:' FROM image {where}",
-            values,
-        )
-        for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt, only_copy in rows:
-            check_inside(path, job_id)
-            yield StoredImage(
-                job_id=job_id,
-                attempt=attempt,
-                index=index,
-                marked=bool(marked),
-                path=path,
-                sha256=sha256,
-                bytes=size,
-                mtime_ns=mtime_ns,
-                last_attempt=bool(last_attempt),
-                only_copy=bool(only_copy),
-            )
-
     def index_rows(self) -> Iterator[IndexRow]:
         """The rows of index.csv, in manifest order."""
         rows = self.db.execute(
             "SELECT job.id, request, idx, path, sha256, bytes, width, height, account,"
             " coalesce(task_id, ''), job.failures, accepted_at, fetched_at, cost,"
             " (SELECT count(*) FROM image AS all_of WHERE all_of.job_id = job.id"
-            "  AND all_of.attempt = image.attempt AND marked = 0)"
+            "  AND all_of.attempt = image.attempt AND marked = 0), warning"
             " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = image.attempt"
-            f" WHERE sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {_DELIVERING} ORDER BY seq, idx"
+            f" WHERE sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
         )
         for row in rows:
             (job_id, request, index, path, sha256, size, width, height, account, *rest) = row
-            task_id, failures, submitted_at, finished_at, cost, delivered = rest
+            task_id, failures, submitted_at, finished_at, cost, delivered, warning = rest
             yield IndexRow(
                 job=Job.from_json(job_id, request),
                 index=index,
@@ -348,6 +245,7 @@ class Questions:
                 finished_at=finished_at,
                 cost=cost,
                 delivered=delivered,
+                warning=warning,
             )
 
     def failure_rows(self) -> Iterator[FailureRow]:
@@ -399,7 +297,7 @@ class Questions:
             return int(sums["images_in_index"])
         (number,) = self.db.execute(
             "SELECT count(*) FROM image JOIN wanted ON wanted.job_id = image.job_id"
-            f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {_DELIVERING}"
+            f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {DELIVERING}"
         ).fetchone()
         return int(number)
 

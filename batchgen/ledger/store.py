@@ -39,6 +39,7 @@ FILE_NAME = "state.sqlite3"
 _VIEWS_STAMP = "views"  # that index.csv and failures.csv show the latest change; any event removes it
 _FOLDER_TIMES = "folders"  # when every file had been looked at; any event removes it
 _WANTED_DIGEST = "wanted"
+IMAGES_APART = "images_apart"  # whether images/ was on a disk of its own when a run ended
 _BATCH = 1000
 _WORTH_SHRINKING = 8 * 1024 * 1024  # bytes
 
@@ -100,6 +101,7 @@ class Ledger(Questions):
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
             db.execute(wanted)
             db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            db.execute("INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ?", (IMAGES_APART,))
         return cls(db)
 
     def close(self) -> None:
@@ -236,6 +238,11 @@ class Ledger(Questions):
             self.db.executemany(
                 "UPDATE image SET mtime_ns = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", times
             )
+
+    def set_note(self, key: str, value: str) -> None:
+        """Keep a value of the table `meta`."""
+        with self.transaction():
+            self._set(key, value)
 
     def stamp_views(self, stamp: str) -> None:
         """Note what the views looked like when they showed the latest change."""

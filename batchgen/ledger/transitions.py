@@ -13,6 +13,7 @@ from batchgen.ledger.events import (
     Ended,
     Event,
     Fetched,
+    HostRefused,
     Intent,
     Made,
     Missing,
@@ -126,10 +127,14 @@ def _relinked(event: Relinked, db: sqlite3.Connection) -> None:
 def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
     image = event.image
     changed = db.execute(
-        "UPDATE image SET path = ?, sha256 = ?, bytes = ?, width = ?, height = ?, mtime_ns = ?, fetched_at = ?,"
+        "UPDATE image SET path = ?1, sha256 = ?2, bytes = ?3, width = ?4, height = ?5, mtime_ns = ?6, warning = ?8,"
+        # what was lost and is here again was here all the time; of other bytes it stays known what they should be
+        " fetched_at = CASE WHEN lost_sha256 = ?2 THEN fetched_at ELSE ?7 END,"
+        " lost_path = CASE WHEN lost_sha256 = ?2 THEN NULL ELSE lost_path END,"
+        " lost_sha256 = CASE WHEN lost_sha256 = ?2 THEN NULL ELSE lost_sha256 END,"
         # an image that came inside an answer is a file from now on: the ledger need not carry it any longer
         " url = CASE WHEN substr(url, 1, 5) = 'data:' THEN 'data:,' ELSE url END"
-        " WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
+        " WHERE job_id = ?9 AND attempt = ?10 AND idx = ?11 AND marked = ?12",
         (
             image.path,
             image.sha256,
@@ -138,6 +143,7 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
             image.height,
             event.mtime_ns,
             event.at,
+            event.warning,
             event.job_id,
             event.attempt,
             image.index,
@@ -161,9 +167,24 @@ def _complete(db: sqlite3.Connection, event: Fetched) -> None:
     if delivered < asked:
         status, message = Status.PARTIAL, f"The gateway delivered {delivered} of {asked} images."
     db.execute(
-        "UPDATE job SET status = ?, message = ?, code = '' WHERE id = ? AND attempt = ? AND status = 'made'",
+        "UPDATE job SET status = ?, message = ?, code = '' WHERE id = ? AND attempt = ?"
+        " AND status IN ('made', 'gone', 'partial')",
         (status, message, *key),
     )
+    db.execute("DELETE FROM meta WHERE key = ?", (refusal_key(*key),))
+
+
+@apply.register
+def _host_refused(event: HostRefused, db: sqlite3.Connection) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)",
+        (refusal_key(event.job_id, event.attempt), str(event.at)),
+    )
+
+
+def refusal_key(job_id: str, attempt: int) -> str:
+    """Under which key of `meta` it stands since when (Unix ms) a host does not hand out an attempt's images."""
+    return f"refused:{job_id}-{attempt}"
 
 
 @apply.register
@@ -195,11 +216,13 @@ def _reopened(event: Reopened, db: sqlite3.Connection) -> None:
 @apply.register
 def _missing(event: Missing, db: sqlite3.Connection) -> None:
     db.execute(
-        "UPDATE image SET path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
+        "UPDATE image SET lost_path = coalesce(path, lost_path), lost_sha256 = coalesce(lost_sha256, sha256),"
+        " path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
         (event.job_id, event.attempt, event.index, int(event.marked)),
     )
     db.execute(
-        "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')",
+        "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')"
+        " AND id IN (SELECT job_id FROM wanted)",
         (event.job_id, event.attempt),
     )
 

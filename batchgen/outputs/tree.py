@@ -14,15 +14,16 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, DiskRefused, RunStopped
+from batchgen.descriptors import is_short_of_descriptors
+from batchgen.errors import CommandError, DiskRefused, RunStopped, TooFewDescriptors
 from batchgen.outputs.images import ImageInfo, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from io import FileIO
+    from pathlib import Path
 
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
@@ -51,6 +52,7 @@ class Tree:
         self.scratch = root / SCRATCH
         self._made: set[str] = set()
         self._identity: tuple[int, int] | None = None  # of the folder, once it is prepared
+        self._tops: dict[str, tuple[int, int]] = {}  # which folder, on which device, each of `_TOPS` is
 
     def prepare(self) -> None:
         """Make the folder, and try what will be needed before anything is paid for.
@@ -64,6 +66,7 @@ class Tree:
             self.scratch.mkdir(exist_ok=True)
             for folder in (self.scratch, *(self.root / top for top in _TOPS)):
                 if folder.exists():
+                    self._tops[folder.name] = _identity(folder)
                     _probe(folder)
         except OSError as error:
             raise disk_refused(error, error.filename or self.root) from error
@@ -103,11 +106,13 @@ class Tree:
         """Move a whole file from the scratch folder to its place; a file of the user's that is there is set aside."""
         self.check_in_place()
         target = self.root / path
+        source = self.scratch_path(key)
         try:
+            self._check_top(path)
             self._make_folder(target.parent)
-            if target.exists():
+            if target.exists() and not _are_same(source, target):
                 set_aside(target, self.root / "retired" / f"{target.stem}-found{target.suffix}")
-            _move(self.scratch_path(key), target)
+            _move(source, target)
         except OSError as error:
             raise disk_refused(error, target) from error
 
@@ -131,6 +136,20 @@ class Tree:
         for top in _TOPS:
             for folder, _, _ in os.walk(self.root / top, topdown=False):
                 _remove_if_empty(folder)
+        self._tops.clear()
+        self._made.clear()
+
+    def _check_top(self, path: str) -> None:
+        """A file is put only into the folder that was there at first: under a drive that is gone, it would be lost."""
+        top = self.root / path.partition("/")[0]
+        try:
+            now = _identity(top)
+        except FileNotFoundError:
+            if top.name not in self._tops and not top.is_symlink():
+                return  # the first file of a new output
+            now = None
+        if self._tops.setdefault(top.name, now or (0, 0)) != now:
+            raise gone_as_a_whole(top)
 
     def _make_folder(self, folder: Path) -> None:
         name = str(folder)
@@ -145,11 +164,6 @@ class Tree:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self._made.add(name)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
 
 
 def _probe(folder: Path) -> None:
@@ -184,7 +198,7 @@ def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
         with path.open("wb" if first else "ab") as file:
             file.writelines(pieces)
     except OSError as error:
-        raise disk_refused(error, path) from error
+        raise _not_written(error, path) from error
 
 
 def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
@@ -205,7 +219,13 @@ def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
         sha256 = hashlib.sha256(body).hexdigest()
         return WholeFile(sha256=sha256, bytes=len(body), mtime_ns=status.st_mtime_ns, info=info)
     except OSError as error:
-        raise disk_refused(error, path) from error
+        raise _not_written(error, path) from error
+
+
+def _not_written(error: OSError, path: Path) -> RunStopped | TooFewDescriptors:
+    if is_short_of_descriptors(error):
+        return TooFewDescriptors(f"{path} cannot be opened: {error.strerror}.")
+    return disk_refused(error, path)
 
 
 def _write_all(file: FileIO, body: bytes) -> None:
@@ -215,12 +235,35 @@ def _write_all(file: FileIO, body: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)  # noqa: PTH116 - before each file that is put into place
+    return status.st_dev, status.st_ino
+
+
+def _are_same(source: Path, target: Path) -> bool:
+    """A move between two disks that was stopped half-way may have left the file at both ends."""
+    return (
+        target.is_file()
+        and source.stat().st_size == target.stat().st_size
+        and sha256_of(source) == sha256_of(target)
+    )
+
+
+def gone_as_a_whole(folder: Path) -> RunStopped:
+    """The sentence that ends a run whose images are suddenly all away."""
+    return RunStopped(
+        f"{folder} is not the folder that it was, or is empty: is a drive not mounted? Nothing more is sent, and no"
+        " image is taken to be lost. Bring the folder back, then run again to go on; or, if the images are really"
+        " lost, fetch them again, unpaid, with --refetch."
+    )
+
+
 def set_aside(source: Path, target: Path) -> None:
     """Keep a file that is in the way, or not what it was, under a name that tells its content."""
     target = target.with_name(f"{target.stem}-{sha256_of(source)[:8]}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(target)
+        _move(source, target)
     except OSError as error:
         raise disk_refused(error, target) from error
 
@@ -235,14 +278,16 @@ def _move(source: Path, target: Path) -> None:
         beside = target.with_name(f".{target.name}.new")
         beside.unlink(missing_ok=True)  # a link there would be followed
         shutil.copy2(source, beside)
+        with beside.open("rb") as copy:
+            os.fsync(copy.fileno())  # else a power cut might take both
         beside.replace(target)
         source.unlink()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path | str) -> str:
     """The hash of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123 - names in the tree are text, as in the ledger
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

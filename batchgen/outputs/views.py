@@ -34,7 +34,7 @@ _ASKED = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "re
 INDEX_COLUMNS = (
     *("file_name", "sha256", "bytes", "width", "height", "job_id", "image_index"),
     *_ASKED,
-    *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params"),
+    *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params", "warning"),
 )
 FAILURE_COLUMNS = ("job_id", "status", "code", "message", "attempts", "task_id", *_ASKED, "provider", "params")
 
@@ -112,8 +112,8 @@ def _index_cells(row: IndexRow) -> list[object]:
         row.path,
         row.sha256,
         row.bytes,
-        row.width,
-        row.height,
+        row.width or "",
+        row.height or "",
         row.job.id,
         row.index,
         *_asked(row.job),
@@ -124,6 +124,7 @@ def _index_cells(row: IndexRow) -> list[object]:
         _time(row.finished_at),
         _share(row),
         _params(row.job),
+        row.warning,
     ]
 
 

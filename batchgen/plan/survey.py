@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import price_at
@@ -18,6 +18,8 @@ from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rehearsals import real_jobs
 from batchgen.matrix import expand
 from batchgen.money import micros
+from batchgen.outputs.check import Fault, is_asked_for, is_back, look_at
+from batchgen.outputs.settle import check_folder, check_not_away
 from batchgen.plan.reasons import Reasons
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
 REAL_KEPT = "made by a real account: kept, not painted anew"
+FILE_BACK = "a file that was lost is back: to be taken back, unpaid"
 FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it anew, which is paid again"
 
 
@@ -110,6 +113,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     plan = Plan()
     account = manifest.account
     painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
+    check_folder(ledger, root)
     ledger.preview_want(expand(manifest))
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
@@ -171,16 +175,18 @@ _BEGUN = {
 
 
 def _jobs_with_lost_files(ledger: Questions, root: Path) -> dict[str, str]:
-    """Jobs with an image whose file is not there or has another size, and what follows; contents are `verify`'s."""
+    """Jobs with an image whose file is not there or not what it was, and what follows; as a run sees it."""
     lost: dict[str, str] = {}
-    for image in ledger.stored_images():
-        try:
-            whole = (root / image.path).stat().st_size == image.bytes
-        except OSError:
-            whole = False
-        if not whole:
+    away = looked_at = 0
+    for image in chain(ledger.current_images(), ledger.lost_and_wanted()):
+        seen = look_at(str(root), image)
+        looked_at += 1
+        away += seen.fault is Fault.MISSING
+        if seen.fault is not None:
             lost[image.job_id] = FILE_GONE if image.only_copy else lost.get(image.job_id, FILE_LOST)
-    return lost
+    check_not_away(ledger, root, away, looked_at)
+    back = {image.job_id for image in ledger.lost_images() if is_asked_for(image) and is_back(str(root), image)}
+    return lost | dict.fromkeys(back, FILE_BACK)
 
 
 def _seconds(plan: Plan, manifest: Manifest, ledger: Questions) -> float | None:

@@ -17,7 +17,7 @@ from batchgen.errors import TaskNotFound
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from decimal import Decimal
 
     from batchgen.catalog import Account
@@ -56,6 +56,45 @@ class Task:
     def told_in(self, answer: Answer) -> Task:
         """The same task, with what the answer's headers say of it."""
         return replace(self, rehearsal=True) if answer.headers.get(SANDBOX_HEADER) else self
+
+    by_order: bool = False  # the gateway gives its images no numbers of their own: the links are numbered as they came
+
+    def images(self, n: int, known: Sequence[ImageLink] = ()) -> tuple[ImageLink, ...]:
+        """Its links, numbered from 0 as the images of a job that asked for `n`; `known` are those of earlier answers.
+
+        A gateway may count from 0 or from 1, leave images out for a while, or change their order: what is at a known
+        address keeps its number, and the others are numbered by the gateway's own index. Where it gives none, an
+        answer that leaves images out does not tell which they are.
+        """
+        by_path = {_path_of(link.url): link.index for link in known}
+        numbers = {link.index: by_path.get(_path_of(link.url)) for link in self.links}
+        if self.by_order:
+            is_told = not known or len(self.links) >= n
+            free = iter(sorted(set(range(n)) - {number for number in numbers.values() if number is not None}))
+            numbers = {
+                index: number if number is not None or not is_told else next(free, None)
+                for index, number in numbers.items()
+            }
+        else:
+            shifts = [index - number for index, number in numbers.items() if number is not None]
+            shift = shifts[0] if shifts else _first_number(numbers, n)
+            is_counted = any(0 <= index - shift < n for index in numbers)
+            numbers = {index: index - shift if is_counted else place for place, index in enumerate(sorted(numbers))}
+        return tuple(
+            replace(link, index=number)
+            for link in self.links
+            if (number := numbers[link.index]) is not None and 0 <= number < n
+        )
+
+
+def _first_number(indices: Collection[int], n: int) -> int:
+    """Whether a gateway counts from 0 or from 1, as far as one answer tells."""
+    return int(0 not in indices and n in indices)
+
+
+def _path_of(url: str) -> str:
+    """A link without what changes when it is signed anew."""
+    return url.partition("?")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

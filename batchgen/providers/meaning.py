@@ -113,12 +113,14 @@ def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own
     info = data.get("task_info")
     external = info.get("external_task_id") if isinstance(info, dict) else data.get("external_task_id")
     created = data.get("created_at")
+    links, by_order = _links(data)
     return Task(
         id=str(data["task_id"]),
         state=state,
         unknown_status="" if status in _STATES else status[:_LONGEST_STATUS],
         external_id=str(external) if external else None,
-        links=_links(data),
+        links=links,
+        by_order=by_order,
         cost=_cost(data.get("final_unit_deduction")),
         message=message,
         created_ms=int(created) if isinstance(created, int | float) and 0 <= created < _LATEST_MS else None,
@@ -126,18 +128,28 @@ def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own
     )
 
 
-def _links(data: dict[str, Any]) -> tuple[ImageLink, ...]:
+def _links(data: dict[str, Any]) -> tuple[tuple[ImageLink, ...], bool]:
+    """The images by the gateway's own numbers, where it gives each one of its own; else by their order (True)."""
     result = data.get("task_result")
     images = result.get("images") if isinstance(result, dict) else None
     if not isinstance(images, list):
         images = [{"url": data["url"]}] if data.get("url") else []
     found = [image for image in images if isinstance(image, dict) and image.get("url")]
-    found.sort(key=lambda image: image["index"] if isinstance(image.get("index"), int) else 0)
-    # Numbered anew from 0, for some gateways count from 1 or not at all; the order stays the same at each query.
-    return tuple(
+    own = [_number(image.get("index")) for image in found]
+    by_order = None in own or len(set(own)) < len(own)
+    numbers = range(len(found)) if by_order else [number for number in own if number is not None]
+    links = [
         ImageLink(index=index, url=str(image["url"]), watermark_url=str(image.get("watermark_url") or "") or None)
-        for index, image in enumerate(found)
-    )
+        for index, image in zip(numbers, found, strict=True)
+    ]
+    return tuple(sorted(links, key=lambda link: link.index)), by_order
+
+
+def _number(value: object) -> int | None:
+    """An index as a gateway writes it: a number, or a text of one."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else None
 
 
 def _cost(value: object) -> Decimal | None:
