@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.retry import soon
 from batchgen.engine.verdicts import Verdicts
-from batchgen.errors import JobRefused, JobRejected, PageReceived
+from batchgen.errors import AccountStopped, JobRefused, JobRejected, PageReceived
 from batchgen.jobs import Status
 from batchgen.ledger.events import Ended, NotMade, Outcome
 from batchgen.money import micros
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from batchgen.engine.stop import Stop
     from batchgen.engine.verdicts import Suspended
     from batchgen.engine.work import Work
-    from batchgen.errors import BatchgenError, JobError
+    from batchgen.errors import BatchgenError, JobError, RunStopped
 
 
 class Endings:
@@ -102,6 +102,11 @@ class Endings:
     def leave(self, work: Work, why: str) -> None:
         """The job stays as it is for the next run."""
         self._context.tally.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
+
+    def stop(self, reason: RunStopped) -> None:
+        """An account that stops ends its own work, which may be the run's; everything else (the disk) ends the run."""
+        stop = self._account_stop if isinstance(reason, AccountStopped) else self._context.stop
+        stop.request(reason, grace=self._context.rules.grace)
 
     def price(self, work: Work) -> int | None:
         """What the attempt is reckoned to cost, in millionths."""

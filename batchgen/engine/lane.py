@@ -116,7 +116,7 @@ class Lane:
                 await asyncio.sleep(0)  # a long stretch of jobs that are there: let the others act
                 continue
             if not self._waiting and not self._later:
-                if self._life.ends.verdicts.wait and not (self._outage.is_creating or self._life.undecided):
+                if self._life.ends.verdicts.wait and not (self._outage.is_creating or self._life.creates.undecided):
                     self._decide_the_rest()
                     continue
                 if not self._lives:
@@ -192,7 +192,7 @@ class Lane:
 
     def _call_doubts_last(self) -> None:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
-        recovery = self._life.recovery
+        recovery = self._life.creates.recovery
         if self._waiting or self._later or len(self._lives) > recovery.doubts:
             recovery.no_last_call()
         else:
@@ -210,7 +210,7 @@ class Lane:
 
     def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
-        if len(self._lives) > self._life.fetching + self._life.recovery.doubts:
+        if len(self._lives) > self._life.fetching + self._life.creates.recovery.doubts:
             self._waiting.insert(0, work)
             return Idle.BUDGET
         self.stop.request(refusal, grace=None)
@@ -274,17 +274,17 @@ class Lane:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
         await self.stop.asked.wait()
         self._wake.set()
-        self._life.recovery.stop()
+        self._life.creates.recovery.stop()
         await self.stop.grace_over()
         self._say_who_is_waited_for()
         while self._lives:
             # A create that nobody could be asked about is let come to its answer, which may hold the images.
-            for life in self._lives - self._life.unaskable:
+            for life in self._lives - self._life.creates.unaskable:
                 life.cancel()
             await asyncio.wait(self._lives, return_when=asyncio.FIRST_COMPLETED)
 
     def _say_who_is_waited_for(self) -> None:
-        if waiting := len(self._lives & self._life.unaskable):
+        if waiting := len(self._lives & self._life.creates.unaskable):
             self._context.say(
                 f"{waiting:,} tasks are still waited for, at most {self._account.answers_within:g} s: the account"
                 f" {self._account.name!r} tells what became of a task only in its answer."

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.calls import Hearsay, Punctuality
+from batchgen.engine.calls import Punctuality
 from batchgen.engine.latency import Latencies, next_by_chance
 from batchgen.engine.recover import is_named
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
+from batchgen.engine.running import Running, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from random import Random
 
     from batchgen.engine.latency import Spread
+    from batchgen.engine.running import Kind
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Provider, Task
 
 _PAGE = 500
+_EMPTY = 8  # so often is a success without images asked for again, then left for the next run
 _PAGE_MARGIN = 20  # more than we count: the account may have tasks that are not ours
 _PAGES_AT_MOST = 20  # a list query is to be cheaper than single ones: older tasks are asked for one by one
 _LIST_FROM = 3  # so many running tasks for each page are worth a list query
@@ -46,44 +48,8 @@ _QUERIES_AT_ONCE = 32
 _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
 _LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list is still the least that can be asked
-_SHORT, _EMPTY = 2, 8  # so often is a success with too few images, or none, asked for again; none is left for later
 
 Answered = TypeVar("Answered")
-Kind = tuple[str, str, int, bool]
-
-
-def kind_of(parameters: Parameters) -> Kind:
-    """Tasks that take about as long as each other."""
-    return (parameters.model, parameters.resolution, parameters.n, parameters.image is not None)
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Running:
-    """`seen` is when it was last known to run, in seconds after `since`; `due` when it is to be asked for by itself."""
-
-    task_id: str
-    external_id: str
-    kind: Kind
-    units: int
-    number: int  # counted as they are accepted
-    since: float
-    due: float  # infinite while it is being asked for
-    end: asyncio.Future[Task]
-    seen: float = 0.0
-    refused: int = 0
-    not_there: int = 0
-    short: int = 0  # answers that said it succeeded, but named fewer images than were asked for, or none
-    hearsay: Hearsay = field(default_factory=Hearsay)
-
-    @property
-    def is_troubled(self) -> bool:
-        """Whether the last answer was no answer: then it waits for its own time."""
-        return bool(self.refused or self.not_there or self.short)
-
-    def is_told_short(self, task: Task) -> bool:
-        """Whether it succeeded, by this answer, with fewer images than were asked for: not believed at once."""
-        is_short = task.state is TaskState.SUCCEEDED and len(task.links) < self.units
-        return is_short and not (task.links and self.short >= _SHORT)
 
 
 class Watch:
@@ -108,8 +74,8 @@ class Watch:
         self._on_answer = on_answer
         self.on_running: Callable[[Task], None] = lambda _: None  # hears of each answer that a task still runs
         self._jobs_wait = jobs_wait
-        self._running: set[_Running] = set()
-        self._by_id: dict[str, _Running] = {}
+        self._running: set[Running] = set()
+        self._by_id: dict[str, Running] = {}
         self._punctuality = Punctuality()
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
@@ -133,7 +99,7 @@ class Watch:
         now = self._clock()
         kind = kind_of(parameters)
         self._accepted += 1
-        running = _Running(
+        running = Running(
             task_id=task_id,
             external_id=external_id,
             kind=kind,
@@ -239,14 +205,14 @@ class Watch:
             step *= 1.2
         return longest
 
-    def _worth(self, tasks: Collection[_Running]) -> float:
+    def _worth(self, tasks: Collection[Running]) -> float:
         """So many of their units must likely have ended to be worth a page of the list."""
         return _SHARE * self._patience * sum(running.units for running in tasks)
 
-    def _likely_ended(self, tasks: Collection[_Running], at: float) -> float:
+    def _likely_ended(self, tasks: Collection[Running], at: float) -> float:
         return sum(running.units * self._chance_of(running, at) for running in tasks)
 
-    def _chance_of(self, running: _Running, at: float) -> float:
+    def _chance_of(self, running: Running, at: float) -> float:
         """That it has ended, as far as can be told; 1 for what waits for a time of its own."""
         spread = self._spread(running.kind)
         if spread is None or running.is_troubled:
@@ -268,7 +234,7 @@ class Watch:
     async def _ask_list(self, now: float) -> None:
         """Read the list; what it does not tell of, though its own time has come, is asked for by itself."""
         asked = {running for running in self._running if running.due < math.inf}
-        told: set[_Running] = set()
+        told: set[Running] = set()
         is_whole = True
         try:
             is_whole = await self._read_list(asked, told, now)
@@ -294,7 +260,7 @@ class Watch:
                 running.due = math.inf
                 group.create_task(self._ask_one(running))
 
-    def _to_be_asked_singly(self, untold: Collection[_Running], now: float, *, is_whole: bool) -> list[_Running]:
+    def _to_be_asked_singly(self, untold: Collection[Running], now: float, *, is_whole: bool) -> list[Running]:
         """Those that the list did not tell of, though their own time has come.
 
         A few older ones are never worth a page of their own while all slots are busy: of those, the most overdue.
@@ -303,7 +269,7 @@ class Watch:
         late = {each for each in due[:_LIST_FROM] if each.due <= now - _HIDDEN}
         return [each for each in due if is_whole or each in late or each.is_troubled or each.hearsay.has_ended]
 
-    async def _read_list(self, asked: set[_Running], told: set[_Running], now: float) -> bool:
+    async def _read_list(self, asked: set[Running], told: set[Running], now: float) -> bool:
         """Read pages, as far back as the oldest running task where that is worth it; whether it was read so far."""
         oldest = min((running.since for running in asked), default=now)
         worth = self._worth(asked)
@@ -332,13 +298,13 @@ class Watch:
         """Whether a page reaches further back than our oldest task; a minute's skew of clocks is allowed for."""
         return created_ms is not None and self._wall() - created_ms / 1000 > self._clock() - oldest + 60.0
 
-    async def _query(self, running: _Running) -> Task:
+    async def _query(self, running: Running) -> Task:
         task = await self._provider.query(running.task_id)
         if not is_named(task, running.external_id):
             raise Unclear(f"The gateway answered for the task {running.task_id} with another one.")
         return task
 
-    async def _ask_one(self, running: _Running) -> None:
+    async def _ask_one(self, running: Running) -> None:
         try:
             async with self._at_once:
                 now = self._clock()
@@ -354,7 +320,7 @@ class Watch:
             self._on_answer()
             self._told(running, task, now)
 
-    def _told(self, running: _Running, task: Task, now: float) -> None:
+    def _told(self, running: Running, task: Task, now: float) -> None:
         """The answer to a question that was asked at this moment."""
         running.refused = running.not_there = 0
         if task.state is TaskState.RUNNING:
@@ -372,7 +338,7 @@ class Watch:
             self._latencies.learn(running.kind, running.seen, self._clock() - running.since)
             running.end.set_result(task)
 
-    def _borne_out(self, running: _Running) -> None:
+    def _borne_out(self, running: Running) -> None:
         """It has ended: what that makes of its call, or of there being none."""
         if running.hearsay.has_ended:
             self._punctuality.right()
@@ -386,11 +352,11 @@ class Watch:
                     other.due = min(other.due, other.since + self._alone(other.kind, other.seen))
             self._news.set()
 
-    def _give_up(self, running: _Running, error: BatchgenError) -> None:
+    def _give_up(self, running: Running, error: BatchgenError) -> None:
         if not running.end.done():
             running.end.set_exception(error)
 
-    def _trouble(self, asked_for: set[_Running], error: BatchgenError) -> None:
+    def _trouble(self, asked_for: set[Running], error: BatchgenError) -> None:
         """The question met trouble: free to repeat, but not at once, and not for ever (`on_trouble`)."""
         wished = error.retry_after if isinstance(error, Throttled) else None
         for running in asked_for:
@@ -399,7 +365,7 @@ class Watch:
             self._ask_again(running, max(wait, min(wished or 0.0, LONGEST_SECONDS)))
         self._on_trouble(error)
 
-    def _ask_again(self, running: _Running, seconds: float) -> None:
+    def _ask_again(self, running: Running, seconds: float) -> None:
         """Its own time comes in so many seconds; never at once, whatever the arithmetic says."""
         running.due = math.inf if running.end.done() else self._clock() + max(_LIST_PAUSE, seconds)
         if running.due < self._wakes_at:

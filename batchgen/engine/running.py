@@ -1,0 +1,53 @@
+"""A task at the gateway, as far as the answers have told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from batchgen.engine.calls import Hearsay
+from batchgen.providers.base import TaskState
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from batchgen.jobs import Parameters
+    from batchgen.providers.base import Task
+
+_SHORT = 2  # so often is a success with fewer images than were asked for asked for again
+
+Kind = tuple[str, str, int, bool]
+
+
+def kind_of(parameters: Parameters) -> Kind:
+    """Tasks that take about as long as each other."""
+    return (parameters.model, parameters.resolution, parameters.n, parameters.image is not None)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Running:
+    """`seen` is when it was last known to run, in seconds after `since`; `due` when it is to be asked for by itself."""
+
+    task_id: str
+    external_id: str
+    kind: Kind
+    units: int
+    number: int  # counted as they are accepted
+    since: float
+    due: float  # infinite while it is being asked for
+    end: asyncio.Future[Task]
+    seen: float = 0.0
+    refused: int = 0
+    not_there: int = 0
+    short: int = 0  # answers that said it succeeded, but named fewer images than were asked for, or none
+    hearsay: Hearsay = field(default_factory=Hearsay)
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether the last answer was no answer: then it waits for its own time."""
+        return bool(self.refused or self.not_there or self.short)
+
+    def is_told_short(self, task: Task) -> bool:
+        """Whether it succeeded, by this answer, with fewer images than were asked for: not believed at once."""
+        is_short = task.state is TaskState.SUCCEEDED and len(task.links) < self.units
+        return is_short and not (task.links and self.short >= _SHORT)
