@@ -9,6 +9,7 @@ import pytest
 
 from batchgen.door import Answer
 from batchgen.errors import Unclear
+from batchgen.jobs import ImageLink
 from batchgen.providers.base import TaskState
 from batchgen.providers.meaning import data_of, task_from
 
@@ -48,10 +49,47 @@ def test_a_tasks_state_follows_from_its_own_status_alone(status, state):
     assert task_from({"task_id": "t", "task_status": status}, "").state is state
 
 
-def test_images_are_numbered_from_0_whatever_the_gateway_counts_from():
-    images = [{"index": 2, "url": "b"}, {"index": 1, "url": "a", "watermark_url": "w"}]
-    task = task_from({"task_id": "t", "task_status": "succeed", "task_result": {"images": images}}, "")
-    assert [(link.index, link.url, link.watermark_url) for link in task.links] == [(0, "a", "w"), (1, "b", None)]
+def succeeded(*images):
+    found = [dict(zip(("url", "index", "watermark_url"), image, strict=False)) for image in images]
+    return task_from({"task_id": "t", "task_status": "succeed", "task_result": {"images": found}}, "")
+
+
+@pytest.mark.parametrize(
+    ("images", "n", "numbered"),
+    [
+        ([("b", 2), ("a", 1, "w")], 2, {0: "a", 1: "b"}),
+        ([("b", 1), ("a", 0)], 2, {0: "a", 1: "b"}),
+        ([("b", "1"), ("a", "0")], 2, {0: "a", 1: "b"}),
+        ([("b", 1), ("c", 2)], 3, {1: "b", 2: "c"}),
+        ([("b", 2), ("c", 3)], 3, {1: "b", 2: "c"}),
+        ([("a", 10), ("b", 20)], 2, {0: "a", 1: "b"}),
+        ([("a", 0), ("b", 0)], 2, {0: "a", 1: "b"}),
+        ([("a", None), ("b", True)], 2, {0: "a", 1: "b"}),
+        ([("a",), ("b",), ("c",)], 2, {0: "a", 1: "b"}),
+        ([("a", 0), ("b", 1), ("c", 2)], 2, {0: "a", 1: "b"}),
+        ([("a", 1), ("b", 2), ("c", 3)], 2, {0: "a", 1: "b"}),
+    ],
+)
+def test_images_are_numbered_from_0_by_the_gateway_s_own_index_where_it_gives_distinct_ones(images, n, numbered):
+    assert {link.index: link.url for link in succeeded(*images).images(n)} == numbered
+
+
+KNOWN = [ImageLink(index=index, url=f"http://x/{name}?old") for index, name in enumerate("abc")]
+
+
+@pytest.mark.parametrize(
+    ("images", "numbered"),
+    [
+        ([("http://x/c?new", 1), ("http://x/b?new", 0)], {1: "b", 2: "c"}),
+        ([("http://x/c?new",), ("http://x/b?new",)], {1: "b", 2: "c"}),
+        ([("http://x/c?new",), ("http://x/a?new",), ("http://x/d?new",)], {0: "a", 1: "d", 2: "c"}),
+        ([("http://y/1",), ("http://y/2",)], {}),
+        ([("http://y/1", 1), ("http://y/2", 2)], {1: "1", 2: "2"}),
+    ],
+)
+def test_an_image_that_is_known_keeps_its_number(images, numbered):
+    found = succeeded(*images).images(3, KNOWN)
+    assert {link.index: link.url.rpartition("/")[2].partition("?")[0] for link in found} == numbered
 
 
 def test_a_single_url_in_place_of_a_list_is_an_image():
