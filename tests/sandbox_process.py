@@ -19,14 +19,16 @@ _ADDRESS = re.compile(r"listens on (http://\S+)")
 class SandboxProcess:
     """Started when made, on a free port unless `--port` is among the options; stopped at the context's end.
 
-    `base_url` is what an account's `base_url` is to be.
+    It stands in for a real account, unless it is `marked` as the sandbox that it is. `base_url` is what an account's
+    `base_url` is to be.
     """
 
-    def __init__(self, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *options: str, env: dict[str, str] | None = None, marked: bool = False) -> None:
         port = () if "--port" in options else ("--port", "0")
+        unmarked = () if marked else ("--unmarked",)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "batchgen", "sandbox", *port, *options],
+            [sys.executable, "-m", "batchgen", "sandbox", *port, *unmarked, *options],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})},

@@ -64,7 +64,7 @@ def test_painted_images_leave_the_index_though_the_budget_ends_the_real_run(tmp_
 
 
 def test_what_a_sandbox_of_its_own_process_painted_does_not_count_either(tmp_path):
-    with SandboxProcess("--profile", "kapon", "--latency", "0.1", "--no-paint") as sandbox:
+    with SandboxProcess("--profile", "kapon", "--latency", "0.1", "--no-paint", marked=True) as sandbox:
         written(tmp_path, "kapon", sandbox.base_url)
         command(tmp_path, "run", "m.yaml")
         assert "Nothing to do" in command(tmp_path, "run", "m.yaml").stdout
@@ -77,7 +77,7 @@ def test_what_a_sandbox_of_its_own_process_painted_does_not_count_either(tmp_pat
 
 def test_so_does_what_a_sandbox_painted_inside_its_answers(tmp_path):
     openai = PLAIN.replace("kapon", "openai")
-    with SandboxProcess("--profile", "openai", "--latency", "0", "--no-paint") as sandbox:
+    with SandboxProcess("--profile", "openai", "--latency", "0", "--no-paint", marked=True) as sandbox:
         account = f'there: {{use: openai, base_url: "{sandbox.base_url}", api_key_env: SANDBOX_KEY}}'
         (tmp_path / "m.yaml").write_text(openai.format(name="there", providers=account), encoding="utf-8")
         command(tmp_path, "run", "m.yaml")
@@ -87,7 +87,7 @@ def test_so_does_what_a_sandbox_painted_inside_its_answers(tmp_path):
 
 
 def test_what_is_under_way_in_a_sandbox_is_left_for_the_real_account(tmp_path):
-    with SandboxProcess("--profile", "kapon", "--latency", "600") as sandbox:
+    with SandboxProcess("--profile", "kapon", "--latency", "600", marked=True) as sandbox:
         written(tmp_path, "kapon", sandbox.base_url, "\nrun: {task_timeout: 0.2s}")
         command(tmp_path, "run", "m.yaml", code=1)
     with ScriptedGateway() as gateway:

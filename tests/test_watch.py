@@ -67,7 +67,7 @@ def test_without_a_terminal_there_is_a_line_for_each_change_and_a_last_sentence(
     assert (done.returncode, done.stderr) == (0, "")
     *changes, last = done.stdout.splitlines()
     said = [change.partition("  ")[2] for change in changes]
-    assert said[-1] == "4 done; 4 images in place, 4 spent or in flight"
+    assert said[-1] == "4 done; 4 images in place, 4 units spent or in flight"
     assert len(said) > 1
     assert all(one != other for one, other in pairwise(said))
     assert last == "The run has ended: nothing changes any more."
@@ -155,7 +155,7 @@ def test_a_run_ends_whole_under_eyes_that_never_close(tmp_path):
 
 def test_the_ledger_is_read_only_when_it_was_written_to(tmp_path, monkeypatch, capsys):
     looks, read = [], []
-    monkeypatch.setattr(watch, "standing", lambda root, honest=watch.standing: read.append(1) or honest(root))
+    monkeypatch.setattr(watch, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
     ledger = Ledger.open(tmp_path / "state.sqlite3")
     ledger.settle_for("a manifest")
     holding = lock.held(tmp_path)

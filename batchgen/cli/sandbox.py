@@ -66,6 +66,11 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether a task is found by its external id (default: as the profile)",
     )
+    parser.add_argument(
+        "--unmarked",
+        action="store_true",
+        help="do not say that it is a sandbox: for tests, which take its images for a real account's",
+    )
     parser.add_argument("--api-key-env", metavar="NAME", help="take exactly the key in the variable NAME")
     parser.add_argument(
         "--jwt-env",
@@ -162,6 +167,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         port=_port(options.port),
         beyond_loopback=options.host is not None,
         profile=options.profile,
+        marked=not options.unmarked,
         lists_tasks=options.lists,
         finds_by_external_id=options.finds_by_external_id,
         concurrency=options.concurrency,

@@ -68,7 +68,7 @@ def as_text(data: dict[str, Any]) -> str:
 
 def cost(data: dict[str, Any]) -> str:
     """What was spent, with its unit."""
-    return f"{data['cost']} {data['unit'] or '(in the unit of its account)'}"
+    return f"{data['cost']} {data['unit'] or 'units'}"
 
 
 _MEANING = {

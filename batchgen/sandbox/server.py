@@ -177,7 +177,7 @@ class Sandbox:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer, and say that it is a sandbox that does."""
         response = await self._answered(request)
-        if not response.prepared:
+        if self._settings.marked and not response.prepared:
             response.headers[catalog.SANDBOX_HEADER] = "1"
         return response
 

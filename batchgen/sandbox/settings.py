@@ -25,6 +25,7 @@ class Settings:
     port: int = 0  # 0: a free one
     beyond_loopback: bool = False  # only a user who names another host may open it to a network
     profile: str = "kling"  # an account of the catalogue: its fields, models and abilities
+    marked: bool = True  # whether its answers say that they are a sandbox's
     lists_tasks: bool | None = None  # None: as the profile does
     finds_by_external_id: bool | None = None  # None: as the profile does
     concurrency: int = 27  # units; a task holds `n` of them until it ends
