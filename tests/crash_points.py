@@ -72,7 +72,16 @@ def _before(steps, name, function):
 
 
 def watch_ledger(steps: Steps) -> None:
-    class Watched(sqlite3.Connection):
+    connect = sqlite3.connect
+
+    def watched(*words, factory=sqlite3.Connection, **options):
+        return connect(*words, **options, factory=_watched(steps, factory))
+
+    sqlite3.connect = watched
+
+
+def _watched(steps: Steps, factory: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
+    class Watched(factory):
         def execute(self, sql, *words):
             self._note(sql)
             cursor = super().execute(sql, *words)
@@ -96,8 +105,7 @@ def watch_ledger(steps: Steps) -> None:
             if not sql.startswith(_READING_SQL) or "journal_mode" in sql:
                 steps.step(" ".join(sql.split()[:3]))
 
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *words, **options: connect(*words, **options, factory=Watched)
+    return Watched
 
 
 def watch_network(steps: Steps) -> None:
