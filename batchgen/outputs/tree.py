@@ -249,9 +249,9 @@ def _are_same(source: Path, target: Path) -> bool:
     )
 
 
-def gone_as_a_whole(folder: Path) -> RunStopped:
+def gone_as_a_whole(folder: Path) -> DiskRefused:
     """The sentence that ends a run whose images are suddenly all away."""
-    return RunStopped(
+    return DiskRefused(
         f"{folder} is not the folder that it was, or is empty: is a drive not mounted? Nothing more is sent, and no"
         " image is taken to be lost. Bring the folder back, then run again to go on; or, if the images are really"
         " lost, fetch them again, unpaid, with --refetch."
