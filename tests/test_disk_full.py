@@ -241,7 +241,6 @@ def limited(*words, cwd, **env):
 def test_what_the_ledger_cannot_keep_is_said_and_is_taken_in_from_the_log(tmp_path, log_format):
     with WithoutNames() as gateway:
         path = written(tmp_path, gateway, 3)
-        (tmp_path / "none").write_text("")
         done = limited("run", path, "--log-format", log_format, cwd=tmp_path, TMPDIR=str(tmp_path))
         assert done.returncode == 3, done.stderr
         assert "Traceback" not in done.stderr

@@ -39,7 +39,7 @@ def impatient(*words, cwd):
     return subprocess.run(
         [sys.executable, "-c", IMPATIENT, *map(str, words)],
         cwd=cwd,
-        env=os.environ | KEY | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | KEY | {"PYTHONPATH": str(ROOT), "TMPDIR": str(cwd)},
         capture_output=True,
         text=True,
         timeout=60,
