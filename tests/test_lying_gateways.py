@@ -494,7 +494,15 @@ def test_a_file_that_comes_back_with_other_pixels_is_not_taken(gateway, witness,
     assert gateway.count("create") == 2
 
 
-@pytest.mark.parametrize("lies", [Lies(fewer=1, shuffled=True), Lies(fewer=2), Lies(shuffled=True, image_refusals=1)])
+ORDERS = {
+    "one at first": Lies(fewer=1, shuffled=True),
+    "one for long": Lies(fewer=2),
+    "another one each time": Lies(fewer=3, shuffled=True, image_refusals=1),
+    "turned": Lies(shuffled=True, image_refusals=1),
+}
+
+
+@pytest.mark.parametrize("lies", ORDERS.values(), ids=ORDERS)
 def test_links_in_another_order_each_time_are_told_apart_by_their_own_index(gateway, witness, no_list, lies):
     gateway.lies = lies
     no_list(3, n=3)

@@ -168,6 +168,7 @@ def a_run_without_its_drive(witness):
 
 @lives(4)
 @example(life=Life(lies=Lies(fewer=1, shuffled=True), n=3, account=ASKED["by id"]))
+@example(life=Life(lies=Lies(fewer=3, shuffled=True, image_refusals=1), n=3, account=ASKED["by id"]))
 @given(life=losses())
 def test_what_is_in_hand_is_kept(life):
     with tempfile.TemporaryDirectory() as folder, LyingGateway(life.lies) as gateway:
