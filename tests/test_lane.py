@@ -25,6 +25,11 @@ from batchgen.providers.base import Provider
 RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
 
 
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("KAPON_API_KEY", "a-key-for-tests")
+
+
 class Clock:
     """Goes as it should, but for a leap right before one of the looks at it."""
 

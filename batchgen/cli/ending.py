@@ -64,6 +64,8 @@ class Ending:
             return f"Jobs without all their images: {self._kinds}. {self.root / FAILURES} says why."
         if self.unfinished_jobs:
             return f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}"
+        if self.to_collect:
+            return f"Begun and to be collected by the next run: {_jobs(self.to_collect)}."
         return ""
 
     @property
@@ -77,7 +79,12 @@ class Ending:
         """By the contract's table."""
         if self.reason is not None:
             return self.reason.exit_code
-        return 1 if self.short or self.unfinished_jobs else 0
+        return 1 if self.short or self.unfinished_jobs or self.to_collect else 0
+
+    @property
+    def to_collect(self) -> int:
+        """Jobs that were begun and are not at their end: a later run collects them."""
+        return sum(self.jobs.get(status, 0) for status in LIVE)
 
     def as_data(self) -> dict[str, Any]:
         """For `--json`."""
@@ -114,7 +121,7 @@ class Ending:
             lines.append(f"{came} odd, and kept as they came; the column `warning` of the index says why.")
         if self.unfinished_jobs:
             lines.append(f"Left for the next run: {self.unfinished_jobs}. {_sentence(self.unfinished[0])}")
-        if live := sum(self.jobs.get(status, 0) for status in LIVE):
+        if live := self.to_collect:
             lines.append(f"Begun and to be collected by the next run: {_jobs(live)}.")
         if pending := self.jobs.get(Status.PENDING):
             lines.append(f"Not begun yet: {_jobs(pending)}.")

@@ -19,7 +19,6 @@ from batchgen.errors import (
     AttemptFailed,
     BatchgenError,
     JobError,
-    JobRejected,
     NotSent,
     PageReceived,
     RefusedOrTaken,
@@ -108,16 +107,20 @@ class Creates:
     async def _accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
         if status is not Status.PENDING:
             return await self._looked_for(work, hold, status)
+        verdicts = self._ends.verdicts
         work = work.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
         try:
             task = await self._send(work, hold)
         except Unclear as error:
+            verdicts.came(work)
             self._note_trouble(work, hold, error)
             return await self._looked_for(work, hold, status, error)
         except RefusedOrTaken as error:
+            verdicts.came(work)
             self._outage.refused()
             return await self._taken_or_refused(work, hold, error)
         except (NotSent, Throttled, AccountStopped, JobError) as error:
+            verdicts.came(work)
             return await self._refused(work, hold, error)
         finally:
             self.unaskable.discard(asyncio.current_task())
@@ -202,6 +205,8 @@ class Creates:
                 return await self._adopt(work, hold, task, found=True)
         except NotAnswered as unanswered:
             self._ends.leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
+            if isinstance(error, AccountStopped):
+                self._account_stop.request(error, grace=None)
             return None
         if isinstance(error, Throttled | NotSent):
             wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
@@ -222,7 +227,7 @@ class Creates:
 
         Raises NotAnswered where the account does not say.
         """
-        if isinstance(refusal, JobRejected | NotSent | PageReceived) or not (work.id_sent and self.recovery.can_ask):
+        if isinstance(refusal, NotSent | PageReceived) or not (work.id_sent and self.recovery.can_ask):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Task
 
+FAILED_AGAIN_SECONDS = 1.0  # what is made anew may be paid twice
 _SHORT = 2  # so often is a success with fewer images than were asked for asked for again
 
 Kind = tuple[str, str, int, bool]
@@ -40,14 +41,25 @@ class Running:
     refused: int = 0
     not_there: int = 0
     short: int = 0  # answers that said it succeeded, but named fewer images than were asked for, or none
+    failed_at: float | None = None  # when an answer first told that it failed
     hearsay: Hearsay = field(default_factory=Hearsay)
 
     @property
     def is_troubled(self) -> bool:
         """Whether the last answer was no answer: then it waits for its own time."""
-        return bool(self.refused or self.not_there or self.short)
+        return bool(self.refused or self.not_there or self.short) or self.failed_at is not None
+
+    def is_told_failed(self, task: Task, now: float) -> bool:
+        """Whether it failed, by this answer and for the first time: believed when it is told again a moment later."""
+        if task.state in {TaskState.RUNNING, TaskState.SUCCEEDED}:
+            self.failed_at = None
+            return False
+        if self.failed_at is None:
+            self.failed_at = now
+        return now - self.failed_at < FAILED_AGAIN_SECONDS
 
     def is_told_short(self, task: Task) -> bool:
         """Whether it succeeded, by this answer, with fewer images than were asked for: not believed at once."""
-        is_short = task.state is TaskState.SUCCEEDED and len(task.links) < self.units
+        named = len({link.url for link in task.links})  # one link for all of them is one image
+        is_short = task.state is TaskState.SUCCEEDED and named < self.units
         return is_short and not (task.links and self.short >= _SHORT)

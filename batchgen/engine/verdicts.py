@@ -35,6 +35,8 @@ class Verdicts:
         self._waiting: list[Suspended] = []
         self._decided: list[Suspended] = []
         self._excused: set[str] = set()  # jobs that lost a create in an outage, and whose verdict is still to come
+        self._accepts = 0
+        self._came: dict[str, int] = {}  # by job: how many were accepted when its answer came, before any question
         self._met_page: set[str] = set()  # jobs that met a page, and the account accepted another one since
 
     @property
@@ -46,9 +48,16 @@ class Verdicts:
         """Whether a refusal is clearly the job's own: then there is nothing to wait for."""
         return isinstance(refusal, OwnRefusal) or (isinstance(refusal, PageReceived) and work.job.id in self._met_page)
 
+    def came(self, work: Work) -> None:
+        """A create was refused or lost just now; what became of it may take a while to find out."""
+        self._came[work.job.id] = self._accepts
+
     def suspend(self, work: Work, error: BatchgenError) -> AccountStopped | None:
         """The verdict waits. The answer is a reason to stop the account, where too many were refused alike."""
         self._waiting.append(Suspended(work=work, error=error))
+        if self._accepts > self._came.pop(work.job.id, self._accepts):  # one was accepted since
+            self._decide(self._waiting[-1:], own=True)
+            return None
         if not isinstance(error, JobRefused):
             if work.job.id in self._excused:
                 self._excused.remove(work.job.id)
@@ -65,6 +74,7 @@ class Verdicts:
 
     def accepted(self) -> None:
         """The account accepted a create: what was refused or lost before was so for its own sake."""
+        self._accepts += 1
         self._decide(self._waiting, own=True)
 
     def excuse(self, jobs: set[str]) -> None:

@@ -16,7 +16,7 @@ from batchgen.engine.calls import Punctuality
 from batchgen.engine.latency import Latencies, next_by_chance
 from batchgen.engine.recover import is_named
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
-from batchgen.engine.running import Running, kind_of
+from batchgen.engine.running import FAILED_AGAIN_SECONDS, Running, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
@@ -323,7 +323,9 @@ class Watch:
     def _told(self, running: Running, task: Task, now: float) -> None:
         """The answer to a question that was asked at this moment."""
         running.refused = running.not_there = 0
-        if task.state is TaskState.RUNNING:
+        if running.is_told_failed(task, now):
+            self._ask_again(running, FAILED_AGAIN_SECONDS)
+        elif task.state is TaskState.RUNNING:
             self.on_running(task)
             running.seen = now - running.since
             wait = self._alone(running.kind, running.seen) - (self._clock() - running.since)
