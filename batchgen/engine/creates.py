@@ -151,7 +151,7 @@ class Creates:
             task = await self._provider.create(work.job, work.external_id)
         finally:
             self._outage.answered(work.external_id)
-        if not is_named(task, work.external_id) or self.recovery.is_anothers(task.id, work.external_id):
+        if not is_named(task, work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batchgen import paths
+from batchgen.engine.recover import is_named
 from batchgen.engine.retry import patience, soon
 from batchgen.errors import (
     AccountStopped,
@@ -308,7 +309,7 @@ class Fetcher:
     async def _query(self, work: Work) -> Task:
         """Ask for the task. Raises Unclear where the answer is that of another one, besides what a query raises."""
         task = await self._provider.query(work.task_id)
-        if task.external_id not in {None, "", work.external_id}:
+        if not is_named(task, work.id_to_echo):
             raise Unclear(f"The gateway answered for the task {work.task_id} with another one.")
         return task
 

@@ -118,7 +118,7 @@ class Life:
         context = self._context
         try:
             async with asyncio.timeout(context.rules.task_timeout):
-                task = await self._watch.ended(work.task_id, work.job.parameters, work.external_id)
+                task = await self._watch.ended(work.task_id, work.job.parameters, work.id_to_echo)
         except TimeoutError:
             self.ends.leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
             return False

@@ -33,6 +33,11 @@ class Work:
     remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
 
     @property
+    def id_to_echo(self) -> str:
+        """What an answer's external id has to end with; empty where none was sent, for then it is the gateway's own."""
+        return self.external_id if self.id_sent else ""
+
+    @property
     def units(self) -> int:
         """How much of the account's concurrency it holds."""
         return self.job.parameters.n
