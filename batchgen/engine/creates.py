@@ -138,6 +138,7 @@ class Creates:
                 external_id=work.external_id,
                 at=work.sent_at,
                 reserved=self._ends.price(work),
+                failures=work.failures,
                 id_sent=work.id_sent,
                 key_print=work.key_print,
                 rehearsal=context.is_local(self._provider.account.name),

@@ -55,7 +55,8 @@ class Verdicts:
     def suspend(self, work: Work, error: BatchgenError) -> AccountStopped | None:
         """The verdict waits. The answer is a reason to stop the account, where too many were refused alike."""
         self._waiting.append(Suspended(work=work, error=error))
-        if self._accepts > self._came.pop(work.job.id, self._accepts):  # one was accepted since
+        since = self._accepts - self._came.pop(work.job.id, self._accepts)
+        if isinstance(error, JobRefused) and since > 0:  # creates were accepted while it was asked for
             self._decide(self._waiting[-1:], own=True)
             return None
         if not isinstance(error, JobRefused):

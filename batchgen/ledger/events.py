@@ -38,6 +38,7 @@ class Intent:
     external_id: str
     at: int
     reserved: int | None
+    failures: int = 0  # of the job's attempts before this one, those that count against max_attempts
     id_sent: bool = False  # whether the create carries external_id
     key_print: str = ""  # fingerprint of the key
     rehearsal: bool = False  # sent to a sandbox of this process

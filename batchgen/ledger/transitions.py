@@ -57,11 +57,11 @@ def apply(event: Event, db: sqlite3.Connection) -> None:  # noqa: ARG001 - the s
 def _intent(event: Intent, db: sqlite3.Connection) -> None:
     job = event.job
     changed = db.execute(
-        "INSERT INTO job (id, status, request, attempt) VALUES (?, 'intent', ?, ?)"
+        "INSERT INTO job (id, status, request, attempt, failures) VALUES (?, 'intent', ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET status = 'intent', request = excluded.request,"
-        " attempt = excluded.attempt, code = '', message = ''"
+        " attempt = excluded.attempt, failures = max(failures, excluded.failures), code = '', message = ''"
         " WHERE job.status = 'pending' AND excluded.attempt > job.attempt",
-        (job.id, job.to_json(), event.attempt),
+        (job.id, job.to_json(), event.attempt, event.failures),
     )
     _exactly_one(changed, event)
     db.execute(
