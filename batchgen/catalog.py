@@ -123,7 +123,7 @@ class Account:
     seeks_concurrency: bool = False  # nobody has said the limit: a run begins with `concurrency` and finds it out
     creates_per_minute: float | None = None  # None: no pacing
     keeps_images_days: float | None = None
-    accepts_within: float = 15.0  # seconds after sending in which a create may still turn up, its answer lost
+    accepts_within: float = 15.0  # seconds after a lost exchange in which its create may still turn up
     answers_within: float = 60.0  # seconds for which an answer is waited for; it may hold the whole generation
     prices: Prices = field(default_factory=Prices)
 
