@@ -383,6 +383,7 @@ async def verdict(lies: Lies) -> Task | str | None:
             if name.startswith("T2") and name not in announced:
                 recovery.accepted(name, own, SENT + int(at * 1000))
             recovery.ended(name)
+        clock.now += RUNS
         recovery.last_call(for_one=False)
 
     try:

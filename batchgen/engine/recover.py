@@ -211,13 +211,14 @@ class Recovery:
         """Wait until the answer may be another one; whether this is the last time to ask."""
         ends = self._clock() + longest
         while not self._stopped:
-            if self._ends_all or self._ends_one:
+            coming = self._controls.until_visible()
+            if coming is None and (self._ends_all or self._ends_one):
                 self._ends_one = False
                 return True
             now = self._clock()
             if now >= ends or (now >= not_before and self._controls.latest_visible is not tried):
                 return False
-            wait = max(not_before - now, min(self._controls.until_visible() or longest, ends - now))
+            wait = max(not_before - now, min(coming or longest, ends - now))
             news = self._news
             try:
                 async with asyncio.timeout(wait):
