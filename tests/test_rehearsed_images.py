@@ -123,6 +123,7 @@ def test_a_job_in_doubt_stays_in_doubt_after_it_was_rehearsed(tmp_path, option, 
         database.close()
         for file in (tmp_path / "outputs" / "tried" / "images").rglob("*.png"):
             file.unlink()
+        (tmp_path / "outputs" / "tried" / "index.csv").unlink()
         written(tmp_path, "sandbox", gateway.base_url)
         command(tmp_path, "run", "m.yaml")
         written(tmp_path, "kapon", gateway.base_url)
