@@ -111,6 +111,8 @@ def execute(options: Namespace) -> int:
             stack.enter_context(lock.held(root))
         ledger = Ledger.open(state) if options.adopt else Ledger.preview(state)
         stack.callback(ledger.close if options.adopt else ledger.db.close)
+        if not options.adopt:
+            ledger.preview_as_settled()
         painted = _without_rehearsals(ledger, manifest.account, root, adopt=options.adopt)
         report = replace(_report(options, manifest, root, ledger), painted=painted)
     print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))

@@ -202,6 +202,10 @@ class Ledger(Questions):
         self.db.execute("COMMIT")
         return written
 
+    def preview_as_settled(self) -> None:
+        """Take the ledger's own list of wanted jobs into the scratch database of a preview."""
+        self.db.execute("INSERT INTO main.wanted SELECT * FROM state.wanted")
+
     def preview_drop_rehearsals(self, base_url: str) -> frozenset[str]:
         """The jobs of which a sandbox painted something, dropped from a preview as a run would drop them.
 
