@@ -237,23 +237,27 @@ def test_creates_whose_answers_came_while_the_run_was_stopped_are_all_kept(tmp_p
         release = threading.Event()
 
         async def held(call):
+            if call.number == 1:  # until one is accepted, few are sent to such an account
+                return None
             task = call.store()
             await asyncio.to_thread(release.wait)
             return call.gateway.yes({"task_id": task.id, "task_status": "submitted"})
 
         gateway.answers["create"] = held
         lists = {"finds_by_external_id": "no", "lists_tasks": "no"}
-        path = written(tmp_path, gateway, 6, answers_within=1, **lists)
+        path = written(tmp_path, gateway, 4, answers_within=1, **lists)
         run = started("run", path, cwd=tmp_path)
-        wait_for(lambda: gateway.count("create") == 6)
-        os.kill(run.pid, signal.SIGSTOP)
-        release.set()
+        try:
+            wait_for(lambda: gateway.count("create") == 4)
+            os.kill(run.pid, signal.SIGSTOP)
+        finally:
+            release.set()
         stopped = time.monotonic()
         wait_for(lambda: time.monotonic() > stopped + 3.5)  # three time-outs of one second
         os.kill(run.pid, signal.SIGCONT)
         _, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
-        assert gateway.count("create") == 6
+        assert gateway.count("create") == 4
 
 
 async def test_without_a_sleep_a_time_out_comes_when_it_is_due():
