@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO, cast
 
+from batchgen.redaction import redact
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -103,7 +105,7 @@ class HarmlessStream(io.TextIOBase):
         if self.beneath is None:
             return
         try:
-            write(self.beneath, text)
+            write(self.beneath, redact(text))
         except (OSError, ValueError):
             if not self._lenient:
                 raise

@@ -37,7 +37,7 @@ ROOMS = {
     "descriptors": "",
     "image_hosts": "errors jobs addresses unpacking door descriptors",
     "providers": "errors jobs catalog proxies door redaction",
-    "terminal": "",
+    "terminal": "redaction",
     "progress": "errors jobs money terminal",
     "outputs": "errors jobs money paths ledger descriptors",
     "engine": "errors jobs money catalog paths ledger descriptors door image_hosts providers progress outputs",
