@@ -63,6 +63,11 @@ class Controls:
         known = self._of_this_run.get(task_id)
         return known is not None and known.external_id != external_id
 
+    def is_ever_anothers(self, task_id: str, external_id: str) -> bool:
+        """Whether the task is known as that of another create, of this run or an earlier one."""
+        known = (each for each in self._known() if each.task_id == task_id)
+        return any(each.external_id != external_id for each in known)
+
     @property
     def latest_visible(self) -> Control | None:
         """The latest task that questions have to find by now; None where there is none."""

@@ -128,6 +128,19 @@ class Creates:
 
     async def _send(self, work: Work, hold: Hold) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
+        try:
+            await self._record_intent(work)
+            hold.enter(Phase.CREATING)
+            if not self.recovery.can_ask:
+                self.unaskable.add(asyncio.current_task())
+            task = await self._provider.create(work.job, work.external_id)
+        finally:
+            self._outage.answered(work.external_id)
+        if not is_named(task, work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
+            raise Unclear("The answer to the create was that of another one, by its ids.")
+        return task
+
+    async def _record_intent(self, work: Work) -> None:
         context = self._context
         await context.record(
             Intent(
@@ -145,16 +158,6 @@ class Creates:
             )
         )
         context.tally.begun += 1
-        hold.enter(Phase.CREATING)
-        if not self.recovery.can_ask:
-            self.unaskable.add(asyncio.current_task())
-        try:
-            task = await self._provider.create(work.job, work.external_id)
-        finally:
-            self._outage.answered(work.external_id)
-        if not is_named(task, work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
-            raise Unclear("The answer to the create was that of another one, by its ids.")
-        return task
 
     async def _looked_for(
         self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
@@ -201,21 +204,21 @@ class Creates:
         """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
         if isinstance(error, Throttled | NotSent):
             self._note_trouble(work, hold, error)
+        elif isinstance(error, AccountStopped):
+            self._account_stop.request(error, grace=None)
         try:
             if (task := await self._accepted_all_the_same(work, error)) is not None:
                 return await self._adopt(work, hold, task, found=True)
         except NotAnswered as unanswered:
             self._ends.leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
-            if isinstance(error, AccountStopped):
-                self._account_stop.request(error, grace=None)
             return None
         if isinstance(error, Throttled | NotSent):
             wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
             await self._ends.not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
         elif isinstance(error, AccountStopped):
             await self._ends.not_made(work, error, Outcome.REFUSED, counts=False)
-            self._account_stop.request(error, grace=None)
         elif isinstance(error, AttemptFailed):
+            self._outage.refused()
             await self._ends.not_made(work, error, Outcome.REFUSED, counts=True)
         elif isinstance(error, JobError):
             if not isinstance(error, PageReceived):

@@ -49,7 +49,7 @@ class Endings:
         account that accepts nothing.
         """
         failures = work.failures + int(counts)
-        if counts and outcome in {Outcome.REFUSED, Outcome.UNKNOWN}:
+        if counts and outcome is Outcome.REFUSED:
             await self._suspend(work, error, outcome)
         elif counts and failures >= self._context.rules.max_attempts:
             await self.end(work, Status.FAILED, outcome, error)

@@ -83,6 +83,7 @@ class Lane:
         self._unknown_statuses: Counter[str] = Counter()
         self._freely_asked: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
         self._waiting: list[Work] = []
+        self._is_out_of_funds = False  # the next job waits for what others may give back
         self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
         self._put = 0
         self._lives: set[asyncio.Task[None]] = set()
@@ -97,7 +98,12 @@ class Lane:
             async with asyncio.TaskGroup() as lives:
                 for work, status in begun:
                     self._spawn(lives, work, self._flow.hold(work.units), status)
-                await self._feed(lives, source)
+                try:
+                    await self._feed(lives, source)
+                except RunStopped as reason:  # the ledger cannot be read: what is in flight has its grace
+                    self._context.stop.request(reason, grace=self._context.rules.grace)
+                finally:
+                    self._end_feeding()
             for loop in loops:
                 loop.cancel()
         self._context.tally.slot_times[self._account.name] = self._flow.time
@@ -125,6 +131,8 @@ class Lane:
             if (why := self._begin_next(lives)) is not None:
                 self._flow.time.idle(why)
                 await self._something_changes(why)
+
+    def _end_feeding(self) -> None:
         self._flow.time.idle(Idle.STOPPED)
         for waited in (self._paced, self._freely_asked):
             if waited is not None:
@@ -182,6 +190,7 @@ class Lane:
             hold.give()
             self._wake.clear()  # which that set: these slots were not in use
             return self._short_of_funds(work, refusal)
+        self._is_out_of_funds = False
         self._paced = None
         budget.reserve(work.units, price)
         self._flow.sent(hold)
@@ -193,7 +202,8 @@ class Lane:
     def _call_doubts_last(self) -> None:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
         recovery = self._life.creates.recovery
-        if self._waiting or self._later or len(self._lives) > recovery.doubts:
+        may_go_on = (self._waiting and not self._is_out_of_funds) or self._later
+        if may_go_on or len(self._lives) > recovery.doubts:
             recovery.no_last_call()
         else:
             recovery.last_call(for_one=self._context.rules.resend_unknown)
@@ -210,7 +220,8 @@ class Lane:
 
     def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
-        if len(self._lives) > self._life.fetching + self._life.creates.recovery.doubts:
+        if len(self._lives) > self._life.fetching:
+            self._is_out_of_funds = True
             self._waiting.insert(0, work)
             return Idle.BUDGET
         self.stop.request(refusal, grace=None)

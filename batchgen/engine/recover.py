@@ -15,12 +15,14 @@ then the answer is `Undecided`, and nothing is sent again unasked.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.list_proof import ListProof
 from batchgen.engine.retry import LONGEST_SECONDS, backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -154,10 +156,13 @@ class Recovery:
         Raises NotAnswered where the account does not answer; AccountStopped.
         """
         try:
-            return await self._by_own_id(work) if self._provider.finds else None
+            if self._provider.finds:
+                return await self._by_own_id(work)
+            newest = await self._patiently(partial(self._provider.page, 1, _PAGE))
+            return next((task for task in newest.tasks if task.external_id and is_named(task, work.external_id)), None)
         except NotAnswered:
             raise
-        except (TaskNotFound, Undecided):
+        except (TaskNotFound, NoSuchPath, Undecided):
             return None
 
     async def _unless_not_there(self, work: Work) -> Task:
@@ -179,8 +184,9 @@ class Recovery:
         """
         delay, first = self._provider.account.accepts_within, 1.0 + 2.0 * self._chance.random()
         for pause in (first, delay - first) if delay > 2.0 * first else (max(first, delay),):
-            if (task := await self._first_way(work)) is not None:
-                return task
+            with suppress(Undecided):  # an answer that says nothing shortens no waiting
+                if (task := await self._first_way(work)) is not None:
+                    return task
             await self._sleep(pause)
         return None
 
@@ -279,9 +285,10 @@ class Recovery:
     async def _by_own_id(self, work: Work) -> Task:
         asked_at = self._clock()
         task = await self._find(work.external_id)
-        if not is_named(task, work.external_id) or self._controls.is_anothers(task.id, work.external_id):
+        if not is_named(task, work.external_id) or self._controls.is_ever_anothers(task.id, work.external_id):
             raise Undecided("The gateway answered our own id with a task of another id.")
-        self._worked_at = max(self._worked_at, asked_at)
+        if task.state is TaskState.RUNNING:  # some look-ups find only what has ended
+            self._worked_at = max(self._worked_at, asked_at)
         return task
 
     async def _find(self, external_id: str) -> Task:
