@@ -146,7 +146,7 @@ def refusal_by_status(
     """
     text = text.rstrip(".")
     status, shown = answer.status, code or str(answer.status)
-    if status in {401, 402}:
+    if status in {401, 402} and not (creating and answer.body.lstrip().startswith(b"<")):  # a firewall's is a page
         return AccountStopped(f"{text}. Check the key and the balance of the account.")
     if status == 429:
         return TooFast(text, code=shown, retry_after=answer.retry_after)
