@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchgen.errors import BatchgenError
     from batchgen.jobs import Job, Status
     from batchgen.manifest.load import load_manifest
-    from batchgen.matrix import expand
+    from batchgen.matrix.expand import expand
 
 __all__ = ["BatchgenError", "Job", "Status", "__version__", "expand", "load_manifest"]
 
@@ -23,7 +23,7 @@ _HOMES = {
     "Job": "batchgen.jobs",
     "Status": "batchgen.jobs",
     "load_manifest": "batchgen.manifest.load",
-    "expand": "batchgen.matrix",
+    "expand": "batchgen.matrix.expand",
 }
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from wire_tap import Reply, Tap
 
-from batchgen import catalog
-from batchgen.catalog import Auth
-from batchgen.door import open_door
+from batchgen.catalog import catalog
+from batchgen.catalog.catalog import Auth
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -30,13 +29,14 @@ from batchgen.errors import (
     TooManyRunning,
     Unclear,
 )
+from batchgen.http.client import open_door
 from batchgen.providers.base import Secrets
 from batchgen.providers.registry import provider_class
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from batchgen.catalog import Account
+    from batchgen.catalog.catalog import Account
     from batchgen.providers.base import Provider
 
 ID = "bg-1abc-1"  # the external id of the attempts here

@@ -11,8 +11,8 @@ from command import batchgen, prompts
 from output_checks import rows_of
 from scripted_gateway import ScriptedGateway
 
-from batchgen.door import Answer
-from batchgen.providers.reading import json_of, message_of
+from batchgen.http.client import Answer
+from batchgen.providers.responses import json_of, message_of
 
 
 class Server:

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from batchgen import addresses, image_hosts
-from batchgen.addresses import Gateways, PublicOnly, is_inside, is_public
 from batchgen.errors import ImageBroken, LinkRefused
-from batchgen.image_hosts import ImageHosts, open_image_hosts
-from batchgen.unpacking import Unpacking
+from batchgen.http import downloads, network_policy
+from batchgen.http.decompression import Unpacking
+from batchgen.http.downloads import ImageHosts, open_image_hosts
+from batchgen.http.network_policy import Gateways, PublicOnly, is_inside, is_public
 
 PUBLIC = ("8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8")
 INSIDE = (
@@ -100,7 +100,7 @@ def names(monkeypatch):
         return [each for address in found for each in real(address, port, type=socket.SOCK_STREAM)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(image_hosts, "way_to", lambda _: None)
+    monkeypatch.setattr(downloads, "way_to", lambda _: None)
     table["asked"] = asked
     return table
 
@@ -151,7 +151,7 @@ async def test_of_several_addresses_only_public_ones_are_connected_to(names):
 async def test_a_name_is_looked_up_once_for_a_connection_so_that_a_change_in_between_gains_nothing(names, monkeypatch):
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     names["images.test"] = lambda: next(answers)
-    monkeypatch.setattr(addresses, "is_public", lambda address, **_: address == "127.0.0.1")
+    monkeypatch.setattr(network_policy, "is_public", lambda address, **_: address == "127.0.0.1")
     async with Host()() as port, open_image_hosts(4, Gateways()) as opened:
         await fetched(opened, f"http://images.test:{port}/x", "https://8.8.8.8/kling")
     assert names["asked"].count("images.test") == 1
@@ -182,7 +182,7 @@ async def test_an_account_at_a_public_and_a_private_address_is_public(names):
 async def test_behind_a_proxy_names_are_its_own_affair_and_addresses_are_not(names, monkeypatch):
     host = Host()
     async with host() as port, open_image_hosts(4, Gateways()) as opened:
-        monkeypatch.setattr(image_hosts, "way_to", lambda _: f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(downloads, "way_to", lambda _: f"http://127.0.0.1:{port}")
         assert await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
         for url in ("http://192.168.0.1/x", "http://localhost/x", "http://[::1]/x"):
             with pytest.raises(LinkRefused):
@@ -205,7 +205,7 @@ async def test_behind_a_proxy_a_link_is_refused_whose_name_is_private_here(names
     names["images.test"], names["gateway.test"] = link, gateway
     host = Host()
     async with host() as port, open_image_hosts(4, Gateways()) as opened:
-        monkeypatch.setattr(image_hosts, "way_to", lambda _: f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(downloads, "way_to", lambda _: f"http://127.0.0.1:{port}")
         if refused:
             with pytest.raises(LinkRefused, match=r"images\.test is on this machine or in a private network"):
                 await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
@@ -217,7 +217,7 @@ async def test_behind_a_proxy_a_link_is_refused_whose_name_is_private_here(names
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1/kling", "https://8.8.8.8/kling"])
 async def test_connections_are_used_again(names, monkeypatch, base_url):
     names["images.test"] = ["127.0.0.1"]
-    monkeypatch.setattr(addresses, "is_public", lambda *_, **__: True)
+    monkeypatch.setattr(network_policy, "is_public", lambda *_, **__: True)
     host = Host()
     async with host() as port, open_image_hosts(4, Gateways()) as opened:
         for _ in range(20):
@@ -261,7 +261,7 @@ BOMB = gzip.compress(bytes(400_000_000), 1)
 
 @pytest.mark.parametrize("host", [Host(bytes(6_000_000)), Host(BOMB, Content_Encoding="gzip")], ids=["plain", "packed"])
 async def test_an_image_that_is_too_large_is_cut_off(monkeypatch, host):
-    monkeypatch.setattr(image_hosts, "LARGEST_IMAGE", 5_000_000)
+    monkeypatch.setattr(downloads, "LARGEST_IMAGE", 5_000_000)
     async with host() as port, open_image_hosts(4, Gateways()) as opened:
         with pytest.raises(ImageBroken, match="larger than 5000000 bytes"):
             await fetched(opened, f"http://127.0.0.1:{port}/x", "http://127.0.0.1")

@@ -7,8 +7,8 @@ from random import Random
 
 from jobs_for_tests import job
 
-from batchgen.catalog import builtin
-from batchgen.engine.watch import Watch
+from batchgen.catalog.catalog import builtin
+from batchgen.engine.poller import Watch
 from batchgen.jobs import ImageLink
 from batchgen.providers.base import Page, Provider, Task, TaskState
 

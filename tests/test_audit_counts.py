@@ -13,7 +13,7 @@ from jobs_for_tests import job
 from scripted_gateway import ScriptedGateway
 from test_ledger_states import SHORT, accepted, ended, fetched, intent, made, not_made
 
-from batchgen.audit import Answered, Inquiry, Stray, adoptable, adoption, books
+from batchgen.app.audit import Answered, Inquiry, Stray, adoptable, adoption, books
 from batchgen.jobs import Status, external_id
 from batchgen.ledger.events import Outcome, Reopened
 from batchgen.ledger.store import Ledger

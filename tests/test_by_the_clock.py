@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from command import KEY, ROOT, batchgen, manifest, prompts
 
-from batchgen.cli import finish
+from batchgen.cli import hooks
 
 
 def lines(path):
@@ -68,7 +68,7 @@ def test_a_command_that_fails_is_said_and_changes_no_exit_code(tmp_path, gateway
 
 
 def test_a_command_that_does_not_end_is_ended_with_what_it_started():
-    assert "was ended" in finish._run(("sh", "-c", "sleep 600 & sleep 600"), "{}", 0.5)
+    assert "was ended" in hooks._run(("sh", "-c", "sleep 600 & sleep 600"), "{}", 0.5)
 
 
 def test_a_webhook_gets_the_summary(tmp_path, gateway):

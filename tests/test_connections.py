@@ -20,15 +20,15 @@ from jobs_for_tests import job
 from raw_server import Line, RawServer, answer
 from scripted_gateway import ScriptedGateway
 
-from batchgen import connections, timeouts
-from batchgen.catalog import builtin
-from batchgen.door import Answer, open_door
+from batchgen.catalog.catalog import builtin
 from batchgen.errors import NotSent, Unclear
-from batchgen.providers import reading
+from batchgen.http import connections, timeouts
+from batchgen.http.client import Answer, open_door
+from batchgen.http.timeouts import request_timeout
+from batchgen.providers import responses
 from batchgen.providers.base import Secrets
 from batchgen.providers.kling import KlingProvider
 from batchgen.providers.openai import OpenAIProvider
-from batchgen.timeouts import request_timeout
 
 TASK = b'{"code":0,"data":{"task_id":"T%d","task_status":"submitted"}}'
 MADE = b'{"created":1,"data":[{"url":"http://127.0.0.1:1/a.png"}]}'
@@ -297,14 +297,14 @@ async def test_the_grace_period_begins_again_where_the_process_was_stopped_withi
 
 BOMB = """
 import asyncio, resource, sys
-from batchgen.door import open_door
+from batchgen.http.client import open_door
 from batchgen.errors import Unclear
-from batchgen.providers import reading
+from batchgen.providers import responses
 
 async def main():
     async with open_door(1) as door:
         answer = await door.send("GET", sys.argv[1], headers={})
-        print("read as", reading.json_of(answer))
+        print("read as", responses.json_of(answer))
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
@@ -359,4 +359,4 @@ async def test_a_packed_answer_that_is_small_enough_is_read():
 def test_a_long_list_of_tasks_with_many_commas_in_their_texts_is_read():
     tasks = [{"task_id": str(i), "prompt": 'a, b\\", [c], {d}: ' * 100} for i in range(500)]
     body = json.dumps({"code": 0, "data": tasks}).encode()
-    assert reading.json_of(Answer(status=200, headers={}, body=body))["data"] == tasks
+    assert responses.json_of(Answer(status=200, headers={}, body=body))["data"] == tasks

@@ -19,8 +19,8 @@ from command import batchgen, prompts
 from sandbox_process import SandboxProcess
 from scripted_gateway import ScriptedGateway
 
-from batchgen.door import Listener, open_door, opened
 from batchgen.errors import NameNotFound, NotSent, ProxyFailed, TlsFailed, Withheld
+from batchgen.http.client import Listener, open_door, opened
 
 KEY = "sk-a-key-that-nobody-may-see"
 SECRET = "a-secret-key-that-nobody-may-see-either"

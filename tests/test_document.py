@@ -11,8 +11,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchgen import document, encoding
 from batchgen.errors import CommandError, ManifestInvalid, Place
+from batchgen.source import document, encoding
 
 
 def value_of(text):

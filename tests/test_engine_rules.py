@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
+from batchgen.engine.attempt import Work
+from batchgen.engine.backoff import Gate
 from batchgen.engine.budget import Budget, Limits
-from batchgen.engine.capacity import MOST, Capacity
-from batchgen.engine.gate import Gate
+from batchgen.engine.concurrency import MOST, Capacity
 from batchgen.engine.latency import Latencies, Spread, next_by_chance
-from batchgen.engine.pace import Pace, quota
+from batchgen.engine.rate import Pace, quota
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
+from batchgen.engine.shutdown import Stop
 from batchgen.engine.slots import PASSES, Slots, Turn
-from batchgen.engine.stop import Stop
-from batchgen.engine.work import Work
 from batchgen.errors import NotSent, RunStopped
-from batchgen.ledger.questions import Spent
+from batchgen.ledger.reader import Spent
 
 
 def work(units: int) -> Work:

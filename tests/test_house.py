@@ -81,7 +81,7 @@ MODULES = {
 
 
 def room_of(module):
-    """`batchgen.engine.run` is in `engine`; the package's own file is `__init__`."""
+    """`batchgen.app.run` is in `engine`; the package's own file is `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -107,7 +107,7 @@ def imports_of(name, path):
 
 
 def modules_of(node, importer, *, is_package):
-    """`from batchgen.engine import run` imports the module `batchgen.engine.run`."""
+    """`from batchgen.engine import run` imports the module `batchgen.app.run`."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     above = importer.split(".")[: (-node.level or None) if not is_package else (1 - node.level or None)]
@@ -232,7 +232,7 @@ def test_imports_of_every_kind_are_seen(tmp_path):
         "try:\n    import j\nexcept ImportError:\n    k = None\n",
         encoding="utf-8",
     )
-    found = imports_of("batchgen.outputs.images", source)
+    found = imports_of("batchgen.storage.images", source)
     now = ["a.b", "c", "d", "batchgen.jobs", "batchgen", "batchgen.outputs", "batchgen.jobs", "i", "j"]
     assert sorted(i.of for i in found if i.at_start) == sorted(now)
     assert sorted(i.of for i in found if not i.at_start) == ["f", "h"]

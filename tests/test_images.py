@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchgen.errors import ImageBroken
-from batchgen.outputs.images import ImageFormat, inspect, inspect_file
+from batchgen.storage.images import ImageFormat, inspect, inspect_file
 
 WIDTH, HEIGHT = 61, 37
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from batchgen.outputs.views import INDEX_COLUMNS
+from batchgen.reports.index import INDEX_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((ROOT / "schemas" / "index.schema.json").read_text(encoding="utf-8"))

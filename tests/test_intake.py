@@ -17,10 +17,10 @@ from urllib.request import Request, urlopen
 import aiohttp
 import pytest
 
-from batchgen.engine import address as addresses
-from batchgen.engine.address import Address
-from batchgen.engine.calls import Hearsay, Punctuality
-from batchgen.engine.intake import LARGEST_BODY, MOST_CONNECTIONS, open_intake
+from batchgen.callbacks import endpoint as addresses
+from batchgen.callbacks.endpoint import Address
+from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_intake
+from batchgen.engine.callback_reliability import Hearsay, Punctuality
 from batchgen.errors import CommandError
 
 
@@ -221,8 +221,8 @@ async def test_connections_are_bounded_and_who_comes_later_is_let_in_when_one_en
 
 BURST = """
 import asyncio, resource, socket, struct, sys
-from batchgen.engine.address import Address
-from batchgen.engine.intake import open_intake
+from batchgen.callbacks.endpoint import Address
+from batchgen.callbacks.server import open_intake
 
 allowed, port = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

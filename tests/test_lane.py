@@ -9,18 +9,18 @@ from itertools import count
 import pytest
 from jobs_for_tests import job
 
-from batchgen.catalog import builtin
+from batchgen.catalog.catalog import builtin
+from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.context import Context, Rules
-from batchgen.engine.lane import Lane
-from batchgen.engine.work import Work
+from batchgen.engine.counters import Counters
+from batchgen.engine.scheduler import Lane
 from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, TaskNotFound, Unclear
-from batchgen.ledger.questions import Spent
+from batchgen.ledger.reader import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
-from batchgen.outputs.tree import Tree
-from batchgen.progress import Counters
 from batchgen.providers.base import Provider
+from batchgen.storage.tree import Tree
 
 RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
 

@@ -11,8 +11,8 @@ from command import batchgen, manifest, prompts
 
 from batchgen.jobs import Status
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.outputs import folders, settle
-from batchgen.outputs.tree import Tree
+from batchgen.reconcile import folders, reconcile
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def done(tmp_path: Path, gateway, monkeypatch) -> Path:
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     root = tmp_path / "outputs" / "tried"
     monkeypatch.setattr(folders, "time_ns", lambda: time_ns() + HOUR_NS)
-    monkeypatch.setattr(settle, "LARGE", 6)
+    monkeypatch.setattr(reconcile, "LARGE", 6)
     return root
 
 
@@ -43,48 +43,48 @@ def images(root: Path) -> list[Path]:
 
 
 def test_folders_stand_for_their_files_once_each_was_looked_at(done, ledger):
-    assert settle.note_missing(ledger, Tree(done)) == 0
+    assert reconcile.note_missing(ledger, Tree(done)) == 0
     assert ledger.folder_times()
     images(done)[0].write_bytes(b"changed in place: for verify to find")
-    assert settle.note_missing(ledger, Tree(done)) == 0
+    assert reconcile.note_missing(ledger, Tree(done)) == 0
 
 
 def test_a_file_that_is_lost_is_noticed_by_its_folder(done, ledger):
-    settle.note_missing(ledger, Tree(done))
+    reconcile.note_missing(ledger, Tree(done))
     images(done)[0].unlink()
-    assert settle.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.note_missing(ledger, Tree(done)) == 1
     assert not ledger.folder_times()
 
 
 def test_a_file_that_was_replaced_is_noticed_by_its_folder(done, ledger, tmp_path):
-    settle.note_missing(ledger, Tree(done))
+    reconcile.note_missing(ledger, Tree(done))
     (tmp_path / "other.png").write_bytes(b"another picture")
     (tmp_path / "other.png").replace(images(done)[0])
-    assert settle.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.note_missing(ledger, Tree(done)) == 1
 
 
 def test_a_folder_whose_time_was_set_back_does_not_stand_for_its_files(done, ledger):
     """As in a copy that left the images out, or after a restore."""
-    settle.note_missing(ledger, Tree(done))
+    reconcile.note_missing(ledger, Tree(done))
     image = images(done)[0]
     times = image.parent.stat()
     image.unlink()
     os.utime(image.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert settle.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.note_missing(ledger, Tree(done)) == 1
 
 
 def test_a_folder_that_has_just_changed_does_not_stand_for_its_files(done, ledger, monkeypatch):
     monkeypatch.setattr(folders, "time_ns", time_ns)
     (images(done)[0].parent / "new").write_bytes(b"")
-    settle.note_missing(ledger, Tree(done))
+    reconcile.note_missing(ledger, Tree(done))
     assert not ledger.folder_times()
 
 
 def test_a_small_output_is_looked_at_file_by_file(done, ledger, monkeypatch):
-    monkeypatch.setattr(settle, "LARGE", 7)
-    settle.note_missing(ledger, Tree(done))
+    monkeypatch.setattr(reconcile, "LARGE", 7)
+    reconcile.note_missing(ledger, Tree(done))
     images(done)[0].write_bytes(b"changed in place")
-    assert settle.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.note_missing(ledger, Tree(done)) == 1
 
 
 def test_the_sums_of_a_finished_run_are_those_of_its_rows(ledger):
@@ -97,6 +97,6 @@ def test_the_sums_of_a_finished_run_are_those_of_its_rows(ledger):
 
 def test_any_change_takes_the_sums_away(done, ledger):
     images(done)[0].unlink()
-    settle.note_missing(ledger, Tree(done))
+    reconcile.note_missing(ledger, Tree(done))
     assert not ledger.sums()
     assert ledger.anything_to_do()

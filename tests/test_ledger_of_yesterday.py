@@ -11,7 +11,7 @@ from output_checks import check_invariant, rows_of
 from scripted_gateway import ScriptedGateway
 
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.outputs.unknown import check_index_is_known
+from batchgen.reconcile.unrecorded import check_index_is_known
 
 
 class Gateway(ScriptedGateway):
@@ -191,7 +191,7 @@ def test_rows_that_nobody_can_place_are_named_with_a_way_to_go_on(tmp_path):
 def test_an_index_of_the_ledger_s_own_is_not_read(tmp_path, monkeypatch):
     with Gateway() as gateway:
         assert run(written(tmp_path, gateway, 2, "anyapi"), tmp_path).returncode == 0
-    monkeypatch.setattr("batchgen.outputs.unknown.unknown_rows", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("batchgen.reconcile.unrecorded.unknown_rows", lambda *_: pytest.fail("it was read"))
     ledger = Ledger.open(output(tmp_path) / FILE_NAME)
     check_index_is_known(ledger, output(tmp_path))
     ledger.close()

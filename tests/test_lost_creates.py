@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
-from batchgen.catalog import builtin
+from batchgen.catalog.catalog import builtin
+from batchgen.engine.attempt import Work
 from batchgen.engine.controls import Controls
-from batchgen.engine.recover import Postponed, Recovery, Undecided
-from batchgen.engine.work import Work
+from batchgen.engine.recovery import Postponed, Recovery, Undecided
 from batchgen.errors import TaskNotFound
 from batchgen.providers.base import Page, Provider, Task, TaskState
 

@@ -303,7 +303,7 @@ def test_nothing_is_begun_while_downloads_lack_descriptors(tmp_path, gateway):
         "from batchgen.outputs import tree\n"
         "full = OSError(errno.EMFILE, 'Too many open files')\n"
         "def no_more(*_, **__): raise tree._not_written(full, pathlib.Path('x'))\n"
-        "import batchgen.engine.fetch as fetch\n"
+        "import batchgen.engine.download as fetch\n"
         "fetch.finish = no_more\n"
         "sys.exit(main(['run', 'manifest.yaml']))\n"
     )

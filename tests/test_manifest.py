@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchgen import document
 from batchgen.errors import ManifestInvalid
 from batchgen.manifest import schema
 from batchgen.manifest.explain import render
 from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
-from batchgen.matrix import expand
+from batchgen.matrix.expand import expand
+from batchgen.source import document
 
 HERE = Path(__file__).parent / "manifests"
 INVALID = sorted((HERE / "invalid").glob("*.yaml"))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from batchgen.errors import ManifestInvalid
 from batchgen.manifest import sample
 from batchgen.manifest.load import load_manifest
-from batchgen.matrix import expand
+from batchgen.matrix.expand import expand
 
 HEAD = "version: 1\nname: x\nprovider: kapon\n"
 TABLE = "sku,name,colour\nm1,mug,red\nl1,lamp,\nv1,vase,blue\n"

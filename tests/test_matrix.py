@@ -9,7 +9,7 @@ import pytest
 
 from batchgen.jobs import job_id
 from batchgen.manifest.load import load_manifest
-from batchgen.matrix import expand, slug
+from batchgen.matrix.expand import expand, slug
 
 HEAD = "version: 1\nname: x\nprovider: sandbox\n"
 

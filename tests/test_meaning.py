@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import pytest
 
-from batchgen.door import Answer
 from batchgen.errors import Unclear
+from batchgen.http.client import Answer
 from batchgen.jobs import ImageLink
 from batchgen.providers.base import TaskState
-from batchgen.providers.meaning import data_of, task_from
+from batchgen.providers.kling_responses import data_of, task_from
 
 
 def answer(status: int, body: object, **headers: str) -> Answer:

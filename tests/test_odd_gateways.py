@@ -468,7 +468,7 @@ def test_an_interrupted_run_leaves_no_row_without_a_file_and_no_file_without_a_r
 ENDS_BEFORE = """
 import os, signal, sys
 from batchgen.cli.main import main
-from batchgen.outputs import settle
+from batchgen.reconcile import reconcile
 settle.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main(sys.argv[1:])
 """

@@ -16,8 +16,8 @@ from scripted_gateway import ScriptedGateway
 from scripted_output import files_of, finished, run, statuses, write
 
 from batchgen.errors import ImageBroken
-from batchgen.outputs.formats import MOST_PARTS
-from batchgen.outputs.images import inspect
+from batchgen.storage.formats import MOST_PARTS
+from batchgen.storage.images import inspect
 
 
 @pytest.fixture

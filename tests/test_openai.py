@@ -19,7 +19,7 @@ from output_checks import check_invariant, rows_of
 from PIL import Image
 from sandbox_process import SandboxProcess
 
-from batchgen.door import Answer
+from batchgen.http.client import Answer
 from batchgen.providers.openai import task_from, versioned
 from batchgen.sandbox.painter import plain
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchgen.jobs import Job, Parameters, job_id
-from batchgen.paths import DEFAULT_TEMPLATE, LONGEST, PathFault, PathTemplate, folded, retired, watermarked
+from batchgen.storage.paths import DEFAULT_TEMPLATE, LONGEST, PathFault, PathTemplate, folded, retired, watermarked
 
 DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"

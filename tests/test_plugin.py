@@ -15,8 +15,8 @@ from drawing_gateway import KEY, DrawingGateway
 from output_checks import check_invariant, rows_of
 from wire_tap import Reply, Tap
 
-from batchgen.door import open_door
 from batchgen.errors import Unclear
+from batchgen.http.client import open_door
 
 PACKAGE = ROOT / "tests" / "plugin_package"
 MODULE = PACKAGE / "batchgen_drawing.py"

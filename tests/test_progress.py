@@ -13,8 +13,9 @@ import threading
 
 import pytest
 
+from batchgen.cli.progress import LogFormat, Progress, Rate, describe, seconds_left
+from batchgen.engine.counters import Counters
 from batchgen.errors import AccountStopped
-from batchgen.progress import Counters, LogFormat, Progress, Rate, describe, seconds_left
 
 
 class Ticks:
@@ -237,7 +238,8 @@ async def test_a_cancelled_run_is_cancelled_and_shown_a_last_time(ticks):
 def test_the_bar_s_package_is_loaded_only_for_a_bar():
     script = (
         "import asyncio, sys\n"
-        "from batchgen.progress import Counters, Progress\n"
+        "from batchgen.engine.counters import Counters\n"
+        "from batchgen.cli.progress import Progress\n"
         "async def run():\n"
         "    async with Progress(Counters(images_wanted=3)): pass\n"
         "asyncio.run(run())\n"

@@ -18,7 +18,7 @@ from PIL import Image
 from provider_cases import FACE_BASE64, ID, asked, bears_its_key, every, with_image
 from wire_tap import Reply
 
-from batchgen import catalog
+from batchgen.catalog import catalog
 from batchgen.cli.main import main
 from batchgen.jobs import Parameters, Reference
 

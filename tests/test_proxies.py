@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from scripted_gateway import ScriptedGateway
 
-from batchgen.catalog import builtin
+from batchgen.catalog.catalog import builtin
 from batchgen.errors import CommandError
+from batchgen.http.proxies import passwords, proxy_of
 from batchgen.providers.registry import check
-from batchgen.proxies import passwords, proxy_of
 
 PASSWORD = "the-password-of-the-proxy"
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

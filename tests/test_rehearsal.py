@@ -11,7 +11,7 @@ from command import ROOT, batchgen, manifest, prompts
 from output_checks import rows_of
 from sandbox_process import SandboxProcess
 
-from batchgen.sandbox.weather import FAULTS, OF_ALL, Forecast, Weather
+from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, Forecast, Weather
 
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Rehearse a manifest")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)

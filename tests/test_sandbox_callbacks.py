@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from sandbox_caller import gateway
 
-from batchgen.sandbox.weather import Weather
+from batchgen.sandbox.faults.schedule import Weather
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ def test_ctrl_c_ends_it_with_0_too():
 def test_its_example_is_an_account_that_a_manifest_can_have():
     import yaml
 
-    from batchgen import catalog
+    from batchgen.catalog import catalog
 
     with SandboxProcess("--concurrency", "5") as sandbox:
         example = sandbox.introduction + "".join(sandbox._process.stdout.readline() for _ in range(3))
@@ -89,7 +89,7 @@ def test_options_that_cannot_be_are_a_sentence_and_exit_code_2(options):
 
 
 def test_the_help_names_every_fault_and_the_words_for_rehearsals():
-    from batchgen.sandbox.weather import FAMILIES, OF_ALL
+    from batchgen.sandbox.faults.schedule import FAMILIES, OF_ALL
 
     text = run("--help").stdout
     for word in (*OF_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):

@@ -14,9 +14,9 @@ from PIL import Image
 from sandbox_caller import Clock, gateway
 from sandbox_process import ROOT, SandboxProcess
 
-from batchgen.outputs.images import inspect
 from batchgen.sandbox.formats import Format, numbered, padded
 from batchgen.sandbox.painter import plain
+from batchgen.storage.images import inspect
 
 EVERY = pytest.mark.parametrize("kind", list(Format))
 SIZES = (0, 1, 11, 12, 13, 4096, 65_533, 65_534, 65_535, 65_536, 131_080, 2_000_000)

@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from batchgen import catalog
+from batchgen.catalog import catalog
 from batchgen.sandbox import lettering, painter
 from batchgen.sandbox.rules import order_of
 

@@ -10,8 +10,8 @@ import pytest
 from sandbox_caller import gateway
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.refusal import STATUS_OF
-from batchgen.sandbox.weather import FAULTS, OF_ALL, Act, Forecast, Occasion, Weather
+from batchgen.sandbox.api_error import STATUS_OF
+from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, Act, Forecast, Occasion, Weather
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 

@@ -9,7 +9,7 @@ from command import batchgen, manifest, prompts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchgen.engine.slot_time import Idle, Phase, SlotTime
+from batchgen.engine.timings import Idle, Phase, SlotTime
 
 
 class Clock:

@@ -9,7 +9,7 @@ import pytest
 from command import KEY, batchgen, manifest, prompts
 from scripted_gateway import ScriptedGateway
 
-from batchgen.terminal import harmless
+from batchgen.cli.terminal import harmless
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\u2066\u200f\r\x7f"
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")

@@ -10,25 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books, paid_beside
+from batchgen.app.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books, paid_beside
 from batchgen.cli import options as common
+from batchgen.cli.adopt_files import Taken, take_in_files, take_in_rows
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
-from batchgen.cli.taken_in import Taken, take_in_files, take_in_rows
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.events import redacted
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
-from batchgen.matrix import expand
-from batchgen.outputs import settle
-from batchgen.outputs.tree import Tree
-from batchgen.outputs.views import INDEX
+from batchgen.matrix.expand import expand
+from batchgen.reconcile import reconcile
+from batchgen.reports.index import INDEX
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog import Account
+    from batchgen.catalog.catalog import Account
     from batchgen.jobs import Job
     from batchgen.ledger.payments import Payment
     from batchgen.manifest.model import Manifest
@@ -124,7 +124,7 @@ def _without_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: 
     if account.is_local_sandbox:
         return 0
     if adopt:
-        return settle.drop_rehearsals(ledger, Tree(root), account.base_url)[0]
+        return reconcile.drop_rehearsals(ledger, Tree(root), account.base_url)[0]
     return len(ledger.preview_drop_rehearsals(account.base_url))
 
 
@@ -169,7 +169,7 @@ async def _ask(manifest: Manifest, root: Path, held: Books, names: list[str]) ->
 
 
 async def _ask_account(manifest: Manifest, root: Path, held: Books, name: str) -> Answered:
-    from batchgen.door import open_door  # noqa: PLC0415 - --offline needs no network
+    from batchgen.http.client import open_door  # noqa: PLC0415 - --offline needs no network
     from batchgen.providers.registry import provider_for  # noqa: PLC0415
 
     account: Account | None = manifest.account if name == manifest.account.name else manifest.accounts.get(name)

@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import builtin
+from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
+from batchgen.catalog.catalog import builtin
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
-from batchgen.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
 from batchgen.errors import CommandError
 from batchgen.manifest.load import load_manifest
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog import Account
+    from batchgen.catalog.catalog import Account
     from batchgen.manifest.model import Manifest
 
 
@@ -68,8 +68,8 @@ def _accounts(manifest: Manifest, *, only_one: bool) -> list[Account]:
 
 
 async def _examine(account: Account, patience: float) -> Health:
-    from batchgen.doctor.examination import Examination  # noqa: PLC0415 - aiohttp costs 250 ms
-    from batchgen.door import Listener, opened  # noqa: PLC0415
+    from batchgen.app.doctor.examination import Examination  # noqa: PLC0415 - aiohttp costs 250 ms
+    from batchgen.http.client import Listener, opened  # noqa: PLC0415
 
     try:
         async with gateway_in(None)(account) as reached, opened(Listener, 1) as door:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
-    from batchgen.catalog import Account
-    from batchgen.engine.address import Address
+    from batchgen.callbacks.endpoint import Address
+    from batchgen.catalog.catalog import Account
     from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
@@ -26,7 +26,7 @@ def way_back(manifest: Manifest, root: Path) -> AbstractContextManager[Address |
 
     Raises CommandError where its port cannot be had, and OutputBusy where that is because the output's run has it.
     """
-    from batchgen.engine.address import Address  # noqa: PLC0415 - only where it is needed
+    from batchgen.callbacks.endpoint import Address  # noqa: PLC0415 - only where it is needed
 
     callback = manifest.callback
     if callback is None or "callback_url" not in manifest.account.fields:
@@ -46,7 +46,7 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
         if not account.is_local_sandbox:
             yield account
             return
-        from batchgen.catalog import REHEARSED  # noqa: PLC0415
+        from batchgen.catalog.catalog import REHEARSED  # noqa: PLC0415
         from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 

@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from batchgen import __version__, terminal
+from batchgen import __version__
+from batchgen.cli import terminal
 from batchgen.cli.outcome import header, outcome_of
 from batchgen.errors import BatchgenError, CommandError, ManifestInvalid, ReasonCode
 
@@ -117,7 +118,7 @@ def _failed(error: BaseException, arguments: Sequence[str]) -> int:
 def _summarize(error: _UsageError, arguments: Sequence[str]) -> None:
     """A run whose command line is wrong has a summary too."""
     if (path := _given(arguments, "--summary")) and _command_of(arguments) == "run":
-        from batchgen.cli.finish import Finish  # noqa: PLC0415 - only where it is needed
+        from batchgen.cli.hooks import Finish  # noqa: PLC0415 - only where it is needed
 
         Finish(None, Path(path)).end_by(error)
 

@@ -11,7 +11,7 @@ from batchgen.cli.outcome import checked
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog import Account, Catalog, Model
+    from batchgen.catalog.catalog import Account, Catalog, Model
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print what models and accounts can do."""
-    from batchgen.catalog import builtin  # noqa: PLC0415 - reads a file
+    from batchgen.catalog.catalog import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
     print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.engine.stop import Deadline
+    from batchgen.engine.shutdown import Deadline
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -101,7 +101,7 @@ def money(text: str) -> Decimal:
 
 def deadline(text: str) -> Deadline:
     """A deadline: a duration (`90m`), a time of day (`06:00`) or a date and time, by the clock on the wall."""
-    from batchgen.engine.stop import Deadline  # noqa: PLC0415 - asyncio, for one option
+    from batchgen.engine.shutdown import Deadline  # noqa: PLC0415 - asyncio, for one option
 
     if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
         return Deadline(at=time.monotonic() + float(match[1]) * _UNITS[match[2]], clock=time.monotonic)

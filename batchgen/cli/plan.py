@@ -12,9 +12,9 @@ from batchgen.errors import ReasonCode
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
-from batchgen.outputs.views import INDEX
 from batchgen.plan.selection import Selection
 from batchgen.plan.survey import Group, Plan, check_any, standings, survey
+from batchgen.reports.index import INDEX
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.questions import Standing
+    from batchgen.ledger.reader import Standing
     from batchgen.manifest.model import LeftOut, Manifest
 
 

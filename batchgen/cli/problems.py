@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from batchgen import terminal
+from batchgen.cli import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

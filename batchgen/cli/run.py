@@ -9,16 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen import terminal
+from batchgen.app.run import Order, Result, Surroundings, perform
 from batchgen.cli import options as common
-from batchgen.cli.ending import Ending, ending_of
-from batchgen.cli.finish import Finish
+from batchgen.cli import terminal
 from batchgen.cli.gateway import gateway_in, way_back
+from batchgen.cli.hooks import Finish
+from batchgen.cli.progress import Progress
+from batchgen.cli.run_report import Ending, ending_of
+from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
-from batchgen.engine.run import Order, Result, Surroundings, perform
-from batchgen.engine.stop import signals_raised
-from batchgen.engine.work import Work
+from batchgen.engine.counters import Counters
+from batchgen.engine.shutdown import signals_raised
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
 from batchgen.ledger import lock
@@ -26,21 +28,20 @@ from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
-from batchgen.matrix import expand
+from batchgen.matrix.expand import expand
 from batchgen.money import micros
-from batchgen.outputs.tree import Tree
-from batchgen.outputs.views import INDEX
 from batchgen.plan.selection import Selection
 from batchgen.plan.survey import check_any, standings, unpriced
-from batchgen.progress import Counters, Progress
 from batchgen.providers import registry
+from batchgen.reports.index import INDEX
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
-    from batchgen.engine.address import Address
-    from batchgen.ledger.questions import Questions
+    from batchgen.callbacks.endpoint import Address
+    from batchgen.ledger.reader import Questions
     from batchgen.manifest.model import Manifest
 
 _BREATH = 1000  # jobs that are looked at in one go

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.sandbox.faults.schedule import FAMILIES, FAULTS, OF_ALL, Weather
 from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
-from batchgen.sandbox.weather import FAMILIES, FAULTS, OF_ALL, Weather
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

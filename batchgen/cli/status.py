@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.found import found_output, unit_of
-from batchgen.cli.standing import as_text, exit_code, head, standing
+from batchgen.cli.locate import found_output, unit_of
+from batchgen.cli.status_report import as_text, exit_code, head, standing
 from batchgen.errors import CommandError
 
 if TYPE_CHECKING:

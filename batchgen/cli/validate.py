@@ -12,7 +12,7 @@ from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
 from batchgen.ledger.store import Ledger
 from batchgen.manifest.load import load_manifest
-from batchgen.matrix import expand
+from batchgen.matrix.expand import expand
 from batchgen.plan.selection import Selection
 from batchgen.plan.survey import check_any
 

@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.found import found_output
+from batchgen.cli.locate import found_output
 from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
-from batchgen.outputs.check import Fault, Finding, findings
-from batchgen.outputs.tree import Tree
-from batchgen.outputs.views import FAILURES, INDEX
+from batchgen.reconcile.files import Fault, Finding, findings
+from batchgen.reports.index import FAILURES, INDEX
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -13,13 +13,14 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchgen import terminal
-from batchgen.cli.standing import as_text, cost, exit_code, head, nothing_begun, standing
+from batchgen.cli import terminal
+from batchgen.cli.progress import Rate
+from batchgen.cli.status_report import as_text, cost, exit_code, head, nothing_begun, standing
+from batchgen.durations import duration
 from batchgen.errors import BatchgenError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME
-from batchgen.progress import Rate, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

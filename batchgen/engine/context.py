@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
-from batchgen.engine.stop import Stop
+from batchgen.engine.shutdown import Stop
 from batchgen.ledger.events import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from batchgen.catalog import Account
-    from batchgen.door import Door
+    from batchgen.catalog.catalog import Account
     from batchgen.engine.budget import Budget
-    from batchgen.engine.slot_time import SlotTime
-    from batchgen.image_hosts import ImageHosts
+    from batchgen.engine.counters import Counters
+    from batchgen.engine.timings import SlotTime
+    from batchgen.http.client import Door
+    from batchgen.http.downloads import ImageHosts
     from batchgen.jobs import Status
     from batchgen.ledger.events import Event
-    from batchgen.ledger.questions import Questions
+    from batchgen.ledger.reader import Questions
     from batchgen.ledger.writer import Writer
-    from batchgen.outputs.tree import Tree
-    from batchgen.paths import PathTemplate
-    from batchgen.progress import Counters
+    from batchgen.storage.paths import PathTemplate
+    from batchgen.storage.tree import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

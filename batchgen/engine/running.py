@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen.engine.calls import Hearsay
+from batchgen.engine.callback_reliability import Hearsay
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:

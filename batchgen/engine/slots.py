@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.engine.capacity import Capacity
-    from batchgen.engine.work import Work
+    from batchgen.engine.attempt import Work
+    from batchgen.engine.concurrency import Capacity
 
 PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
 

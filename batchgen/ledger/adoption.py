@@ -14,7 +14,7 @@ from batchgen.ledger.events import Accepted, Fetched, Intent, Made, Relinked, Re
 if TYPE_CHECKING:
     from batchgen.jobs import ImageFile, Job
     from batchgen.ledger.events import Event
-    from batchgen.ledger.questions import OpenAttempt, Questions
+    from batchgen.ledger.reader import OpenAttempt, Questions
 
 _ENDED_WITHOUT_IMAGES = frozenset({Status.FAILED, Status.REJECTED, Status.UNKNOWN})
 _WITH_LINKS = frozenset({Status.MADE, Status.DONE, Status.PARTIAL})

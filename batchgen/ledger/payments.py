@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-    from batchgen.ledger.questions import Questions
+    from batchgen.ledger.reader import Questions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

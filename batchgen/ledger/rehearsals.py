@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchgen.ledger.image_questions import StoredImage
-    from batchgen.ledger.questions import Questions
+    from batchgen.ledger.image_queries import StoredImage
+    from batchgen.ledger.reader import Questions
 
 _LAST = 2**62  # above every attempt's number
 

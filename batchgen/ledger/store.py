@@ -22,7 +22,7 @@ from batchgen.ledger.connection import check_no_links, connect, connect_to_nothi
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
-from batchgen.ledger.questions import SUMS, Questions
+from batchgen.ledger.reader import SUMS, Questions
 from batchgen.ledger.rehearsals import rehearsed_jobs
 from batchgen.ledger.transitions import apply
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchgen import templates
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest.faults import cut, meant
+from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.reading import UNUSABLE
 from batchgen.manifest.schema import FAULTY
+from batchgen.manifest.schema_errors import MOST_UNKNOWN
 from batchgen.manifest.vars import name_fault
-from batchgen.manifest.wording import MOST_UNKNOWN
 from batchgen.manifest.zipped import zipped
+from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from batchgen.document import Value
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
+    from batchgen.source.document import Value
 
 
 @dataclass(slots=True, kw_only=True)

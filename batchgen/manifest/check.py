@@ -12,17 +12,18 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from batchgen import paths, templates
 from batchgen.jobs import Parameters
 from batchgen.manifest import product, rules, sample
-from batchgen.manifest.faults import cut, written_path
+from batchgen.manifest.diagnostics import cut, written_path
 from batchgen.manifest.model import LeftOut, OnIllegal, build
 from batchgen.manifest.rendering import BlockTemplates, check_inclusion
+from batchgen.matrix import templates
+from batchgen.storage import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import (
         Block,
         Exclusion,

@@ -7,9 +7,9 @@ import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen import encoding
 from batchgen.errors import CommandError, Place
-from batchgen.manifest.wording import is_secret
+from batchgen.manifest.schema_errors import is_secret
+from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

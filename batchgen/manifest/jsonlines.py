@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchgen.document import Value
+    from batchgen.source.document import Value
 
 
 class Number(str):

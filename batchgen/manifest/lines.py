@@ -7,15 +7,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen import encoding
 from batchgen.errors import Place
-from batchgen.manifest.faults import cut, nearest
+from batchgen.manifest.diagnostics import cut, nearest
+from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import NodePath
 
 MOST_FAULTS = 20  # of one file; a file of another encoding would have thousands

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batchgen
-from batchgen import document, encoding
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
 from batchgen.manifest import schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.check import Check
-from batchgen.manifest.faults import Faults
+from batchgen.manifest.diagnostics import Faults
 from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
-from batchgen.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
+from batchgen.source import document, encoding
+from batchgen.storage.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
 
 if TYPE_CHECKING:
-    from batchgen.document import Value
     from batchgen.manifest.model import Settings
+    from batchgen.source.document import Value
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -126,7 +126,7 @@ def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: 
 def _digest(data: bytes, provider: str, axes: Axes, references: References) -> str:
     """What decides which jobs there are, in which order, and where their files go."""
     mould = hashlib.sha256()
-    rules = resources.files("batchgen").joinpath("catalog.yaml").read_bytes()
+    rules = resources.files("batchgen.catalog").joinpath("catalog.yaml").read_bytes()
     parts = [f"batchgen {batchgen.__version__} ids {ID_VERSION}", provider]
     parts += [f"{name}={digest}" for name, digest in axes.files.items()]
     parts += references.identities()

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
-    from batchgen.catalog import Account
+    from batchgen.catalog.catalog import Account
     from batchgen.errors import Place, Problem
-    from batchgen.paths import PathTemplate
+    from batchgen.storage.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
 DEFAULT_MAX_JOBS = 100_000

@@ -13,16 +13,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen import templates
 from batchgen.jobs import Job, Parameters, job_id
 from batchgen.manifest import rules, wildcards
 from batchgen.manifest.model import OnIllegal, build
 from batchgen.manifest.sample import rank
+from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.document import Value
     from batchgen.manifest.model import (
         Block,
         Entry,
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
         Setting,
         Settings,
     )
+    from batchgen.source.document import Value
 
 _MOST_KEPT = 50_000  # combinations kept for the prompts that share them
 _SLUG_CHARACTERS = 40

@@ -12,20 +12,20 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen import document, encoding
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.manifest import jsonlines, schema
-from batchgen.manifest.faults import cut, listed, nearest
+from batchgen.manifest.diagnostics import cut, listed, nearest
 from batchgen.manifest.lines import Broken, LineFile, TooMany
 from batchgen.manifest.model import NodePath, Prompts
 from batchgen.manifest.texts import fault_of, name_fault
 from batchgen.manifest.where import Where
+from batchgen.source import document, encoding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.document import Value
     from batchgen.manifest.model import Match, Settings
+    from batchgen.source.document import Value
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml")
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen import encoding, templates
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest.faults import FaultsElsewhere
+from batchgen.manifest.diagnostics import FaultsElsewhere
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import FAULTY
 from batchgen.manifest.texts import fault_of
+from batchgen.matrix import templates
+from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batchgen.document import Document, Value
-    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import Settings
     from batchgen.manifest.references import References
+    from batchgen.source.document import Document, Value
 
 UNUSABLE = object()  # what has a fault of its own, said already
 

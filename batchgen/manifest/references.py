@@ -9,14 +9,14 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import builtin
+from batchgen.catalog.catalog import builtin
 from batchgen.jobs import Reference
-from batchgen.manifest.faults import cut, nearest
+from batchgen.manifest.diagnostics import cut, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import NodePath
 
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})

@@ -6,15 +6,15 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchgen import templates
 from batchgen.errors import Place
-from batchgen.manifest.faults import cut, listed, nearest
+from batchgen.manifest.diagnostics import cut, listed, nearest
 from batchgen.manifest.texts import fault_of
+from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.manifest.faults import Faults
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import Axis, Block, Inclusion, Manifest, NodePath, Prompts, Settings
 
 _MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one

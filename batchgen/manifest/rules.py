@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import Model, builtin
-from batchgen.manifest.faults import listed, nearest
+from batchgen.catalog.catalog import Model, builtin
+from batchgen.manifest.diagnostics import listed, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchgen.catalog import Account
+    from batchgen.catalog.catalog import Account
     from batchgen.jobs import Parameters
     from batchgen.manifest.model import Settings
 

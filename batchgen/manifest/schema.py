@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchgen.manifest import wording
+from batchgen.manifest import schema_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchgen.document import Value
     from batchgen.manifest.model import NodePath
-    from batchgen.manifest.wording import SchemaFault
+    from batchgen.manifest.schema_errors import SchemaFault
+    from batchgen.source.document import Value
 
 MOST_EXPLAINED = 500
 _Schema: TypeAlias = dict[str, Any]
@@ -81,7 +81,7 @@ def _explained(schema: _Schema, value: Value) -> list[SchemaFault]:
     faults: dict[tuple[NodePath, bool, str], SchemaFault] = {}
     types: set[NodePath] = set()
     for error in errors:
-        for fault in wording.of_error(error, value):
+        for fault in schema_errors.of_error(error, value):
             path = _restored(fault.path, kept)
             if fault.of_type and path in types:
                 continue  # said already: both arms of an `if` know the type
@@ -91,7 +91,7 @@ def _explained(schema: _Schema, value: Value) -> list[SchemaFault]:
     if len(errors) < MOST_EXPLAINED:
         return list(faults.values())
     message = f"There are more than {MOST_EXPLAINED} faults."
-    return [*faults.values(), wording.SchemaFault((), message, "Mend the others first.", ends=True)]
+    return [*faults.values(), schema_errors.SchemaFault((), message, "Mend the others first.", ends=True)]
 
 
 _Kept: TypeAlias = dict["NodePath", list[int]]

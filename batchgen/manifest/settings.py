@@ -8,16 +8,16 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchgen import catalog
-from batchgen.manifest.faults import cut, meant
+from batchgen.catalog import catalog
+from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchgen.catalog import Account
-    from batchgen.document import Value
-    from batchgen.manifest.faults import Faults
+    from batchgen.catalog.catalog import Account
+    from batchgen.manifest.diagnostics import Faults
+    from batchgen.source.document import Value
 
 _OF_ITS_OWN = ("wire", "base_url", "models")  # what an account has to say that starts from no other
 _OF_OPENAI = ("quality", "style", "background")

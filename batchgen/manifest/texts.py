@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from batchgen import encoding, templates
-from batchgen.catalog import builtin
+from batchgen.catalog.catalog import builtin
+from batchgen.matrix import templates
+from batchgen.source import encoding
 
 LONGEST_ID = 80  # characters
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from batchgen import templates
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest.faults import cut
-from batchgen.paths import PLACEHOLDERS
+from batchgen.manifest.diagnostics import cut
+from batchgen.matrix import templates
+from batchgen.storage.paths import PLACEHOLDERS
 
 _VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars"})

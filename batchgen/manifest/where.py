@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.manifest import wildcards
-from batchgen.manifest.faults import cut, listed, nearest
+from batchgen.manifest.diagnostics import cut, listed, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest.faults import listed
+from batchgen.manifest.diagnostics import listed
 from batchgen.manifest.model import Axis, Entry
 from batchgen.manifest.vars import name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchgen.document import Value
     from batchgen.manifest.model import NodePath
     from batchgen.manifest.reading import Reader
+    from batchgen.source.document import Value
 
 
 def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, reader: Reader) -> Axis:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from batchgen.jobs import Job
-    from batchgen.ledger.questions import Questions, Standing
+    from batchgen.ledger.reader import Questions, Standing
 
 NOTHING_YET = "nothing is there yet"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"

@@ -12,23 +12,23 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import price_at
+from batchgen.catalog.catalog import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rehearsals import real_jobs
-from batchgen.matrix import expand
+from batchgen.matrix.expand import expand
 from batchgen.money import micros
-from batchgen.outputs.check import Fault, is_asked_for, is_back, look_at
-from batchgen.outputs.settle import check_folder, check_not_away
 from batchgen.plan.reasons import Reasons
+from batchgen.reconcile.files import Fault, is_asked_for, is_back, look_at
+from batchgen.reconcile.reconcile import check_folder, check_not_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchgen.catalog import Prices
+    from batchgen.catalog.catalog import Prices
     from batchgen.jobs import Job
-    from batchgen.ledger.questions import Questions, Standing
+    from batchgen.ledger.reader import Questions, Standing
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
     from batchgen.plan.selection import Selection

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import SANDBOX_HEADER, Ability, Auth
+from batchgen.catalog.catalog import SANDBOX_HEADER, Ability, Auth
 from batchgen.errors import TaskNotFound
 from batchgen.redaction import redact
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from decimal import Decimal
 
-    from batchgen.catalog import Account
-    from batchgen.door import Answer, Door
+    from batchgen.catalog.catalog import Account
+    from batchgen.http.client import Answer, Door
     from batchgen.jobs import ImageLink, Job
 
 

@@ -16,16 +16,16 @@ from urllib.parse import quote
 
 import jwt
 
-from batchgen.catalog import Auth
+from batchgen.catalog.catalog import Auth
 from batchgen.errors import AccountStopped, OwnRefusal, TaskNotFound, Unclear
-from batchgen.providers import meaning
+from batchgen.providers import kling_responses
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchgen.catalog import Account
-    from batchgen.door import Answer, Door
+    from batchgen.catalog.catalog import Account
+    from batchgen.http.client import Answer, Door
     from batchgen.jobs import Job, Reference
     from batchgen.providers.base import Secrets
 
@@ -52,31 +52,33 @@ class KlingProvider(Provider):
         request = await self.request(job, external_id)
         body = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
         answer = await self._send("POST", self._url, body)
-        return meaning.task_from(meaning.data_of(answer, creating=True, doing="the create"), answer.head).told_in(
-            answer
-        )
+        return kling_responses.task_from(
+            kling_responses.data_of(answer, creating=True, doing="the create"), answer.head
+        ).told_in(answer)
 
     async def query(self, task_id: str) -> Task:
         """GET one task by its id, or by the caller's own."""
         answer = await self._send("GET", f"{self._url}/{quote(task_id, safe='')}")
-        return meaning.task_from(meaning.data_of(answer, creating=False, doing="a query"), answer.head).told_in(answer)
+        return kling_responses.task_from(
+            kling_responses.data_of(answer, creating=False, doing="a query"), answer.head
+        ).told_in(answer)
 
     async def page(self, number: int, size: int) -> Page:
         """GET a page of tasks, newest first."""
         answer = await self._send("GET", f"{self._url}?pageNum={number}&pageSize={size}")
-        data = meaning.data_of(answer, creating=False, doing="a list of tasks")
+        data = kling_responses.data_of(answer, creating=False, doing="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
         if not isinstance(items, list | None):
             raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
-        return Page(tasks=tuple(meaning.task_from(item, "").told_in(answer) for item in known))
+        return Page(tasks=tuple(kling_responses.task_from(item, "").told_in(answer) for item in known))
 
     async def probe(self) -> None:
         """The list or a query; 1202 to a query says that there is no such path, not that there is no such task."""
         try:
             await super().probe()
         except TaskNotFound as error:
-            if error.code == meaning.NO_SUCH_PATH:
+            if error.code == kling_responses.NO_SUCH_PATH:
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error
             raise
 
@@ -84,7 +86,7 @@ class KlingProvider(Provider):
         """The task object, bare or as `data` of an answer."""
         inner = call.get("data")
         try:
-            return meaning.task_from(inner if isinstance(inner, dict) else call, "")
+            return kling_responses.task_from(inner if isinstance(inner, dict) else call, "")
         except Unclear:
             return None
 

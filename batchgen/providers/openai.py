@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import Auth
+from batchgen.catalog.catalog import Auth
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -23,12 +23,12 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.jobs import INLINE, ImageLink
-from batchgen.providers import reading
+from batchgen.providers import responses
 from batchgen.providers.base import Provider, Task, TaskState
 
 if TYPE_CHECKING:
-    from batchgen.catalog import Account
-    from batchgen.door import Answer, Door
+    from batchgen.catalog.catalog import Account
+    from batchgen.http.client import Answer, Door
     from batchgen.jobs import Job
     from batchgen.providers.base import Secrets
 
@@ -118,7 +118,7 @@ class OpenAIProvider(Provider):
             raise TaskNotFound(f"The gateway answered HTTP {answer.status} for its models.", code=str(answer.status))
         if 200 <= answer.status < 300:
             return
-        error = _refusal(answer, reading.json_of(answer), "the question for its models")
+        error = _refusal(answer, responses.json_of(answer), "the question for its models")
         if isinstance(error, JobRefused) and not isinstance(error, PageReceived):
             # The question has no parameters: whoever is refused even this is refused himself.
             raise AccountStopped(f"{str(error).rstrip('.')}. {_KEY}") from error
@@ -160,7 +160,7 @@ def task_from(answer: Answer, external_id: str) -> Task:
 
     The API gives no task ids: the task is named by our own id and the time that the answer gives.
     """
-    body = reading.json_of(answer)
+    body = responses.json_of(answer)
     links = _links(body) if 200 <= answer.status < 300 else ()
     if not links:
         raise _refusal(answer, body, "the create")
@@ -191,8 +191,8 @@ def _url_of(image: dict[str, Any]) -> str:
 
 
 def _refusal(answer: Answer, body: Any, doing: str) -> BatchgenError:  # noqa: ANN401 - the gateway's own shape
-    code, kind = reading.code_of(body), _type_of(body)
-    message = reading.message_of(body, answer)
+    code, kind = responses.code_of(body), _type_of(body)
+    message = responses.message_of(body, answer)
     said = f" {code}" if code else ""
     words = f": {message}" if message else ""
     text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"
@@ -209,7 +209,7 @@ def _refusal(answer: Answer, body: Any, doing: str) -> BatchgenError:  # noqa: A
             return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
     if answer.status < 300:
         return Unclear(f"{text}; it names no image", **detail)
-    return reading.refusal_by_status(answer, text, code=detail["code"], creating=True, refused=JobRefused)
+    return responses.refusal_by_status(answer, text, code=detail["code"], creating=True, refused=JobRefused)
 
 
 def _type_of(body: object) -> str:

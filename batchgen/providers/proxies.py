@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from batchgen.errors import NotSent, ProxyBusy
 
 if TYPE_CHECKING:
-    from batchgen.door import Answer
+    from batchgen.http.client import Answer
 
 _LOOKED_AT = 1000  # bytes: these pages are short
 _ANYTHING = re.compile(rb"")

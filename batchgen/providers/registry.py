@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchgen.errors import CommandError
+from batchgen.http.proxies import proxy_of
 from batchgen.providers.base import Provider, Secrets
-from batchgen.providers.guard import Guarded
-from batchgen.proxies import proxy_of
+from batchgen.providers.validated import Guarded
 
 if TYPE_CHECKING:
-    from batchgen.catalog import Account
-    from batchgen.door import Door
+    from batchgen.catalog.catalog import Account
+    from batchgen.http.client import Door
 
 GROUP = "batchgen.providers"
 _SOME_IMAGE = "https://images.invalid/"  # where images of a gateway behind a proxy are: anywhere

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.catalog import Auth
-from batchgen.sandbox.refusal import Refusal
+from batchgen.catalog.catalog import Auth
+from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from batchgen.sandbox import wording
-from batchgen.sandbox.weather import Act, Occasion
+from batchgen.sandbox import responses
+from batchgen.sandbox.faults.schedule import Act, Occasion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from batchgen.sandbox.bill import Bill
+    from batchgen.sandbox.faults.schedule import Forecast
     from batchgen.sandbox.links import Links
     from batchgen.sandbox.task import Task
-    from batchgen.sandbox.weather import Forecast
+    from batchgen.sandbox.usage import Bill
 
 _AT_ONCE = 32
 _LATE_MS = 1000  # after the task's end
@@ -63,7 +63,7 @@ class Callbacks:
 
     async def _call(self, task: Task, moment: int, held: list[bytes]) -> list[bytes]:
         """Make the call of one change and those that were held; what is to be held until the next one."""
-        body = wording.task(task, moment, self._links()).encode()
+        body = responses.task(task, moment, self._links()).encode()
         fault = self._forecast.next(Occasion.CALLBACK)
         if fault is not None:
             self._bill.count_fault(fault.name)
@@ -79,7 +79,7 @@ class Callbacks:
             case Act.REPEAT:
                 bodies = [body, body]
             case Act.INVENT:
-                bodies = [wording.task(replace(task, id=f"{task.id}0"), task.ends_at, self._links()).encode(), body]
+                bodies = [responses.task(replace(task, id=f"{task.id}0"), task.ends_at, self._links()).encode(), body]
             case Act.LIE:
                 bodies = [self._false_end(task, moment), body]
             case _:
@@ -91,7 +91,7 @@ class Callbacks:
         """An end that is not so: the other one than the task's, or its own before its time, by turns."""
         is_early = moment < task.ends_at and task.number % 2 == 0
         other = replace(task, failure="" if task.failure else "nothing failed: this call is forged")
-        return wording.task(task if is_early else other, task.ends_at, self._links()).encode()
+        return responses.task(task if is_early else other, task.ends_at, self._links()).encode()
 
     async def _call_late(self, task: Task, body: bytes) -> None:
         await self._until(task.ends_at + _LATE_MS)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import web
 
 from batchgen.sandbox import links, painter
+from batchgen.sandbox.api_error import Refusal
+from batchgen.sandbox.faults.schedule import Act, Fault, Occasion
 from batchgen.sandbox.links import Links
-from batchgen.sandbox.refusal import Refusal
 from batchgen.sandbox.task import State, Task
-from batchgen.sandbox.weather import Act, Fault, Occasion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchgen.sandbox.refusal import Refusal
+from batchgen.sandbox.api_error import Refusal
 from batchgen.sandbox.rules import Order, body_of, check_words, digest_of
 
 if TYPE_CHECKING:

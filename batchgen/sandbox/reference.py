@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from batchgen.sandbox.refusal import Refusal
+from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
-    from batchgen.catalog import Limits
+    from batchgen.catalog.catalog import Limits
 
 
 def identify(value: str, limits: Limits) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
-from batchgen.sandbox.refusal import Refusal
+from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchgen.sandbox import reference
-from batchgen.sandbox.refusal import Refusal
+from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.catalog import Account, Catalog
+    from batchgen.catalog.catalog import Account, Catalog
 
 # Words by which a user rehearses what cannot be asked for otherwise. The first two refuse, the last fails.
 SAFETY_WORD, POLICY_WORD, FAILING_WORD = "forbidden-word", "policy-word", "fail-this-task"

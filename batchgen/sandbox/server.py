@@ -17,19 +17,19 @@ from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from batchgen import catalog
-from batchgen.catalog import Ability, Auth
+from batchgen.catalog import catalog
+from batchgen.catalog.catalog import Ability, Auth
 from batchgen.errors import CommandError
-from batchgen.sandbox import access, openai, wording
-from batchgen.sandbox.bill import Bill
+from batchgen.sandbox import access, openai, responses
+from batchgen.sandbox.api_error import Refusal
 from batchgen.sandbox.callbacks import Callbacks
+from batchgen.sandbox.faults.schedule import Act, Fault, Forecast, Occasion
 from batchgen.sandbox.images import ImageHost
 from batchgen.sandbox.journal import Journal
-from batchgen.sandbox.refusal import Refusal
 from batchgen.sandbox.register import Register
 from batchgen.sandbox.rules import Order, Rules
 from batchgen.sandbox.task import Task
-from batchgen.sandbox.weather import Act, Fault, Forecast, Occasion
+from batchgen.sandbox.usage import Bill
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
 
-    from batchgen.catalog import Account, Catalog
+    from batchgen.catalog.catalog import Account, Catalog
     from batchgen.sandbox.links import Links
     from batchgen.sandbox.settings import Settings
 
@@ -216,12 +216,12 @@ class Sandbox:
 
     def _refuse(self, refused: Refusal) -> web.Response:
         headers = _JSON if refused.retry_after is None else {**_JSON, "Retry-After": str(refused.retry_after)}
-        words = openai.refusal if self._is_openai else wording.refusal
+        words = openai.refusal if self._is_openai else responses.refusal
         status = openai.status_of(refused) if self._is_openai else refused.status
         return web.Response(body=words(self._request_id(), refused), status=status, headers=headers)
 
     def _succeed(self, data: str) -> web.Response:
-        return web.Response(body=wording.success(self._request_id(), data), headers=_JSON)
+        return web.Response(body=responses.success(self._request_id(), data), headers=_JSON)
 
     # --- create -------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Sandbox:
         self._weather(Occasion.CREATE_AFTER)
         if self._is_openai:
             return await self._made(request, task)
-        return self._succeed(wording.accepted(task))
+        return self._succeed(responses.accepted(task))
 
     async def _made(self, request: web.BaseRequest, task: Task) -> web.Response:
         """Keep the caller waiting until the task ends, then answer with its images."""
@@ -311,7 +311,7 @@ class Sandbox:
         task = self._register.find(unquote(path[len(PATH) + 1 :]), by_external_id=self._finds)
         now = self._clock()
         self.bill.note_told((task,), now)
-        return self._succeed(wording.task(task, now, self._links(request)))
+        return self._succeed(responses.task(task, now, self._links(request)))
 
     async def _list(self, request: web.BaseRequest, _path: str, query: str) -> web.Response:
         if not self._lists:
@@ -324,7 +324,7 @@ class Sandbox:
         page = self._register.page(number, size)
         now = self._clock()
         self.bill.note_told(page, now)
-        return self._succeed(wording.page(page, now, self._links(request)))
+        return self._succeed(responses.page(page, now, self._links(request)))
 
     # --- the rest -----------------------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.sandbox.faults.schedule import Weather
 from batchgen.sandbox.formats import Format
-from batchgen.sandbox.weather import Weather
 
 if TYPE_CHECKING:
     from pathlib import Path

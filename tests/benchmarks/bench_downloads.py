@@ -140,7 +140,7 @@ def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
     from batchgen.ledger.events import Accepted, Intent, Made
     from batchgen.ledger.store import FILE_NAME, Ledger
     from batchgen.manifest.load import load_manifest
-    from batchgen.matrix import expand
+    from batchgen.matrix.expand import expand
 
     prompts = "\n".join(f"    - prompt {number}" for number in range(images // TOGETHER))
     path = folder / "bench.yaml"
@@ -174,8 +174,8 @@ def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
 
 
 def ours(origin: str, images: int, at_once: int, folder: Path, figures: dict[str, float]) -> None:
+    from batchgen.app import run
     from batchgen.cli.main import main
-    from batchgen.engine import run
 
     path = prepare(origin, images, at_once, folder)
     real = asyncio.run

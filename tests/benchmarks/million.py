@@ -24,8 +24,8 @@ from batchgen.jobs import ID_VERSION, ImageFile, ImageLink, external_id
 from batchgen.ledger.events import Accepted, Fetched, Intent, Made
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
-from batchgen.matrix import expand
-from batchgen.outputs.tree import Tree
+from batchgen.matrix.expand import expand
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

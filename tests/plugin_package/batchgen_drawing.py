@@ -2,7 +2,7 @@
 
 from batchgen.jobs import ImageLink, Job
 from batchgen.providers.base import Provider, Task, TaskState
-from batchgen.providers.reading import json_of, refusal
+from batchgen.providers.responses import json_of, refusal
 
 STATES = {"ready": TaskState.SUCCEEDED, "spoilt": TaskState.FAILED}
 

@@ -1,0 +1,1 @@
+"""Checks accounts before anything is paid."""

@@ -1,0 +1,50 @@
+"""What to do about a finding, and what may be shown of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from batchgen.catalog.catalog import builtin
+from batchgen.errors import BatchgenError, NameNotFound, NotSent, ProxyFailed, TlsFailed
+
+if TYPE_CHECKING:
+    from batchgen.catalog.catalog import Account
+
+
+def fault_of_key(value: str) -> str:
+    """What makes a value of the environment no key: slips of pasting. Empty where it may be one."""
+    if value[:1] in {'"', "'"} or value[-1:] in {'"', "'"}:
+        return "stands in quotation marks"
+    if value.lower().startswith("bearer "):
+        return "begins with the word Bearer, which batchgen adds itself"
+    return "holds a space" if " " in value else ""
+
+
+def on_reaching(error: BatchgenError, scheme: str) -> str:
+    """What to do where a host does not answer."""
+    if isinstance(error, NameNotFound):
+        return "Check the name in base_url, and this machine's network."
+    if isinstance(error, TlsFailed):
+        return (
+            "If it speaks no TLS, write http:// in base_url; if its certificate is a company's own, set SSL_CERT_FILE."
+        )
+    if isinstance(error, ProxyFailed):
+        return "Check the proxy's variable, or name the host in no_proxy."
+    if isinstance(error, NotSent):
+        return "Check host and port of base_url, and whether a firewall or a proxy stands between."
+    other = "https" if scheme == "http" else "http"
+    return f"Check base_url (does the port speak {other}?), and whether a firewall or a proxy stands between."
+
+
+def on_path(account: Account) -> str:
+    """What to do where the API is not at the account's address."""
+    known = [each.base_url for each in builtin().accounts.values() if each.wire == account.wire and each.base_url]
+    there = f"; built-in accounts of its kind have {' and '.join(known)}" if known else ""
+    return f"Check base_url{there}."
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

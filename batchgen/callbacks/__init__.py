@@ -1,0 +1,1 @@
+"""Receives a gateway's callbacks."""

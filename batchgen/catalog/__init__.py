@@ -1,0 +1,1 @@
+"""Models, accounts, rules and prices, as data."""

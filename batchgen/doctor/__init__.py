@@ -1,1 +1,0 @@
-"""Examines accounts before anything is paid."""

@@ -1,0 +1,82 @@
+"""A job as the engine carries it: which attempt is next, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batchgen.jobs import Status, external_id
+
+if TYPE_CHECKING:
+    from batchgen.jobs import Job
+    from batchgen.ledger.reader import OpenAttempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One attempt of one job, to be sent or under way. `sent_at` is Unix ms, 0 before it is sent."""
+
+    job: Job
+    attempt: int
+    failures: int = 0
+    external_id: str = ""
+    task_id: str = ""
+    sent_at: int = 0
+    wanted: bool = True  # whether the manifest asks for it
+    moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
+    id_sent: bool = False  # whether the create carried its external id, so that it can be asked for by it
+    key_print: str = ""  # of the key that it was sent with; empty where that is not known
+    accepted_at: int = 0  # Unix ms, 0 before it is accepted
+    made: bool = False  # whether its links are in the ledger
+    earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
+    reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
+    remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
+
+    @property
+    def id_to_echo(self) -> str:
+        """What an answer's external id has to end with; empty where none was sent, for then it is the gateway's own."""
+        return self.external_id if self.id_sent else ""
+
+    @property
+    def units(self) -> int:
+        """How much of the account's concurrency it holds."""
+        return self.job.parameters.n
+
+    @classmethod
+    def of(cls, job: Job, attempt: int, failures: int) -> Work:
+        """The attempt that follows `attempt` attempts so far."""
+        number = attempt + 1
+        return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
+
+    @classmethod
+    def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Work:
+        """An attempt that an earlier run began, at the account whose address is now `base_url`."""
+        return cls(
+            job=begun.job,
+            attempt=begun.attempt,
+            failures=begun.failures,
+            external_id=begun.external_id,
+            task_id=begun.task_id or "",
+            sent_at=begun.intended_at,
+            wanted=begun.wanted,
+            moved=begun.base_url != base_url,
+            accepted_at=begun.accepted_at or begun.intended_at,
+            made=begun.status is Status.MADE,
+            id_sent=begun.id_sent,
+            key_print=begun.key_print,
+            earlier=True,
+            reserved=begun.reserved,
+            remake=remake,
+        )
+
+    def again(self, *, counts: bool) -> Work:
+        """The next attempt of the same job, with an id of its own."""
+        return Work.of(self.job, self.attempt, self.failures + int(counts))
+
+    def sent(self, at: int, *, id_sent: bool, key_print: str) -> Work:
+        """The same attempt, sent at this time (Unix ms), with or without its id, with the key of this fingerprint."""
+        return replace(self, sent_at=at, id_sent=id_sent, key_print=key_print)
+
+    def accepted(self, task_id: str, at: int, *, made: bool = False) -> Work:
+        """The same attempt, now with its task."""
+        return replace(self, task_id=task_id, accepted_at=at, made=made)

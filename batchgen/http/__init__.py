@@ -1,0 +1,1 @@
+"""HTTP: the only way out to the network."""

@@ -1,0 +1,133 @@
+"""Where the problems of a manifest are gathered, each with its place."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from batchgen.errors import Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from batchgen.manifest.model import NodePath
+    from batchgen.source.document import Document
+
+
+class Faults:
+    """The problems and warnings of one manifest and its files."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+        self._said: set[tuple[Place, str]] = set()
+
+    def add(
+        self,
+        path: NodePath,
+        message: str,
+        hint: str = "",
+        *,
+        key: bool = False,
+        also: Sequence[NodePath | Place] = (),
+        place: Place | None = None,
+        warning: bool = False,
+    ) -> None:
+        """One more: at `path` of the manifest (at its key, with `key`), or at `place` of another file."""
+        problem = Problem(
+            place=place or self.document.place(path, key=key),
+            path=written_path(path),
+            message=message,
+            hint=hint,
+            also=tuple(other if isinstance(other, Place) else self.document.place(other) for other in also),
+            warning=warning,
+        )
+        said = (problem.place, problem.message)
+        if said not in self._said:
+            self._said.add(said)
+            self.problems.append(problem)
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Problems that were found elsewhere."""
+        for problem in problems:
+            self._said.add((problem.place, problem.message))
+            self.problems.append(problem)
+
+    @property
+    def errors(self) -> int:
+        """How many of them are no warnings."""
+        return sum(not problem.warning for problem in self.problems)
+
+    def in_order(self) -> tuple[Problem, ...]:
+        """All of them, the manifest's before those of other files, by place."""
+        own = self.document.file
+
+        def order(problem: Problem) -> tuple[bool, str, int, int]:
+            place = problem.place
+            return (place.file != own, place.file, place.line, place.column)
+
+        return tuple(sorted(self.problems, key=order))
+
+
+class FaultsElsewhere(Faults):
+    """The faults of a file that the manifest names: their places are that file's, their path the entry's."""
+
+    def __init__(self, faults: Faults, document: Document, entry: NodePath) -> None:
+        super().__init__(faults.document)
+        self._faults = faults
+        self._found = document
+        self._entry = entry
+
+    def add(
+        self,
+        path: NodePath,
+        message: str,
+        hint: str = "",
+        *,
+        key: bool = False,
+        also: Sequence[NodePath | Place] = (),
+        place: Place | None = None,
+        warning: bool = False,
+    ) -> None:
+        """One more, at a path of the other file."""
+        here = place or self._found.place(path, key=key)
+        self._faults.add(self._entry, message, hint, also=also, place=here, warning=warning)
+
+
+def written_path(path: NodePath) -> str:
+    """A path as people write it: `matrix.aspect_ratio[2]`."""
+    parts = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path]
+    return "".join(parts).removeprefix(".")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, or an empty text."""
+    words = list(known)
+    folded = {other.casefold(): other for other in words}
+    if word.casefold() in folded:
+        return folded[word.casefold()]
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return found[0] if found else ""
+
+
+def meant(word: str, known: Iterable[str], *, allowed: str = "Allowed are") -> str:
+    """The hint that names the nearest word, else all that are allowed."""
+    words = list(known)
+    if guess := nearest(word, words):
+        return f"Did you mean `{guess}`?"
+    return f"{allowed} {listed(words)}." if words else ""
+
+
+def listed(words: Iterable[object], most: int = 20) -> str:
+    """Words as a sentence has them: `a, b and c`."""
+    texts = [str(word) for word in words]
+    if len(texts) > most:
+        texts = [*texts[:most], f"{len(texts) - most} more"]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+
+
+def cut(value: object, length: int = 60) -> str:
+    """A value short enough for a message."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.replace("\n", "⏎")
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,1 +1,0 @@
-"""What a run leaves behind: image files, the index, galleries and exports."""

@@ -1,0 +1,234 @@
+"""What an output folder holds that its ledger does not know: then the ledger is an old copy, or lost its `-wal` file.
+
+Rows of `index.csv`, and files at the names of jobs that are still to be made: what they show was paid for once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import CommandError, ImageBroken
+from batchgen.jobs import ImageFile, Job, Parameters, Reference, Status, job_id
+from batchgen.ledger.adoption import Delivery, FileHere, known_images, latest_of, placed_images
+from batchgen.money import micros
+from batchgen.reports.index import INDEX, views_look
+from batchgen.storage.images import inspect_file
+from batchgen.storage.paths import IMAGES, is_inside
+from batchgen.storage.tree import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from batchgen.ledger.store import Ledger
+    from batchgen.storage.paths import PathTemplate
+
+_BATCH = 500
+_ADVICE = (
+    "Nothing was sent. Put the ledger that belongs here back; or let `batchgen audit MANIFEST --adopt` take in what"
+    " index.csv, the files and the gateway know, unpaid."
+)
+Row = dict[str, str]
+
+
+# --- before a run -------------------------------------------------------------------------------------------
+
+
+def check_index_is_known(ledger: Ledger, root: Path) -> None:
+    """Raise CommandError where index.csv names what the ledger does not know; free where it is the ledger's own."""
+    looks = [views_look(root, guarded=guarded) for guarded in (False, True)]
+    if None in looks or ledger.views_stamp() in looks:
+        return
+    unknown = unknown_rows(ledger, root)
+    if (first := next(unknown, None)) is not None:
+        number = 1 + sum(1 for _ in unknown)
+        raise CommandError(
+            f"{root / INDEX} has {number} {'image' if number == 1 else 'images'} that the ledger does not know, as"
+            f" {first.get('file_name')}: the ledger is older than the index. {_ADVICE}"
+        )
+
+
+def check_names_are_free(ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]) -> None:
+    """Raise CommandError where a file stands at the name that a job still to be made would give its image."""
+    for job, files in files_of_pending(ledger, root, template, jobs):
+        path = min(files.values())
+        raise CommandError(
+            f"{root / path} stands where an image of the job {job.id} belongs, and the ledger says that this job was"
+            f" never made. {_ADVICE} If the file is your own, move it out of {root / IMAGES}"
+        )
+
+
+# --- what there is ------------------------------------------------------------------------------------------
+
+
+def unknown_rows(ledger: Ledger, root: Path) -> Iterator[Row]:
+    """The rows of index.csv whose image the ledger does not know."""
+    rows = _rows(root)
+    while batch := list(islice(rows, _BATCH)):
+        known = known_images(ledger, sorted({row["job_id"] for row in batch}))
+        yield from (row for row in batch if (row["job_id"], int(row["image_index"])) not in known)
+
+
+def files_of_pending(
+    ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]
+) -> Iterator[tuple[Job, dict[int, str]]]:
+    """Jobs that are still to be made, with the files that stand at their names, by image index."""
+    standing = _files(root)
+    if len(standing) <= placed_images(ledger, IMAGES):
+        return  # each image of the ledger is in its place: these are all
+    stems = {os.path.splitext(path)[0]: path for path in standing}  # noqa: PTH122 - names in the tree are text
+    for job in jobs():
+        found: dict[int, str] = {}
+        for index in range(job.parameters.n):
+            stem = os.path.splitext(template.render(job, index, ".png"))[0]  # noqa: PTH122
+            if stem in stems:
+                found[index] = stems[stem]
+        if found and _is_to_be_made(ledger, job, found):
+            yield job, found
+
+
+def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
+    """Whether the job is pending and the files are not those of its earlier attempts."""
+    latest = latest_of(ledger, job.id)
+    if latest is None:
+        return True
+    own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
+    return latest.status is Status.PENDING and not own.issuperset(found.values())
+
+
+def _files(root: Path) -> list[str]:
+    return [
+        os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118
+        for folder, _, names in os.walk(root / IMAGES)
+        for name in names
+        if not name.startswith(".")
+    ]
+
+
+# --- what the ledger can learn from it ------------------------------------------------------------------------
+
+
+def deliveries_of_index(
+    ledger: Ledger, root: Path, base_url: Callable[[str], str], jobs: Callable[[], Iterable[Job]]
+) -> Iterator[Delivery | Row]:
+    """What the unknown rows say, a job at a time; a row as it is, where it is of no job that can be told."""
+    rows = sorted(unknown_rows(ledger, root), key=lambda row: row["job_id"])
+    strange = {row["job_id"] for row in rows if _job_of(row) is None}
+    asked_for = {job.id: job for job in jobs() if job.id in strange} if strange else {}
+    for id_, of_job in groupby(rows, key=lambda row: row["job_id"]):
+        group = list(of_job)
+        job = _job_of(group[0]) or asked_for.get(id_)
+        if job is None:
+            yield from group
+            continue
+        yield _delivery(job, group, root, base_url(group[0]["provider"]))
+
+
+def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str, base_url: str, at: int) -> Delivery:
+    """Images that are known by their names alone."""
+    whole = [(index, each) for index, path in files.items() if (each := _image(root, path, index, at)) is not None]
+    return Delivery(
+        job=job,
+        attempt=1,
+        account=account,
+        base_url=base_url,
+        task_id="",
+        submitted_at=at,
+        finished_at=at,
+        cost=None,
+        indexes=tuple(index for index, _ in whole),
+        files=tuple(each for _, each in whole),
+    )
+
+
+def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
+    first = rows[0]
+    files = [(row, _image(root, row["file_name"], int(row["image_index"]), _ms(row["finished_at"]))) for row in rows]
+    costs = [cost for row in rows if (cost := _cost(row["cost"])) is not None]
+    return Delivery(
+        job=job,
+        attempt=max(1, int(first["attempts"] or 1)),
+        account=first["provider"],
+        base_url=base_url,
+        task_id=first["task_id"],
+        submitted_at=_ms(first["submitted_at"]),
+        finished_at=max(_ms(row["finished_at"]) for row in rows),
+        cost=sum(costs) if len(costs) == len(rows) else None,
+        indexes=tuple(int(row["image_index"]) for row in rows),
+        files=tuple(found for row, found in files if found is not None and found.image.sha256 == row["sha256"]),
+    )
+
+
+def _image(root: Path, path: str, index: int, at: int) -> FileHere | None:
+    """The file as it stands, or None where it is not there or no whole image."""
+    file = root / path
+    if not (is_inside(path) and path.startswith(IMAGES)):
+        return None
+    try:
+        info, size = inspect_file(file), file.stat()
+        sha256 = sha256_of(file)
+    except (OSError, ImageBroken):
+        return None
+    image = ImageFile(index=index, path=path, sha256=sha256, bytes=size.st_size, width=info.width, height=info.height)
+    return FileHere(image=image, mtime_ns=size.st_mtime_ns, fetched_at=at)
+
+
+def _rows(root: Path) -> Iterator[Row]:
+    """Rows that name an image of a job; a file with other columns is none of ours, and has none."""
+    try:
+        with (root / INDEX).open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file, restval=""):
+                if row.get("job_id") and str(row.get("image_index")).isdecimal():
+                    yield row
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CommandError(f"{root / INDEX} cannot be read ({error}). Move it away to go on without it.") from error
+
+
+def _job_of(row: Row) -> Job | None:
+    """The job as its row tells it; None where that is not the request from which its id was made."""
+    try:
+        rest: dict[str, Any] = json.loads(row["params"])
+        repeat, labels = int(rest.pop("repeat", 0)), rest.pop("vars", {})
+        if identity := rest.pop("image", None):
+            kind, _, value = str(identity).partition(":")
+            rest["image"] = Reference(**{kind: value})
+        parameters = Parameters(
+            model=row["model"],
+            aspect_ratio=row["aspect_ratio"],
+            resolution=row["resolution"],
+            negative_prompt=row["negative_prompt"] or None,
+            **rest,
+        )
+        if job_id(row["prompt"], parameters.digest(), repeat) != row["job_id"]:
+            return None
+        return Job(
+            id=row["job_id"],
+            prompt=row["prompt"],
+            parameters=parameters,
+            prompt_id=row["prompt_id"],
+            repeat=repeat,
+            labels=labels,
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _cost(text: str) -> int | None:
+    with suppress(InvalidOperation):
+        return micros(Decimal(text))
+    return None
+
+
+def _ms(text: str) -> int:
+    with suppress(ValueError):
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    return 0

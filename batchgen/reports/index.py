@@ -1,0 +1,193 @@
+"""`index.csv` and `failures.csv`: views of the ledger, written beside and moved into place when whole.
+
+UTF-8, RFC 4180, in manifest order; the same state writes the same bytes. Cells hold the exact text, unless the
+manifest wants them guarded for spreadsheets (`output.spreadsheet_safe`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from batchgen.money import plain
+from batchgen.storage.tree import disk_refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from batchgen.jobs import Job
+    from batchgen.ledger.reader import FailureRow, IndexRow, Questions
+    from batchgen.ledger.store import Ledger
+    from batchgen.storage.tree import Tree
+
+INDEX = "index.csv"
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+FAILURES = "failures.csv"
+
+_ASKED = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
+INDEX_COLUMNS = (
+    *("file_name", "sha256", "bytes", "width", "height", "job_id", "image_index"),
+    *_ASKED,
+    *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params", "warning"),
+)
+FAILURE_COLUMNS = ("job_id", "status", "code", "message", "attempts", "task_id", *_ASKED, "provider", "params")
+
+
+def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
+    """Write both views, unless they already show the ledger's latest change.
+
+    `guarded`: no cell is a formula to a spreadsheet.
+
+    Raises RunStopped where the disk refuses; what was there before then stays whole.
+    """
+    stamp = views_look(tree.root, guarded=guarded)
+    if stamp is not None and ledger.views_stamp() == stamp:
+        return
+    guard = _guarded if guarded else _exact
+    _write(tree, INDEX, INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows())))
+    failures = map(guard, map(_failure_cells, ledger.failure_rows()))
+    if (first := next(failures, None)) is None:
+        (tree.root / FAILURES).unlink(missing_ok=True)
+    else:
+        _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
+    ledger.stamp_views(views_look(tree.root, guarded=guarded) or "")
+
+
+def index_is_current(ledger: Questions, root: Path) -> bool:
+    """Whether index.csv holds, to the byte, what the ledger knows, guarded for spreadsheets or not."""
+    return _is_current(ledger, root, _exact) or _is_current(ledger, root, _guarded)
+
+
+def _is_current(ledger: Questions, root: Path, guard: Callable[[list[object]], list[object]]) -> bool:
+    try:
+        with (root / INDEX).open("rb") as file:
+            for line in _lines(INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows()))):
+                if file.read(len(line)) != line:
+                    return False
+            return not file.read(1)
+    except OSError:
+        return False
+
+
+def _lines(columns: tuple[str, ...], rows: Iterable[list[object]]) -> Iterator[bytes]:
+    header: list[object] = list(columns)
+    for row in chain([header], rows):
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\r\n").writerow(row)
+        yield text.getvalue().encode()
+
+
+def _write(tree: Tree, name: str, columns: tuple[str, ...], rows: Iterable[list[object]]) -> None:
+    beside = tree.root / f".{name}.new"
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\r\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(tree.root / name)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise disk_refused(error, tree.root / name) from error
+
+
+def _exact(cells: list[object]) -> list[object]:
+    return cells
+
+
+def _guarded(cells: list[object]) -> list[object]:
+    """With an apostrophe before what a spreadsheet would take for a formula."""
+    return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in cells]
+
+
+def _index_cells(row: IndexRow) -> list[object]:
+    return [
+        row.path,
+        row.sha256,
+        row.bytes,
+        row.width or "",
+        row.height or "",
+        row.job.id,
+        row.index,
+        *_asked(row.job),
+        row.account,
+        row.task_id,
+        row.attempts,
+        _time(row.submitted_at),
+        _time(row.finished_at),
+        _share(row),
+        _params(row.job),
+        row.warning,
+    ]
+
+
+def _failure_cells(row: FailureRow) -> list[object]:
+    return [
+        row.job.id,
+        row.status.value,
+        row.code,
+        row.message,
+        row.attempts,
+        row.task_id,
+        *_asked(row.job),
+        row.account,
+        _params(row.job),
+    ]
+
+
+def _asked(job: Job) -> tuple[object, ...]:
+    parameters = job.parameters
+    return (
+        job.prompt_id,
+        job.prompt,
+        parameters.negative_prompt or "",
+        parameters.model,
+        parameters.aspect_ratio,
+        parameters.resolution,
+    )
+
+
+def _params(job: Job) -> str:
+    """The rest of what was asked for, as JSON: `n`, the reference image by its content, fidelities, repeat."""
+    rest: dict[str, Any] = {k: v for k, v in job.parameters.canonical().items() if k not in _ASKED}
+    if job.repeat:
+        rest["repeat"] = job.repeat
+    if job.labels:
+        rest["vars"] = dict(job.labels)
+    return json.dumps(rest, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _share(row: IndexRow) -> str:
+    """The image's share of its task's cost; the shares of a task sum to its cost exactly."""
+    if row.cost is None:
+        return ""
+    share, rest = divmod(row.cost, row.delivered)
+    micros = share + (1 if row.index < rest else 0)
+    return plain(micros)
+
+
+def _time(ms: int | None) -> str:
+    """Unix milliseconds as ISO 8601 in UTC; empty where it is not known."""
+    if ms is None:
+        return ""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def views_look(root: Path, *, guarded: bool = False) -> str | None:
+    """What the views on disk look like; None where the index is not there."""
+    parts = []
+    for name in (INDEX, FAILURES):
+        try:
+            status = (root / name).stat()
+        except OSError:
+            parts.append("-")
+        else:
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+    return None if parts[0] == "-" else " ".join([*parts, *(["guarded"] if guarded else [])])

@@ -1,0 +1,1 @@
+"""Fault injection: which faults strike, and when."""

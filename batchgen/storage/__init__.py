@@ -1,0 +1,1 @@
+"""Where images are kept: names, the output folder, and what an image file must be."""
