@@ -59,7 +59,7 @@ class CommandError(BatchgenError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class SourceLocation:
     """A place in a text file; line and column count from 1, 0 means the whole file or line."""
 
     file: str
@@ -73,14 +73,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Diagnostic:
     """One fault of a manifest or of a file it names: where, what is wrong, what to do."""
 
-    place: Place
+    place: SourceLocation
     path: str  # as in `matrix.aspect_ratio[2]`; empty for the file as a whole
     message: str
     hint: str = ""
-    also: tuple[Place, ...] = ()  # the other places of a fault that comes from two
+    also: tuple[SourceLocation, ...] = ()  # the other places of a fault that comes from two
     warning: bool = False
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class ManifestInvalid(CommandError):
 
     reason_code = ReasonCode.MANIFEST_INVALID
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Diagnostic]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
@@ -219,7 +219,7 @@ class ProxyFailed(NotSent):
     """The proxy that the environment names cannot be reached, or let the request go no further."""
 
 
-class Withheld(NotSent):
+class RequestBlocked(NotSent):
     """Our own door held the request back: only questions were to be sent, and it is none."""
 
 

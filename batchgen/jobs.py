@@ -42,7 +42,7 @@ class Status(StrEnum):
 
 
 LIVE = frozenset({Status.INTENT, Status.SUBMITTED, Status.MADE})
-ENDED_SHORT = frozenset({Status.PARTIAL, Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.GONE})
+INCOMPLETE = frozenset({Status.PARTIAL, Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.GONE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

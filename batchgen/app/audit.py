@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
     from batchgen.providers.base import Page, Provider, Task
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stray:
+class OrphanTask:
     """A task at the gateway, made or running, that this ledger does not count as paid."""
 
     account: str
@@ -52,7 +52,7 @@ class Stray:
 
 
 @dataclass(slots=True, kw_only=True)
-class Books:
+class LedgerTotals:
     """The ledger's side. Numbers count images, except where they say tasks."""
 
     paid: int = 0
@@ -70,9 +70,9 @@ class Books:
     live: set[str] = field(default_factory=set)  # jobs that have a live, made or paid attempt
 
 
-def books(ledger: Questions, root: Path) -> Books:
+def books(ledger: LedgerReader, root: Path) -> LedgerTotals:
     """Add up what the ledger knows of the output `root`; a file that is not there is not delivered."""
-    found = Books()
+    found = LedgerTotals()
     lost = _lost_files(ledger, root)
     paid_jobs: dict[str, int] = {}
     for recorded in payments(ledger):
@@ -85,7 +85,7 @@ def books(ledger: Questions, root: Path) -> Books:
     return found
 
 
-def _lost_files(ledger: Questions, root: Path) -> Counter[tuple[str, int]]:
+def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
     """How many images of which attempts have no file, or one that was changed. What was retired was delivered."""
     return Counter(
         (image.job_id, image.attempt)
@@ -94,7 +94,7 @@ def _lost_files(ledger: Questions, root: Path) -> Counter[tuple[str, int]]:
     )
 
 
-def _enter(found: Books, payment: Payment) -> None:
+def _enter(found: LedgerTotals, payment: Payment) -> None:
     found.sent[payment.external_id] = payment
     found.images[payment.job_id] = payment.images
     found.latest[payment.job_id] = max(payment.number, found.latest.get(payment.job_id, 0))
@@ -116,23 +116,23 @@ def _enter(found: Books, payment: Payment) -> None:
 
 
 @dataclass(slots=True, kw_only=True)
-class Answered:
+class GatewayReport:
     """The gateway's side of one account."""
 
     account: str
     base_url: str
     tasks: int = 0  # that the gateway told of
     strangers: int = 0  # not batchgen's, or without an id of the caller's
-    strays: list[Stray] = field(default_factory=list)
+    strays: list[OrphanTask] = field(default_factory=list)
     how: str = ""  # "list" or "one by one"; empty where it was not asked
-    why_not: str = ""
+    error: str = ""
 
 
-class Inquiry:
+class GatewayQuery:
     """Asks one account what it knows."""
 
     def __init__(
-        self, provider: Provider, books: Books, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self, provider: Provider, books: LedgerTotals, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
         self._provider = provider
         self._books = books
@@ -140,26 +140,26 @@ class Inquiry:
         self._chance = Random()
         self._nameless: dict[str, str] = {}  # the task that was seen first of an attempt whose own is not known
 
-    async def ask(self) -> Answered:
+    async def ask(self) -> GatewayReport:
         """Look through the account's list or, where it has none, ask for each doubtful attempt by its id.
 
         Never raises for an account that cannot be asked: the answer says why.
         """
         account = self._provider.account
-        answered = Answered(account=account.name, base_url=account.base_url)
+        answered = GatewayReport(account=account.name, base_url=account.base_url)
         try:
-            if self._provider.lists and await self._through_the_list(answered):
+            if self._provider.can_list and await self._through_the_list(answered):
                 answered.how = "list"
-            elif self._provider.finds:
+            elif self._provider.can_find:
                 await self._one_by_one(answered)
                 answered.how = "one by one"
             else:
-                answered.why_not = "it lists no tasks and knows none by our own ids"
+                answered.error = "it lists no tasks and knows none by our own ids"
         except BatchgenError as error:
-            answered.why_not = str(error)
+            answered.error = str(error)
         return answered
 
-    async def _through_the_list(self, answered: Answered) -> bool:
+    async def _through_the_list(self, answered: GatewayReport) -> bool:
         """Every task back to our first; False where the account has no list after all."""
         first = self._books.oldest.get(answered.account, 0) - SKEW_MS
         for number in range(1, _MOST_PAGES + 1):
@@ -176,7 +176,7 @@ class Inquiry:
                 return True
         return True
 
-    async def _one_by_one(self, answered: Answered) -> None:
+    async def _one_by_one(self, answered: GatewayReport) -> None:
         for payment in self._books.unknown:
             if payment.account != answered.account:
                 continue
@@ -186,7 +186,7 @@ class Inquiry:
                 continue
             self._note(answered, task, payment.external_id)
 
-    def _note(self, answered: Answered, task: Task, asked: str = "") -> None:
+    def _note(self, answered: GatewayReport, task: Task, asked: str = "") -> None:
         answered.tasks += 1
         external_id = asked or task.external_id or ""
         ours = _OURS.fullmatch(external_id)
@@ -196,7 +196,7 @@ class Inquiry:
         if task.state in {TaskState.FAILED, TaskState.REJECTED} or self._is_counted(external_id, task):
             return
         answered.strays.append(
-            Stray(
+            OrphanTask(
                 account=answered.account,
                 base_url=answered.base_url,
                 external_id=external_id,
@@ -225,12 +225,12 @@ class Inquiry:
         return await ask()
 
 
-def adoptable(strays: Iterable[Stray], wanted: Mapping[str, Job], found: Books) -> list[Stray]:
+def adoptable(strays: Iterable[OrphanTask], wanted: Mapping[str, Job], found: LedgerTotals) -> list[OrphanTask]:
     """Tasks whose job is asked for and has nothing else that is or may be paid for; one for each job.
 
     An attempt that the ledger holds as unknown is taken as it is; any other has to be later than the job's latest.
     """
-    chosen: dict[str, Stray] = {}
+    chosen: dict[str, OrphanTask] = {}
     for stray in sorted(strays, key=lambda stray: stray.attempt):
         sent = found.sent.get(stray.external_id)
         is_held = sent is not None and sent.outcome is Outcome.UNKNOWN
@@ -241,7 +241,7 @@ def adoptable(strays: Iterable[Stray], wanted: Mapping[str, Job], found: Books) 
     return list(chosen.values())
 
 
-def adoption(stray: Stray, job: Job, ledger: Questions, at: int) -> list[Event]:
+def adoption(stray: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> list[Event]:
     """The events that take a task into the ledger, so that the next run fetches it. `at` is Unix ms.
 
     The job may be pending, or have ended without images; an attempt that is held is taken as it is.
@@ -257,7 +257,7 @@ def adoption(stray: Stray, job: Job, ledger: Questions, at: int) -> list[Event]:
     return another_attempt(ledger, job, earlier, stray.account, stray.base_url)
 
 
-def paid_beside(strays: Iterable[Stray], images: Mapping[str, int], found: Books) -> tuple[int, int]:
+def paid_beside(strays: Iterable[OrphanTask], images: Mapping[str, int], found: LedgerTotals) -> tuple[int, int]:
     """Images that the gateway made, or is making, and the ledger does not count; and how many of them are twice.
 
     `images` are those that each job asks for: not every list tells what a task has made.

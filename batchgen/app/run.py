@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import Ability, price_at
+from batchgen.catalog.catalog import Capability, price_at
 from batchgen.descriptors import connections
 from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Budget
 from batchgen.engine.concurrency import MOST
-from batchgen.engine.context import Context, Tally
+from batchgen.engine.context import Context, RunStats
 from batchgen.engine.runner import ASKED_AGAIN
-from batchgen.engine.scheduler import Lane
+from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import NAMES, Interrupted, Stop, signals_told
 from batchgen.errors import CommandError, DeadlinePassed
 from batchgen.jobs import Status
@@ -82,14 +82,14 @@ class Order:
 class Result:
     """How the run ended, as far as it is not in the ledger. `cost` in millionths."""
 
-    tally: Tally
+    stats: RunStats
     reason: BatchgenError | None
     cost: int = 0
     retired: int = 0  # files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class RunEnvironment:
     """What a run is given from outside: counters to fill, who watches them, and the way to a local gateway."""
 
     counters: Counters
@@ -103,7 +103,7 @@ class Surroundings:
 Begun = tuple[Work, Status]
 
 
-def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
+def perform(order: Order, tree: Tree, around: RunEnvironment) -> Result:
     """Do it all; the caller has prepared the output folder and holds its lock.
 
     Raises RunStopped where the disk refuses before or after the jobs; what stops the jobs is in the result.
@@ -115,7 +115,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
         if ledger.anything_to_do():
             unrecorded.check_names_are_free(ledger, tree.root, order.template, order.jobs)
         remake = _reopen(order, ledger)
-        result = Result(tally=Tally(), reason=None)
+        result = Result(stats=RunStats(), reason=None)
         begun = _begun(order, ledger)
         if begun or ledger.anything_to_do():
             result = asyncio.run(_make(order, tree, ledger, begun, around, remake))
@@ -134,7 +134,7 @@ def perform(order: Order, tree: Tree, around: Surroundings) -> Result:
     return replace(result, retired=retired)
 
 
-def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: Surroundings) -> int:
+def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: RunEnvironment) -> int:
     """What a sandbox painted never counts as made for a real account; what is paid for satisfies a rehearsal too."""
     name = order.account.name
     if ledger.is_settled_for(order.digest):
@@ -177,7 +177,7 @@ def _reopen(order: Order, ledger: Ledger) -> frozenset[str]:
 
     What is gone or partial is asked for first, for images that come late are paid for.
     """
-    ids = ledger.ended_short(order.retry) if order.retry else []
+    ids = ledger.incomplete(order.retry) if order.retry else []
     attempts = [attempt for attempt in map(ledger.attempt_of, ids) if order.takes(attempt.job)]
     events = [Reopened(job_id=attempt.job.id) for attempt in attempts if attempt.status is not Status.PARTIAL]
     if events:
@@ -190,7 +190,7 @@ def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
 
     Unknown ones can be asked for, or may be sent again; what is gone or partial may have come late.
     """
-    held = map(ledger.attempt_of, ledger.ended_short(ASKED_AGAIN | {Status.UNKNOWN}))
+    held = map(ledger.attempt_of, ledger.incomplete(ASKED_AGAIN | {Status.UNKNOWN}))
     return ledger.open_attempts() + [
         attempt
         for attempt in held
@@ -201,7 +201,10 @@ def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
 
 def _can_be_asked(order: Order, name: str) -> bool:
     account = order.accounts.get(name)
-    return account is not None and (account.finds_by_external_id, account.lists_tasks) != (Ability.NO, Ability.NO)
+    return account is not None and (account.lookup_by_external_id, account.lists_tasks) != (
+        Capability.NO,
+        Capability.NO,
+    )
 
 
 async def _make(
@@ -209,12 +212,12 @@ async def _make(
     tree: Tree,
     ledger: Ledger,
     attempts: list[OpenAttempt],
-    around: Surroundings,
+    around: RunEnvironment,
     remake: frozenset[str],
 ) -> Result:
     # A run with nothing to do needs no network, and aiohttp takes 0.1 s.
-    from batchgen.http.client import open_door  # noqa: PLC0415
-    from batchgen.http.downloads import open_image_hosts  # noqa: PLC0415
+    from batchgen.http.client import open_http_client  # noqa: PLC0415
+    from batchgen.http.downloads import open_downloader  # noqa: PLC0415
 
     budget = Budget(ledger.spent(partial(price_at, order.accounts)), order.limits)
     counters = around.counters
@@ -227,9 +230,9 @@ async def _make(
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
         reader.wait_at_most(_READER_PATIENCE_SECONDS)
-        units = max(order.account.concurrency, MOST if order.account.seeks_concurrency else 0)
+        units = max(order.account.concurrency, MOST if order.account.adaptive_concurrency else 0)
         in_flight = units + _SPARE_CONNECTIONS
-        door = await stack.enter_async_context(open_door(connections(in_flight, order.downloads)))
+        door = await stack.enter_async_context(open_http_client(connections(in_flight, order.downloads)))
         reserve = stack.enter_context(Reserve(tree.root, _reserved_bytes(order)))
         stop = Stop()
         writer = Writer(
@@ -244,7 +247,7 @@ async def _make(
             tree=tree,
             template=order.template,
             door=door,
-            image_hosts=await stack.enter_async_context(open_image_hosts(order.downloads, door.gateways)),
+            downloader=await stack.enter_async_context(open_downloader(order.downloads, door.gateways)),
             rules=order.rules,
             budget=budget,
             counters=around.counters,
@@ -263,17 +266,17 @@ async def _make(
         fresh = (work for work in order.source(reader) if work is None or work.job.id not in taken_up)
         with _signals(context.stop, order, around), _rare_collections():
             await _run_lanes(order, context, lanes, fresh)
-    return Result(tally=context.tally, reason=context.stop.reason, cost=budget.cost_of_run)
+    return Result(stats=context.stats, reason=context.stop.reason, cost=budget.cost_of_run)
 
 
 def _reserved_bytes(order: Order) -> int:
     """Room for what may be in hand at a time: for task ids and links; where answers hold the images, for those too."""
-    inline = 0 if provider_class(order.account).asks else _RESERVED_FOR_IMAGE * order.account.concurrency
+    inline = 0 if provider_class(order.account).can_query else _RESERVED_FOR_IMAGE * order.account.concurrency
     return min(_RESERVED + inline, _RESERVED_AT_MOST)
 
 
 async def _run_lanes(
-    order: Order, context: Context, lanes: dict[str, tuple[Lane, list[Begun]]], fresh: Iterator[Work | None]
+    order: Order, context: Context, lanes: dict[str, tuple[AccountScheduler, list[Begun]]], fresh: Iterator[Work | None]
 ) -> None:
     async with asyncio.TaskGroup() as outer:
         timer = outer.create_task(_deadline(order, context))
@@ -288,27 +291,27 @@ async def _lanes(
     order: Order,
     context: Context,
     attempts: list[OpenAttempt],
-    around: Surroundings,
+    around: RunEnvironment,
     stack: AsyncExitStack,
     remake: frozenset[str],
-) -> dict[str, tuple[Lane, list[Begun]]]:
+) -> dict[str, tuple[AccountScheduler, list[Begun]]]:
     """A lane for the manifest's account and for each other one that still owes us something."""
     owed: dict[str, list[OpenAttempt]] = {order.account.name: []}
     for attempt in attempts:
         owed.setdefault(attempt.account, []).append(attempt)
-    lanes: dict[str, tuple[Lane, list[Begun]]] = {}
+    lanes: dict[str, tuple[AccountScheduler, list[Begun]]] = {}
     for name, theirs in owed.items():
         is_own = name == order.account.name
         try:
             known = _account(order, name)
             account = await stack.enter_async_context(around.gateway(known))
             provider = provider_for(account, context.door, callback_url=_callback_url(order, known))
-            lane = Lane(context, provider, begins=is_own)
+            lane = AccountScheduler(context, provider, begins=is_own)
         except CommandError as error:
             if is_own:
                 raise
             for attempt in theirs:
-                context.tally.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
+                context.stats.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
         else:
             works = [Work.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
             lanes[name] = (lane, [(work, each.status) for work, each in zip(works, theirs, strict=True)])
@@ -323,13 +326,15 @@ def _callback_url(order: Order, account: Account) -> str:
 
 
 @asynccontextmanager
-async def _hearing(address: Address, lane: Lane, context: Context, around: Surroundings) -> AsyncIterator[None]:
+async def _hearing(
+    address: Address, lane: AccountScheduler, context: Context, around: RunEnvironment
+) -> AsyncIterator[None]:
     """Take callbacks while the lanes run, and say it when none came: else a wrong address would go unnoticed."""
-    from batchgen.callbacks.server import open_intake  # noqa: PLC0415 - aiohttp costs 0.1 s
+    from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp costs 0.1 s
 
-    async with open_intake(address, lane.hear) as intake:
+    async with open_callback_server(address, lane.hear) as intake:
         yield
-    if not intake.calls and context.tally.fetched_jobs:
+    if not intake.calls and context.stats.fetched_jobs:
         around.say(
             "No callback has come: check that callback.public_url leads to callback.listen."
             " Nothing is lost, the tasks were asked for as without it."
@@ -368,7 +373,7 @@ def _rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _signals(stop: Stop, order: Order, around: Surroundings) -> AbstractContextManager[None]:
+def _signals(stop: Stop, order: Order, around: RunEnvironment) -> AbstractContextManager[None]:
     """The first signal stops sending and gives what is in flight its grace; a second Ctrl-C or SIGTERM ends at once."""
     grace = order.rules.grace
     cost = "nothing is lost either way"

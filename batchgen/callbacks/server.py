@@ -33,7 +33,7 @@ _SILENT = logging.getLogger("batchgen.callbacks.server")  # what strangers send 
 _SILENT.disabled = True
 
 
-class Intake:
+class CallbackServer:
     """Answers calls, and hands what they say to `hear`."""
 
     def __init__(self, address: Address, hear: Callable[[Mapping[str, Any]], None]) -> None:
@@ -85,7 +85,7 @@ async def _body(request: web.BaseRequest) -> bytes | None:
 class _Server(web.Server):
     """Bounds what strangers can hold: so many connections, each for so many seconds; more wait to be let in."""
 
-    def __init__(self, intake: Intake, *, seconds: float) -> None:
+    def __init__(self, intake: CallbackServer, *, seconds: float) -> None:
         super().__init__(
             intake.answer,
             access_log=None,
@@ -143,11 +143,11 @@ def _most_connections() -> int:
 
 
 @asynccontextmanager
-async def open_intake(
+async def open_callback_server(
     address: Address, hear: Callable[[Mapping[str, Any]], None], *, seconds: float = REQUEST_SECONDS
-) -> AsyncIterator[Intake]:
+) -> AsyncIterator[CallbackServer]:
     """Take calls while the context is open; `seconds` is what one may take."""
-    intake = Intake(address, hear)
+    intake = CallbackServer(address, hear)
     server = _Server(intake, seconds=seconds)
     async with asyncio.TaskGroup() as group:
         listening = [group.create_task(server.listen(port)) for port in address.sockets]

@@ -43,7 +43,7 @@ class Auth(StrEnum):
     JWT = "jwt"  # a bearer token made from an access key and a secret key
 
 
-class Ability(StrEnum):
+class Capability(StrEnum):
     """Whether an account can do a thing; `TRY` where its documents differ: ask, and believe a refusal."""
 
     YES = "yes"
@@ -98,7 +98,7 @@ class Account:
     """One account at one gateway: where it is, how it speaks and what it can do."""
 
     name: str
-    wire: str  # the provider that speaks to it, by entry point
+    protocol: str  # the provider that speaks to it, by entry point
     about: str = ""
     base_url: str = ""  # empty for the sandbox, which is started on loopback when it is needed
     auth: Auth = Auth.API_KEY
@@ -117,14 +117,14 @@ class Account:
     models: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
     fields: frozenset[str] = frozenset()
-    finds_by_external_id: Ability = Ability.NO
-    lists_tasks: Ability = Ability.NO
+    lookup_by_external_id: Capability = Capability.NO
+    lists_tasks: Capability = Capability.NO
     concurrency: int = 9  # units; a task holds `n` of them
-    seeks_concurrency: bool = False  # nobody has said the limit: a run begins with `concurrency` and finds it out
+    adaptive_concurrency: bool = False  # nobody has said the limit: a run begins with `concurrency` and finds it out
     creates_per_minute: float | None = None  # None: no pacing
     keeps_images_days: float | None = None
-    accepts_within: float = 15.0  # seconds after a lost exchange in which its create may still turn up
-    answers_within: float = 60.0  # seconds for which an answer is waited for; it may hold the whole generation
+    visibility_delay: float = 15.0  # seconds after a lost exchange in which its create may still turn up
+    request_timeout: float = 60.0  # seconds for which an answer is waited for; it may hold the whole generation
     prices: Prices = field(default_factory=Prices)
 
     @property
@@ -207,7 +207,7 @@ def account(name: str, settings: Mapping[str, Any], over: Mapping[str, Any] | No
             merged[key] = value
     limits = merged.pop("limits", {})
     if "concurrency" in (over or {}).get("limits", {}):
-        merged["seeks_concurrency"] = False
+        merged["adaptive_concurrency"] = False
     prices = _prices(merged.pop("prices", {}))
     merged.pop("use", None)
     for key, read in _READ_AS.items():
@@ -228,8 +228,8 @@ _READ_AS: Mapping[str, Callable[[Any], Any]] = {
     "fields": frozenset,
     "models": tuple,
     "auth": Auth,
-    "finds_by_external_id": Ability,
-    "lists_tasks": Ability,
+    "lookup_by_external_id": Capability,
+    "lists_tasks": Capability,
     "base_url": lambda text: text.rstrip("/"),
 }
 

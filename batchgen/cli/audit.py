@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchgen.app.audit import Answered, Books, Inquiry, Stray, adoptable, adoption, books, paid_beside
+from batchgen.app.audit import (
+    GatewayQuery,
+    GatewayReport,
+    LedgerTotals,
+    OrphanTask,
+    adoptable,
+    adoption,
+    books,
+    paid_beside,
+)
 from batchgen.cli import options as common
 from batchgen.cli.adopt_files import Taken, take_in_files, take_in_rows
 from batchgen.cli.gateway import gateway_in
@@ -62,18 +71,18 @@ class Report:
     """Both sides."""
 
     root: Path
-    books: Books
-    answers: list[Answered]
-    strays: list[Stray]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
+    books: LedgerTotals
+    answers: list[GatewayReport]
+    strays: list[OrphanTask]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
     beside: tuple[int, int]  # images of these: paid for, and of those twice
     of_other_outputs: int  # tasks of jobs that neither knows
-    adoptable: list[Stray]
+    adoptable: list[OrphanTask]
     adopted: bool
     taken: Taken
     painted: int = 0  # jobs of which a sandbox painted something, which counts for nothing
 
     @property
-    def is_in_order(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether all that was paid for is here, once, and nothing is in doubt."""
         held = self.books
         left = len(self.strays) - (len(self.adoptable) if self.adopted else 0)
@@ -116,7 +125,7 @@ def execute(options: Namespace) -> int:
         painted = _without_rehearsals(ledger, manifest.account, root, adopt=options.adopt)
         report = replace(_report(options, manifest, root, ledger), painted=painted)
     print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))
-    return 0 if report.is_in_order else 1
+    return 0 if report.is_consistent else 1
 
 
 def _without_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: bool) -> int:
@@ -164,22 +173,22 @@ def _wanted(manifest: Manifest, ids: set[str]) -> dict[str, Job]:
     return {job.id: job for job in expand(manifest) if job.id in ids} if ids else {}
 
 
-async def _ask(manifest: Manifest, root: Path, held: Books, names: list[str]) -> list[Answered]:
+async def _ask(manifest: Manifest, root: Path, held: LedgerTotals, names: list[str]) -> list[GatewayReport]:
     return [await _ask_account(manifest, root, held, name) for name in names]
 
 
-async def _ask_account(manifest: Manifest, root: Path, held: Books, name: str) -> Answered:
-    from batchgen.http.client import open_door  # noqa: PLC0415 - --offline needs no network
+async def _ask_account(manifest: Manifest, root: Path, held: LedgerTotals, name: str) -> GatewayReport:
+    from batchgen.http.client import open_http_client  # noqa: PLC0415 - --offline needs no network
     from batchgen.providers.registry import provider_for  # noqa: PLC0415
 
     account: Account | None = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
     if account is None:
-        return Answered(account=name, base_url="", why_not="the manifest no longer names it in `providers`")
+        return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
     try:
-        async with gateway_in(root)(account) as reached, open_door(8) as door:
-            return await Inquiry(provider_for(reached, door), held).ask()
+        async with gateway_in(root)(account) as reached, open_http_client(8) as door:
+            return await GatewayQuery(provider_for(reached, door), held).ask()
     except BatchgenError as error:
-        return Answered(account=name, base_url=account.base_url, why_not=str(error))
+        return GatewayReport(account=name, base_url=account.base_url, error=str(error))
 
 
 # --- saying it ----------------------------------------------------------------------------------------------
@@ -188,9 +197,9 @@ async def _ask_account(manifest: Manifest, root: Path, held: Books, name: str) -
 def _as_data(report: Report) -> dict[str, Any]:
     held = report.books
     return {
-        **checked(ok=report.is_in_order),
+        **checked(ok=report.is_consistent),
         "output": str(report.root),
-        "in_order": report.is_in_order,
+        "consistent": report.is_consistent,
         "images": {
             "paid": report.paid,
             "delivered": held.delivered,
@@ -206,7 +215,7 @@ def _as_data(report: Report) -> dict[str, Any]:
             {
                 "account": answer.account,
                 "asked": answer.how or None,
-                "why_not": answer.why_not or None,
+                "error": answer.error or None,
                 "tasks": answer.tasks,
                 "of_others": answer.strangers,
             }
@@ -232,7 +241,7 @@ def _payment(payment: Payment) -> dict[str, Any]:
     }
 
 
-def _stray(stray: Stray, report: Report) -> dict[str, Any]:
+def _stray(stray: OrphanTask, report: Report) -> dict[str, Any]:
     can = stray in report.adoptable
     return {
         "external_id": stray.external_id,
@@ -256,8 +265,8 @@ def _as_text(report: Report) -> str:
     lines += _listed("unknown: sent, and nobody can say whether it was taken", [_line(p) for p in held.unknown])
     lines += _listed("paid for, but not all delivered", [_line(p) for p in held.undelivered])
     for answer in report.answers:
-        if answer.why_not:
-            lines.append(f"  The gateway of {answer.account!r} could not be asked: {answer.why_not}")
+        if answer.error:
+            lines.append(f"  The gateway of {answer.account!r} could not be asked: {answer.error}")
         else:
             told = f"told of {answer.tasks} tasks ({answer.how}), {answer.strangers} of them not of batchgen"
             lines.append(f"  The gateway of {answer.account!r} {told}.")
@@ -282,7 +291,7 @@ def _line(payment: Payment) -> str:
     return f"{payment.external_id}: {payment.delivered} of {payment.images} images, {payment.job_status.value}"
 
 
-def _found(stray: Stray, report: Report) -> str:
+def _found(stray: OrphanTask, report: Report) -> str:
     can = (
         "can be adopted" if stray in report.adoptable else "its job has another task: it was paid twice, or is in doubt"
     )

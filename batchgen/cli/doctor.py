@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
         help="this account alone (default: the manifest's own, and those that its `providers` name)",
     )
     parser.add_argument(
-        "--patience",
+        "--timeout",
         metavar="S",
         type=common.seconds,
         default=PATIENCE_SECONDS,
@@ -46,13 +46,13 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     found = []
     for account in _accounts(manifest, only_one=options.provider is not None):
-        health = asyncio.run(_examine(account, options.patience))
+        health = asyncio.run(_examine(account, options.timeout))
         found.append(health)
         if not options.json:
             print(_as_text(health), flush=True)
     is_fine = all(health.is_fine for health in found)
     if options.json:
-        data = {**checked(ok=is_fine), "fine": is_fine, "accounts": [_as_data(health) for health in found]}
+        data = {**checked(ok=is_fine), "accounts": [_as_data(health) for health in found]}
         print(json.dumps(data, ensure_ascii=False, indent=2))
     else:
         print(_sentence(found))
@@ -69,10 +69,10 @@ def _accounts(manifest: Manifest, *, only_one: bool) -> list[Account]:
 
 async def _examine(account: Account, patience: float) -> Health:
     from batchgen.app.doctor.examination import Examination  # noqa: PLC0415 - aiohttp costs 250 ms
-    from batchgen.http.client import Listener, opened  # noqa: PLC0415
+    from batchgen.http.client import GetOnlyClient, opened  # noqa: PLC0415
 
     try:
-        async with gateway_in(None)(account) as reached, opened(Listener, 1) as door:
+        async with gateway_in(None)(account) as reached, opened(GetOnlyClient, 1) as door:
             health = await Examination(reached, door, patience=patience).run()
     except CommandError as error:  # the sandbox in this process could not be started
         health = Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))
@@ -87,9 +87,9 @@ def _as_data(health: Health) -> dict[str, Any]:
     return {
         "account": account.name,
         "base_url": account.base_url or None,
-        "wire": account.wire,
+        "protocol": account.protocol,
         "auth": account.auth.value,
-        "fine": health.is_fine,
+        "ok": health.is_fine,
         "checks": [
             {"check": each.name, "verdict": each.verdict.value, "text": each.text, "advice": each.advice}
             for each in health.checks

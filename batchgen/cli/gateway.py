@@ -51,7 +51,7 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 
         settings = Settings(
-            profile=REHEARSED.get(account.wire, "sandbox"),
+            emulate=REHEARSED.get(account.protocol, "sandbox"),
             models=account.models,
             wants_key=False,
             concurrency=account.concurrency,

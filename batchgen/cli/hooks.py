@@ -153,10 +153,10 @@ def _posted(url: str, line: str, seconds: float) -> str:
     import asyncio  # noqa: PLC0415 - only where there is a webhook
 
     from batchgen.errors import BatchgenError  # noqa: PLC0415
-    from batchgen.http.client import open_door  # noqa: PLC0415
+    from batchgen.http.client import open_http_client  # noqa: PLC0415
 
     async def post() -> str:
-        async with asyncio.timeout(seconds), open_door(1) as door:
+        async with asyncio.timeout(seconds), open_http_client(1) as door:
             headers = {"Content-Type": "application/json"}
             answer = await door.send("POST", url, headers=headers, body=line.encode())
         return "" if 200 <= answer.status < 300 else f"the webhook answered HTTP {answer.status}."

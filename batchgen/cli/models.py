@@ -48,7 +48,7 @@ def _account(account: Account) -> dict[str, Any]:
         "models": list(account.models),
         "sizes": {resolution: dict(table) for resolution, table in account.sizes.items()},
         "concurrency": account.concurrency,
-        "finds_by_external_id": account.finds_by_external_id.value,
+        "lookup_by_external_id": account.lookup_by_external_id.value,
         "lists_tasks": account.lists_tasks.value,
         "prices": {name: {k: str(v) for k, v in table.items()} for name, table in account.prices.by_model.items()},
         "price_unit": account.prices.unit,

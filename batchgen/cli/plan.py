@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import Standing
-    from batchgen.manifest.model import LeftOut, Manifest
+    from batchgen.ledger.reader import JobState
+    from batchgen.manifest.model import Manifest, Skipped
 
 
 SOMETHING_TO_DO = 5
@@ -76,7 +76,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
         "done": _group(plan.done),
-        "taken_up_again": _group(plan.again),
+        "resumed": _group(plan.again),
         "ended": {status.value: _group(group) for status, group in plan.ended.items()},
         "retired_images": plan.retired_images,
         "left_out": [_left_out(found) for found in manifest.left_out],
@@ -92,12 +92,12 @@ def _group(group: Group) -> dict[str, Any]:
     return {"jobs": group.jobs, "images": group.images, "cost": cost, "reasons": dict(group.reasons)}
 
 
-def _left_out(found: LeftOut) -> dict[str, Any]:
+def _left_out(found: Skipped) -> dict[str, Any]:
     places = [{"file": p.file, "line": p.line, "column": p.column} for p in found.places]
     return {"reason": found.reason, "jobs": found.jobs, "example": dict(found.example), "places": places}
 
 
-def _job(job: Job, row: Standing) -> dict[str, Any]:
+def _job(job: Job, row: JobState) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "status": row.status.value,
@@ -131,7 +131,7 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         lines.append(f"  {'budget':<18}stops the run after {_number(plan.within_budget, 'job')}")
     if plan.anything_to_do:
         slots = _number(manifest.account.concurrency, "slot")
-        if manifest.account.seeks_concurrency:
+        if manifest.account.adaptive_concurrency:
             slots += "; a run tries whether the account takes more (else say providers.*.limits.concurrency)"
         lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
     return "\n".join(lines)
@@ -196,7 +196,7 @@ def _time(seconds: float | None) -> str:
     return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
 
 
-def _print_jobs(listed: Iterator[tuple[Job, Standing]]) -> None:
+def _print_jobs(listed: Iterator[tuple[Job, JobState]]) -> None:
     for job, row in listed:
         parameters = job.parameters
         print(

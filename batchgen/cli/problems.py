@@ -11,10 +11,10 @@ from batchgen.cli import terminal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchgen.errors import Place, Problem
+    from batchgen.errors import Diagnostic, SourceLocation
 
 
-def tell(problems: Sequence[Problem]) -> None:
+def tell(problems: Sequence[Diagnostic]) -> None:
     """Say them on standard error: with their source lines for people, as a record each in a log of JSON."""
     if terminal.is_log(sys.stderr):
         for problem in problems:
@@ -23,7 +23,7 @@ def tell(problems: Sequence[Problem]) -> None:
         terminal.write(terminal.beneath(sys.stderr), as_text(problems, sys.stderr) + "\n")
 
 
-def as_text(problems: Sequence[Problem], stream: TextIO) -> str:
+def as_text(problems: Sequence[Diagnostic], stream: TextIO) -> str:
     """Each fault with its source line and a caret; in colour on a terminal only."""
     from batchgen.manifest.explain import render  # noqa: PLC0415 - only where there is something to explain
 
@@ -35,7 +35,7 @@ def as_text(problems: Sequence[Problem], stream: TextIO) -> str:
     return "\n".join(lines)
 
 
-def as_data(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def as_data(problems: Sequence[Diagnostic]) -> list[dict[str, Any]]:
     """The same as values for JSON."""
     return [
         {
@@ -50,5 +50,5 @@ def as_data(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     ]
 
 
-def _place(place: Place) -> dict[str, Any]:
+def _place(place: SourceLocation) -> dict[str, Any]:
     return {"file": place.file, "line": place.line, "column": place.column}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.app.run import Order, Result, Surroundings, perform
+from batchgen.app.run import Order, Result, RunEnvironment, perform
 from batchgen.cli import options as common
 from batchgen.cli import terminal
 from batchgen.cli.gateway import gateway_in, way_back
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchgen.callbacks.endpoint import Address
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
     from batchgen.manifest.model import Manifest
 
 _BREATH = 1000  # jobs that are looked at in one go
@@ -73,7 +73,7 @@ def configure(parser: ArgumentParser) -> None:
         "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
     )
     parser.add_argument(
-        "--profile-engine", action="store_true", help="say at the end where the time of each account's slots went"
+        "--timings", action="store_true", help="say at the end where the time of each account's slots went"
     )
     common.add_json(parser)
     common.add_logging(parser)
@@ -115,7 +115,7 @@ def _performed(
                 level="warning",
             )
         with lock.held(tree.root):
-            around = Surroundings(
+            around = RunEnvironment(
                 counters=progress.counters,
                 observer=progress,
                 say=progress.say,
@@ -124,7 +124,7 @@ def _performed(
                 leave=finish.end_at_once,
             )
             result = perform(_order(options, manifest, selection, address), tree, around)
-            if options.profile_engine:
+            if options.timings:
                 _tell_slot_times(result, progress, as_data=options.log_format == "json")
             ledger = Ledger.read(tree.root / FILE_NAME)
             jobs = _scope(manifest, ledger, selection)
@@ -166,7 +166,9 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
     )
 
 
-def _pending(manifest: Manifest, ledger: Questions, selection: Selection, limit: int | None) -> Iterator[Work | None]:
+def _pending(
+    manifest: Manifest, ledger: LedgerReader, selection: Selection, limit: int | None
+) -> Iterator[Work | None]:
     """What is to be begun, at most `limit` of it; None now and then where nothing is."""
     begun = 0
     for looked_at, (job, standing) in enumerate(standings(manifest, ledger), 1):
@@ -179,7 +181,7 @@ def _pending(manifest: Manifest, ledger: Questions, selection: Selection, limit:
             yield None
 
 
-def _to_come(options: Namespace, manifest: Manifest, ledger: Questions, selection: Selection) -> tuple[int, int]:
+def _to_come(options: Namespace, manifest: Manifest, ledger: LedgerReader, selection: Selection) -> tuple[int, int]:
     """Jobs and images that this run is to bring: what was begun, and what is to be begun."""
     if not selection.wishes and options.limit is None:
         return ledger.images_missing()
@@ -189,7 +191,7 @@ def _to_come(options: Namespace, manifest: Manifest, ledger: Questions, selectio
     return jobs, images
 
 
-def _scope(manifest: Manifest, ledger: Questions, selection: Selection) -> dict[Status, int]:
+def _scope(manifest: Manifest, ledger: LedgerReader, selection: Selection) -> dict[Status, int]:
     """How the jobs stand that this run's exit code is about."""
     if not selection.wishes:
         return ledger.counts()
@@ -216,7 +218,7 @@ def _check_prices(options: Namespace, manifest: Manifest) -> None:
 
 
 def _tell_slot_times(result: Result, progress: Progress, *, as_data: bool) -> None:
-    for account, slot_time in result.tally.slot_times.items():
+    for account, slot_time in result.stats.slot_times.items():
         if as_data:
             shares = {kind: round(share, 4) for kind, share in slot_time.shares().items()}
             progress.say("slot time", event="slot_time", account=account, shares=shares)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.cli.outcome import header
 from batchgen.errors import ReasonCode
-from batchgen.jobs import ENDED_SHORT, LIVE, Status
+from batchgen.jobs import INCOMPLETE, LIVE, Status
 from batchgen.money import plain
 from batchgen.reports.index import FAILURES, INDEX
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batchgen.app.run import Result
     from batchgen.errors import BatchgenError
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Ending:
     @property
     def short(self) -> int:
         """Jobs that ended without all their images."""
-        return sum(self.jobs.get(status, 0) for status in ENDED_SHORT)
+        return sum(self.jobs.get(status, 0) for status in INCOMPLETE)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -71,7 +71,7 @@ class Ending:
     @property
     def _kinds(self) -> str:
         return ", ".join(
-            f"{self.jobs[status]} {status.value}" for status in Status if status in ENDED_SHORT & self.jobs.keys()
+            f"{self.jobs[status]} {status.value}" for status in Status if status in INCOMPLETE & self.jobs.keys()
         )
 
     @property
@@ -94,7 +94,7 @@ class Ending:
             "index": str(self.root / INDEX),
             "images": self.images,
             "jobs": {status.value: self.jobs.get(status, 0) for status in Status if self.jobs.get(status)},
-            "begun": self.begun,
+            "started": self.begun,
             "unfinished": list(self.unfinished),
             "cost": plain(self.cost),
             "unit": self.unit,
@@ -138,20 +138,20 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def ending_of(root: Path, result: Result, ledger: Questions, jobs: dict[Status, int], unit: str) -> Ending:
+def ending_of(root: Path, result: Result, ledger: LedgerReader, jobs: dict[Status, int], unit: str) -> Ending:
     """Put together what the ledger and the run know."""
     return Ending(
         root=root,
         images=ledger.images_in_index(),
         jobs=jobs,
-        begun=result.tally.begun,
-        fetched=result.tally.fetched_jobs,
-        unfinished=tuple(result.tally.left),
-        unfinished_jobs=result.tally.unfinished,
+        begun=result.stats.begun,
+        fetched=result.stats.fetched_jobs,
+        unfinished=tuple(result.stats.left),
+        unfinished_jobs=result.stats.unfinished,
         cost=result.cost,
         unit=unit,
         retired=result.retired,
-        unmarked=result.tally.unmarked,
-        warned=result.tally.warned,
+        unmarked=result.stats.unmarked,
+        warned=result.stats.warned,
         reason=result.reason,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.faults.schedule import FAMILIES, FAULTS, OF_ALL, Weather
+from batchgen.sandbox.faults.schedule import FAMILIES, FAULTS, OF_ALL, FaultSettings
 from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
@@ -23,10 +23,10 @@ words in a prompt that rehearse an outcome: forbidden-word is refused by content
 by the platform's policy (400/1300), fail-this-task is accepted and ends as failed. The profile openai says the same
 in that API's words: moderation_blocked, content_policy_violation, and HTTP 500 for a create that was accepted.
 
-The account of requests, tasks and what was billed is at /_ledger on the server; /_ledger?tasks=0 gives the sums.
+The account of requests, tasks and what was billed is at /_usage on the server; /_usage?tasks=0 gives the sums.
 """
 _EXAMPLE = """\
-The sandbox listens on {base_url} as an account of the profile {profile}. Stop it with Ctrl-C. To use it in a manifest:
+The sandbox listens on {base_url} as an account of the profile {emulate}. Stop it with Ctrl-C. To use it in a manifest:
   provider: local
   providers:
     local: {{use: {use}, base_url: "{base_url}"{key}, limits: {{concurrency: {concurrency}}}}}"""
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     faults = _listed({name: FAULTS[name].about for name in OF_ALL})
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        f"faults of --weather, which all=RATE sets:\n{faults}\n\nfaults that strike only where they are named:\n"
+        f"faults of --faults, which all=RATE sets:\n{faults}\n\nfaults that strike only where they are named:\n"
         f"{_listed(FAMILIES)}\n\n{_REHEARSAL}\n{parser.epilog or ''}"
     )
     _add_place(parser)
@@ -57,12 +57,12 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_account(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", choices=PROFILES, default="kling", help="whose account it plays (default: kling)")
+    parser.add_argument("--emulate", choices=PROFILES, default="kling", help="whose account it plays (default: kling)")
     parser.add_argument(
         "--lists", action=argparse.BooleanOptionalAction, help="whether it lists tasks (default: as the profile)"
     )
     parser.add_argument(
-        "--finds-by-external-id",
+        "--lookup-by-external-id",
         action=argparse.BooleanOptionalAction,
         help="whether a task is found by its external id (default: as the profile)",
     )
@@ -85,29 +85,29 @@ def _add_account(parser: argparse.ArgumentParser) -> None:
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--answers",
+        "--response-format",
         choices=("b64_json", "url"),
         default="b64_json",
         help="how the profile openai gives images where a create does not say (default: b64_json)",
     )
     parser.add_argument("--latency", type=float, default=1.0, metavar="S", help="seconds a task takes (default: 1)")
     parser.add_argument(
-        "--spread", type=float, default=0.0, metavar="SIGMA", help="of log-normal latencies (default: 0)"
+        "--latency-sigma", type=float, default=0.0, metavar="SIGMA", help="of log-normal latencies (default: 0)"
     )
-    parser.add_argument("--weather", default="", metavar="FAULT=RATE,…", help="faults by chance, such as fail=0.02")
+    parser.add_argument("--faults", default="", metavar="FAULT=RATE,…", help="faults by chance, such as fail=0.02")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of latencies and weather (default: 0)")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-paint", action="store_true", help="serve small flat images: for benchmarks")
+    parser.add_argument("--blank-images", action="store_true", help="serve small flat images: for benchmarks")
     parser.add_argument("--image-format", choices=list(Format), default="png", help="what they are (default: png)")
     parser.add_argument("--image-bytes", type=int, default=0, metavar="N", help="pad each file to at least N bytes")
     parser.add_argument("--image-redirects", type=int, default=0, metavar="N", help="between a link and its image")
     parser.add_argument(
-        "--links-expire", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one"
+        "--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one"
     )
     parser.add_argument(
-        "--images-kept", type=float, metavar="S", help="images are gone S seconds after their task's end (404)"
+        "--image-ttl", type=float, metavar="S", help="images are gone S seconds after their task's end (404)"
     )
 
 
@@ -144,7 +144,7 @@ def _keys(options: argparse.Namespace) -> str:
     """How a manifest names the keys that this sandbox wants: by their variables."""
     if options.jwt_env:
         return ", auth: jwt, access_key_env: {}, secret_key_env: {}".format(*options.jwt_env)
-    if options.profile == "sandbox" and not options.api_key_env:
+    if options.emulate == "sandbox" and not options.api_key_env:
         return ""
     return f", auth: api_key, api_key_env: {options.api_key_env or 'SANDBOX_KEY'}"
 
@@ -152,8 +152,8 @@ def _keys(options: argparse.Namespace) -> str:
 def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
     return _EXAMPLE.format(
         base_url=sandbox.base_url,
-        profile=settings.profile,
-        use=settings.profile,
+        emulate=settings.emulate,
+        use=settings.emulate,
         key=keys,
         concurrency=settings.concurrency,
     )
@@ -166,27 +166,27 @@ def settings_from(options: argparse.Namespace) -> Settings:
         host=options.host or "127.0.0.1",
         port=_port(options.port),
         beyond_loopback=options.host is not None,
-        profile=options.profile,
+        emulate=options.emulate,
         marked=not options.unmarked,
         lists_tasks=options.lists,
-        finds_by_external_id=options.finds_by_external_id,
+        lookup_by_external_id=options.lookup_by_external_id,
         concurrency=options.concurrency,
         creates_per_minute=options.creates_per_minute,
         balance=options.balance,
-        answers=options.answers,
+        response_format=options.response_format,
         latency=options.latency,
-        spread=options.spread,
+        latency_sigma=options.latency_sigma,
         api_key=_variable(options.api_key_env) if options.api_key_env else None,
         access_key=access_key,
         secret_key=secret_key,
         state=options.state,
-        paint=not options.no_paint,
+        paint=not options.blank_images,
         image_format=Format(options.image_format),
         image_bytes=options.image_bytes,
         image_redirects=options.image_redirects,
-        links_expire=options.links_expire,
-        images_kept=options.images_kept,
-        weather=Weather.parse(options.weather),
+        link_ttl=options.link_ttl,
+        image_ttl=options.image_ttl,
+        faults=FaultSettings.parse(options.faults),
         seed=options.seed,
     )
 

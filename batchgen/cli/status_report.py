@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli.outcome import checked
-from batchgen.jobs import ENDED_SHORT, Status
+from batchgen.jobs import INCOMPLETE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
 from batchgen.money import plain
@@ -24,7 +24,7 @@ def standing(root: Path, unit: str = "") -> dict[str, Any]:
         spent = ledger.spent()
         return {
             "output": str(root),
-            "begun": True,
+            "started": True,
             "running": running,
             "jobs": {status.value: counts[status] for status in Status if status in counts},
             "images": ledger.images_in_index(),
@@ -37,12 +37,12 @@ def standing(root: Path, unit: str = "") -> dict[str, Any]:
 
 def nothing_begun(root: Path, unit: str = "") -> dict[str, Any]:
     """How an output stands that has no ledger yet."""
-    return {"output": str(root), "begun": False, "running": None, "jobs": {}, "images": 0, "cost": "0", "unit": unit}
+    return {"output": str(root), "started": False, "running": None, "jobs": {}, "images": 0, "cost": "0", "unit": unit}
 
 
 def exit_code(data: dict[str, Any]) -> int:
     """By the contract's table."""
-    return 1 if ENDED_SHORT & data["jobs"].keys() else 0
+    return 1 if INCOMPLETE & data["jobs"].keys() else 0
 
 
 def head(data: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def head(data: dict[str, Any]) -> dict[str, Any]:
 def as_text(data: dict[str, Any]) -> str:
     """A line for each status, and what it means."""
     going = f"a run is going ({data['running']})" if data["running"] else "no run is going"
-    if not data["begun"]:
+    if not data["started"]:
         nothing = f"Nothing has been run into {data['output']} yet"
         return f"{nothing}; {going}." if data["running"] else f"{nothing}."
     lines = [f"{data['output']}: {going}"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import checked
-from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
+from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.ledger.store import Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
@@ -32,7 +32,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """0 when every manifest is right, else 2."""
-    found: list[Problem] = []
+    found: list[Diagnostic] = []
     for path in options.manifests:
         try:
             manifest = load_manifest(path, provider=options.provider)
@@ -41,7 +41,7 @@ def execute(options: Namespace) -> int:
             found += error.problems
             continue
         except CommandError as error:  # of the file as a whole; the others are looked at all the same
-            found.append(Problem(place=Place(file=str(path)), path="", message=str(error)))
+            found.append(Diagnostic(place=SourceLocation(file=str(path)), path="", message=str(error)))
             continue
         found += manifest.warnings
         if not options.quiet and not options.json:

@@ -17,7 +17,7 @@ _LONGEST_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Hearsay:
+class CallbackState:
     """What callbacks have said of one running task. Times are seconds by the clock of whoever asks."""
 
     has_ended: bool = False  # they say so, and no answer has borne it out yet
@@ -25,7 +25,7 @@ class Hearsay:
     false: int = 0  # so often an answer said otherwise
     not_before: float = 0.0  # when the next call may bring a query
 
-    def told(self, now: float) -> bool:
+    def parse_callback(self, now: float) -> bool:
         """A call says that it has ended; whether that is news."""
         is_news = not self.has_ended
         if is_news:
@@ -45,7 +45,7 @@ class Hearsay:
 
 
 @dataclass(slots=True)
-class Punctuality:
+class CallbackReliability:
     """Whether the calls of an account come in time: earned one by one, lost twice as fast."""
 
     score: int = 0
@@ -64,7 +64,7 @@ class Punctuality:
         """A call came too late or not at all, or told of an end that was none."""
         self.score = max(0, self.score - _LOST)
 
-    def goes_on(self, hearsay: Hearsay, asked_at: float, now: float) -> float:
+    def goes_on(self, hearsay: CallbackState, asked_at: float, now: float) -> float:
         """An answer told that a task is running: seconds until what was called makes it worth another look."""
         if not hearsay.has_ended:
             return math.inf

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.engine.refusal_window import Evidence
+from batchgen.engine.refusal_window import RefusalWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 120.0  # the same as a time, for slow tasks; doubled likewis
 _LONGEST_SECONDS = 1800.0
 
 
-class Capacity:
+class AdaptiveConcurrency:
     """Units that may be held now. `clock` is monotonic."""
 
     def __init__(self, units: int, *, seeks: bool, clock: Callable[[], float]) -> None:
@@ -37,7 +37,7 @@ class Capacity:
         self._accepted = 0
         self._since = clock()
         self._proven = 0  # units that were held at a time, as far as the account has not clearly taken it back
-        self._evidence = Evidence()
+        self._evidence = RefusalWindow()
 
     def may_probe(self, units: int) -> bool:
         """Whether it is time to let in a task that would make so many units held."""

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from batchgen.engine.budget import Budget
     from batchgen.engine.counters import Counters
     from batchgen.engine.timings import SlotTime
-    from batchgen.http.client import Door
-    from batchgen.http.downloads import ImageHosts
+    from batchgen.http.client import HttpClient
+    from batchgen.http.downloads import Downloader
     from batchgen.jobs import Status
     from batchgen.ledger.events import Event
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
     from batchgen.storage.paths import PathTemplate
     from batchgen.storage.tree import Tree
@@ -40,7 +40,7 @@ class Rules:
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
+class RunStats:
     """What this run did."""
 
     begun: int = 0
@@ -66,11 +66,11 @@ class Context:
     """One run. Clock, sleep and chance are here so that tests need not wait."""
 
     writer: Writer
-    reader: Questions
+    reader: LedgerReader
     tree: Tree
     template: PathTemplate
-    door: Door
-    image_hosts: ImageHosts
+    door: HttpClient
+    downloader: Downloader
     rules: Rules
     budget: Budget
     counters: Counters
@@ -79,7 +79,7 @@ class Context:
     say: Callable[[str], None]  # a line to whoever watches
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
-    tally: Tally = field(default_factory=Tally)
+    stats: RunStats = field(default_factory=RunStats)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

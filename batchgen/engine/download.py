@@ -102,7 +102,7 @@ class Fetcher:
         """Ask once for a task whose images were not to be had, and fetch what it names now. Raises RunStopped."""
         reader, job_id = self._context.reader, work.job.id
         try:
-            if self._provider.asks:
+            if self._provider.can_query:
                 task = await self._query(work)
                 if not reader.links_of(job_id, work.attempt):
                     return Found.TASK
@@ -169,7 +169,7 @@ class Fetcher:
                 problem = error
             else:
                 return None
-            if is_inline(url) and not self._provider.asks:
+            if is_inline(url) and not self._provider.can_query:
                 problem = ImagesGone(str(problem), certain=True)
                 break
             if tries < most:
@@ -239,7 +239,7 @@ class Fetcher:
         pieces: list[bytes] = []
         size, first = 0, True
         base_url = self._provider.account.base_url
-        async with self._context.image_hosts.image(url, base_url=base_url, idle=idle) as body:
+        async with self._context.downloader.image(url, base_url=base_url, idle=idle) as body:
             async for piece in body:
                 pieces.append(piece)
                 size += len(piece)
@@ -281,8 +281,8 @@ class Fetcher:
         )
         context.counters.images_done += not marked
         if warning:
-            context.tally.warned += 1
-            if context.tally.warned <= _SAID:
+            context.stats.warned += 1
+            if context.stats.warned <= _SAID:
                 context.say(f"{path}: {warning}")
 
     def _warning(self, key: Key, whole: WholeFile) -> str:
@@ -294,7 +294,7 @@ class Fetcher:
         return f"{differs} {whole.info.warning}".strip()
 
     async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:
-        if not self._provider.asks:
+        if not self._provider.can_query:
             return link.url
         try:
             task = await self._query(work)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.engine.backoff import Gate
-from batchgen.engine.concurrency import Capacity
+from batchgen.engine.concurrency import AdaptiveConcurrency
 from batchgen.engine.outage import Outage
-from batchgen.engine.rate import Pace
-from batchgen.engine.slots import Slots, Turn
+from batchgen.engine.rate import AdaptiveRate
+from batchgen.engine.slots import FirstFit, Slots
 from batchgen.engine.timings import Phase, SlotTime
 from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from batchgen.errors import BatchgenError, RunStopped
 
 
-class Hold:
+class SlotPermit:
     """The slots of one attempt, from its create until its task has ended. `give` may be called again."""
 
     __slots__ = ("_flow", "_phase", "sent", "units")
 
-    def __init__(self, flow: Flow, units: int) -> None:
+    def __init__(self, flow: AccountLimits, units: int) -> None:
         self._flow = flow
         self._phase: Phase | None = None
         self.units = units
@@ -47,7 +47,7 @@ class Hold:
             self._flow.given(self, units)
 
 
-class Flow:
+class AccountLimits:
     """Decides what may be sent now, and learns from each answer. `freed` is called when slots come free.
 
     `can_ask`: whether the account tells what became of a create; `say` gets what a watcher should know.
@@ -64,16 +64,16 @@ class Flow:
         say: Callable[[str], None],
         freed: Callable[[], None],
     ) -> None:
-        self._capacity = Capacity(account.concurrency, seeks=account.seeks_concurrency, clock=clock)
+        self._capacity = AdaptiveConcurrency(account.concurrency, seeks=account.adaptive_concurrency, clock=clock)
         self.slots = Slots(self._capacity, freed)
         self.time = SlotTime(clock, lambda: self.slots.units)
         self.gate = Gate(clock, chance, give_up_after)
         self.outage = Outage(
             account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, say=say, changed=freed
         )
-        self._turn = Turn()
-        self._pace = Pace(clock)
-        self._probe: Hold | None = None
+        self._turn = FirstFit()
+        self._pace = AdaptiveRate(clock)
+        self._probe: SlotPermit | None = None
 
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now, slots permitting."""
@@ -84,30 +84,30 @@ class Flow:
         """Creates a second that the account seems to take; None while it has not refused any."""
         return self._pace.rate
 
-    def choose(self, waiting: list[Work]) -> tuple[Work, Hold] | None:
+    def choose(self, waiting: list[Work]) -> tuple[Work, SlotPermit] | None:
         """Take the next work that may go now out of `waiting`, with its slots; None where nothing may."""
         work = self._turn.choose(waiting, self.slots.free)
         if work is not None:
-            return work, Hold(self, work.units)
+            return work, SlotPermit(self, work.units)
         if self._probe is None and waiting and self._may_probe(waiting[0]):
             work = waiting.pop(0)
-            self._probe = Hold(self, work.units)
+            self._probe = SlotPermit(self, work.units)
             return work, self._probe
         return None
 
-    def hold(self, units: int) -> Hold:
+    def hold(self, units: int) -> SlotPermit:
         """Slots for what an earlier run began, whether or not there are any."""
-        return Hold(self, units)
+        return SlotPermit(self, units)
 
     def _may_probe(self, work: Work) -> bool:
         in_use = self.slots.in_use
         return in_use == 0 or self._capacity.may_probe(in_use + work.units)
 
-    def sent(self, hold: Hold) -> None:
+    def sent(self, hold: SlotPermit) -> None:
         """Its create leaves now."""
         hold.sent = self._pace.sent()
 
-    def accepted(self, hold: Hold) -> None:
+    def accepted(self, hold: SlotPermit) -> None:
         """Its create was taken."""
         self.gate.served()
         self._pace.accepted()
@@ -118,7 +118,7 @@ class Flow:
         """A create or a free question came to nothing; during an outage, that closes the gate."""
         return self.gate.refused(error) if self.outage.is_on else None
 
-    def refused(self, hold: Hold, error: BatchgenError) -> RunStopped | None:
+    def refused(self, hold: SlotPermit, error: BatchgenError) -> RunStopped | None:
         """Its create was not taken for now; the answer is a reason to stop, when that has lasted too long."""
         was_probe = hold is self._probe
         hold.give()
@@ -132,11 +132,11 @@ class Flow:
             self._pace.refused(hold.sent)
         return self.gate.refused(error, retry_after=retry_after, closes=closes)
 
-    def given(self, hold: Hold, units: int) -> None:
+    def given(self, hold: SlotPermit, units: int) -> None:
         """Slots come back."""
         self._forget(hold)
         self.slots.give(units)
 
-    def _forget(self, hold: Hold) -> None:
+    def _forget(self, hold: SlotPermit) -> None:
         if hold is self._probe:
             self._probe = None

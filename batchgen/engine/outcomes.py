@@ -97,11 +97,11 @@ class Endings:
         if outcome is not None:
             self._release(work, outcome)
         context.counters.jobs_failed += 1
-        context.tally.ended[status] = context.tally.ended.get(status, 0) + 1
+        context.stats.ended[status] = context.stats.ended.get(status, 0) + 1
 
     def leave(self, work: Work, why: str) -> None:
         """The job stays as it is for the next run."""
-        self._context.tally.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
+        self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
 
     def stop(self, reason: RunStopped) -> None:
         """An account that stops ends its own work, which may be the run's; everything else (the disk) ends the run."""

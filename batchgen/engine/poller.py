@@ -12,7 +12,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.callback_reliability import Punctuality
+from batchgen.engine.callback_reliability import CallbackReliability
 from batchgen.engine.latency import Latencies, next_by_chance
 from batchgen.engine.recovery import is_named
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
@@ -49,7 +49,7 @@ _NOT_THERE = 3  # "not found" must be said so many times in a row to be believed
 _LIST_TROUBLES = 3  # so many unclear answers in a row, and the list is left alone
 _LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list is still the least that can be asked
 
-Answered = TypeVar("Answered")
+GatewayReport = TypeVar("GatewayReport")
 
 
 class Watch:
@@ -76,10 +76,10 @@ class Watch:
         self._jobs_wait = jobs_wait
         self._running: set[Running] = set()
         self._by_id: dict[str, Running] = {}
-        self._punctuality = Punctuality()
+        self._punctuality = CallbackReliability()
         self._news = asyncio.Event()
         self._at_once = asyncio.Semaphore(_QUERIES_AT_ONCE)
-        self._lists = provider.lists
+        self._lists = provider.can_list
         self._list_due = 0.0  # not before this
         self._wakes_at = math.inf
         self._listing = False  # a list query is on its way
@@ -128,7 +128,7 @@ class Watch:
         running = self._by_id.get(task_id)
         if running is None:
             self._punctuality.called_after(task_id, now)
-        elif running.hearsay.told(now) and running.due < math.inf and not running.is_troubled:
+        elif running.hearsay.parse_callback(now) and running.due < math.inf and not running.is_troubled:
             wait = _CALLS_TOGETHER if self._by_list else 0.0
             running.due = min(running.due, max(now + wait, running.hearsay.not_before))
             self._news.set()
@@ -374,7 +374,7 @@ class Watch:
             self._news.set()
 
 
-async def _answered(question: Awaitable[Answered], seconds: float) -> Answered:
+async def _answered(question: Awaitable[GatewayReport], seconds: float) -> GatewayReport:
     """The answer. Raises Unclear where none comes in time, besides what the question itself raises."""
     try:
         async with asyncio.timeout(seconds):

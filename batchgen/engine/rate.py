@@ -1,6 +1,6 @@
 """How fast an account lets us create: what the manifest says, and what being told "too fast" (1302) says.
 
-The first is a hard quota (`quota`), the second is found out by `Pace`: additive increase, multiplicative decrease.
+The first is a hard quota (`quota`), the second is found out by `AdaptiveRate`: AIMD.
 A gateway may also say "too fast" for what has nothing to do with us, to a few creates in a hundred however slow they
 are: taken at its word each time, it would slow a run down for ever (`_is_news`).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
-from batchgen.engine.refusal_window import Evidence
+from batchgen.engine.refusal_window import RefusalWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def quota(creates_per_minute: float | None) -> AsyncLimiter | None:
     return AsyncLimiter(burst, burst * 60.0 / (creates_per_minute - burst))
 
 
-class Pace:
+class AdaptiveRate:
     """Creates a second that the account takes; unbounded until it refuses one. `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -54,7 +54,7 @@ class Pace:
         self._changed = 0.0
         self._refused_at_rate = 0.0
         self._calm = 0  # creates accepted since the last refusal
-        self._evidence = Evidence()
+        self._evidence = RefusalWindow()
         self._noise = 0.0  # share of slow creates that were refused
         self.rate: float | None = None
 

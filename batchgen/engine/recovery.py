@@ -5,7 +5,7 @@ look through the list. What is found is adopted. "Not found" is believed when
 
 - the create carried our id, and the account is asked under the key and at the address that it was sent with;
 - so much time has passed since the lost exchange ended (after a crash: since the restart) that the create can no longer
-  be under way (`accepts_within`);
+  be under way (`visibility_delay`);
 - the same question, at that moment, finds a task that is known to exist (see `controls`).
 
 Where there is no such task yet, the question waits, its slots given back, until this run has one or comes to its end:
@@ -86,7 +86,7 @@ class Recovery:
     @property
     def can_ask(self) -> bool:
         """Whether the account gives any way to find out."""
-        return self._provider.finds or self._provider.lists
+        return self._provider.can_find or self._provider.can_list
 
     def accepted(self, task_id: str, external_id: str, at: int) -> None:
         """A task was accepted (`at`: Unix ms) or found: the control of others, once it is visible."""
@@ -156,7 +156,7 @@ class Recovery:
         Raises NotAnswered where the account does not answer; AccountStopped.
         """
         try:
-            if self._provider.finds:
+            if self._provider.can_find:
                 return await self._by_own_id(work)
             newest = await self._patiently(partial(self._provider.page, 1, _PAGE))
             return next((task for task in newest.tasks if task.external_id and is_named(task, work.external_id)), None)
@@ -182,7 +182,7 @@ class Recovery:
 
         No clock says when that is: one that is set, or stands still while the machine sleeps, ends no waiting.
         """
-        delay, first = self._provider.account.accepts_within, 1.0 + 2.0 * self._chance.random()
+        delay, first = self._provider.account.visibility_delay, 1.0 + 2.0 * self._chance.random()
         for pause in (first, delay - first) if delay > 2.0 * first else (max(first, delay),):
             with suppress(Undecided):  # an answer that says nothing shortens no waiting
                 if (task := await self._first_way(work)) is not None:
@@ -241,7 +241,7 @@ class Recovery:
 
     async def _first_way(self, work: Work) -> Task | None:
         """Found or not, by the first way that the account has; what "not found" is worth is another question."""
-        if self._provider.finds:
+        if self._provider.can_find:
             try:
                 return await self._by_own_id(work)
             except TaskNotFound:
@@ -249,7 +249,7 @@ class Recovery:
             except NotAnswered:
                 raise
             except Undecided:
-                if not self._provider.lists:
+                if not self._provider.can_list:
                     raise
         task, _ = await self._in_list(work)
         return task
@@ -260,7 +260,7 @@ class Recovery:
         `began`: when it was first asked for, by the monotonic clock.
         """
         why = "the account has no accepted task yet against which that could be checked"
-        if self._provider.finds:
+        if self._provider.can_find:
             asked_at = self._clock()
             try:
                 return await self._by_own_id(work)
@@ -273,7 +273,7 @@ class Recovery:
                 raise
             except Undecided as error:
                 why = str(error)
-        if self._provider.lists:
+        if self._provider.can_list:
             task, gap = await self._in_list(work)
             if task is None and not gap and self._controls.is_younger_to_come(began):
                 gap = "the account's list may not tell yet of what is new"

@@ -8,7 +8,7 @@ _LATELY = 16  # creates
 _ENOUGH = 5  # of them refused: by chance once in 10,000 creates where 4 % are refused for no reason of ours
 
 
-class Evidence:
+class RefusalWindow:
     """What became of the last few creates."""
 
     def __init__(self) -> None:

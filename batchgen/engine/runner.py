@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
-    from batchgen.engine.limits import Flow, Hold
+    from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.poller import Watch
     from batchgen.engine.shutdown import Stop
     from batchgen.providers.base import Provider, Task
@@ -43,7 +43,7 @@ _LOOKS_AT_ONCE = 32  # questions for what an earlier run did not get
 ASKED_AGAIN = frozenset({Status.GONE, Status.PARTIAL})
 
 
-class Life:
+class AttemptRunner:
     """Carries the attempts of one account.
 
     `later(work, seconds)` puts a work back among those waiting, behind all others where the seconds are infinite;
@@ -55,7 +55,7 @@ class Life:
         context: Context,
         provider: Provider,
         *,
-        flow: Flow,
+        flow: AccountLimits,
         watch: Watch,
         stop: Stop,
         later: Callable[[Work, float], None],
@@ -73,7 +73,7 @@ class Life:
         self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
         self.fetching = 0
 
-    async def live(self, work: Work, hold: Hold, status: Status) -> None:
+    async def live(self, work: Work, hold: SlotPermit, status: Status) -> None:
         """Carry one attempt from where it stands to its end. `hold` are its slots; its price is reserved.
 
         Raises nothing but cancellation: each error becomes the job's outcome, or the run's stop.
@@ -112,7 +112,7 @@ class Life:
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
 
-    async def _made(self, work: Work, hold: Hold) -> bool:
+    async def _made(self, work: Work, hold: SlotPermit) -> bool:
         """Wait for the task's end; whether there are images to fetch."""
         hold.enter(Phase.RUNNING)
         context = self._context
@@ -159,7 +159,7 @@ class Life:
         charge = micros(task.cost) if counts else price
         links = task.images(work.units)
         if work.wanted and work.job.parameters.watermark_info:
-            self._context.tally.unmarked += sum(not link.watermark_url for link in links)
+            self._context.stats.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
         self._context.budget.settle(price, charge, earlier=work.earlier)
@@ -180,7 +180,7 @@ class Life:
         except BatchgenError as error:
             self.ends.leave(work, f"images of {work.job.id} are made but could not be fetched: {error}")
         else:
-            context.tally.fetched_jobs += 1
+            context.stats.fetched_jobs += 1
             context.counters.jobs_done += 1
         finally:
             self.fetching -= 1
@@ -200,7 +200,7 @@ class Life:
         """Whether it was made under another key than is asked with now: "not there" proves nothing."""
         return not work.remake and work.key_print not in {"", self.creates.key_print}
 
-    async def _looked_again(self, work: Work, hold: Hold, status: Status) -> Work | None:
+    async def _looked_again(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
         """What an earlier run did not get: one question and one download, free. The work where it goes on."""
         hold.give()
         context = self._context
@@ -210,7 +210,7 @@ class Life:
             await context.record(Reopened(job_id=work.job.id))
             return work
         if found is Found.ALL:
-            context.tally.fetched_jobs += 1
+            context.stats.fetched_jobs += 1
             context.counters.jobs_done += 1
         elif found is Found.NO_MORE and status is Status.PARTIAL and work.remake:
             await context.record(Reopened(job_id=work.job.id))

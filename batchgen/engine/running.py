@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen.engine.callback_reliability import Hearsay
+from batchgen.engine.callback_reliability import CallbackState
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Running:
     not_there: int = 0
     short: int = 0  # answers that said it succeeded, but named fewer images than were asked for, or none
     failed_at: float | None = None  # when an answer first told that it failed
-    hearsay: Hearsay = field(default_factory=Hearsay)
+    hearsay: CallbackState = field(default_factory=CallbackState)
 
     @property
     def is_troubled(self) -> bool:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.durations import duration
 from batchgen.engine.backoff import Gate
-from batchgen.engine.limits import Flow
+from batchgen.engine.limits import AccountLimits
 from batchgen.engine.poller import Watch
 from batchgen.engine.rate import quota
-from batchgen.engine.runner import Life
+from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.timings import Idle
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
 from batchgen.jobs import Status
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
-    from batchgen.engine.limits import Hold
+    from batchgen.engine.limits import SlotPermit
     from batchgen.providers.base import Provider, Task
 
 _LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
@@ -37,7 +37,7 @@ _SAID_AFTER = 3  # answers with a status that is not known
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is begun
 
 
-class Lane:
+class AccountScheduler:
     """One account's work in one run."""
 
     def __init__(self, context: Context, provider: Provider, *, begins: bool) -> None:
@@ -48,12 +48,12 @@ class Lane:
         self._provider = provider
         self._account = provider.account
         self._wake = asyncio.Event()
-        self._flow = Flow(
+        self._flow = AccountLimits(
             provider.account,
             clock=context.clock,
             chance=context.chance,
             give_up_after=context.rules.give_up_after,
-            can_ask=provider.finds or provider.lists,
+            can_ask=provider.can_find or provider.can_list,
             say=context.say,
             freed=self._wake.set,
         )
@@ -71,7 +71,7 @@ class Lane:
             jobs_wait=lambda: bool(self._waiting),
         )
         self._watch.on_running = self._note_status
-        self._life = Life(
+        self._life = AttemptRunner(
             context,
             provider,
             flow=self._flow,
@@ -106,10 +106,10 @@ class Lane:
                     self._end_feeding()
             for loop in loops:
                 loop.cancel()
-        self._context.tally.slot_times[self._account.name] = self._flow.time
+        self._context.stats.slot_times[self._account.name] = self._flow.time
         if self.stop.reason is not None and not self._context.stop.is_asked:
             name = self._account.name
-            self._context.tally.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
+            self._context.stats.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
     async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
         while not self.stop.is_asked:
@@ -297,11 +297,11 @@ class Lane:
     def _say_who_is_waited_for(self) -> None:
         if waiting := len(self._lives & self._life.creates.unaskable):
             self._context.say(
-                f"{waiting:,} tasks are still waited for, at most {self._account.answers_within:g} s: the account"
+                f"{waiting:,} tasks are still waited for, at most {self._account.request_timeout:g} s: the account"
                 f" {self._account.name!r} tells what became of a task only in its answer."
             )
 
-    def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: Hold, status: Status) -> None:
+    def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: SlotPermit, status: Status) -> None:
         task = lives.create_task(self._life.live(work, hold, status))
         self._lives.add(task)
         task.add_done_callback(self._ended)
@@ -314,7 +314,7 @@ class Lane:
 
     def _put_back(self, work: Work, seconds: float) -> None:
         if not self._begins:  # money is spent at the manifest's own account only
-            self._context.tally.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
+            self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
             return
         self._put += 1
         heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
@@ -322,7 +322,7 @@ class Lane:
 
     def hear(self, call: Mapping[str, Any]) -> None:
         """A callback's body: where it says that a task has ended, the task is asked for soon."""
-        task = self._provider.told(call)
+        task = self._provider.parse_callback(call)
         if task is not None and task.state is not TaskState.RUNNING:
             self._watch.wake(task.id)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.engine.attempt import Work
-    from batchgen.engine.concurrency import Capacity
+    from batchgen.engine.concurrency import AdaptiveConcurrency
 
 PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
 
@@ -19,7 +19,7 @@ PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it
 class Slots:
     """Units in use. May be over-full: tasks of an earlier run hold theirs whatever the limit is now."""
 
-    def __init__(self, capacity: Capacity, freed: Callable[[], None]) -> None:
+    def __init__(self, capacity: AdaptiveConcurrency, freed: Callable[[], None]) -> None:
         self._capacity = capacity
         self.in_use = 0
         self._freed = freed
@@ -35,7 +35,7 @@ class Slots:
         return max(0, self.units - self.in_use)
 
     def take(self, units: int) -> None:
-        """Hold units; the caller asked `free` first, or the task runs already."""
+        """SlotPermit units; the caller asked `free` first, or the task runs already."""
         self.in_use += units
 
     def give(self, units: int) -> None:
@@ -44,7 +44,7 @@ class Slots:
         self._freed()
 
 
-class Turn:
+class FirstFit:
     """Who is next: first come, first served, but a smaller task may pass a waiting larger one a few times."""
 
     def __init__(self) -> None:

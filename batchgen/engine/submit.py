@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
-    from batchgen.engine.limits import Flow, Hold
+    from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Endings
     from batchgen.engine.shutdown import Stop
     from batchgen.providers.base import Provider, Task
@@ -56,7 +56,7 @@ class Creates:
         context: Context,
         provider: Provider,
         *,
-        flow: Flow,
+        flow: AccountLimits,
         ends: Endings,
         stop: Stop,
         changed: Callable[[], None],
@@ -75,7 +75,7 @@ class Creates:
             Controls(
                 clock=context.clock,
                 wall=context.wall,
-                delay=provider.account.accepts_within,
+                delay=provider.account.visibility_delay,
                 earlier=self._accepted_before,
             ),
             is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.moved,
@@ -87,7 +87,7 @@ class Creates:
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
-    async def accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
+    async def accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
         """The attempt with its task, or None when it has no task and all that follows is arranged.
 
         Raises RunStopped where the ledger's disk refuses.
@@ -104,7 +104,7 @@ class Creates:
             self._ends.verdicts.accepted()
         return accepted
 
-    async def _accepted(self, work: Work, hold: Hold, status: Status) -> Work | None:
+    async def _accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
         if status is not Status.PENDING:
             return await self._looked_for(work, hold, status)
         verdicts = self._ends.verdicts
@@ -126,7 +126,7 @@ class Creates:
             self.unaskable.discard(asyncio.current_task())
         return await self._adopt(work, hold, task)
 
-    async def _send(self, work: Work, hold: Hold) -> Task:
+    async def _send(self, work: Work, hold: SlotPermit) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
         try:
             await self._record_intent(work)
@@ -157,10 +157,10 @@ class Creates:
                 rehearsal=context.is_local(self._provider.account.name),
             )
         )
-        context.tally.begun += 1
+        context.stats.begun += 1
 
     async def _looked_for(
-        self, work: Work, hold: Hold, status: Status, because: BatchgenError | None = None
+        self, work: Work, hold: SlotPermit, status: Status, because: BatchgenError | None = None
     ) -> Work | None:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         hold.enter(Phase.ASKING)
@@ -184,7 +184,7 @@ class Creates:
             await self._ends.not_made(work, lost, Outcome.REFUSED, counts=because is not None)
         return None
 
-    async def _taken_or_refused(self, work: Work, hold: Hold, refusal: RefusedOrTaken) -> Work | None:
+    async def _taken_or_refused(self, work: Work, hold: SlotPermit, refusal: RefusedOrTaken) -> Work | None:
         """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
         hold.enter(Phase.ASKING)
         try:
@@ -200,7 +200,7 @@ class Creates:
         await self._ends.refused(work, refusal)
         return None
 
-    async def _refused(self, work: Work, hold: Hold, error: BatchgenError) -> Work | None:
+    async def _refused(self, work: Work, hold: SlotPermit, error: BatchgenError) -> Work | None:
         """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
         if isinstance(error, Throttled | NotSent):
             self._note_trouble(work, hold, error)
@@ -239,10 +239,10 @@ class Creates:
         except AccountStopped:
             return None  # who does not let us in has taken nothing from us either
 
-    async def _adopt(self, work: Work, hold: Hold, task: Task, *, found: bool = False) -> Work:
+    async def _adopt(self, work: Work, hold: SlotPermit, task: Task, *, found: bool = False) -> Work:
         self._flow.accepted(hold)
         self._context.counters.note = ""
-        is_whole = len(task.links) >= work.units or not self._provider.asks
+        is_whole = len(task.links) >= work.units or not self._provider.can_query
         if task.state is TaskState.SUCCEEDED and task.links and is_whole and not found:
             hold.give()  # here too the slots are free at the gateway
             return await self._made_at_once(work, task)
@@ -266,7 +266,7 @@ class Creates:
         else:
             await self._ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
 
-    def _note_trouble(self, work: Work, hold: Hold, error: Throttled | NotSent | Unclear) -> None:
+    def _note_trouble(self, work: Work, hold: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
         """The create was not taken for now, or nobody can say."""
         is_unclear = isinstance(error, Unclear)
         self._context.counters.refusals += not is_unclear

@@ -24,9 +24,9 @@ from batchgen.errors import (
     NameNotFound,
     NotSent,
     ProxyFailed,
+    RequestBlocked,
     TlsFailed,
     Unclear,
-    Withheld,
 )
 from batchgen.http.connections import GatewayConnector, SpokeFirst
 from batchgen.http.decompression import CODINGS, BodyRefused, unpacked
@@ -77,7 +77,7 @@ class Answer:
             return None
 
 
-class Door:
+class HttpClient:
     """An HTTP client for one run. `gateways` knows which accounts are in a private network.
 
     `kept` keeps its connections alive between requests, `fresh` has a new one for each.
@@ -138,7 +138,7 @@ class Door:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Exchange:
     """A question and its answer. `at` is our Unix time in the middle between the two, `seconds` how long it took."""
 
     url: str
@@ -153,12 +153,12 @@ class Heard:
         return None if told is None else self.at - (told + 0.5)  # a date is cut to its second
 
 
-class Listener(Door):
+class GetOnlyClient(HttpClient):
     """A door that lets only questions out, and remembers the answers: nothing that it sends can cost money."""
 
     def __init__(self, gateways: Gateways, *, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession) -> None:
         super().__init__(gateways, kept=kept, fresh=fresh)
-        self.heard: list[Heard] = []
+        self.heard: list[Exchange] = []
 
     async def send(
         self,
@@ -171,29 +171,29 @@ class Listener(Door):
         most: int = LARGEST_ANSWER,
         fresh: bool = False,
     ) -> Answer:
-        """As `Door.send`. Raises Withheld for everything that is not a plain GET."""
+        """As `HttpClient.send`. Raises RequestBlocked for everything that is not a plain GET."""
         if method != "GET" or body is not None:
-            raise Withheld(f"A {method} was held back: it is no question, and might cost something.")
+            raise RequestBlocked(f"A {method} was held back: it is no question, and might cost something.")
         began, wall = time.monotonic(), time.time()
         answer = await super().send(method, url, headers=headers, within=within, most=most, fresh=fresh)
         seconds = time.monotonic() - began
-        self.heard.append(Heard(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
+        self.heard.append(Exchange(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
         return answer
 
 
 @asynccontextmanager
-async def open_door(in_flight: int) -> AsyncIterator[Door]:
+async def open_http_client(in_flight: int) -> AsyncIterator[HttpClient]:
     """A door for at most `in_flight` requests at a time, its connections kept alive between them."""
-    async with opened(Door, in_flight) as door:
+    async with opened(HttpClient, in_flight) as door:
         yield door
 
 
-_D = TypeVar("_D", bound=Door)
+_D = TypeVar("_D", bound=HttpClient)
 
 
 @asynccontextmanager
 async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
-    """`open_door` for a door of another kind: one that listens, or lets less through."""
+    """`open_http_client` for a door of another kind: one that listens, or lets less through."""
     gateways = Gateways()
     kept = _session(GatewayConnector(limit=in_flight, resolver=gateways))
     fresh = _session(GatewayConnector(limit=in_flight, resolver=gateways, fresh=True))

@@ -19,7 +19,7 @@ from batchgen.descriptors import is_short_of_descriptors
 from batchgen.errors import ImageBroken, LinkExpired, LinkRefused, TooFewDescriptors, Unclear
 from batchgen.http.client import CONNECT_SECONDS, NAME, translated, way_to
 from batchgen.http.decompression import BodyCutOff, BodyRefused, unpacked
-from batchgen.http.network_policy import Gateways, PublicOnly, is_inside, leads_inside, leads_only_inside
+from batchgen.http.network_policy import Gateways, PublicOnlyResolver, is_inside, leads_inside, leads_only_inside
 from batchgen.jobs import is_inline
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 _AS_WRITTEN = re.compile(r"[!-~]+")  # printable ASCII: a link that needs no quoting, and may be signed as it is
 
 
-class ImageHosts:
+class Downloader:
     """Downloads for one run: `near` connects to any host, `public` only to public addresses."""
 
     def __init__(self, gateways: Gateways, *, near: aiohttp.ClientSession, public: aiohttp.ClientSession) -> None:
@@ -123,15 +123,15 @@ class ImageHosts:
 
 
 @asynccontextmanager
-async def open_image_hosts(in_flight: int, gateways: Gateways) -> AsyncIterator[ImageHosts]:
+async def open_downloader(in_flight: int, gateways: Gateways) -> AsyncIterator[Downloader]:
     """The way to them for at most `in_flight` downloads at a time, connections kept alive between them.
 
     Public hosts have connections of their own: none is used that was opened without looking where it leads.
     """
     async with AsyncExitStack() as stack:
         near = await stack.enter_async_context(_session(in_flight, gateways))
-        public = await stack.enter_async_context(_session(in_flight, PublicOnly()))
-        yield ImageHosts(gateways, near=near, public=public)
+        public = await stack.enter_async_context(_session(in_flight, PublicOnlyResolver()))
+        yield Downloader(gateways, near=near, public=public)
 
 
 def _session(in_flight: int, resolver: aiohttp.ThreadedResolver) -> aiohttp.ClientSession:

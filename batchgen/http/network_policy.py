@@ -101,7 +101,7 @@ async def leads_only_inside(host: str) -> bool:
     return _only_inside(found)
 
 
-class PublicOnly(aiohttp.ThreadedResolver):
+class PublicOnlyResolver(aiohttp.ThreadedResolver):
     """Resolves for image hosts. What it gives is connected to: a name that is changed in between gains nothing."""
 
     async def resolve(

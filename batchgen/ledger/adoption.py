@@ -14,7 +14,7 @@ from batchgen.ledger.events import Accepted, Fetched, Intent, Made, Relinked, Re
 if TYPE_CHECKING:
     from batchgen.jobs import ImageFile, Job
     from batchgen.ledger.events import Event
-    from batchgen.ledger.reader import OpenAttempt, Questions
+    from batchgen.ledger.reader import LedgerReader, OpenAttempt
 
 _ENDED_WITHOUT_IMAGES = frozenset({Status.FAILED, Status.REJECTED, Status.UNKNOWN})
 _WITH_LINKS = frozenset({Status.MADE, Status.DONE, Status.PARTIAL})
@@ -45,25 +45,25 @@ class Delivery:
     files: tuple[FileHere, ...]  # those that are here and whole
 
 
-def known_images(ledger: Questions, ids: list[str]) -> set[tuple[str, int]]:
+def known_images(ledger: LedgerReader, ids: list[str]) -> set[tuple[str, int]]:
     """The images (job id, index) of these jobs that the ledger knows, whether their files are here or not."""
     marks = ",".join("?" * len(ids))
     return set(ledger.db.execute(f"SELECT job_id, idx FROM image WHERE marked = 0 AND job_id IN ({marks})", ids))  # noqa: S608 - marks alone
 
 
-def placed_images(ledger: Questions, folder: str) -> int:
+def placed_images(ledger: LedgerReader, folder: str) -> int:
     """How many images the ledger has under a folder of the output."""
     counted = "SELECT count(*) FROM image WHERE sha256 IS NOT NULL AND path LIKE ? || '%'"
     return int(ledger.db.execute(counted, (folder,)).fetchone()[0])
 
 
-def latest_of(ledger: Questions, job_id: str) -> OpenAttempt | None:
+def latest_of(ledger: LedgerReader, job_id: str) -> OpenAttempt | None:
     """The latest attempt of a job; None where it was never begun."""
     known = ledger.db.execute("SELECT 1 FROM job WHERE id = ?", (job_id,)).fetchone()
     return None if known is None else ledger.attempt_of(job_id)
 
 
-def another_attempt(ledger: Questions, job: Job, accepted: Accepted, account: str, base_url: str) -> list[Event]:
+def another_attempt(ledger: LedgerReader, job: Job, accepted: Accepted, account: str, base_url: str) -> list[Event]:
     """An attempt that the ledger never began: the job, pending or ended without images, goes on with it."""
     latest = latest_of(ledger, job.id)
     number = accepted.attempt if latest is None else max(accepted.attempt, latest.attempt + 1)
@@ -81,7 +81,7 @@ def another_attempt(ledger: Questions, job: Job, accepted: Accepted, account: st
     return [*again, intent, taken]
 
 
-def taking_in(ledger: Questions, found: Delivery) -> list[Event]:
+def taking_in(ledger: LedgerReader, found: Delivery) -> list[Event]:
     """The events after which the ledger has the job's images; none where it has another task of the job."""
     latest = latest_of(ledger, found.job.id)
     status = Status.PENDING if latest is None else latest.status
@@ -97,7 +97,7 @@ def taking_in(ledger: Questions, found: Delivery) -> list[Event]:
     return [*events, _made(found, number), *_fetched(found, number)]
 
 
-def _of_the_latest(ledger: Questions, found: Delivery, latest: OpenAttempt) -> list[Event]:
+def _of_the_latest(ledger: LedgerReader, found: Delivery, latest: OpenAttempt) -> list[Event]:
     number = latest.attempt
     if latest.task_id is not None and latest.task_id != found.task_id:
         return []

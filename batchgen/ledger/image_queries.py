@@ -41,7 +41,7 @@ class StoredImage:
 
 
 class ImageQuestions:
-    """Questions about images on one connection to the ledger."""
+    """LedgerReader about images on one connection to the ledger."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db

@@ -25,7 +25,7 @@ _BETWEEN_SECONDS = 0.02
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the output folder's lock, or raise OutputBusy with the owner's own words.
+    """SlotPermit the output folder's lock, or raise OutputBusy with the owner's own words.
 
     The kernel releases the lock when its owner ends, however it ends: a dead owner is never in the way,
     also after a restart with the same process id in use. The folder itself is held too: one that is moved away

@@ -1,7 +1,7 @@
 """Brings a ledger of an earlier version up to this one's, a step a version, each in one transaction.
 
 For a new version: raise `VERSION` in `store`, change `schema.sql`, add here the SQL that makes the same of the version
-before, and keep a file of that version under `tests/ledgers/`.
+before, and keep a file of that version under `tests/cases/ledgers/`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Payment:
         return self.outcome in {Outcome.MADE, Outcome.LOST}
 
 
-def payments(ledger: Questions) -> Iterator[Payment]:
+def payments(ledger: LedgerReader) -> Iterator[Payment]:
     """Every attempt of every job, wanted or not, in the order of sending."""
     rows = ledger.db.execute(
         "SELECT attempt.job_id, number, account, external_id, coalesce(task_id, ''), outcome, found, images,"

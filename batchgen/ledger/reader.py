@@ -18,7 +18,7 @@ SUMS = "sums"  # what `Ledger.sum_up` noted; any event removes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class JobState:
     """How a wanted job stands; `status` is pending where the ledger has never heard of it."""
 
     seq: int
@@ -93,8 +93,8 @@ class Spent:
     unpriced: int  # tasks without a known price
 
 
-class Questions(ImageQuestions):
-    """Questions on one connection to the ledger."""
+class LedgerReader(ImageQuestions):
+    """LedgerReader on one connection to the ledger."""
 
     def note(self, key: str) -> str | None:
         """A value of the table `meta`."""
@@ -115,7 +115,7 @@ class Questions(ImageQuestions):
         )
         return {Status(status): number for status, number in rows}
 
-    def page(self, start: int, stop: int) -> list[Standing]:
+    def page(self, start: int, stop: int) -> list[JobState]:
         """How the wanted jobs at positions start <= seq < stop stand; repetitions of a job have no row."""
         rows = self.db.execute(
             "SELECT seq, job_id, coalesce(status, 'pending'), coalesce(attempt, 0), coalesce(failures, 0),"
@@ -124,7 +124,7 @@ class Questions(ImageQuestions):
             (start, stop),
         )
         return [
-            Standing(
+            JobState(
                 seq=seq,
                 job_id=job_id,
                 status=Status(status),
@@ -205,7 +205,7 @@ class Questions(ImageQuestions):
         ).fetchone()
         return row is not None
 
-    def ended_short(self, statuses: frozenset[Status]) -> list[str]:
+    def incomplete(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
         if self.sums() and statuses.isdisjoint(self.counts()):
             return []

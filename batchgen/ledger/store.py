@@ -22,7 +22,7 @@ from batchgen.ledger.connection import check_no_links, connect, connect_to_nothi
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.migrations import migrate
 from batchgen.ledger.mounts import shared_kind
-from batchgen.ledger.reader import SUMS, Questions
+from batchgen.ledger.reader import SUMS, LedgerReader
 from batchgen.ledger.rehearsals import rehearsed_jobs
 from batchgen.ledger.transitions import apply
 
@@ -44,7 +44,7 @@ _BATCH = 1000
 _WORTH_SHRINKING = 8 * 1024 * 1024  # bytes
 
 
-class Ledger(Questions):
+class Ledger(LedgerReader):
     """The state file of one output, or a scratch copy of its questions (`preview`).
 
     Raises CommandError for a file that is not ours or is newer than this batchgen, RunStopped where the
@@ -84,7 +84,7 @@ class Ledger(Questions):
 
     @classmethod
     def preview(cls, path: Path | None) -> Ledger:
-        """Questions about a list of wanted jobs that is written to no file of the output.
+        """LedgerReader about a list of wanted jobs that is written to no file of the output.
 
         The list goes into a scratch database that SQLite deletes by itself; `path` is None where there
         is no ledger yet.

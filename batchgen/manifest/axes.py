@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.reading import UNUSABLE
-from batchgen.manifest.schema import FAULTY
+from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import MOST_UNKNOWN
 from batchgen.manifest.vars import name_fault
 from batchgen.manifest.zipped import zipped
-from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,7 +100,7 @@ class Axes:
         run: list[str] = []
         start: NodePath = ()
         for entry, at in _entries(block["prompt"], (*path, "prompt")):
-            if not isinstance(entry, dict) and entry is not FAULTY:
+            if not isinstance(entry, dict) and entry is not INVALID:
                 text = self.reader.prompt(entry, at)
                 if text is not None:
                     if not run:
@@ -204,7 +204,7 @@ class Axes:
             at = (*path, name)
             if fault := name_fault(name):
                 self.reader.faults.add(at, *fault, key=True)
-            entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not FAULTY]
+            entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
             yield Axis(name=name, entries=tuple(e for e in entries if e is not None), path=at, vars=(name,))
 
     def _var(self, name: str, entry: Value, path: NodePath) -> Entry | None:
@@ -228,7 +228,7 @@ class Axes:
         return Entry(text=text, id=own_id, settings=settings, path=path, values={name: text})
 
     def _axis(self, name: str, values: Value, path: NodePath) -> Axis:
-        found = [self._entry(name, e, p) for e, p in _entries(values, path) if e is not FAULTY]
+        found = [self._entry(name, e, p) for e, p in _entries(values, path) if e is not INVALID]
         return Axis(name=name, entries=tuple(entry for entry in found if entry is not None), path=path)
 
     def _entry(self, name: str, entry: Value, path: NodePath) -> Entry | None:
@@ -314,7 +314,7 @@ class Axes:
             yield Match(str(value), value)
             return
         for item, at in _entries(value, path):
-            if isinstance(item, (dict, list)) or item is FAULTY:
+            if isinstance(item, (dict, list)) or item is INVALID:
                 continue
             text = self.reader.written(at)
             if key == "image" and text and item is not None and not text.startswith(("http://", "https://")):

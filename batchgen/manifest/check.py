@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from batchgen.jobs import Parameters
-from batchgen.manifest import product, rules, sample
+from batchgen.manifest import product, rules, sample, templates
 from batchgen.manifest.diagnostics import cut, written_path
-from batchgen.manifest.model import LeftOut, OnIllegal, build
+from batchgen.manifest.model import OnIllegal, Skipped, build
 from batchgen.manifest.rendering import BlockTemplates, check_inclusion
-from batchgen.matrix import templates
 from batchgen.storage import paths
 
 if TYPE_CHECKING:
@@ -72,10 +71,10 @@ class Check:
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
     _most_images: int = 1
     _many_at: NodePath | None = None
-    _left_out: dict[str, LeftOut] = field(default_factory=dict)
+    _left_out: dict[str, Skipped] = field(default_factory=dict)
 
     @property
-    def left_out(self) -> tuple[LeftOut, ...]:
+    def left_out(self) -> tuple[Skipped, ...]:
         """What `on_illegal: skip` leaves out, the most first."""
         return tuple(sorted(self._left_out.values(), key=lambda found: -found.jobs))
 
@@ -204,7 +203,7 @@ class Check:
             example = {name: _written(getattr(parameters, name)) for name in breach.of}
             paths_of = [settings[name].path for name in breach.of if name in settings]
             places = tuple(self.faults.document.place(path) for path in paths_of)
-            self._left_out[reason] = LeftOut(reason=reason, jobs=0, example=example, places=places)
+            self._left_out[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
         found = self._left_out[reason]
         self._left_out[reason] = replace(found, jobs=found.jobs + count)
 

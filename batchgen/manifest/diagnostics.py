@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from batchgen.errors import Place, Problem
+from batchgen.errors import Diagnostic, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ class Faults:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.problems: list[Problem] = []
-        self._said: set[tuple[Place, str]] = set()
+        self.problems: list[Diagnostic] = []
+        self._said: set[tuple[SourceLocation, str]] = set()
 
     def add(
         self,
@@ -29,17 +29,17 @@ class Faults:
         hint: str = "",
         *,
         key: bool = False,
-        also: Sequence[NodePath | Place] = (),
-        place: Place | None = None,
+        also: Sequence[NodePath | SourceLocation] = (),
+        place: SourceLocation | None = None,
         warning: bool = False,
     ) -> None:
         """One more: at `path` of the manifest (at its key, with `key`), or at `place` of another file."""
-        problem = Problem(
+        problem = Diagnostic(
             place=place or self.document.place(path, key=key),
             path=written_path(path),
             message=message,
             hint=hint,
-            also=tuple(other if isinstance(other, Place) else self.document.place(other) for other in also),
+            also=tuple(other if isinstance(other, SourceLocation) else self.document.place(other) for other in also),
             warning=warning,
         )
         said = (problem.place, problem.message)
@@ -47,7 +47,7 @@ class Faults:
             self._said.add(said)
             self.problems.append(problem)
 
-    def extend(self, problems: Iterable[Problem]) -> None:
+    def extend(self, problems: Iterable[Diagnostic]) -> None:
         """Problems that were found elsewhere."""
         for problem in problems:
             self._said.add((problem.place, problem.message))
@@ -58,11 +58,11 @@ class Faults:
         """How many of them are no warnings."""
         return sum(not problem.warning for problem in self.problems)
 
-    def in_order(self) -> tuple[Problem, ...]:
+    def in_order(self) -> tuple[Diagnostic, ...]:
         """All of them, the manifest's before those of other files, by place."""
         own = self.document.file
 
-        def order(problem: Problem) -> tuple[bool, str, int, int]:
+        def order(problem: Diagnostic) -> tuple[bool, str, int, int]:
             place = problem.place
             return (place.file != own, place.file, place.line, place.column)
 
@@ -85,8 +85,8 @@ class FaultsElsewhere(Faults):
         hint: str = "",
         *,
         key: bool = False,
-        also: Sequence[NodePath | Place] = (),
-        place: Place | None = None,
+        also: Sequence[NodePath | SourceLocation] = (),
+        place: SourceLocation | None = None,
         warning: bool = False,
     ) -> None:
         """One more, at a path of the other file."""

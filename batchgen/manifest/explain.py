@@ -7,14 +7,14 @@ import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, Place
+from batchgen.errors import CommandError, SourceLocation
 from batchgen.manifest.schema_errors import is_secret
 from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchgen.errors import Problem
+    from batchgen.errors import Diagnostic
 
 _WIDTH = 100  # columns of a source line that are shown
 _KEY = re.compile(  # a key with a value, or a password in an address
@@ -23,7 +23,7 @@ _KEY = re.compile(  # a key with a value, or a password in an address
 _RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 
 
-def render(problem: Problem, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
+def render(problem: Diagnostic, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
     """A problem in a few lines. `document_lines` are its file's; without them the file is read."""
 
     def paint(code: str, text: str) -> str:
@@ -45,7 +45,7 @@ def render(problem: Problem, document_lines: Sequence[str] | None = None, *, col
     return "\n".join(lines)
 
 
-def _hides(problem: Problem, source: str) -> bool:
+def _hides(problem: Diagnostic, source: str) -> bool:
     """Whether the line may hold a key, which is not to stand in a log."""
     steps = problem.path.replace("[", ".").split(".")
     return is_secret(tuple(steps)) or _may_hold_key(source)
@@ -57,7 +57,7 @@ def _may_hold_key(source: str) -> bool:
     return _KEY.search(source) is not None
 
 
-def _source(place: Place, lines: Sequence[str] | None) -> str:
+def _source(place: SourceLocation, lines: Sequence[str] | None) -> str:
     if not place.line:
         return ""
     found = _lines_of(place.file) if lines is None else lines

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.errors import Place
+from batchgen.errors import SourceLocation
 from batchgen.manifest.diagnostics import cut, nearest
 from batchgen.source import encoding
 
@@ -87,9 +87,9 @@ class LineFile:
                 yield line[:-2] + "\n" if line.endswith("\r\n") else line
         self.digest = mould.hexdigest()
 
-    def place(self, line: int, column: int = 0) -> Place:
+    def place(self, line: int, column: int = 0) -> SourceLocation:
         """A place of the file."""
-        return Place(file=self.name, line=line, column=column)
+        return SourceLocation(file=self.name, line=line, column=column)
 
     def fault(self, line: int, column: int, message: str, hint: str = "", also: Sequence[NodePath] = ()) -> None:
         """One more, at a place of the file; after many of them the reading ends. Raises TooMany."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.catalog.catalog import Account
-    from batchgen.errors import Place, Problem
+    from batchgen.errors import Diagnostic, SourceLocation
     from batchgen.storage.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
@@ -214,13 +214,13 @@ class Exclusion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
+class Skipped:
     """Combinations that `on_illegal: skip` leaves out for one reason."""
 
     reason: str
     jobs: int
     example: Mapping[str, str]  # the parameters of one of them that break the rule
-    places: tuple[Place, ...]  # which gave those
+    places: tuple[SourceLocation, ...]  # which gave those
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,8 +246,8 @@ class Manifest:
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
-    warnings: tuple[Problem, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
+    warnings: tuple[Diagnostic, ...] = ()
+    left_out: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
 
     @property

@@ -14,10 +14,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import Job, Parameters, job_id
-from batchgen.manifest import rules, wildcards
+from batchgen.manifest import rules, templates, wildcards
 from batchgen.manifest.model import OnIllegal, build
 from batchgen.manifest.sample import rank
-from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ def slug(prompt: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Outer:
+class PromptVariant:
     """One prompt with one combination of vars: what the other axes are combined with."""
 
     text: str  # as written, a template or not
@@ -82,10 +81,10 @@ def expand(manifest: Manifest) -> Iterator[Job]:
             yield from _repeated(manifest.repeat, outer, combination)
 
 
-def included_outer(prompt: str, name: str | None, values: Mapping[str, str]) -> Outer:
+def included_outer(prompt: str, name: str | None, values: Mapping[str, str]) -> PromptVariant:
     """The prompt of a job of its own."""
     rendered = render(prompt, values)
-    return Outer(prompt, rendered, slug(rendered) if name is None else name, {}, values, values)
+    return PromptVariant(prompt, rendered, slug(rendered) if name is None else name, {}, values, values)
 
 
 def of_block(manifest: Manifest, block: Block) -> Iterator[Job]:
@@ -105,7 +104,7 @@ def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
         yield next(_repeated(1, outer, combination)).id
 
 
-def _pairs(manifest: Manifest, block: Block) -> Iterator[tuple[Outer, Combination]]:
+def _pairs(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, Combination]]:
     """Every combination of a block that is not left out, in two halves."""
     whole = [rule for rule in manifest.exclude if not rule.is_of_parameters_only]
     size = len(list(itertools.islice(itertools.product(*(a.entries for a in block.axes)), _MOST_KEPT + 1)))
@@ -128,7 +127,7 @@ def _pairs(manifest: Manifest, block: Block) -> Iterator[tuple[Outer, Combinatio
             yield outer, combination
 
 
-def _repeated(repeat: int, outer: Outer, combination: Combination) -> Iterator[Job]:
+def _repeated(repeat: int, outer: PromptVariant, combination: Combination) -> Iterator[Job]:
     parameters, digest = combination.parameters, combination.digest
     if combination.templated:
         negative = render(parameters.negative_prompt or "", outer.values)
@@ -185,7 +184,7 @@ def settings_key(settings: Settings) -> tuple[tuple[str, object], ...]:
     return tuple(sorted((name, setting.value) for name, setting in settings.items())) if settings else ()
 
 
-def outers(block: Block) -> Iterator[Outer]:
+def outers(block: Block) -> Iterator[PromptVariant]:
     """Every prompt with every combination of vars."""
     bare = block.name is None and all(e.id is None and not e.settings for axis in block.vars for e in axis.entries)
     for group in block.prompts:
@@ -198,7 +197,7 @@ def outers(block: Block) -> Iterator[Outer]:
                     yield outer_of(block, group, number, entries)
 
 
-def _bare_outers(group: Prompts, number: int, combined: Iterable[tuple[Entry, ...]]) -> Iterator[Outer]:
+def _bare_outers(group: Prompts, number: int, combined: Iterable[tuple[Entry, ...]]) -> Iterator[PromptVariant]:
     """As `outer_of`, for vars that are texts and nothing else: most are, and may be a million."""
     text, settings, name = group.texts[number], group.settings_of(number), group.id_of(number)
     template = templates.read(text) if templates.is_template(text) else None
@@ -207,10 +206,10 @@ def _bare_outers(group: Prompts, number: int, combined: Iterable[tuple[Entry, ..
         for entry in entries:
             values |= entry.values
         prompt = text if template is None else template.render(values)
-        yield Outer(text, prompt, slug(prompt) if name is None else name, settings, values, values)
+        yield PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, values, values)
 
 
-def outer_of(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> Outer:
+def outer_of(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> PromptVariant:
     """One prompt of a group with one entry of each axis of vars."""
     text = group.texts[number]
     settings = group.settings_of(number)
@@ -227,7 +226,7 @@ def outer_of(block: Block, group: Prompts, number: int, entries: Sequence[Entry]
         values = {**group.values_of(number), **values}
     prompt = render(text, values)
     name = group.id_of(number)
-    return Outer(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
+    return PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
 
 
 def render(text: str, values: Mapping[str, str]) -> str:
@@ -238,7 +237,7 @@ def render(text: str, values: Mapping[str, str]) -> str:
 # --- exclusions ---------------------------------------------------------------------------------------------
 
 
-def matches_outer(rule: Exclusion, outer: Outer) -> bool:
+def matches_outer(rule: Exclusion, outer: PromptVariant) -> bool:
     """Whether the part of a rule that is about prompt and vars matches."""
     if rule.prompt_id is not None and not _any_text(rule.prompt_id, outer.prompt_id):
         return False

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import FaultsElsewhere
 from batchgen.manifest.model import NodePath, Setting
-from batchgen.manifest.schema import FAULTY
+from batchgen.manifest.schema import INVALID
 from batchgen.manifest.texts import fault_of
-from batchgen.matrix import templates
 from batchgen.source import encoding
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Reader:
         """The parameters that a mapping sets; null is kept, for it takes a default away."""
         found = {}
         for name in mapping:
-            if name in PARAMETER_NAMES and mapping[name] is not FAULTY:
+            if name in PARAMETER_NAMES and mapping[name] is not INVALID:
                 value = self.value(name, mapping[name], (*path, name))
                 if value is not UNUSABLE:
                     found[name] = Setting(value, (*path, name))

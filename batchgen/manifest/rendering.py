@@ -6,10 +6,10 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchgen.errors import Place
+from batchgen.errors import SourceLocation
+from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut, listed, nearest
 from batchgen.manifest.texts import fault_of
-from batchgen.matrix import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -86,7 +86,7 @@ class BlockTemplates:
     def _text(self, text: str, group: Prompts, number: int) -> None:
         place = None
         if group.file is not None:
-            place = Place(file=group.file, line=group.lines[number] if group.lines is not None else 0)
+            place = SourceLocation(file=group.file, line=group.lines[number] if group.lines is not None else 0)
         self._check(text, group.path_of(number), place, may_be_empty=False)
 
     def _filled(self, group: Prompts) -> None:
@@ -108,7 +108,7 @@ class BlockTemplates:
     def _are_known(self, names: frozenset[str], group: Prompts, path: NodePath) -> bool:
         """Whether each name is a column or a var, and none both."""
         known = self._vars()
-        header = Place(file=group.file or "", line=1)
+        header = SourceLocation(file=group.file or "", line=1)
         for name in sorted(names & known.keys() & set(group.columns)):
             message = f"`{name}` is a column of {group.file} and a var: which of them is meant?"
             self._say(path, None, message, "Call the var otherwise.", [known[name].path, header])
@@ -129,7 +129,7 @@ class BlockTemplates:
         said = 0
         for number in range(len(group.texts)):
             line = group.lines[number] if group.lines is not None else 0
-            place = Place(file=group.file or "", line=line)
+            place = SourceLocation(file=group.file or "", line=line)
             before = self._said.total()
             self._render(template, list(axes.values()), path, place, may_be_empty, group.values_of(number))
             said += self._said.total() > before
@@ -139,7 +139,7 @@ class BlockTemplates:
     def _vars(self) -> dict[str, Axis]:
         return {name: axis for axis in self.block.vars for name in axis.vars}
 
-    def _check(self, text: str, path: NodePath, place: Place | None, *, may_be_empty: bool) -> None:
+    def _check(self, text: str, path: NodePath, place: SourceLocation | None, *, may_be_empty: bool) -> None:
         known = self._vars()
         try:
             template = templates.read(text)
@@ -159,7 +159,7 @@ class BlockTemplates:
         template: templates.Template,
         axes: Sequence[Axis],
         path: NodePath,
-        place: Place | None,
+        place: SourceLocation | None,
         may_be_empty: bool,  # noqa: FBT001 - handed on
         row: Mapping[str, str] | None = None,
     ) -> None:
@@ -185,10 +185,10 @@ class BlockTemplates:
     def _say(
         self,
         path: NodePath,
-        place: Place | None,
+        place: SourceLocation | None,
         message: str,
         hint: str,
-        also: Sequence[NodePath | Place] = (),
+        also: Sequence[NodePath | SourceLocation] = (),
     ) -> None:
         self._said[message] += 1
         if self._said[message] <= _MOST_OF_A_KIND:

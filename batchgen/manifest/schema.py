@@ -132,10 +132,10 @@ class Faulty:
 
     def __repr__(self) -> str:
         """For messages of tests."""
-        return "FAULTY"
+        return "INVALID"
 
 
-FAULTY = Faulty()
+INVALID = Faulty()
 
 
 def cleaned(value: Value, faults: list[SchemaFault]) -> Value:
@@ -149,7 +149,7 @@ def _without(value: Value, path: NodePath, drops: set[NodePath]) -> Value:
         return {key: _without(child, (*path, key), drops) for key, child in value.items() if (*path, key) not in drops}
     if isinstance(value, list):
         return [
-            FAULTY if (*path, number) in drops else _without(child, (*path, number), drops)
+            INVALID if (*path, number) in drops else _without(child, (*path, number), drops)
             for number, child in enumerate(value)
         ]
     return value

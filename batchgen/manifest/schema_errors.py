@@ -82,7 +82,7 @@ _WRITTEN = {
     "on_finish": ("is not the URL of a webhook", "Write a command as a list of words: [notify-send, finished]."),
     "sizes": ("is no size", _SIZE),
 }
-_SECONDS = (("answers_within",), ("accepts_within",))
+_SECONDS = (("request_timeout",), ("visibility_delay",))
 _FEW_KEYS = 12
 MOST_UNKNOWN = 50  # keys of one mapping that are told one by one, each with what was probably meant
 _OWN = frozenset({"external_task_id", "callback_url"})

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchgen.manifest.diagnostics import Faults
     from batchgen.source.document import Value
 
-_OF_ITS_OWN = ("wire", "base_url", "models")  # what an account has to say that starts from no other
+_OF_ITS_OWN = ("protocol", "base_url", "models")  # what an account has to say that starts from no other
 _OF_OPENAI = ("quality", "style", "background")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset(
@@ -108,7 +108,7 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
         if base not in builtin and (missing := [key for key in _OF_ITS_OWN if key not in over]):
             message = f"The account `{name}` is not built in and does not say what it starts from."
             hint = f"Add `use:` with one of {', '.join(builtin)}."
-            if "wire" not in missing:
+            if "protocol" not in missing:
                 message = f"The account `{name}` speaks {over['wire']} and starts from no built-in one."
                 hint = f"Add `{'` and `'.join(missing)}`."
             faults.add(("providers", name), message, hint, key=True)
@@ -144,8 +144,8 @@ def _check_headers(name: str, account: Account, faults: Faults) -> None:
 
 def _check_of_openai(name: str, account: Account, over: Mapping[str, Value], faults: Faults) -> None:
     for key in _OF_OPENAI:
-        if key in over and account.wire != "openai":
-            message = f"The account `{name}` speaks {account.wire}, which has no field `{key}`."
+        if key in over and account.protocol != "openai":
+            message = f"The account `{name}` speaks {account.protocol}, which has no field `{key}`."
             faults.add(("providers", name, key), message, "Only accounts that start from openai send it.", key=True)
 
 
@@ -170,7 +170,7 @@ def own_defaults(account: Account) -> dict[str, Setting]:
 
 def _playing(account: Account, sandbox: Account) -> Account:
     """The sandbox where it is to speak another wire protocol than its first, as the account that is rehearsed."""
-    if account.wire not in catalog.REHEARSED:
+    if account.protocol not in catalog.REHEARSED:
         return sandbox
     return replace(
         account,
@@ -182,7 +182,7 @@ def _playing(account: Account, sandbox: Account) -> Account:
         header_variables={},
         concurrency=sandbox.concurrency,
         creates_per_minute=None,
-        accepts_within=sandbox.accepts_within,
+        visibility_delay=sandbox.visibility_delay,
         prices=sandbox.prices,
     )
 
@@ -205,7 +205,7 @@ def provider(
         faults.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
         return None
     account = found[name]
-    if account.is_local_sandbox and own is not None and found[own].wire != account.wire:
+    if account.is_local_sandbox and own is not None and found[own].protocol != account.protocol:
         account = _playing(found[own], account)
     # a rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would
     rehearsed = account.is_local_sandbox and own is not None and wanted is not None

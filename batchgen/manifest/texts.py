@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchgen.catalog.catalog import builtin
-from batchgen.matrix import templates
+from batchgen.manifest import templates
 from batchgen.source import encoding
 
 LONGEST_ID = 80  # characters

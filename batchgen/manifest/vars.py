@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut
-from batchgen.matrix import templates
 from batchgen.storage.paths import PLACEHOLDERS
 
 _VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

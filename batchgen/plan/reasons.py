@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import Questions, Standing
+    from batchgen.ledger.reader import JobState, LedgerReader
 
 NOTHING_YET = "nothing is there yet"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
@@ -22,14 +22,14 @@ _REMEMBERED = 10_000  # jobs no longer asked for whose parameters are compared
 class Reasons:
     """What the ledger has seen, small enough to be held: prompts by a hash, and what is no longer asked for."""
 
-    def __init__(self, ledger: Questions, painted: Collection[str] = ()) -> None:
+    def __init__(self, ledger: LedgerReader, painted: Collection[str] = ()) -> None:
         self._painted = painted
         self._prompts = {_mark(prompt) for prompt in ledger.known_prompts()}
         self._dropped: dict[bytes, list[Mapping[str, object]]] = {}
         for job in ledger.dropped_jobs(_REMEMBERED):
             self._dropped.setdefault(_mark(job.prompt), []).append(_asked(job))
 
-    def of(self, job: Job, standing: Standing) -> str:
+    def of(self, job: Job, standing: JobState) -> str:
         """Why this pending job is pending, in a few words that many jobs share."""
         if job.id in self._painted:
             return PAINTED

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from batchgen.catalog.catalog import Prices
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import Questions, Standing
+    from batchgen.ledger.reader import JobState, LedgerReader
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
     from batchgen.plan.selection import Selection
@@ -56,7 +56,7 @@ def check_any(manifest: Manifest, selection: Selection) -> None:
     )
 
 
-def standings(manifest: Manifest, ledger: Questions) -> Iterator[tuple[Job, Standing]]:
+def standings(manifest: Manifest, ledger: LedgerReader) -> Iterator[tuple[Job, JobState]]:
     """Every wanted job once, in the manifest's order, with how it stands. The ledger holds the list of them."""
     numbered = enumerate(expand(manifest))
     while page := list(islice(numbered, _PAGE)):
@@ -133,7 +133,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
 class _Funds:
     """What the budget still lets begin: what is spent, in flight or unknown counts (see engine.budget)."""
 
-    def __init__(self, manifest: Manifest, ledger: Questions) -> None:
+    def __init__(self, manifest: Manifest, ledger: LedgerReader) -> None:
         spent = ledger.spent(partial(price_at, manifest.accounts))
         bounds = manifest.budget
         cost = micros(bounds.max_cost)
@@ -149,7 +149,7 @@ class _Funds:
 
 
 def _count(
-    plan: Plan, job: Job, standing: Standing, prices: Prices, reasons: Reasons, *, limit: int | None, lost: str | None
+    plan: Plan, job: Job, standing: JobState, prices: Prices, reasons: Reasons, *, limit: int | None, lost: str | None
 ) -> None:
     status = standing.status
     if status is Status.PENDING:
@@ -174,7 +174,7 @@ _BEGUN = {
 }
 
 
-def _jobs_with_lost_files(ledger: Questions, root: Path) -> dict[str, str]:
+def _jobs_with_lost_files(ledger: LedgerReader, root: Path) -> dict[str, str]:
     """Jobs with an image whose file is not there or not what it was, and what follows; as a run sees it."""
     lost: dict[str, str] = {}
     away = looked_at = 0
@@ -189,7 +189,7 @@ def _jobs_with_lost_files(ledger: Questions, root: Path) -> dict[str, str]:
     return lost | dict.fromkeys(back, FILE_BACK)
 
 
-def _seconds(plan: Plan, manifest: Manifest, ledger: Questions) -> float | None:
+def _seconds(plan: Plan, manifest: Manifest, ledger: LedgerReader) -> float | None:
     """How long the account's limits make it take; the time of a task is what this output has seen."""
     account = manifest.account
     paced = plan.make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog.catalog import SANDBOX_HEADER, Ability, Auth
+from batchgen.catalog.catalog import SANDBOX_HEADER, Auth, Capability
 from batchgen.errors import TaskNotFound
 from batchgen.redaction import redact
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from batchgen.catalog.catalog import Account
-    from batchgen.http.client import Answer, Door
+    from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import ImageLink, Job
 
 
@@ -128,9 +128,9 @@ class Provider(ABC):
     """
 
     callback_url: str = ""
-    asks: bool = True  # whether a task can be asked for; where not, its create's answer is all there is
+    can_query: bool = True  # whether a task can be asked for; where not, its create's answer is all there is
 
-    def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
+    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
         self.account = account
         self.door = door
         self.secrets = secrets
@@ -152,7 +152,7 @@ class Provider(ABC):
         if account.auth is Auth.API_KEY:
             headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
         body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        url, within = account.base_url + path, account.answers_within
+        url, within = account.base_url + path, account.request_timeout
         fresh = method != "GET" and self.creates_alone
         return await self.door.send(method, url, headers=headers, body=body, within=within, fresh=fresh)
 
@@ -184,32 +184,32 @@ class Provider(ABC):
         Raises as `query`; TaskNotFound is as good as an answer. A wire that can neither list nor query has
         another question (of its models, for instance), or raises NotImplementedError where there is none.
         """
-        if self.lists:
+        if self.can_list:
             with suppress(TaskNotFound):  # it has no list, and may say so before it looks at the key
                 await self.page(1, 1)
                 return
         await self.query(NOBODYS_ID)
 
-    def told(self, _call: Mapping[str, Any]) -> Task | None:
+    def parse_callback(self, _call: Mapping[str, Any]) -> Task | None:
         """The task that a callback's body tells of, or None where it tells of none. Whoever called may be lying."""
         return None
 
     @property
     def sends_id(self) -> bool:
         """Whether a create carries our own id: what was sent without it can never be found by it."""
-        return self.finds or self.lists
+        return self.can_find or self.can_list
 
     @property
     def creates_alone(self) -> bool:
         """Whether each create has a connection of its own: nobody can be asked what became of a lost one."""
-        return not (self.finds or self.lists)
+        return not (self.can_find or self.can_list)
 
     @property
-    def finds(self) -> bool:
+    def can_find(self) -> bool:
         """Whether `find` can be tried."""
-        return self.account.finds_by_external_id is not Ability.NO
+        return self.account.lookup_by_external_id is not Capability.NO
 
     @property
-    def lists(self) -> bool:
+    def can_list(self) -> bool:
         """Whether `page` can be tried."""
-        return self.account.lists_tasks is not Ability.NO
+        return self.account.lists_tasks is not Capability.NO

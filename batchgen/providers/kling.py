@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchgen.catalog.catalog import Account
-    from batchgen.http.client import Answer, Door
+    from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import Job, Reference
     from batchgen.providers.base import Secrets
 
@@ -39,7 +39,7 @@ _REFERENCES_KEPT = 8
 class KlingProvider(Provider):
     """Create, query and list over one account."""
 
-    def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
+    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, door, secrets)
         self._url = account.base_url + _PATH
         self._token = ""
@@ -53,20 +53,20 @@ class KlingProvider(Provider):
         body = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
         answer = await self._send("POST", self._url, body)
         return kling_responses.task_from(
-            kling_responses.data_of(answer, creating=True, doing="the create"), answer.head
+            kling_responses.data_of(answer, creating=True, operation="the create"), answer.head
         ).told_in(answer)
 
     async def query(self, task_id: str) -> Task:
         """GET one task by its id, or by the caller's own."""
         answer = await self._send("GET", f"{self._url}/{quote(task_id, safe='')}")
         return kling_responses.task_from(
-            kling_responses.data_of(answer, creating=False, doing="a query"), answer.head
+            kling_responses.data_of(answer, creating=False, operation="a query"), answer.head
         ).told_in(answer)
 
     async def page(self, number: int, size: int) -> Page:
         """GET a page of tasks, newest first."""
         answer = await self._send("GET", f"{self._url}?pageNum={number}&pageSize={size}")
-        data = kling_responses.data_of(answer, creating=False, doing="a list of tasks")
+        data = kling_responses.data_of(answer, creating=False, operation="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
         if not isinstance(items, list | None):
             raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
@@ -82,7 +82,7 @@ class KlingProvider(Provider):
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error
             raise
 
-    def told(self, call: Mapping[str, Any]) -> Task | None:
+    def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """The task object, bare or as `data` of an answer."""
         inner = call.get("data")
         try:
@@ -141,7 +141,7 @@ class KlingProvider(Provider):
             method,
             url,
             body=body,
-            within=self.account.answers_within,
+            within=self.account.request_timeout,
             fresh=body is not None and self.creates_alone,
         )
         answer = await send(headers=headers)

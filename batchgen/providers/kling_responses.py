@@ -58,7 +58,7 @@ _LATEST_MS = 2**53  # what a time can be; a larger number is none
 _LARGEST_CHARGE = 10**9  # for one task, in the account's unit; a larger number is none, and could not be added up
 
 
-def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN401 - the gateway's own shape
+def data_of(answer: Answer, *, creating: bool, operation: str) -> Any:  # noqa: ANN401 - the gateway's own shape
     """The `data` of an answer that says yes; raises what any other answer means.
 
     `creating`: whether it answers a create, where an unclear answer may have cost money.
@@ -69,14 +69,14 @@ def data_of(answer: Answer, *, creating: bool, doing: str) -> Any:  # noqa: ANN4
         data = body.get("data")
         if isinstance(data, dict | list):
             return data
-        raise Unclear(f"The gateway's answer to {doing} holds no data.", code=code, head=answer.head)
-    raise _refusal(answer, code, responses.message_of(body, answer), creating=creating, doing=doing)
+        raise Unclear(f"The gateway's answer to {operation} holds no data.", code=code, head=answer.head)
+    raise _refusal(answer, code, responses.message_of(body, answer), creating=creating, operation=operation)
 
 
-def _refusal(answer: Answer, code: str, message: str, *, creating: bool, doing: str) -> BatchgenError:
+def _refusal(answer: Answer, code: str, message: str, *, creating: bool, operation: str) -> BatchgenError:
     said = f" {code}" if code else ""
     words = f": {message}" if message else ""
-    text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"
+    text = f"The gateway answered HTTP {answer.status}{said} to {operation}{words}"
     detail = {"code": code or str(answer.status), "head": answer.head}
     if code in _STOPS_ACCOUNT:
         return AccountStopped(f"{text}. {_ADVICE.get(code, '')}".strip())

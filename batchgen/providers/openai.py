@@ -28,7 +28,7 @@ from batchgen.providers.base import Provider, Task, TaskState
 
 if TYPE_CHECKING:
     from batchgen.catalog.catalog import Account
-    from batchgen.http.client import Answer, Door
+    from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import Job
     from batchgen.providers.base import Secrets
 
@@ -85,9 +85,9 @@ _TOO_FAST = frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down"})
 class OpenAIProvider(Provider):
     """Create over one account; nothing else can be asked."""
 
-    asks = False
+    can_query = False
 
-    def __init__(self, account: Account, door: Door, secrets: Secrets) -> None:
+    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, door, secrets)
         if account.auth is Auth.JWT:
             raise CommandError(
@@ -105,7 +105,7 @@ class OpenAIProvider(Provider):
             # Our own id, for whoever has to look for a lost answer in the gateway's logs: no body field takes it.
             headers={"Content-Type": "application/json", "X-Client-Request-Id": external_id} | self._key(),
             body=body,
-            within=self.account.answers_within,
+            within=self.account.request_timeout,
             most=_LARGEST_IMAGE * job.parameters.n,
             fresh=self.creates_alone,
         )
@@ -190,12 +190,12 @@ def _url_of(image: dict[str, Any]) -> str:
     return link if isinstance(link, str) else ""
 
 
-def _refusal(answer: Answer, body: Any, doing: str) -> BatchgenError:  # noqa: ANN401 - the gateway's own shape
+def _refusal(answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401 - the gateway's own shape
     code, kind = responses.code_of(body), _type_of(body)
     message = responses.message_of(body, answer)
     said = f" {code}" if code else ""
     words = f": {message}" if message else ""
-    text = f"The gateway answered HTTP {answer.status}{said} to {doing}{words}"
+    text = f"The gateway answered HTTP {answer.status}{said} to {operation}{words}"
     detail = {"code": code or kind or str(answer.status), "head": answer.head}
     stops = _STOPS_ACCOUNT | (_STOPS_ACCOUNT_BELOW_500 if answer.status < 500 else {})
     for name in (code, kind):

@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 from batchgen.errors import CommandError
 from batchgen.http.proxies import proxy_of
 from batchgen.providers.base import Provider, Secrets
-from batchgen.providers.validated import Guarded
+from batchgen.providers.validated import ValidatedProvider
 
 if TYPE_CHECKING:
     from batchgen.catalog.catalog import Account
-    from batchgen.http.client import Door
+    from batchgen.http.client import HttpClient
 
 GROUP = "batchgen.providers"
 _SOME_IMAGE = "https://images.invalid/"  # where images of a gateway behind a proxy are: anywhere
 
 
-def provider_for(account: Account, door: Door, *, callback_url: str = "") -> Provider:
+def provider_for(account: Account, door: HttpClient, *, callback_url: str = "") -> Provider:
     """The provider that speaks this account's wire protocol; `callback_url` goes with its creates, if it has one.
 
     Raises CommandError, with the variable's or the package's name, before anything is sent.
@@ -35,9 +35,9 @@ def provider_for(account: Account, door: Door, *, callback_url: str = "") -> Pro
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"The provider {account.wire!r} cannot be used: {_defect(error)}") from error
+        raise CommandError(f"The provider {account.protocol!r} cannot be used: {_defect(error)}") from error
     provider.callback_url = callback_url
-    return Guarded(provider)
+    return ValidatedProvider(provider)
 
 
 def check(account: Account) -> None:
@@ -77,20 +77,21 @@ def key_print(account: Account, salt: str) -> str:
 
 def provider_class(account: Account) -> type[Provider]:
     """The class behind the account's `wire`. Raises CommandError where no installed package has it."""
-    found = entry_points(group=GROUP, name=account.wire)
+    found = entry_points(group=GROUP, name=account.protocol)
     for entry in found:
         try:
             kind = entry.load()
         except Exception as error:
             raise CommandError(
-                f"The provider {account.wire!r} ({entry.value}) cannot be loaded: {_defect(error)}"
+                f"The provider {account.protocol!r} ({entry.value}) cannot be loaded: {_defect(error)}"
             ) from error
         if not (isinstance(kind, type) and issubclass(kind, Provider)):
-            raise CommandError(f"The provider {account.wire!r} ({entry.value}) is not a batchgen Provider.")
+            raise CommandError(f"The provider {account.protocol!r} ({entry.value}) is not a batchgen Provider.")
         return kind
     known = ", ".join(sorted(entry_points(group=GROUP).names))
     raise CommandError(
-        f"The account {account.name!r} speaks {account.wire!r}, which no installed package provides. Known: {known}."
+        f"The account {account.name!r} uses the protocol {account.protocol!r}, which no installed package provides."
+        f" Known protocols: {known}."
     )
 
 

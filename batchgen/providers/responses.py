@@ -126,14 +126,14 @@ def _one_line(text: str) -> str:
     return " ".join(text[: 10 * _LONGEST_MESSAGE].split())[:_LONGEST_MESSAGE]
 
 
-def refusal(answer: Answer, *, creating: bool, doing: str) -> BatchgenError:
+def refusal(answer: Answer, *, creating: bool, operation: str) -> BatchgenError:
     """What an answer that is no yes means by its status; what it says to people is kept.
 
     `creating`: whether it answers a create, where what cannot be told may have cost money.
     """
     body = json_of(answer)
     code, message = code_of(body), message_of(body, answer)
-    text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {doing}"
+    text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {operation}"
     return refusal_by_status(answer, f"{text}: {message}" if message else text, code=code, creating=creating)
 
 

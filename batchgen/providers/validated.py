@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 _MEANT = (NotSent, Throttled, JobError, AccountStopped, Unclear)  # what a provider says of an answer
 _LONGEST = 200  # characters of a foreign error
 
-Answered = TypeVar("Answered")
+GatewayReport = TypeVar("GatewayReport")
 
 
-class Guarded(Provider):
+class ValidatedProvider(Provider):
     """A provider as the engine sees it: it answers with tasks, or raises what `Provider` promises."""
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.account, inner.door, inner.secrets)
         self.callback_url = inner.callback_url
-        self.asks = inner.asks
+        self.can_query = inner.can_query
         self._inner = inner
 
     async def create(self, job: Job, external_id: str) -> Task:
@@ -41,17 +41,17 @@ class Guarded(Provider):
 
     async def find(self, external_id: str) -> Task:
         """As `create`."""
-        doing = "a query by our own id"
-        return self._whole(await self._meant(self._inner.find(external_id), doing), doing)
+        operation = "a query by our own id"
+        return self._whole(await self._meant(self._inner.find(external_id), operation), operation)
 
     async def page(self, number: int, size: int) -> Page:
         """As `create`."""
-        doing = "a list of tasks"
-        page = await self._meant(self._inner.page(number, size), doing)
+        operation = "a list of tasks"
+        page = await self._meant(self._inner.page(number, size), operation)
         if not isinstance(page, Page):
-            raise self._defect(doing, f"gave no Page but {page!r}")
+            raise self._defect(operation, f"gave no Page but {page!r}")
         for task in page.tasks:
-            self._whole(task, doing)
+            self._whole(task, operation)
         return page
 
     async def probe(self) -> None:
@@ -63,10 +63,10 @@ class Guarded(Provider):
         except Exception as error:
             raise self._defect("its probe", f"raised {type(error).__name__}: {error}") from error
 
-    def told(self, call: Mapping[str, Any]) -> Task | None:
+    def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """As the provider's own; what it cannot read tells of nothing."""
         try:
-            return self._inner.told(call)
+            return self._inner.parse_callback(call)
         except Exception:  # noqa: BLE001 - anybody may call
             return None
 
@@ -76,33 +76,35 @@ class Guarded(Provider):
         return self._inner.sends_id
 
     @property
-    def finds(self) -> bool:
+    def can_find(self) -> bool:
         """Whether `find` can be tried."""
-        return self._inner.finds
+        return self._inner.can_find
 
     @property
-    def lists(self) -> bool:
+    def can_list(self) -> bool:
         """Whether `page` can be tried."""
-        return self._inner.lists
+        return self._inner.can_list
 
-    async def _meant(self, answer: Awaitable[Answered], doing: str) -> Answered:
+    async def _meant(self, answer: Awaitable[GatewayReport], operation: str) -> GatewayReport:
         try:
             return await answer
         except _MEANT:
             raise
         except Exception as error:
-            raise self._defect(doing, f"raised {type(error).__name__}: {error}") from error
+            raise self._defect(operation, f"raised {type(error).__name__}: {error}") from error
 
-    def _whole(self, told: Any, doing: str) -> Task:  # noqa: ANN401 - whatever came
+    def _whole(self, told: Any, operation: str) -> Task:  # noqa: ANN401 - whatever came
         """The task that was told of. Raises Unclear where it cannot be kept in a ledger or be asked for."""
         if not isinstance(told, Task):
-            raise self._defect(doing, f"gave no Task but {told!r}")
+            raise self._defect(operation, f"gave no Task but {told!r}")
         links: Any = told.links
         of_text = (told.id, *(getattr(link, "url", None) for link in (links if isinstance(links, tuple) else [None])))
         if not all(isinstance(text, str) and text for text in of_text):
-            raise self._defect(doing, "gave a task whose id or links are no text")
+            raise self._defect(operation, "gave a task whose id or links are no text")
         return told
 
-    def _defect(self, doing: str, what: str) -> Unclear:
-        name, wire = type(self._inner).__name__, self.account.wire
-        return Unclear(f"A defect of the provider {wire!r}, not of your input: {name} {what[:_LONGEST]} at {doing}.")
+    def _defect(self, operation: str, what: str) -> Unclear:
+        name, protocol = type(self._inner).__name__, self.account.protocol
+        return Unclear(
+            f"A defect of the provider {protocol!r}, not of your input: {name} {what[:_LONGEST]} at {operation}."
+        )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.ledger.image_queries import StoredImage
-    from batchgen.ledger.reader import Questions
+    from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.store import Ledger
     from batchgen.reconcile.files import Seen
     from batchgen.storage.paths import PathTemplate
@@ -58,7 +58,7 @@ def finish_moves(ledger: Ledger, tree: Tree) -> int:
     return placed
 
 
-def check_folder(ledger: Questions, root: Path) -> None:
+def check_folder(ledger: LedgerReader, root: Path) -> None:
     """Raise RunStopped where images/ is not there, or empty, though it should hold images: a drive is not mounted.
 
     To be asked before anything else is moved, for that would go into the empty folder below.
@@ -72,7 +72,7 @@ def check_folder(ledger: Questions, root: Path) -> None:
         raise gone_as_a_whole(folder)
 
 
-def check_not_away(ledger: Questions, root: Path, away: int, of: int) -> None:
+def check_not_away(ledger: LedgerReader, root: Path, away: int, of: int) -> None:
     """Raise RunStopped where so many images are away, of so many, that a drive is not mounted rather than they lost."""
     if away and (away == of >= _MANY or _has_left_its_disk(ledger, root)):
         raise gone_as_a_whole(root / _IMAGES)
@@ -161,7 +161,7 @@ def _is_apart(root: Path) -> bool:
     return (root / _IMAGES).stat().st_dev != root.stat().st_dev
 
 
-def _has_left_its_disk(ledger: Questions, root: Path) -> bool:
+def _has_left_its_disk(ledger: LedgerReader, root: Path) -> bool:
     return ledger.note(IMAGES_APART) == "1" and not ((root / _IMAGES).exists() and _is_apart(root))
 
 

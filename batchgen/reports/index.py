@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import FailureRow, IndexRow, Questions
+    from batchgen.ledger.reader import FailureRow, IndexRow, LedgerReader
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
 
@@ -59,12 +59,12 @@ def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
     ledger.stamp_views(views_look(tree.root, guarded=guarded) or "")
 
 
-def index_is_current(ledger: Questions, root: Path) -> bool:
+def index_is_current(ledger: LedgerReader, root: Path) -> bool:
     """Whether index.csv holds, to the byte, what the ledger knows, guarded for spreadsheets or not."""
     return _is_current(ledger, root, _exact) or _is_current(ledger, root, _guarded)
 
 
-def _is_current(ledger: Questions, root: Path, guard: Callable[[list[object]], list[object]]) -> bool:
+def _is_current(ledger: LedgerReader, root: Path, guard: Callable[[list[object]], list[object]]) -> bool:
     try:
         with (root / INDEX).open("rb") as file:
             for line in _lines(INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows()))):

@@ -14,10 +14,10 @@ from batchgen.sandbox.faults.schedule import Act, Occasion
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from batchgen.sandbox.faults.schedule import Forecast
+    from batchgen.sandbox.faults.schedule import FaultSchedule
     from batchgen.sandbox.links import Links
     from batchgen.sandbox.task import Task
-    from batchgen.sandbox.usage import Bill
+    from batchgen.sandbox.usage import Usage
 
 _AT_ONCE = 32
 _LATE_MS = 1000  # after the task's end
@@ -27,7 +27,9 @@ _PATIENCE = aiohttp.ClientTimeout(total=5)
 class Callbacks:
     """Follows the tasks that want to be called back, one small coroutine each, until they end."""
 
-    def __init__(self, forecast: Forecast, bill: Bill, clock: Callable[[], int], links: Callable[[], Links]) -> None:
+    def __init__(
+        self, forecast: FaultSchedule, bill: Usage, clock: Callable[[], int], links: Callable[[], Links]
+    ) -> None:
         self._forecast = forecast
         self._bill = bill
         self._clock = clock

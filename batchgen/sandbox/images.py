@@ -48,14 +48,14 @@ class ImageHost:
 
     def links(self, origin: str) -> Links:
         """The links that an answer gives now; `origin` is where the caller finds this server."""
-        life = self._settings.links_expire
+        life = self._settings.link_ttl
         expires = None if life is None else self._clock() + round(life * 1000)
         return Links(origin=origin, ext=self._kind.ext, expires=expires)
 
     async def answer(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         """The image at this path, whole or damaged. Raises Refusal (1203) where there is none."""
         task, index, watermark = self._find(path)
-        if self._settings.links_expire is not None and links.has_expired(query, self._clock()):
+        if self._settings.link_ttl is not None and links.has_expired(query, self._clock()):
             return web.Response(status=403, text=_EXPIRED, content_type="application/xml")
         if (hop := _hops(query)) < self._settings.image_redirects:
             rest = "&".join(part for part in query.split("&") if part and not part.startswith("hop="))
@@ -85,7 +85,7 @@ class ImageHost:
             raise Refusal(1203, f"there is no image {path}")
         if marked and not task.order.watermark:
             raise Refusal(1203, f"task {task_id} was not asked for watermarked copies")
-        kept = self._settings.images_kept
+        kept = self._settings.image_ttl
         if kept is not None and self._clock() >= task.ends_at + kept * 1000:
             raise Refusal(1203, f"the images of task {task_id} are no longer kept")
         return task, int(number), marked

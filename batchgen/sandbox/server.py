@@ -18,18 +18,18 @@ from urllib.parse import parse_qsl, unquote
 from aiohttp import web
 
 from batchgen.catalog import catalog
-from batchgen.catalog.catalog import Ability, Auth
+from batchgen.catalog.catalog import Auth, Capability
 from batchgen.errors import CommandError
 from batchgen.sandbox import access, openai, responses
 from batchgen.sandbox.api_error import Refusal
 from batchgen.sandbox.callbacks import Callbacks
-from batchgen.sandbox.faults.schedule import Act, Fault, Forecast, Occasion
+from batchgen.sandbox.faults.schedule import Act, Fault, FaultSchedule, Occasion
 from batchgen.sandbox.images import ImageHost
 from batchgen.sandbox.journal import Journal
 from batchgen.sandbox.register import Register
 from batchgen.sandbox.rules import Order, Rules
 from batchgen.sandbox.task import Task
-from batchgen.sandbox.usage import Bill
+from batchgen.sandbox.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -58,8 +58,8 @@ _ABOUT = """\
 <h1>batchgen sandbox</h1>
 <p>A gateway for rehearsals that speaks the Kling image API. Nothing here costs money, and no model paints.</p>
 <p>Requests go to <code>/kling/v1/images/generations</code>, also without <code>/kling</code>.
-What was asked and billed stands in <a href="/_ledger">/_ledger</a>,
-the sums alone in <a href="/_ledger?tasks=0">/_ledger?tasks=0</a>.</p>
+What was asked and billed stands in <a href="/_usage">/_usage</a>,
+the sums alone in <a href="/_usage?tasks=0">/_usage?tasks=0</a>.</p>
 """
 
 
@@ -82,15 +82,15 @@ class Sandbox:
         self._settings = settings
         self._clock: Callable[[], int] = lambda: int(clock() * 1000)
         builtin = catalog.builtin()
-        profile = builtin.accounts[settings.profile]
+        profile = builtin.accounts[settings.emulate]
         self._prices = builtin.accounts["sandbox"].prices
-        self._is_openai = profile.wire == "openai"
+        self._is_openai = profile.protocol == "openai"
         self._rules = _rules(builtin, profile, settings)
         self._check_access = access.checker(settings, profile.auth if settings.wants_key else Auth.NONE)
         self._lists = _able(settings.lists_tasks, profile.lists_tasks)
-        self._finds = _able(settings.finds_by_external_id, profile.finds_by_external_id)
+        self._finds = _able(settings.lookup_by_external_id, profile.lookup_by_external_id)
         self._register = Register(settings)
-        self._forecast = Forecast(settings.weather, settings.seed)
+        self._forecast = FaultSchedule(settings.faults, settings.seed)
         self._chance = Random(settings.seed)
         self._images = ImageHost(settings, self._register, self._clock, self._weather)
         self._journal = _journal(settings, self._rules)
@@ -98,13 +98,13 @@ class Sandbox:
         self._exact: dict[tuple[str, str], tuple[str, Answer]] = {
             ("POST", PATH): ("create", self._create),
             ("GET", PATH): ("other", self._unknown) if self._is_openai else ("list", self._list),
-            ("GET", "/_ledger"): ("ledger", self._ledger),
+            ("GET", "/_usage"): ("ledger", self._ledger),
             ("GET", "/"): ("about", self._about),
             ("GET", ""): ("about", self._about),
         }
         if self._is_openai:
             self._exact["GET", openai.MODELS_PATH] = ("models", self._models)
-        self.bill = Bill(self._register, self._clock)
+        self.bill = Usage(self._register, self._clock)
         self.origin = ""  # as in http://127.0.0.1:8080, once it listens
 
     @property
@@ -250,7 +250,7 @@ class Sandbox:
         if task.failure:
             raise Refusal(5000, task.failure)
         images = None
-        if openai.format_of(task, self._settings.answers) == "b64_json":
+        if openai.format_of(task, self._settings.response_format) == "b64_json":
             images = [await self._images.content(task, index) for index in range(task.order.n)]
         return web.Response(body=openai.answer(task, images, self._links(request)), headers=_JSON)
 
@@ -286,7 +286,7 @@ class Sandbox:
     def _duration(self) -> int:
         """Milliseconds that a task takes."""
         settings = self._settings
-        factor = self._chance.lognormvariate(0, settings.spread) if settings.spread else 1.0
+        factor = self._chance.lognormvariate(0, settings.latency_sigma) if settings.latency_sigma else 1.0
         return round(settings.latency * factor * 1000)
 
     def _failure(self, order: Order, number: int) -> str:
@@ -300,7 +300,7 @@ class Sandbox:
 
     async def _models(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
         self._check_access(request.headers.get("Authorization", ""))
-        models = self._settings.models or catalog.builtin().accounts[self._settings.profile].models
+        models = self._settings.models or catalog.builtin().accounts[self._settings.emulate].models
         return web.Response(body=openai.models(models), headers=_JSON)
 
     # --- queries ------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ class Sandbox:
 
 def _rules(builtin: Catalog, profile: Account, settings: Settings) -> Rules | openai.Rules:
     models = settings.models or profile.models
-    if profile.wire == "openai":
+    if profile.protocol == "openai":
         return openai.Rules(models, profile.defaults["model"])
     return Rules(builtin, replace(profile, models=models))
 
@@ -381,8 +381,8 @@ def _journal(settings: Settings, rules: Rules | openai.Rules) -> Journal | None:
     return Journal(settings.state, rules.order_of, keeps_callbacks=settings.keeps_callbacks)
 
 
-def _able(asked: bool | None, profile: Ability) -> bool:  # noqa: FBT001 - private, and named at its calls
-    return profile is not Ability.NO if asked is None else asked
+def _able(asked: bool | None, profile: Capability) -> bool:  # noqa: FBT001 - private, and named at its calls
+    return profile is not Capability.NO if asked is None else asked
 
 
 def _within(asked: dict[str, str], name: str, default: int, most: int) -> int:

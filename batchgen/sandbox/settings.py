@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.faults.schedule import Weather
+from batchgen.sandbox.faults.schedule import FaultSettings
 from batchgen.sandbox.formats import Format
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0  # 0: a free one
     beyond_loopback: bool = False  # only a user who names another host may open it to a network
-    profile: str = "kling"  # an account of the catalogue: its fields, models and abilities
+    emulate: str = "kling"  # an account of the catalogue: its fields, models and abilities
     marked: bool = True  # whether its answers say that they are a sandbox's
     lists_tasks: bool | None = None  # None: as the profile does
-    finds_by_external_id: bool | None = None  # None: as the profile does
+    lookup_by_external_id: bool | None = None  # None: as the profile does
     concurrency: int = 27  # units; a task holds `n` of them until it ends
     creates_per_minute: int | None = None
     balance: float | None = None  # units that may be spent in all; None: no end
     latency: float = 1.0  # seconds from a create to its images, in the median
-    spread: float = 0.0  # sigma of the log-normal distribution round it
-    answers: str = "b64_json"  # of the profile openai, where a create does not say: `url` or `b64_json`
+    latency_sigma: float = 0.0  # sigma of the log-normal distribution round it
+    response_format: str = "b64_json"  # of the profile openai, where a create does not say: `url` or `b64_json`
     models: tuple[str, ...] = ()  # that it has; empty: the profile's
     wants_key: bool = True  # False: anybody may ask, whatever the profile wants
     api_key: str | None = None  # exactly this key; None: any, where the profile wants one
@@ -45,15 +45,15 @@ class Settings:
     image_format: Format = Format.PNG
     image_bytes: int = 0  # that a file has at least; nobody sees what fills it up
     image_redirects: int = 0  # between a link and its image
-    links_expire: float | None = None  # seconds after which a link is answered with 403; None: never
-    images_kept: float | None = None  # seconds after a task's end from which its images are gone; None: never
-    weather: Weather = field(default_factory=Weather)
+    link_ttl: float | None = None  # seconds after which a link is answered with 403; None: never
+    image_ttl: float | None = None  # seconds after a task's end from which its images are gone; None: never
+    faults: FaultSettings = field(default_factory=FaultSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check what would otherwise fail late, or quietly do something else."""
-        if self.profile not in PROFILES:
-            raise CommandError(f"The sandbox has no profile {self.profile!r}; choose {', '.join(PROFILES)}.")
+        if self.emulate not in PROFILES:
+            raise CommandError(f"The sandbox has no profile {self.emulate!r}; choose {', '.join(PROFILES)}.")
         if not self.beyond_loopback and not _is_loopback(self.host):
             raise CommandError(f"The sandbox serves this machine only, and {self.host} is not its loopback.")
         if (self.access_key is None) != (self.secret_key is None):
@@ -63,13 +63,13 @@ class Settings:
         for name, value, least in (
             ("concurrency", self.concurrency, 1),
             ("latency", self.latency, 0),
-            ("spread", self.spread, 0),
+            ("latency_sigma", self.latency_sigma, 0),
             ("creates per minute", self.creates_per_minute, 1),
             ("balance", self.balance, 0),
             ("image bytes", self.image_bytes, 0),
             ("image redirects", self.image_redirects, 0),
-            ("links' life", self.links_expire, 0),
-            ("images' life", self.images_kept, 0),
+            ("links' life", self.link_ttl, 0),
+            ("images' life", self.image_ttl, 0),
         ):
             if value is not None and not value >= least:
                 raise CommandError(f"The sandbox's {name} is {value:g}; it must be {least} or more.")

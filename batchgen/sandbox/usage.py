@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchgen.sandbox.task import Task
 
 
-class Bill:
+class Usage:
     """Counts as requests come, and reads the rest from the register when asked."""
 
     def __init__(self, register: Register, clock: Callable[[], int]) -> None:

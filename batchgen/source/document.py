@@ -27,7 +27,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from batchgen.errors import ManifestInvalid, Place, Problem
+from batchgen.errors import Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.source.encoding import (
     ESCAPED_REFUSED,
     character_fault,
@@ -81,7 +81,7 @@ def parse(text: str, file: str) -> Document:
     return document
 
 
-def collect(text: str, file: str) -> tuple[Document, list[Problem]]:
+def collect(text: str, file: str) -> tuple[Document, list[Diagnostic]]:
     """As `parse`, but hands back what can be survived (duplicate keys, tags, merge keys) as problems."""
     text = text.removeprefix("\ufeff")
     refuse_raw(text, file)
@@ -145,7 +145,7 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self.document = document
         self._tape = document.tape
-        self.problems: list[Problem] = []
+        self.problems: list[Diagnostic] = []
         self._stack: list[_Open] = []
         self._anchors: dict[str, tuple[Any, int, int]] = {}  # value, entry, nodes
         self._total = 0
@@ -159,7 +159,7 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             raise ManifestInvalid([*self.problems, self._syntax(error)]) from None
         except yaml.YAMLError as error:
-            problem = problem_at(Place(file=self.document.file), f"The file is not YAML: {error}.")
+            problem = problem_at(SourceLocation(file=self.document.file), f"The file is not YAML: {error}.")
             raise ManifestInvalid([*self.problems, problem]) from None
         finally:
             loader.dispose()
@@ -237,7 +237,7 @@ class _Builder:
     def _doubled(self, top: _Open, event: Event, key: str) -> None:
         keys = list(self._tape.children(top.entry, open_end=True))[::2]
         first = self._tape.marks[keys[list(top.value).index(key)]]
-        problem = Problem(
+        problem = Diagnostic(
             place=self._place(event),
             path="",
             message=f"The key `{key[:60]}` is given twice.",
@@ -313,7 +313,7 @@ class _Builder:
         else:
             self._put(value)
 
-    def _place(self, event: Event) -> Place:
+    def _place(self, event: Event) -> SourceLocation:
         return self.document.place_of(self._mark(event))
 
     def _mark(self, event: Event) -> int:
@@ -324,14 +324,14 @@ class _Builder:
         self.problems.append(problem_at(self._place(event), message, hint))
 
     def _fatal(self, event: Event | None, message: str, hint: str = "") -> NoReturn:
-        place = self._place(event) if event else Place(file=self.document.file)
+        place = self._place(event) if event else SourceLocation(file=self.document.file)
         raise ManifestInvalid([*self.problems, problem_at(place, message, hint)])
 
-    def _syntax(self, error: yaml.MarkedYAMLError) -> Problem:
+    def _syntax(self, error: yaml.MarkedYAMLError) -> Diagnostic:
         mark = error.problem_mark or error.context_mark
-        place = Place(file=self.document.file)
+        place = SourceLocation(file=self.document.file)
         if mark is not None:
-            place = Place(file=self.document.file, line=mark.line + 1, column=mark.column + 1)
+            place = SourceLocation(file=self.document.file, line=mark.line + 1, column=mark.column + 1)
         context = f"{error.context}: " if error.context else ""
         message = f"This is not YAML: {context}{error.problem}."
         return problem_at(place, message, _syntax_hint(str(error.problem), self.document.line(place.line)))

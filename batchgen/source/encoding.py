@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from batchgen.errors import CommandError, ManifestInvalid, Place, Problem
+from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -43,7 +43,7 @@ def decode(data: bytes, file: str) -> str:
         before = data[: error.start]
         line = before.count(b"\n")
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace").lstrip("\ufeff"))
-        place = Place(file=file, line=line + 1, column=column + 1)
+        place = SourceLocation(file=file, line=line + 1, column=column + 1)
         message = f"The byte 0x{data[error.start]:02x} is not UTF-8."
         raise ManifestInvalid([problem_at(place, message, "Save the file as UTF-8.")]) from None
 
@@ -57,7 +57,7 @@ def refuse_raw(text: str, file: str) -> None:
         before = text[: match.start()]
         ends = list(LINE_END.finditer(before))
         start = ends[-1].end() if ends else 0
-        place = Place(file=file, line=len(ends) + 1, column=match.start() - start + 1)
+        place = SourceLocation(file=file, line=len(ends) + 1, column=match.start() - start + 1)
         problems.append(problem_at(place, *character_fault(match.group()[0])))
         if len(problems) == _MOST_SAID:
             break
@@ -77,11 +77,11 @@ def character_fault(character: str) -> tuple[str, str]:
     return f"The control character {code} is not allowed.", "Take it out; tab and newline are allowed."
 
 
-def problem_at(place: Place, message: str, hint: str = "") -> Problem:
+def problem_at(place: SourceLocation, message: str, hint: str = "") -> Diagnostic:
     """A fault that has a place and no path."""
-    return Problem(place=place, path="", message=message, hint=hint)
+    return Diagnostic(place=place, path="", message=message, hint=hint)
 
 
 def invalid_file(file: str, message: str, hint: str = "") -> ManifestInvalid:
     """The fault of a file as a whole."""
-    return ManifestInvalid([problem_at(Place(file=file), f"The file {message}", hint)])
+    return ManifestInvalid([problem_at(SourceLocation(file=file), f"The file {message}", hint)])

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batchgen.errors import Place
+from batchgen.errors import SourceLocation
 from batchgen.source.encoding import LINE_END
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ COLUMN_BITS = 28  # a line is shorter than the file, and that than 64 MB
 
 
 @dataclass(slots=True)
-class Tape:
+class SourceMap:
     """Where each node of a document stands, in the order of the text, keys and values alike.
 
     A packed position and the number of entries of the subtree for each: 12 bytes a node.
@@ -61,22 +61,22 @@ class Document:
     file: str
     text: str
     value: Any = None
-    tape: Tape = field(default_factory=Tape)
+    tape: SourceMap = field(default_factory=SourceMap)
     _children: dict[int, array[int]] = field(default_factory=dict)
     _orders: dict[int, dict[str, int]] = field(default_factory=dict)
     _lines: list[str] | None = None
 
-    def place(self, path: Sequence[str | int], *, key: bool = False) -> Place:
+    def place(self, path: Sequence[str | int], *, key: bool = False) -> SourceLocation:
         """Where the value at `path` stands (with `key`, its key), or the nearest parent that is there."""
         entry, key_entry = self._find(path)
         if key and key_entry is not None:
             entry = key_entry
         return self.place_of(self.tape.marks[entry] if self.tape.marks else 0)
 
-    def place_of(self, mark: int) -> Place:
+    def place_of(self, mark: int) -> SourceLocation:
         """A packed position as a place."""
         line, column = mark >> COLUMN_BITS, mark & ((1 << COLUMN_BITS) - 1)
-        return Place(file=self.file, line=line + 1, column=column + 1)
+        return SourceLocation(file=self.file, line=line + 1, column=column + 1)
 
     def written(self, path: Sequence[str | int]) -> str | None:
         """A scalar's text as written (`1.50`, `null`), or None for what is no scalar."""

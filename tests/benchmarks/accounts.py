@@ -38,7 +38,7 @@ class Account:
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Account:
-        """Read what the sandbox gives at /_ledger."""
+        """Read what the sandbox gives at /_usage."""
         tasks = tuple(
             Served(
                 units=task["n"],

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from accounts import Account, throttled
 from measured import Running, Threads, Usage, cpu_of, start
@@ -60,8 +60,8 @@ def folder() -> Iterator[Path]:
 def gateway(*options: object, units: int, latency: float, spread: float = 0.0) -> SandboxProcess:
     """A cheap gateway: no painting, many connections; in its own process, as a context."""
     return SandboxProcess(
-        *("--no-paint", "--concurrency", str(units), "--latency", str(latency), "--spread", str(spread)),
-        *("--seed", str(SEED), "--profile", "kapon"),
+        *("--blank-images", "--concurrency", str(units), "--latency", str(latency), "--latency-sigma", str(spread)),
+        *("--seed", str(SEED), "--emulate", "kapon"),
         *map(str, options),
     )
 

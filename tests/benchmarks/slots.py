@@ -61,7 +61,7 @@ def refusals(options: Namespace) -> Iterator[Line]:
 
 
 def queries(options: Namespace) -> Iterator[Line]:
-    """Questions for each task, and how late an end is noticed."""
+    """LedgerReader for each task, and how late an end is noticed."""
     for lists in (True, False):
         accounts = [slots_run(number, lists=lists).account for number in range(options.repeat)]
         kind, most = ("list", 1.0) if lists else ("query", 2.5)

@@ -39,7 +39,9 @@ def on_reaching(error: BatchgenError, scheme: str) -> str:
 
 def on_path(account: Account) -> str:
     """What to do where the API is not at the account's address."""
-    known = [each.base_url for each in builtin().accounts.values() if each.wire == account.wire and each.base_url]
+    known = [
+        each.base_url for each in builtin().accounts.values() if each.protocol == account.protocol and each.base_url
+    ]
     there = f"; built-in accounts of its kind have {' and '.join(known)}" if known else ""
     return f"Check base_url{there}."
 

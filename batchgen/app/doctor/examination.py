@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from batchgen.app.doctor.advice import fault_of_key, on_path, on_reaching, without_password
 from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
-from batchgen.catalog.catalog import Ability, Auth
+from batchgen.catalog.catalog import Auth, Capability
 from batchgen.durations import duration
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
@@ -24,9 +24,9 @@ from batchgen.errors import (
     JobError,
     NoSuchPath,
     NotSent,
+    RequestBlocked,
     TaskNotFound,
     Unclear,
-    Withheld,
 )
 from batchgen.http.proxies import is_loopback, proxy_of
 from batchgen.providers.base import NOBODYS_ID
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from batchgen.catalog.catalog import Account
-    from batchgen.http.client import Heard, Listener
+    from batchgen.http.client import Exchange, GetOnlyClient
     from batchgen.providers.base import Provider, Task
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ _WORTH_A_WORD_SECONDS = 60.0  # of skew that nothing fails of
 class Examination:
     """One account, looked at once. `patience` is in seconds, for each question."""
 
-    def __init__(self, account: Account, door: Listener, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, account: Account, door: GetOnlyClient, *, patience: float = PATIENCE_SECONDS) -> None:
         self._account = account
         self._door = door
         self._patience = patience
@@ -124,8 +124,8 @@ class Examination:
 
     def _look_at_patience(self, provider: Provider) -> None:
         """An answer that is as late as the images are made is cut off by a proxy that has less patience."""
-        seconds = self._account.answers_within
-        if not provider.asks and seconds > _PROXY_SECONDS and not self._account.base_url.startswith(_OWN_SERVICE):
+        seconds = self._account.request_timeout
+        if not provider.can_query and seconds > _PROXY_SECONDS and not self._account.base_url.startswith(_OWN_SERVICE):
             self._note(
                 "time-out",
                 f"an answer may take {seconds:g} s; a proxy before the server gives up sooner"
@@ -163,7 +163,7 @@ class Examination:
         except NotImplementedError:
             self._note("auth", "this provider has no free question that shows whether the key is taken")
             return True
-        except Withheld as error:
+        except RequestBlocked as error:
             self._note("auth", f"cannot be checked for free. {error}")
             return True
         except (TaskNotFound, NoSuchPath) as error:
@@ -177,7 +177,7 @@ class Examination:
         heard = self._door.heard[-1] if len(self._door.heard) > before else None
         return await self._compare_without_key(heard, not_there)
 
-    async def _compare_without_key(self, heard: Heard | None, not_there: TaskNotFound | NoSuchPath | None) -> bool:
+    async def _compare_without_key(self, heard: Exchange | None, not_there: TaskNotFound | NoSuchPath | None) -> bool:
         """Ask the same without a key: only a difference shows that the key was looked at, or that the path is right."""
         keyless = await self._keyless(heard)
         unnamed = heard is not None and not_there is not None and not_there.code in {"", str(heard.answer.status)}
@@ -194,7 +194,7 @@ class Examination:
             self._ok("auth", f"{what} is accepted")
         return True
 
-    async def _keyless(self, heard: Heard | None) -> int | None:
+    async def _keyless(self, heard: Exchange | None) -> int | None:
         """The HTTP status of the same question without a key; None where there is nothing to compare."""
         if heard is None or self._account.auth is Auth.NONE:
             return None
@@ -220,31 +220,31 @@ class Examination:
         try:
             tasks = (await self._ask(provider.page(1, _LOOKED_AT))).tasks
         except (TaskNotFound, NoSuchPath, NotImplementedError):
-            if says is Ability.YES:
+            if says is Capability.YES:
                 self._problem("list", "it has no list of tasks, though its profile says so", self._set("lists_tasks"))
             else:
                 self._ok("list", "it lists no tasks")
             return ()
         except BatchgenError as error:
-            if says is Ability.NO:
+            if says is Capability.NO:
                 self._ok("list", "it lists no tasks, as its profile says")
             else:
                 self._problem("list", f"its list cannot be read: {error}", self._set("lists_tasks"))
             return ()
-        if says is Ability.NO and tasks:
-            self._note("list", "it lists tasks, though its profile says no", self._set("lists_tasks", Ability.TRY))
+        if says is Capability.NO and tasks:
+            self._note("list", "it lists tasks, though its profile says no", self._set("lists_tasks", Capability.TRY))
         elif tasks and self._sends_ids and not any(task.external_id for task in tasks):
             self._note("list", "it lists tasks, but not by which id they were sent: nothing lost is found there")
         else:
-            self._ok("list", "it lists tasks" if says is not Ability.NO else "not used, as its profile says")
+            self._ok("list", "it lists tasks" if says is not Capability.NO else "not used, as its profile says")
         return tasks
 
     async def _find(self, provider: Provider, tasks: tuple[Task, ...]) -> None:
         """Whether a task is found by the caller's own id, and nothing is found by nobody's."""
-        if not provider.finds:
+        if not provider.can_find:
             self._note("find", "a task cannot be asked for by batchgen's own id: a lost answer is held as unknown")
             return
-        never = self._set("finds_by_external_id")
+        never = self._set("lookup_by_external_id")
         try:
             found = await self._ask(provider.find(NOBODYS_ID))
         except TaskNotFound:
@@ -270,17 +270,17 @@ class Examination:
             return
         if found is not None and found.id == known.id:
             self._ok("find", "a task of its list is found by the id that it was sent with")
-        elif found is None and self._account.finds_by_external_id is Ability.TRY:
+        elif found is None and self._account.lookup_by_external_id is Capability.TRY:
             self._note("find", "it does not find by batchgen's own id, and is asked by its list")
         else:
             what = "a task of its list is not found by the id that it was sent with: a lost answer might be paid twice"
-            self._problem("find", what, self._set("finds_by_external_id"))
+            self._problem("find", what, self._set("lookup_by_external_id"))
 
     @property
     def _sends_ids(self) -> bool:
         return "external_task_id" in self._account.fields
 
-    def _set(self, key: str, value: Ability = Ability.NO) -> str:
+    def _set(self, key: str, value: Capability = Capability.NO) -> str:
         return f'Set `{key}: "{value.value}"` under providers.{self._account.name}.'
 
     # --- time ---------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ OF_ALL = tuple(name for name, fault in FAULTS.items() if not fault.named_only)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weather:
+class FaultSettings:
     """How often each fault strikes (0 never, 1 always), by the fault's name; what is not named never does."""
 
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Weather:
                 raise CommandError(f"The weather's rate of {name} is {rate:g}; give a number from 0 to 1.")
 
     @classmethod
-    def parse(cls, text: str) -> Weather:
+    def parse(cls, text: str) -> FaultSettings:
         """Read `fail=0.02,drop_after=0.02`; the name `all` sets every fault of OF_ALL that is not named.
 
         Raises CommandError for what is not of this form.
@@ -179,10 +179,10 @@ class Weather:
         )
 
 
-class Forecast:
-    """Weather with a seed: asked on each occasion, it says which fault strikes."""
+class FaultSchedule:
+    """FaultSettings with a seed: asked on each occasion, it says which fault strikes."""
 
-    def __init__(self, weather: Weather, seed: int) -> None:
+    def __init__(self, weather: FaultSettings, seed: int) -> None:
         self._seed = seed
         self._possible = {occasion: weather.on(occasion) for occasion in Occasion}
         self._asked = dict.fromkeys(Occasion, 0)

@@ -1,0 +1,413 @@
+"""What became of a lost create: "not found" is believed only when the same question finds a task that exists."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jobs_for_tests import job
+
+from batchgen.catalog.catalog import builtin
+from batchgen.engine.attempt import Work
+from batchgen.engine.controls import Controls
+from batchgen.engine.recovery import Postponed, Recovery, Undecided
+from batchgen.errors import TaskNotFound
+from batchgen.providers.base import Page, Provider, Task, TaskState
+
+SENT = 1_800_000_000_000  # Unix ms
+DAY = 86_400_000
+MANY_LIES = int(os.environ.get("BATCHGEN_LIES", "500"))
+
+
+class Clock:
+    """Both clocks, and a sleep that takes no time."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.set_by = 0.0  # seconds that somebody has set the wall clock forward
+        self.slept = []
+
+    def __call__(self):
+        return self.now
+
+    def wall(self):
+        return SENT / 1000 + self.now + self.set_by
+
+    async def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+class Account(Provider):
+    """Its `tasks` are what exists, in the order of its list; a test replaces how it answers."""
+
+    def __init__(self, profile="kapon", *tasks):
+        self.account = builtin().accounts[profile]
+        self.tasks = list(tasks)
+        self.asked = []
+
+    async def create(self, *_asked):
+        raise AssertionError("nothing is sent while asking")
+
+    async def query(self, _task_id):
+        raise AssertionError("nothing else is asked")
+
+    async def find(self, external_id):
+        self.asked.append(external_id)
+        for task in self.tasks:
+            if task.external_id == external_id:
+                return task
+        raise TaskNotFound("no such task")
+
+    async def page(self, number, size):
+        self.asked.append(f"page {number}")
+        return Page(tasks=tuple(self.tasks[(number - 1) * size : number * size]))
+
+
+def task(number, *, at=SENT, external_id=""):
+    return Task(
+        id=f"T{number}",
+        state=TaskState.RUNNING,
+        external_id=external_id or f"bg-{number}-1",
+        created_ms=at,
+    )
+
+
+def lost(**more):
+    sent = Work.of(job(), 0, 0).sent(SENT, id_sent=True, key_print="k")
+    return sent if not more else sent.__class__(**{name: getattr(sent, name) for name in sent.__slots__} | more)
+
+
+def recovery_of(provider, clock, *earlier):
+    """`earlier`: (task id, external id, accepted at) of tasks that the ledger knows."""
+
+    def known(before):
+        return [each for each in earlier if before is None or each[2] <= before]
+
+    controls = Controls(clock=clock, wall=clock.wall, delay=provider.account.visibility_delay, earlier=known)
+    return Recovery(
+        provider,
+        controls,
+        is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.moved,
+        sleep=clock.sleep,
+        clock=clock,
+        chance=Random(1),
+        changed=lambda: None,
+    )
+
+
+async def found(recovery, work=None):
+    """At the end of a run: what waits for a control is asked a last time."""
+    recovery.last_call(for_one=False)
+    return await recovery.find(work or lost(), waits=lambda: None)
+
+
+KNOWN = ("T7", "bg-7-1", SENT - 1000)
+
+
+async def test_it_is_believed_where_a_task_that_exists_is_found_the_same_way():
+    provider = Account("kapon", task(7))
+    assert await found(recovery_of(provider, Clock(), KNOWN)) is None
+    assert provider.asked[-2:] == [lost().external_id, "bg-7-1"]
+
+
+async def test_a_look_up_that_never_finds_is_not_believed_and_the_list_is_asked():
+    provider = Account("kapon", task(7))
+    provider.find = not_found
+    assert await found(recovery_of(provider, Clock(), KNOWN)) is None  # by the list, which shows the known one
+    assert provider.asked == ["page 1", "page 2"]
+    provider.tasks = []
+    with pytest.raises(Undecided, match="leaves out a task"):
+        await found(recovery_of(provider, Clock(), KNOWN))
+
+
+async def not_found(_external_id):
+    raise TaskNotFound("no such task")
+
+
+async def test_without_any_accepted_task_nothing_is_believed_before_the_run_has_one():
+    provider, clock = Account("kapon", task(7)), Clock()
+    recovery = recovery_of(provider, clock)
+    waiting = []
+    question = asyncio.ensure_future(recovery.find(lost(), waits=lambda: waiting.append(True)))
+    while not recovery.doubts:
+        await asyncio.sleep(0)
+    assert waiting
+    recovery.accepted("T7", "bg-7-1", SENT)
+    await asyncio.sleep(0)
+    assert not question.done()  # it may not be visible yet
+    clock.now += 120
+    recovery.accepted("T8", "bg-8-1", SENT)
+    assert await asyncio.wait_for(question, 10) is None
+
+
+async def test_a_question_that_waits_is_left_to_the_next_run_when_this_one_stops():
+    recovery = recovery_of(Account(), Clock())
+    recovery.stop()
+    with pytest.raises(Postponed):
+        await recovery.find(lost(), waits=lambda: None)
+
+
+async def test_at_the_end_of_a_run_without_a_control_it_is_unknown():
+    with pytest.raises(Undecided, match="no accepted task yet"):
+        await found(recovery_of(Account(), Clock()))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"id_sent": False}, {"key_print": "another"}, {"moved": True}],
+    ids=["without an id", "with another key", "to another address"],
+)
+async def test_what_cannot_be_found_by_its_id_here_is_never_believed_to_be_absent(sent):
+    provider = Account("kapon", task(7))
+    with pytest.raises(Undecided, match="proves nothing"):
+        await found(recovery_of(provider, Clock(), KNOWN), lost(**sent))
+    provider.tasks.append(task(1, external_id=lost().external_id))
+    assert (await found(recovery_of(provider, Clock(), KNOWN), lost(**sent))).id == "T1"
+
+
+@pytest.mark.parametrize("set_by", [0, 3600, -3600], ids=["right", "set forward", "set back"])
+async def test_the_time_in_which_it_may_turn_up_begins_when_the_exchange_has_ended(set_by):
+    """However long ago the create was sent, and whatever the wall clock says."""
+    clock = Clock()
+    clock.now, clock.set_by = 60.0, set_by
+    provider = Account("kapon", task(7))
+    assert await found(recovery_of(provider, clock, KNOWN)) is None
+    assert provider.account.visibility_delay <= sum(clock.slept) <= provider.account.visibility_delay + 3
+
+
+async def test_what_turns_up_late_is_adopted():
+    provider, clock = Account("kapon", task(7)), Clock()
+    plain = clock.sleep
+
+    async def sleep(seconds):
+        await plain(seconds)
+        if clock.now > 10:
+            provider.tasks.append(task(1, external_id=lost().external_id))
+
+    clock.sleep = sleep
+    assert (await found(recovery_of(provider, clock, KNOWN))).id == "T1"
+
+
+async def test_a_create_of_long_ago_needs_a_control_that_is_as_old():
+    provider = Account("kapon", task(7), task(6))
+    old = lost(sent_at=SENT - 3 * DAY)
+    with pytest.raises(Undecided):
+        await found(recovery_of(provider, Clock(), KNOWN), old)
+    assert await found(recovery_of(provider, Clock(), KNOWN, ("T6", "bg-6-1", SENT - 4 * DAY)), old) is None
+    provider.tasks.pop()  # forgotten, as ours may be
+    with pytest.raises(Undecided):
+        await found(recovery_of(provider, Clock(), KNOWN, ("T6", "bg-6-1", SENT - 4 * DAY)), old)
+
+
+async def test_a_task_of_another_job_is_not_adopted():
+    provider = Account("kapon", task(7))
+
+    async def always_the_same(_external_id):
+        return Task(id="T7", state=TaskState.RUNNING)
+
+    provider.find = always_the_same
+    recovery = recovery_of(provider, Clock(), KNOWN)
+    recovery.accepted("T7", "bg-7-1", SENT)
+    assert await found(recovery) is None  # the list proves it
+    assert "page 1" in provider.asked
+
+
+# --- lists ---------------------------------------------------------------------------------------------------
+
+
+def listed(*tasks):
+    provider = Account("kapon", *tasks)
+    provider.find = not_found
+    return provider
+
+
+OURS = task(1, external_id=lost().external_id)
+MANY = [task(number, at=SENT - number * 1000) for number in range(1000, 2100)]  # newest first
+
+
+@pytest.mark.parametrize("order", ["newest first", "oldest first", "shuffled"])
+@pytest.mark.parametrize("hours", [0, 5, -5])
+async def test_a_list_is_read_far_enough_in_whatever_order_and_by_whatever_clock(order, hours):
+    tasks = [task(7, at=SENT + 60_000), OURS, *MANY]
+    tasks = [
+        task(int(each.id[1:]), at=each.created_ms + hours * 3_600_000, external_id=each.external_id) for each in tasks
+    ]
+    if order == "oldest first":
+        tasks.reverse()
+    elif order == "shuffled":
+        Random(4).shuffle(tasks)
+    provider = listed(*tasks)
+    known = ("T7", "bg-7-1", SENT + 60_000)
+    assert (await found(recovery_of(provider, Clock(), known))).id == "T1"
+    provider.tasks.remove(next(each for each in tasks if each.id == "T1"))
+    provider.asked.clear()
+    assert await found(recovery_of(provider, Clock(), known)) is None
+    assert len(provider.asked) == (2 if order == "newest first" else 7)
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ([task(8)], "leaves out"),
+        ([task(7, external_id="BG-7-1")], "other ids"),
+        ([task(7, external_id="bg-7")], "other ids"),
+        ([task(7), Task(id="T9", state=TaskState.RUNNING, created_ms=SENT)], "without the ids"),
+        ([Task(id="T7", state=TaskState.RUNNING, created_ms=SENT)], "without the ids"),
+    ],
+    ids=["gaps", "other case", "cut", "a stranger without an id", "ids hidden"],
+)
+async def test_a_list_that_hides_or_alters_ids_proves_nothing(shown, why):
+    with pytest.raises(Undecided, match=why):
+        await found(recovery_of(listed(*shown), Clock(), KNOWN))
+
+
+async def test_an_old_task_without_an_id_is_no_objection():
+    shown = [task(7), Task(id="T9", state=TaskState.SUCCEEDED, created_ms=SENT - 3_600_000)]
+    assert await found(recovery_of(listed(*shown), Clock(), KNOWN)) is None
+
+
+# --- any gateway that lies within bounds ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lies:
+    """What a gateway and what lies between do to questions. Times are seconds."""
+
+    accepted: bool  # the truth about the create
+    arrives: float  # when it turns up, within `visibility_delay`
+    profile: str
+    looks_up: str  # works | never | not running ones | another
+    lag: float  # until a look-up or a list then shows it; both together within `visibility_delay`
+    order: str
+    hides: str  # nothing | ids | ids of the last | the last | every third
+    hours: int  # that its clock is ahead
+    capped: int  # the most of a page
+    others: int  # tasks that came before
+    known: tuple[int, ...]  # of those, which the ledger knows
+    news: tuple[float, ...]  # when this run has more accepted ones
+
+
+LIES = st.builds(
+    Lies,
+    accepted=st.booleans(),
+    arrives=st.just(0.0) | st.floats(0, 7),
+    profile=st.sampled_from(["kapon", "kling"]),
+    looks_up=st.sampled_from(["works", "never", "not running ones", "another"]),
+    lag=st.floats(0, 7),
+    order=st.sampled_from(["newest first", "oldest first", "shuffled"]),
+    hides=st.sampled_from(["nothing", "ids", "ids of the last", "the last", "every third"]),
+    hours=st.integers(-12, 12),
+    capped=st.sampled_from([1, 7, 30, 500]),
+    others=st.integers(0, 12),
+    known=st.lists(st.integers(0, 11), max_size=4).map(tuple),
+    news=st.lists(st.just(0.0) | st.floats(0, 60), max_size=3).map(tuple),
+)
+
+
+RUNS = 60.0  # seconds that a task takes
+
+
+class Liar(Account):
+    """Answers as its lies have it. Two tasks that it has itself are shown or hidden alike where they are alike."""
+
+    def __init__(self, lies: Lies, clock: Clock) -> None:
+        super().__init__(lies.profile)
+        self.lies, self.clock = lies, clock
+        self.came = {f"T{100 + i}": (-3600.0 + i, f"bg-{100 + i}-1") for i in range(lies.others)}
+        self.came |= {f"T{200 + i}": (at, f"bg-{200 + i}-1") for i, at in enumerate(lies.news)}
+        if lies.accepted:
+            self.came["T1"] = (lies.arrives, lost().external_id)
+
+    def shown(self):
+        now = self.clock.now - self.lies.lag
+        here = [(at, name, own) for name, (at, own) in self.came.items() if at <= now]
+        return sorted(here, reverse=True)  # newest first
+
+    async def find(self, external_id):
+        lies = self.lies
+        for at, name, own in self.shown():
+            if lies.looks_up == "another" and own != external_id:
+                return task(int(name[1:]), external_id=own)
+            has_ended = at < self.clock.now - RUNS
+            is_found = lies.looks_up == "works" or (lies.looks_up == "not running ones" and has_ended)
+            if own == external_id and is_found:
+                return task(int(name[1:]), external_id=own)
+        raise TaskNotFound("no such task")
+
+    async def page(self, number, size):
+        lies, tasks = self.lies, []
+        for position, (at, name, own) in enumerate(self.shown()):
+            is_last = position < 2  # those that run
+            if (lies.hides == "the last" and is_last) or (lies.hides == "every third" and int(name[1:]) % 3 == 1):
+                continue
+            told = task(int(name[1:]), at=SENT + int(at * 1000) + lies.hours * 3_600_000, external_id=own)
+            hidden = lies.hides == "ids" or (lies.hides == "ids of the last" and is_last)
+            tasks.append(replace(told, external_id=None) if hidden else told)
+        if lies.order != "newest first":
+            tasks.reverse()
+        if lies.order == "shuffled":
+            Random(1).shuffle(tasks)
+        size = min(size, lies.capped)
+        return Page(tasks=tuple(tasks[(number - 1) * size : number * size]))
+
+
+async def verdict(lies: Lies) -> Task | str | None:
+    clock = Clock()
+    provider = Liar(lies, clock)
+    earlier = [(f"T{100 + i}", f"bg-{100 + i}-1", SENT - 3_600_000 + i * 1000) for i in lies.known if i < lies.others]
+    recovery = recovery_of(provider, clock, *sorted(earlier, key=lambda known: -known[2]))
+    announced = set()
+    plain = clock.sleep
+
+    async def sleep(seconds):
+        await plain(seconds)
+        for name, (at, own) in provider.came.items():
+            if name.startswith("T2") and at <= clock.now and name not in announced:
+                announced.add(name)
+                recovery.accepted(name, own, SENT + int(at * 1000))
+
+    recovery._sleep = sleep
+    await sleep(0)
+
+    def end():
+        """All others come to their end, and nothing else goes on."""
+        clock.now = max(clock.now, RUNS) + 2 * RUNS
+        for name, (at, own) in provider.came.items():
+            if name.startswith("T2") and name not in announced:
+                recovery.accepted(name, own, SENT + int(at * 1000))
+            recovery.ended(name)
+        clock.now += RUNS
+        recovery.last_call(for_one=False)
+
+    try:
+        return await recovery.find(lost(), waits=end)
+    except Undecided:
+        return "unknown"
+
+
+def is_seen_through(lies: Lies) -> bool:
+    """What is hidden can be seen to be where a task that is known is hidden with it."""
+    if lies.hides == "every third":
+        return len(lies.news) == 3 and lies.news[2] == 0.0  # T202
+    if lies.hides == "the last":
+        return 0.0 in lies.news and lies.arrives == 0.0
+    return 0.0 in lies.news or lies.looks_up != "not running ones"
+
+
+@settings(max_examples=MANY_LIES, derandomize="BATCHGEN_LIES" not in os.environ, deadline=None)
+@given(LIES.filter(is_seen_through))
+def test_whatever_a_gateway_hides_no_task_that_exists_is_taken_to_be_absent(lies):
+    answer = asyncio.run(verdict(lies))
+    if not lies.accepted:
+        assert answer in (None, "unknown")
+        works = lies.looks_up == "works" and any(i < lies.others for i in lies.known)
+        assert answer is None or not works
+    else:
+        assert answer == "unknown" or answer.id == "T1"
