@@ -109,7 +109,7 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
             message = f"The account `{name}` is not built in and does not say what it starts from."
             hint = f"Add `use:` with one of {', '.join(builtin)}."
             if "protocol" not in missing:
-                message = f"The account `{name}` speaks {over['wire']} and starts from no built-in one."
+                message = f"The account `{name}` uses the protocol {over['protocol']} and starts from no built-in one."
                 hint = f"Add `{'` and `'.join(missing)}`."
             faults.add(("providers", name), message, hint, key=True)
             continue

@@ -375,7 +375,7 @@ def test_a_list_that_the_profile_promises_and_the_gateway_has_not_is_a_contradic
 
 @pytest.mark.parametrize(("says", "verdict"), [("yes", "problem"), ("try", "note")])
 def test_a_gateway_that_does_not_find_what_it_lists_would_be_paid_twice_and_is_said(tmp_path, says, verdict):
-    with SandboxProcess("--emulate", "kling", "--no-finds-by-external-id", *LINES) as gateway:
+    with SandboxProcess("--emulate", "kling", "--no-lookup-by-external-id", *LINES) as gateway:
         account = kapon(gateway, api_key_env="SANDBOX_KEY", visibility_delay=2)
         assert batchgen("run", accounts(tmp_path, local=account), cwd=tmp_path).returncode == 0
         code, found = examined(tmp_path, local=kapon(gateway, lookup_by_external_id=says))

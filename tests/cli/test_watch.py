@@ -17,7 +17,6 @@ from command import accepted_by, batchgen, manifest, prompts, started, wait_for
 from sandbox_process import SandboxProcess
 
 from batchgen.cli import watch
-from batchgen.engine import poller
 from batchgen.ledger import lock
 from batchgen.ledger.store import Ledger
 
@@ -156,7 +155,7 @@ def test_a_run_ends_whole_under_eyes_that_never_close(tmp_path):
 
 def test_the_ledger_is_read_only_when_it_was_written_to(tmp_path, monkeypatch, capsys):
     looks, read = [], []
-    monkeypatch.setattr(poller, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
+    monkeypatch.setattr(watch, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
     ledger = Ledger.open(tmp_path / "state.sqlite3")
     ledger.settle_for("a manifest")
     holding = lock.held(tmp_path)

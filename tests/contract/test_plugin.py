@@ -79,7 +79,7 @@ def test_it_is_kept_from_paying_twice_as_every_provider_is(tmp_path):
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "GET"])
 async def test_a_request_whose_answer_is_lost_is_not_sent_again_behind_our_back(method):
-    with Tap(profile="kapon") as tap:
+    with Tap(emulate="kapon") as tap:
         tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
         async with open_http_client(1) as door:
             with pytest.raises(Unclear):
@@ -113,7 +113,7 @@ def test_without_the_package_the_command_says_which_wires_there_are(tmp_path, mo
     with DrawingGateway() as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
     assert done.returncode == 2
-    assert "'drawing', which no installed package provides. Known: kling, openai." in done.stderr
+    assert "'drawing', which no installed package provides. Known protocols: kling, openai." in done.stderr
 
 
 @pytest.mark.parametrize(("missing", "said"), [("models", "Add `models`"), ("base_url", "Add `base_url`")])

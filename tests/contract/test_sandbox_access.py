@@ -75,7 +75,7 @@ async def test_images_and_the_account_need_no_key():
     [
         {"host": "0.0.0.0"},  # noqa: S104 - what is refused here
         {"host": "example.org"},
-        {"profile": "midjourney"},
+        {"emulate": "midjourney"},
         {"access_key": "without its secret"},
         {"concurrency": 0},
         {"latency": -1.0},

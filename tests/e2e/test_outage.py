@@ -123,7 +123,7 @@ def test_a_poisonous_job_fails_while_the_others_are_made(tmp_path, gateway):
 
 @pytest.mark.parametrize("profile", ["anyapi", "openai"])
 def test_a_gateway_that_is_out_from_the_start_leaves_at_most_a_handful_unknown(tmp_path, profile):
-    with Tap(profile=profile) as tap:
+    with Tap(emulate=profile) as tap:
         tap.answers = dict.fromkeys(("create", "query", "list", "other"), lambda _: page(502, NGINX_502))
         path = written(tmp_path, prompts(60, AT_ONCE), **unasked(tap, profile))
         done = batchgen("run", path, cwd=tmp_path)
@@ -135,7 +135,7 @@ def test_a_gateway_that_is_out_from_the_start_leaves_at_most_a_handful_unknown(t
 
 @pytest.mark.parametrize("profile", ["anyapi", "openai"])
 def test_where_only_creates_are_lost_it_stops_before_a_handful_is_unknown(tmp_path, profile):
-    with Tap(profile=profile) as tap:
+    with Tap(emulate=profile) as tap:
         tap.answers["create"] = lambda _: page(502, NGINX_502)
         path = written(tmp_path, prompts(60, "run: {give_up_after: 10m}\n"), **unasked(tap, profile))
         done = batchgen("run", path, cwd=tmp_path)
@@ -146,7 +146,7 @@ def test_where_only_creates_are_lost_it_stops_before_a_handful_is_unknown(tmp_pa
 
 def test_a_restart_behind_a_proxy_loses_what_was_under_way_and_no_more(tmp_path):
     """Four answers are lost; the free question tells when the gateway is back."""
-    with Tap(profile="anyapi") as tap:
+    with Tap(emulate="anyapi") as tap:
 
         def restarting(sent):
             return page(502, NGINX_502) if 10 < sent.number <= 14 else None
@@ -176,7 +176,7 @@ def test_a_restart_behind_a_proxy_loses_what_was_under_way_and_no_more(tmp_path)
     ids=["nginx", "haproxy", "envoy-none", "envoy-connect", "traefik", "kong", "cloudflare"],
 )
 def test_what_a_proxy_answers_before_it_reached_the_gateway_makes_nothing_unknown(tmp_path, status, body, headers):
-    with Tap(profile="anyapi") as tap:
+    with Tap(emulate="anyapi") as tap:
         tap.answers["create"] = lambda sent: page(status, body, **headers) if sent.number <= 2 else None
         path = written(tmp_path, prompts(4), **unasked(tap, "anyapi") | {"limits": {"concurrency": 1}})
         done = batchgen("run", path, cwd=tmp_path)
@@ -194,7 +194,7 @@ def test_what_a_proxy_answers_before_it_reached_the_gateway_makes_nothing_unknow
     ids=["sent", "retried", "plain"],
 )
 def test_what_may_have_arrived_stays_unknown(tmp_path, body):
-    with Tap(profile="anyapi") as tap:
+    with Tap(emulate="anyapi") as tap:
         tap.answers["create"] = lambda sent: page(503, body) if sent.number == 1 else None
         path = written(tmp_path, prompts(4), **unasked(tap, "anyapi") | {"limits": {"concurrency": 1}})
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
@@ -235,7 +235,7 @@ def test_the_progress_says_why_nothing_is_done(tmp_path, gateway):
 @pytest.mark.parametrize("profile", ["kapon", "anyapi"])
 def test_a_gateway_that_goes_away_in_the_middle_with_one_slot_is_waited_for(tmp_path, profile):
     """The same job meets nobody again and again: that is an outage though others were accepted before."""
-    with Tap(profile=profile) as tap:
+    with Tap(emulate=profile) as tap:
         down = page(521, b"", Server="cloudflare")
         tap.answers["create"] = lambda sent: down if 3 < sent.number <= 7 else None
         account = unasked(tap, "anyapi") if profile == "anyapi" else {"use": "kapon", "base_url": f"{tap.origin}/kling"}

@@ -6,8 +6,8 @@
 
 A handful of lives each, always the same; `BATCHGEN_LIVES=200 pytest tests/e2e/test_promise_properties.py` tries as many
 new ones. A life that failed once is kept as an example. The bounds, beyond which nobody could keep the promise:
-what lags or arrives late does so for less than `visibility_delay`; a look-up that hides running tasks hides all of them, or for
-less than that; a proxy repeats POSTs only where the account's look-up works; no lie outlives the first two runs.
+what lags or arrives late does so for less than `visibility_delay`; a look-up that hides running tasks hides them all,
+or for less than that; a proxy repeats POSTs only where the account's look-up works; no lie outlives the first two runs.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def error(status, kind, code=None):
     ],
 )
 def test_a_refusal_of_litellm_stops_the_account_and_fails_nobody(tmp_path, status, kind):
-    with Tap(profile="openai") as tap:
+    with Tap(emulate="openai") as tap:
         tap.answers["create"] = lambda _: error(status, kind, str(status))
         path = written(tmp_path, prompts(30), **unasked(tap, "openai"))
         done = batchgen("run", path, cwd=tmp_path)
@@ -69,7 +69,7 @@ def test_a_refusal_of_litellm_stops_the_account_and_fails_nobody(tmp_path, statu
 
 @pytest.mark.parametrize("kind", ["no_db_connection", "expired_key", "budget_exceeded", "a_new_one"])
 def test_doctor_is_not_ready_to_run_where_even_the_free_question_is_refused(tmp_path, kind):
-    with Tap(profile="openai") as tap:
+    with Tap(emulate="openai") as tap:
         tap.answers |= dict.fromkeys(("models", "other", "query", "list"), lambda _: error(400, kind, "400"))
         path = written(tmp_path, prompts(1), **unasked(tap, "openai"))
         done = batchgen("doctor", path, cwd=tmp_path)

@@ -74,7 +74,7 @@ class Case:
 
     def tap(self, **settings: Any) -> Tap:
         """The gateway that it speaks to, which checks its keys."""
-        return Tap(profile=self.profile, **self.checks, **settings)
+        return Tap(emulate=self.profile, **self.checks, **settings)
 
     def account(self, tap: Tap, **changes: Any) -> Account:
         """The built-in account, at the tap's address."""

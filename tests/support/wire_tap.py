@@ -1,7 +1,7 @@
 """The sandbox with a tap on the wire: every request is kept as it came, and a test may put an answer in the place of
 the gateway's own.
 
-    with Tap(profile="kapon") as tap:
+    with Tap(emulate="kapon") as tap:
         tap.answers["create"] = lambda sent: Reply(status=502, body=b"<html>")
 
 Both are real servers on loopback, in a thread of the test's own process. What is answered so was accepted only

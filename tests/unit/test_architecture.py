@@ -33,8 +33,8 @@ LAYERS = {
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
     "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan http providers"
-    " callbacks engine",
+    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan"
+    " http providers callbacks engine",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
