@@ -60,9 +60,8 @@ def printed_by(command: str, folder: Path) -> str:
     """What a command prints, errors last; Python's own environment and no key of anybody's."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_SECRET_KEY"))}
     environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"}
-    done = subprocess.run(
-        shlex.split(command, comments=True), cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    words = shlex.split(command, comments=True)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout + _PROGRESS.sub("", done.stderr)
 
 
