@@ -11,7 +11,9 @@ from batchgen.cli.outcome import checked
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog.catalog import Account, Catalog, Model
+    from batchgen.catalog.accounts import Account
+    from batchgen.catalog.load import Catalog
+    from batchgen.catalog.models import Model
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -21,7 +23,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print what models and accounts can do."""
-    from batchgen.catalog.catalog import builtin  # noqa: PLC0415 - reads a file
+    from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
     print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))
@@ -79,9 +81,9 @@ def _models(catalog: Catalog) -> list[Model]:
 
 def _notes(model: Model) -> list[str]:
     notes = [
-        f"{oddity.parameter}: {oddity.value if oddity.value is not None else 'none'}: {oddity.why} (a warning)"
-        for oddity in model.unlikely
+        f"{limit.parameter}: {limit.value if limit.value is not None else 'none'}: {limit.why} (a warning)"
+        for limit in model.known_limitations
     ]
     if model.image_reference:
-        notes.append("image_reference: subject or face, wanted with every image")
+        notes.append("image_reference: subject or face, required with every image")
     return notes

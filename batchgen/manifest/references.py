@@ -9,7 +9,7 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.jobs import Reference
 from batchgen.manifest.diagnostics import cut, nearest
 

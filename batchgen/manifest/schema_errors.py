@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog import catalog
+from batchgen.catalog.load import builtin as builtin_catalog
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import cut, listed, meant, nearest
 
@@ -177,7 +177,7 @@ def _variable(key: str, path: NodePath, root: Value) -> str:
     settings = root["providers"].get(name) if name else None
     settings = settings if isinstance(settings, dict) else {}
     base = settings.get("use", name or root.get("provider"))
-    builtin = catalog.builtin().raw_accounts.get(str(base), {})
+    builtin = builtin_catalog().raw_accounts.get(str(base), {})
     wanted = {"access_key": "access_key_env", "accesskey": "access_key_env", "ak": "access_key_env"}
     wanted |= {"secret_key": "secret_key_env", "secretkey": "secret_key_env", "sk": "secret_key_env"}
     names = [wanted.get(key, "api_key_env"), "api_key_env", "access_key_env"]

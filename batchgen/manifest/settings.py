@@ -8,14 +8,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchgen.catalog import catalog
+from batchgen.catalog.accounts import REHEARSED, UNLISTED, parse_account
+from batchgen.catalog.load import builtin as builtin_catalog
 from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.manifest.diagnostics import Faults
     from batchgen.source.document import Value
 
@@ -98,8 +99,8 @@ def on_finish(raw: Value) -> tuple[str, ...] | str | None:
 
 def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
     """The built-in accounts and the manifest's, by name."""
-    found = dict(catalog.builtin().accounts)
-    builtin = catalog.builtin().raw_accounts
+    found = dict(builtin_catalog().accounts)
+    builtin = builtin_catalog().raw_accounts
     for name, over in raw.items():
         base = over.get("use", name)
         written = faults.document.value["providers"][name]
@@ -113,7 +114,7 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
                 hint = f"Add `{'` and `'.join(missing)}`."
             faults.add(("providers", name), message, hint, key=True)
             continue
-        account = catalog.account(name, builtin.get(base, catalog.OF_A_WIRE), over)
+        account = parse_account(name, builtin.get(base, UNLISTED), over)
         found[name] = account
         if "@" in account.base_url:
             message = "A password is never written into a manifest."
@@ -123,7 +124,7 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
             faults.add(("providers", name, "base_url"), message, "A port is a number from 1 to 65535.")
         _check_headers(name, account, faults)
         _check_of_openai(name, account, over, faults)
-        if missing := [key for key in _needed(account) if not getattr(account, key)]:
+        if missing := [key for key in account.key_settings if not getattr(account, key)]:
             message = f"The account `{name}` does not say which variable holds its key."
             faults.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
     return found
@@ -157,12 +158,6 @@ def _has_a_port(url: str) -> bool:
         return False
 
 
-def _needed(account: Account) -> tuple[str, ...]:
-    if account.auth is catalog.Auth.API_KEY:
-        return ("api_key_env",)
-    return ("access_key_env", "secret_key_env") if account.auth is catalog.Auth.JWT else ()
-
-
 def own_defaults(account: Account) -> dict[str, Setting]:
     """What the account takes where the manifest gives nothing; the place is that which names the account."""
     return {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
@@ -170,7 +165,7 @@ def own_defaults(account: Account) -> dict[str, Setting]:
 
 def _playing(account: Account, sandbox: Account) -> Account:
     """The sandbox where it is to speak another wire protocol than its first, as the account that is rehearsed."""
-    if account.protocol not in catalog.REHEARSED:
+    if account.protocol not in REHEARSED:
         return sandbox
     return replace(
         account,

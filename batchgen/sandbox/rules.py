@@ -11,9 +11,10 @@ from batchgen.sandbox import reference
 from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from batchgen.catalog.catalog import Account, Catalog
+    from batchgen.catalog.accounts import Account
+    from batchgen.catalog.load import Catalog
 
 # Words by which a user rehearses what cannot be asked for otherwise. The first two refuse, the last fails.
 SAFETY_WORD, POLICY_WORD, FAILING_WORD = "forbidden-word", "policy-word", "fail-this-task"
@@ -202,7 +203,7 @@ def _check_watermark(name: str, value: object) -> None:
         raise Refusal(1201, f'{name} must be {{"enabled": true}} or {{"enabled": false}}')
 
 
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], None]:
+def _one_of(allowed: Collection[str]) -> Callable[[str, Any], None]:
     def check(name: str, value: object) -> None:
         if value not in allowed:
             raise Refusal(1201, f"{name} must be one of {', '.join(allowed)}")

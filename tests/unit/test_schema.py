@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from language_server import LanguageServer, installed
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.manifest.schema import manifest_schema
 
 ROOT = Path(__file__).parents[2]
