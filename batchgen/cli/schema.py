@@ -17,7 +17,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print the schema as it is."""
-    from batchgen.manifest.schema import schema_text  # noqa: PLC0415 - reads a file
+    from batchgen.manifest.schema_file import schema_text  # noqa: PLC0415 - reads a file
 
     print(schema_text(f"{options.name}.schema.json").rstrip("\n"))
     return 0

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batchgen
+from batchgen.catalog.load import catalog_text
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
-from batchgen.manifest import schema, settings
+from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.check import Check
 from batchgen.manifest.diagnostics import Faults
-from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
+from batchgen.manifest.model import Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
+from batchgen.manifest.schema_file import default
 from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
 
@@ -53,27 +54,24 @@ def _by_schema(value: Value, faults: Faults) -> Value:
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
         faults.add((), "A manifest is a mapping: keys with values.", hint)
         return None
-    refused = schema.check(value)
-    for fault in refused:
-        faults.add(fault.path, fault.message, fault.hint, key=fault.key)
-    if any(fault.ends for fault in refused):
-        return None
+    errors = schema.check(value)
+    for error in errors:
+        faults.add(error.path, error.message, error.hint, key=error.key)
     if "matrix" not in value and "include" not in value:
         faults.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
-    return schema.cleaned(value, refused)
+    return schema.cleaned(value, errors)
 
 
 def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
     folder = path.parent
     references = References(folder, faults)
-    reader = Reader(document=faults.document, folder=folder, faults=faults, references=references)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         faults.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    accounts = settings.accounts(raw.get("providers", {}), faults)
-    account = settings.provider(provider, raw, accounts, faults)
-    in_force = account or ("sandbox", accounts["sandbox"], accounts["sandbox"])
-    axes = _axes(reader, raw.get("defaults", {}), settings.own_defaults(in_force[2]))
+    known = accounts.accounts(raw.get("providers", {}), faults)
+    in_force = accounts.in_force(provider, raw, known, faults) or ("sandbox", known["sandbox"], known["sandbox"])
+    reader = Reader(document=faults.document, folder=folder, faults=faults, references=references, account=in_force[2])
+    axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
@@ -83,7 +81,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         name=name,
         provider=in_force[0],
         account=in_force[1],
-        accounts=accounts,
+        accounts=known,
         rule_account=in_force[2],
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
@@ -92,7 +90,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
         include=include,
         repeat=int(raw.get("repeat", 1)),
-        max_jobs=int(raw.get("max_jobs", DEFAULT_MAX_JOBS)),
+        max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
@@ -125,11 +123,10 @@ def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: 
 
 def _digest(data: bytes, provider: str, axes: Axes, references: References) -> str:
     """What decides which jobs there are, in which order, and where their files go."""
-    mould = hashlib.sha256()
-    rules = resources.files("batchgen.catalog").joinpath("catalog.yaml").read_bytes()
+    hasher = hashlib.sha256()
     parts = [f"batchgen {batchgen.__version__} ids {ID_VERSION}", provider]
     parts += [f"{name}={digest}" for name, digest in axes.files.items()]
     parts += references.identities()
-    for part in (data, rules, *(part.encode() for part in parts)):
-        mould.update(hashlib.sha256(part).digest())
-    return mould.hexdigest()
+    for part in (data, *(part.encode() for part in (catalog_text(), *parts))):
+        hasher.update(hashlib.sha256(part).digest())
+    return hasher.hexdigest()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import templates
-from batchgen.manifest.diagnostics import FaultsElsewhere
+from batchgen.manifest.diagnostics import FaultsElsewhere, cut
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
+from batchgen.manifest.schema_errors import not_allowed_hint
 from batchgen.manifest.texts import fault_of
 from batchgen.source import encoding
 
@@ -17,12 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from batchgen.catalog.accounts import Account
     from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
 
 UNUSABLE = object()  # what has a fault of its own, said already
+
+
+def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
+    """Why the account does not take a parameter's value, and which it takes; None where it does."""
+    if name == "n" and account.max_n is not None and value > account.max_n:
+        return f"{value} is too large.", f"At the account `{account.name}` it may be from 1 to {account.max_n}."
+    allowed = account.allowed(name)
+    if allowed and value not in allowed:
+        return f'"{cut(value)}" is not allowed at the account `{account.name}`.', not_allowed_hint(value, allowed)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +45,7 @@ class Reader:
     folder: Path
     faults: Faults
     references: References
+    account: Account  # whose bounds hold
 
     def written(self, path: NodePath) -> str:
         """A scalar's text as written."""
@@ -80,7 +93,7 @@ class Reader:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
         faults = FaultsElsewhere(self.faults, found, entry)
         references = self.references.reporting_to(faults)
-        other = Reader(document=found, folder=self.folder, faults=faults, references=references)
+        other = replace(self, document=found, faults=faults, references=references)
         return {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
@@ -93,6 +106,12 @@ class Reader:
             return self.references.get(str(value), path) or UNUSABLE
         if name == "watermark_info":
             return bool(value["enabled"]) if "enabled" in value else UNUSABLE
+        return self._bounded(name, value, path)
+
+    def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
+        if problem := outside_bounds(self.account, name, value):
+            self.faults.add(path, *problem)
+            return UNUSABLE
         if name == "n":
             return int(value)
         return float(value) if name.endswith("_fidelity") else str(value)
