@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.catalog.accounts import Account
 from batchgen.catalog.load import builtin
 from batchgen.jobs import Parameters
+from batchgen.manifest.spec_reference import reference_text
 from batchgen.source import document
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def _set_account_defaults(keys: Schema) -> None:
     defaults = {field.name: field.default for field in fields(Account)}
     for name, key in {**keys, **keys["limits"]["properties"]}.items():
         if name in {"concurrency", "model_field", "visibility_delay", "request_timeout"}:
-            key["default"] = defaults[name]
+            value = defaults[name]
+            key["default"] = int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class _Builder:
@@ -195,15 +197,15 @@ def _allow_null(schema: Schema) -> None:
         schema["type"] = [*([types] if isinstance(types, str) else types), "null"]
 
 
-def schema_text() -> str:
-    """The schema as its file holds it."""
-    return json.dumps(build_schema(), ensure_ascii=False, indent=2) + "\n"
-
-
-def write(checkout: Path) -> None:
-    """Write what is made from the specification."""
-    (checkout / "schemas" / "manifest.schema.json").write_text(schema_text(), encoding="utf-8")
+def generated_files() -> dict[str, str]:
+    """The files that are made from the specification: their path in a checkout, and their text."""
+    schema = build_schema()
+    return {
+        "schemas/manifest.schema.json": json.dumps(schema, ensure_ascii=False, indent=2) + "\n",
+        "docs/manifest.md": reference_text(schema),
+    }
 
 
 if __name__ == "__main__":
-    write(Path(__file__).resolve().parents[2])
+    for name, text in generated_files().items():
+        (Path(__file__).resolve().parents[2] / name).write_text(text, encoding="utf-8")
