@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from batchgen.jobs import PARAMETER_NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -18,10 +20,11 @@ _INTRODUCTION = """# The manifest
 A manifest is a YAML file (1.2): a mapping with the keys below. Unknown keys are errors. `batchgen validate FILE` checks
 it, `batchgen schema` prints its JSON Schema for editors, and `batchgen models` lists models and accounts.
 """
+_PARAMETERS = "Request parameters"
 # The sections after the first: heading, and where in the schema.
 _SECTIONS = (
     ("`matrix`: blocks of axes", "block"),
-    ("Request parameters", "parameters"),
+    (_PARAMETERS, "parameters"),
     ("Entries of an axis", "entry"),
     ("Entries of `prompt`", "prompt_mapping"),
     ("Entries of `zip`", "zip_entry"),
@@ -56,11 +59,11 @@ class _Reference:
         if part["description"]:
             yield f"{part['description']}\n"
         yield "| key | value | default | meaning |\n|---|---|---|---|"
-        shared = [name for name in keys if f"value_{name}" in self._definitions]
+        shared = PARAMETER_NAMES if heading != _PARAMETERS and keys.keys() >= set(PARAMETER_NAMES) else ()
         for name, child in keys.items():
-            if name not in shared or heading == "Request parameters" or len(shared) < len(keys) - 8:
+            if name not in shared:
                 yield self._row(name, child, required=name in part.get("required", ()))
-        if heading != "Request parameters" and len(shared) > 3:
+        if shared:
             yield f"| {', '.join(f'`{name}`' for name in shared)} | | | see [request parameters](#request-parameters) |"
         yield ""
         if part.get("examples"):
@@ -89,14 +92,14 @@ class _Reference:
 
     def _type(self, part: Schema) -> str:
         if "enum" in part:
-            return ""
+            return ", ".join(f"`{_flow(word)}`" for word in part["enum"])
         if "if" in part and "type" not in part and "else" in part:
-            then, otherwise = self._resolved(part["then"]), self._resolved(part["else"])
-            return (
-                f"{self._type(otherwise)}, or a list" if "items" in then else f"{self._type(otherwise)}, or a mapping"
-            )
+            otherwise = self._type(self._resolved(part["else"]))
+            return f"{otherwise}, or a {'list' if part['if'] == {'type': 'array'} else 'mapping'}"
         part = {**self._resolved(part.get("then", {})), **part}
         types = [part["type"]] if isinstance(part.get("type"), str) else part.get("type", ["any"])
+        if {"string", "number", "boolean"} <= set(types):  # each is taken as it is written
+            return "text"
         return " or ".join(_TYPES.get(name, name) for name in types) + _bounds(part)
 
 
