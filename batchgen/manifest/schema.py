@@ -29,7 +29,7 @@ MOST_EXPLAINED = 500
 
 def check(value: Value, definition: str | None = None) -> list[SchemaError]:
     """What of a document the schema refuses; with `definition`, of a list of such values. Empty when nothing."""
-    if _is_valid(definition)(value):
+    if fast_validator(definition)(value):
         return []
     errors = list(islice(_explainer(definition).iter_errors(value), MOST_EXPLAINED))
     found = [refused for error in errors for refused in schema_errors.explain(error, value)]
@@ -46,7 +46,7 @@ def _schema_of(definition: str | None) -> Schema:
 
 
 @cache
-def _is_valid(definition: str | None) -> Callable[[Value], bool]:
+def fast_validator(definition: str | None) -> Callable[[Value], bool]:
     """The fast validator; where there is none, nothing is known to be valid."""
     try:
         import jsonschema_rs  # noqa: PLC0415 - optional

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-PACKAGE = "yaml-language-server@1"
+PACKAGE = "yaml-language-server@1.25.0"
 _CLIENT = {
     "workspace": {"configuration": True},
     "textDocument": {
