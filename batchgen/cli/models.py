@@ -1,4 +1,4 @@
-"""`batchgen models`: the catalogue."""
+"""`batchgen models`: the models and accounts of the catalogue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Print what models and accounts can do."""
+    """Print what models and accounts support."""
     from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
@@ -34,7 +34,9 @@ def _as_data(catalog: Catalog) -> dict[str, Any]:
     return {
         **checked(ok=True),
         "as_of": catalog.as_of,
-        "models": [{"name": model.name, "about": model.about, "notes": _notes(model)} for model in _models(catalog)],
+        "models": [
+            {"name": model.name, "about": model.about, "notes": _notes(model)} for model in catalog.models.values()
+        ],
         "aspect_ratios": list(catalog.aspect_ratios),
         "resolutions": list(catalog.resolutions),
         "accounts": [_account(account) for account in catalog.accounts.values()],
@@ -59,11 +61,11 @@ def _account(account: Account) -> dict[str, Any]:
 
 def _as_text(catalog: Catalog) -> str:
     lines = [f"Models (as of {catalog.as_of})"]
-    for model in _models(catalog):
+    for model in catalog.models.values():
         lines.append(f"  {model.name:<17}{model.about}")
         lines += [f"  {'':<17}- {note}" for note in _notes(model)]
     lines += [f"Ratios: {', '.join(catalog.aspect_ratios)}", f"Resolutions: {', '.join(catalog.resolutions)}"]
-    lines.append("Accounts (the `provider` of a manifest; change or add one under `providers`)")
+    lines.append("Accounts (the `provider` of a manifest; `providers` changes or adds one)")
     for account in catalog.accounts.values():
         keys = " and ".join(account.key_variables) or "none"
         lines.append(f"  {account.name:<17}{account.about}")
@@ -71,12 +73,8 @@ def _as_text(catalog: Catalog) -> str:
         for resolution, table in account.sizes.items():
             lines.append(f"  {'':<17}- {resolution}: {', '.join(f'{ratio} {size}' for ratio, size in table.items())}")
         if not account.prices.by_model:
-            lines.append(f"  {'':<17}- prices: not known here; give them under providers.{account.name}.prices")
+            lines.append(f"  {'':<17}- prices: not in the catalogue; set providers.{account.name}.prices")
     return "\n".join(lines)
-
-
-def _models(catalog: Catalog) -> list[Model]:
-    return list(catalog.models.values())
 
 
 def _notes(model: Model) -> list[str]:

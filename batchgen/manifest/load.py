@@ -1,4 +1,4 @@
-"""Reading a manifest: text → schema → meaning → `Manifest`, or every problem in one pass."""
+"""Loads a manifest: text → schema → `Manifest`, or every error in one pass."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECAS
 
 
 def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
-    """A manifest that is right in every respect; `provider` takes the place of its own account.
+    """A valid manifest; `provider` replaces its own account.
 
-    Raises ManifestInvalid with every problem, in the order of their places; CommandError when the file
+    Raises ManifestInvalid with every error, in the order of their places; CommandError when the file
     cannot be read.
     """
     path = Path(path)
@@ -41,15 +41,15 @@ def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
     found, problems = document.collect(encoding.decode(data, str(path)), str(path))
     faults = Faults(found)
     faults.extend(problems)
-    raw = _by_schema(found.value, faults)
-    manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
+    raw = _checked_by_schema(found.value, faults)
+    manifest = _assemble(path, raw, provider, faults, data) if isinstance(raw, dict) else None
     if manifest is None or faults.errors:
         raise ManifestInvalid(faults.in_order())
     return replace(manifest, warnings=faults.in_order())
 
 
-def _by_schema(value: Value, faults: Faults) -> Value:
-    """The document without what the schema refuses, which is said."""
+def _checked_by_schema(value: Value, faults: Faults) -> Value:
+    """The document without what the schema refuses, which is reported."""
     if not isinstance(value, dict):
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
         faults.add((), "A manifest is a mapping: keys with values.", hint)
@@ -62,7 +62,7 @@ def _by_schema(value: Value, faults: Faults) -> Value:
     return schema.cleaned(value, errors)
 
 
-def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
+def _assemble(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
     folder = path.parent
     references = References(folder, faults)
     name = str(raw.get("name", ""))
@@ -89,11 +89,11 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         blocks=blocks,
         exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
         include=include,
-        repeat=int(raw.get("repeat", 1)),
+        repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
-        on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
+        on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
         callback=settings.callback(raw.get("callback"), in_force[1], faults),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )

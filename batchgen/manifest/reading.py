@@ -1,4 +1,4 @@
-"""Parameters from a document: each value typed, checked and with the path that gave it."""
+"""Parameters from a document: each value typed, checked, and with the path that gave it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import templates
-from batchgen.manifest.diagnostics import FaultsElsewhere, cut
+from batchgen.manifest.diagnostics import Faults, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.catalog.accounts import Account
-    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
 
-UNUSABLE = object()  # what has a fault of its own, said already
+UNUSABLE = object()  # stands for a value with an error, which is reported
 
 
 def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
@@ -39,7 +38,7 @@ def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """What every part of the reading needs: the document, its folder, and where faults go."""
+    """Reads prompts, names and parameters; holds the document, its folder, and the collector of diagnostics."""
 
     document: Document
     folder: Path
@@ -59,10 +58,10 @@ class Reader:
         return value
 
     def prompt(self, value: Value, path: NodePath) -> str | None:
-        """A prompt's text, or None where it is faulty, which is then said."""
+        """A prompt's text; None where it is invalid, which is reported."""
         text = self.written(path)
         if value is None and text in {"", "~"}:
-            self.faults.add(path, "The prompt is empty.", "Write what to show.")
+            self.faults.add(path, "The prompt is empty.", "Write what the images show.")
             return None
         if fault := fault_of(text):
             self.faults.add(path, *fault)
@@ -91,13 +90,14 @@ class Reader:
 
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
-        faults = FaultsElsewhere(self.faults, found, entry)
-        references = self.references.reporting_to(faults)
-        other = replace(self, document=found, faults=faults, references=references)
-        return {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
+        faults = Faults(found)
+        other = replace(self, document=found, faults=faults, references=self.references.reporting_to(faults))
+        settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
+        self.faults.extend(replace(problem, path=written_path(entry)) for problem in faults.problems)
+        return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
-        """A parameter's value, typed; UNUSABLE where it has a fault."""
+        """A parameter's value, typed; UNUSABLE where it is invalid, which is reported."""
         if name == "negative_prompt":
             return self._negative(value, path)
         if value is None:
