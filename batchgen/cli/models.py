@@ -35,7 +35,7 @@ def _as_data(catalog: Catalog) -> dict[str, Any]:
         **checked(ok=True),
         "as_of": catalog.as_of,
         "models": [
-            {"name": model.name, "about": model.about, "notes": _notes(model)} for model in catalog.models.values()
+            {"name": name, "about": model.about, "notes": _notes(model)} for name, model in catalog.models.items()
         ],
         "aspect_ratios": list(catalog.aspect_ratios),
         "resolutions": list(catalog.resolutions),
@@ -50,6 +50,9 @@ def _account(account: Account) -> dict[str, Any]:
         "base_url": account.base_url,
         "keys": list(account.key_variables),
         "models": list(account.models),
+        "aspect_ratios": list(account.aspect_ratios),
+        "resolutions": list(account.resolutions),
+        "max_n": account.max_n,
         "sizes": {resolution: dict(table) for resolution, table in account.sizes.items()},
         "concurrency": account.concurrency,
         "lookup_by_external_id": account.lookup_by_external_id.value,
