@@ -41,14 +41,14 @@ def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
     found, problems = document.collect(encoding.decode(data, str(path)), str(path))
     faults = Faults(found)
     faults.extend(problems)
-    raw = _checked_by_schema(found.value, faults)
-    manifest = _assemble(path, raw, provider, faults, data) if isinstance(raw, dict) else None
+    raw = _by_schema(found.value, faults)
+    manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
     if manifest is None or faults.errors:
         raise ManifestInvalid(faults.in_order())
     return replace(manifest, warnings=faults.in_order())
 
 
-def _checked_by_schema(value: Value, faults: Faults) -> Value:
+def _by_schema(value: Value, faults: Faults) -> Value:
     """The document without what the schema refuses, which is reported."""
     if not isinstance(value, dict):
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
@@ -62,7 +62,7 @@ def _checked_by_schema(value: Value, faults: Faults) -> Value:
     return schema.cleaned(value, errors)
 
 
-def _assemble(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
+def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
     folder = path.parent
     references = References(folder, faults)
     name = str(raw.get("name", ""))

@@ -28,12 +28,16 @@ MOST_EXPLAINED = 500
 
 
 def check(value: Value, definition: str | None = None) -> list[SchemaError]:
-    """What of a document the schema refuses; with `definition`, of a list of such values. Empty when nothing."""
+    """What of a document the schema refuses; with `definition`, of a list of such values. Empty when nothing.
+
+    Of a document, at most 500 errors are explained; then the last one is of the whole document.
+    """
     if fast_validator(definition)(value):
         return []
-    errors = list(islice(_explainer(definition).iter_errors(value), MOST_EXPLAINED))
+    most = MOST_EXPLAINED if definition is None else None
+    errors = list(islice(_explainer(definition).iter_errors(value), most))
     found = [refused for error in errors for refused in schema_errors.explain(error, value)]
-    if len(errors) == MOST_EXPLAINED:
+    if len(errors) == most:
         found.append(SchemaError((), f"There are more than {MOST_EXPLAINED} errors.", "Fix the others first."))
     return found
 
