@@ -1,4 +1,4 @@
-"""From a file to a checked manifest: the folder of cases, the ids for ever, and what no text may break."""
+"""Loading a manifest: the case files, the ids that never change, and texts of every kind."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_an_invalid_manifest_gets_its_diagnostics_and_no_others_in_plain_sentenc
     problems = problems_of(file)
     wanted = list(expected(file))
     for place, words in wanted:
-        answers = [str(problem) for problem in problems if str(problem.place) == place]
-        assert any(all(word in answer for word in words) for answer in answers), (place, words, problems)
+        there = [str(problem) for problem in problems if str(problem.place) == place]
+        assert any(all(word in message for word in words) for message in there), (place, words, problems)
     assert len(problems) == len(wanted), [str(problem) for problem in problems]
     for problem in problems:
         check_sentences(problem)
@@ -124,7 +124,7 @@ def test_the_schema_is_a_schema_without_alternatives():
     assert "anyOf" not in json.dumps(whole)
 
 
-def test_without_the_fast_validator_the_answers_are_the_same(monkeypatch, tmp_path):
+def test_without_the_fast_validator_the_diagnostics_are_the_same(monkeypatch, tmp_path):
     text = HEAD + "matrix:\n  prompt:\n" + "    - a\n" * 150 + "    - {prompt: b, m: 1}\n    - [x]\n"
     file = write(tmp_path, text)
     with_it = [str(problem) for problem in problems_of(file)]
@@ -183,7 +183,7 @@ def test_prompt_files_give_their_rows_as_they_stand():
     ]
 
 
-def test_a_rehearsal_in_the_sandbox_keeps_the_rules_of_the_own_account(tmp_path):
+def test_a_rehearsal_in_the_sandbox_keeps_the_rules_of_the_manifest_s_account(tmp_path):
     text = "version: 1\nname: x\nprovider: kapon\nmatrix: {prompt: a, model: [kling-v2, kling-v3]}\n"
     file = write(tmp_path, text)
     assert "`kapon` has no model" in problems_of(file, provider="sandbox")[0].message
@@ -193,7 +193,7 @@ def test_a_rehearsal_in_the_sandbox_keeps_the_rules_of_the_own_account(tmp_path)
     assert [job.parameters.model for job in expand(manifest)] == ["kling-v2"]
 
 
-def test_an_option_that_names_no_account_is_answered(tmp_path):
+def test_an_option_that_names_no_account_gets_the_nearest(tmp_path):
     file = write(tmp_path, HEAD + "matrix: {prompt: a}\n")
     assert "Did you mean `sandbox`" in problems_of(file, provider="sandbx")[0].hint
 
@@ -239,29 +239,29 @@ def test_a_reference_image_is_known_by_its_content_not_by_its_name(tmp_path):
         ),
     ],
 )
-def test_a_doubt_is_a_warning_said_once(tmp_path, body, words):
+def test_a_known_limitation_is_a_warning_reported_once(tmp_path, body, words):
     warnings = load_manifest(write(tmp_path, HEAD + body + "\nrepeat: 3\n")).warnings
     assert [words in warning.message for warning in warnings] == [True]
 
 
-def test_a_breach_of_many_jobs_is_one_answer_with_the_exclusion_that_cures_it(tmp_path):
+def test_a_rule_that_many_jobs_break_is_one_error_with_the_exclusion_that_fixes_it(tmp_path):
     image = "https://e.org/a.png"
     body = f"matrix:\n  prompt: [a, b, c]\n  image: ['{image}', ~]\n  negative_prompt: [b, ~]\n  n: [1, 2]\n"
     [problem] = problems_of(write(tmp_path, HEAD + body))
     assert "(6 jobs)" in problem.message
     assert [place.line for place in (problem.place, *problem.also)] == [6, 7]
-    cure = re.search(r"exclude: (\[\{.*\}\])", problem.hint)[1]
-    assert len(list(expand(load_manifest(write(tmp_path, HEAD + body + f"exclude: {cure}\n"))))) == 18
+    fix = re.search(r"exclude: (\[\{.*\}\])", problem.hint)[1]
+    assert len(list(expand(load_manifest(write(tmp_path, HEAD + body + f"exclude: {fix}\n"))))) == 18
 
 
-def test_no_answer_shows_a_key(tmp_path):
+def test_no_message_shows_a_key(tmp_path):
     secret = "sk-4f5e6d7c8b9a"
     body = f"providers: {{kapon: {{api_key: {secret}}}, a: {{use: kapon, api_key_env: {secret}, lmits: 1}}}}\n"
     for problem in problems_of(write(tmp_path, HEAD + "matrix: {prompt: a}\n" + body)):
         assert secret not in render(problem) + str(problem)
 
 
-def test_a_problem_is_shown_with_its_line_and_a_caret(tmp_path):
+def test_a_diagnostic_is_shown_with_its_line_and_a_caret(tmp_path):
     [problem] = problems_of(write(tmp_path, HEAD + "matrix: {prompt: 狐, aspect_ratio: 5:4}\n"))
     text = render(problem).split("\n")
     assert text[1] == "    4 | matrix: {prompt: 狐, aspect_ratio: 5:4}"
@@ -270,13 +270,32 @@ def test_a_problem_is_shown_with_its_line_and_a_caret(tmp_path):
     assert "\x1b[" in render(problem, color=True)
 
 
-def test_three_mistakes_get_three_answers_that_cure_them(tmp_path):
+def test_three_mistakes_get_three_hints_that_fix_them(tmp_path):
     text = HEAD + "matrix:\n  promt: [a boat]\n  aspect_ratio: [16x9]\n  model: [kling-v21]\n"
     problems = problems_of(write(tmp_path, text))
     meant = [re.search(r"Did you mean `?([^`? ]+)", f"{p.hint}") for p in problems]
     assert [m[1] for m in meant] == ["prompt", "16:9", "kling-v2-1"]
-    cured = text.replace("promt", "prompt").replace("16x9", "16:9").replace("kling-v21", "kling-v2-1")
-    assert len(list(expand(load_manifest(write(tmp_path, cured))))) == 1
+    fixed = text.replace("promt", "prompt").replace("16x9", "16:9").replace("kling-v21", "kling-v2-1")
+    assert len(list(expand(load_manifest(write(tmp_path, fixed))))) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "count", "words"),
+    [
+        ("matrix:\n  prompt:\n" + "    - {n: a}\n" * 600, 501, "more than 500 errors"),
+        ("matrix: {prompt: a}\n" + "".join(f"k{i}: 1\n" for i in range(70)), 51, "20 more unknown keys"),
+    ],
+)
+def test_of_very_many_errors_the_first_are_listed(tmp_path, body, count, words):
+    problems = problems_of(write(tmp_path, HEAD + body))
+    assert len(problems) == count
+    assert [words in problem.message for problem in problems].count(True) == 1
+
+
+def test_every_bad_value_of_a_var_s_entries_is_reported(tmp_path):
+    body = "matrix:\n  prompt: a {{ v }}\n  vars:\n    v:\n"
+    entries = "".join(f"      - {{v: a{i}, n: q}}\n" for i in range(600))
+    assert len(problems_of(write(tmp_path, HEAD + body + entries))) == 600
 
 
 def test_many_prompts_are_checked_soon(tmp_path):

@@ -1,4 +1,4 @@
-"""More ways to say it: rows of a table, zip, sample, where, named blocks, and what skip leaves out."""
+"""Matrices: rows of a table, zip, sample, where, named blocks, and what `on_illegal: skip` leaves out."""
 
 from __future__ import annotations
 
@@ -394,7 +394,7 @@ def test_a_renamed_block_changes_no_job(jobs):
 # --- a newcomer's path ------------------------------------------------------------------------------------------
 
 
-def test_three_mistakes_get_three_answers_whose_hints_cure_them_in_one_go(tmp_path, capsys):
+def test_three_mistakes_get_three_hints_that_fix_them_together(tmp_path, capsys):
     (tmp_path / "products.csv").write_text(TABLE)
     file = tmp_path / "m.yaml"
     file.write_text(
@@ -448,7 +448,7 @@ block = st.fixed_dictionaries(
 
 @given(block | st.lists(block, max_size=3), st.sampled_from(["error", "skip"]))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_use_of_the_new_words_is_accepted_or_refused(loaded, matrix, on_illegal):
+def test_any_matrix_is_accepted_or_refused(loaded, matrix, on_illegal):
     try:
         found = loaded(f"on_illegal: {on_illegal}\nmatrix: {json.dumps(matrix)}\n")
     except ManifestInvalid as refused:

@@ -117,7 +117,7 @@ def test_an_editor_completes_keys_and_explains_each(editor, text, keys):
         ("run:\n  on_unknown: ▮\n", "resend", "paid twice"),
     ],
 )
-def test_an_editor_completes_values_and_says_what_each_means(editor, text, value, meaning):
+def test_an_editor_completes_values_and_explains_each(editor, text, value, meaning):
     assert meaning in editor.complete(HEAD + text)[value]
 
 
@@ -136,7 +136,7 @@ def test_an_editor_explains_what_is_pointed_at(editor, text, words):
     assert all(word in said for word in words), said
 
 
-def test_an_editor_marks_what_is_wrong_in_its_place(editor):
+def test_an_editor_marks_an_error_at_its_place(editor):
     text = "matrix:\n  prompt: a\n  aspect_ratio: 16x9\n  zap: 1\n  sample: {seed: 1}\n"
     found = sorted(editor.diagnose(HEAD + text))
     assert [(line, column) for line, column, _ in found] == [(7, 17), (8, 3), (9, 3)]
@@ -146,7 +146,7 @@ def test_an_editor_marks_what_is_wrong_in_its_place(editor):
 
 
 @pytest.mark.parametrize("file", [*VALID, *SHIPPED], ids=lambda file: file.stem)
-def test_an_editor_finds_nothing_wrong_with_what_is_right(editor, file):
+def test_an_editor_reports_no_error_in_a_valid_manifest(editor, file):
     text = file.read_text(encoding="utf-8")
     body = text.split("\n", 1)[1] if text.startswith("# yaml-language-server") else text
     assert editor.diagnose(MODELINE + body) == []
@@ -217,7 +217,7 @@ def test_every_example_keeps_to_the_part_it_explains():
     assert tried > 40
 
 
-def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_right(editor):
+def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_valid(editor):
     folder = ROOT / "schemas"
     text = (folder / "README.md").read_text(encoding="utf-8")
     for file in folder.glob("*.json"):
