@@ -23,7 +23,7 @@ REHEARSED = {"kling": "sandbox", "openai": "openai"}
 # The header by which a sandbox says, in each of its answers, that nothing here is paid for.
 SANDBOX_HEADER = "X-Batchgen-Sandbox"
 
-# What an account starts from that names a protocol and no built-in account.
+# What an account starts from that names a protocol and no built-in account, besides what its protocol has.
 UNLISTED: Mapping[str, Any] = {"fields": ["model", "prompt", "n", "aspect_ratio", "resolution"]}
 
 

@@ -31,9 +31,10 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """The whole catalogue. `raw_accounts` is what a manifest's `providers` are merged over.
+    """The whole catalogue. The mappings of texts say in a few words what each value means.
 
-    The mappings of texts say in a few words what each value means.
+    `raw_accounts` is what a manifest's `providers` are merged over; `of_protocol`, what an account has by its protocol,
+    unless it says otherwise.
     """
 
     as_of: str
@@ -45,6 +46,7 @@ class Catalog:
     models: Mapping[str, Model]
     accounts: Mapping[str, Account]
     raw_accounts: Mapping[str, Mapping[str, Any]]
+    of_protocol: Mapping[str, Mapping[str, Any]]
 
 
 def catalog_text() -> str:
@@ -56,15 +58,16 @@ def catalog_text() -> str:
 def builtin() -> Catalog:
     """The catalogue that batchgen brings."""
     raw = document.parse(catalog_text(), "catalog.yaml").value
-    api = {
-        "aspect_ratios": list(raw["aspect_ratios"]),
-        "resolutions": list(raw["resolutions"]),
-        "fields": list(raw["fields"]),
-        "limits": {"max_n": raw["limits"]["n"]},
+    of_protocol = {
+        "kling": {
+            "aspect_ratios": list(raw["aspect_ratios"]),
+            "resolutions": list(raw["resolutions"]),
+            "fields": list(raw["fields"]),
+            "limits": {"max_n": raw["limits"]["n"]},
+        }
     }
-    raw_accounts = {  # an account of Kling's protocol has what that API has, unless it says otherwise
-        name: merge(api, settings) if settings["protocol"] == "kling" else settings
-        for name, settings in raw["accounts"].items()
+    raw_accounts = {
+        name: merge(of_protocol.get(settings["protocol"], {}), settings) for name, settings in raw["accounts"].items()
     }
     return Catalog(
         as_of=raw["as_of"],
@@ -76,4 +79,5 @@ def builtin() -> Catalog:
         models={name: parse_model(name, rules) for name, rules in raw["models"].items()},
         accounts={name: parse_account(name, settings) for name, settings in raw_accounts.items()},
         raw_accounts=raw_accounts,
+        of_protocol=of_protocol,
     )

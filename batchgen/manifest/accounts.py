@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchgen.catalog.accounts import REHEARSED, UNLISTED, parse_account
+from batchgen.catalog.accounts import REHEARSED, UNLISTED, merge, parse_account
 from batchgen.catalog.load import builtin
 from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Setting
@@ -44,12 +44,17 @@ def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
                 continue  # reported already
             if not _stands_alone(name, changes, faults):
                 continue
-        account = parse_account(name, known.get(base, UNLISTED), changes)
+        account = parse_account(name, known.get(base) or _unlisted(changes["protocol"]), changes)
         found[name] = account
         _check_address(name, account.base_url, faults)
         _check_headers(name, account, faults)
         _check_values(name, account, changes, faults)
     return found
+
+
+def _unlisted(protocol: str) -> Mapping[str, Value]:
+    """What an account starts from that names a protocol and no built-in account."""
+    return merge(builtin().of_protocol.get(protocol, {}), UNLISTED)
 
 
 def _stands_alone(name: str, changes: Mapping[str, Value], faults: Faults) -> bool:

@@ -29,10 +29,10 @@ UNUSABLE = object()  # stands for a value with an error, which is reported
 def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
     """Why the account does not take a parameter's value, and which it takes; None where it does."""
     if name == "n" and account.max_n is not None and value > account.max_n:
-        return f"{value} is too large.", f"At the account `{account.name}` it may be from 1 to {account.max_n}."
+        return f"{value} is too large.", f"The account `{account.name}` allows from 1 to {account.max_n}."
     allowed = account.allowed(name)
     if allowed and value not in allowed:
-        return f'"{cut(value)}" is not allowed at the account `{account.name}`.', not_allowed_hint(value, allowed)
+        return f'"{cut(value)}" is not allowed for the account `{account.name}`.', not_allowed_hint(value, allowed)
     return None
 
 
