@@ -11,7 +11,7 @@ from batchgen.sandbox import reference
 from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from batchgen.catalog.accounts import Account
     from batchgen.catalog.load import Catalog
@@ -80,12 +80,12 @@ class Rules:
             "prompt": self._check_prompt,
             "negative_prompt": self._check_prompt,
             "image": _check_filled,
-            "image_reference": _one_of(catalog.image_references),
+            "image_reference": _one_of(tuple(catalog.image_references)),
             "image_fidelity": _check_share,
             "human_fidelity": _check_share,
-            "resolution": _one_of(catalog.resolutions),
+            "resolution": _one_of(tuple(catalog.resolutions)),
             "n": self._check_count,
-            "aspect_ratio": _one_of(catalog.aspect_ratios),
+            "aspect_ratio": _one_of(tuple(catalog.aspect_ratios)),
             "watermark_info": _check_watermark,
             "callback_url": _check_link,
             "external_task_id": _check_text,
@@ -203,7 +203,7 @@ def _check_watermark(name: str, value: object) -> None:
         raise Refusal(1201, f'{name} must be {{"enabled": true}} or {{"enabled": false}}')
 
 
-def _one_of(allowed: Collection[str]) -> Callable[[str, Any], None]:
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], None]:
     def check(name: str, value: object) -> None:
         if value not in allowed:
             raise Refusal(1201, f"{name} must be one of {', '.join(allowed)}")
