@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import Capability, price_at
+from batchgen.catalog.accounts import Capability, price_at
 from batchgen.descriptors import connections
 from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Budget
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from batchgen.callbacks.endpoint import Address
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
     from batchgen.engine.counters import Counters

@@ -37,7 +37,7 @@ from batchgen.storage.tree import Tree
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.jobs import Job
     from batchgen.ledger.payments import Payment
     from batchgen.manifest.model import Manifest

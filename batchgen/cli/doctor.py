@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
@@ -19,7 +19,7 @@ from batchgen.manifest.load import load_manifest
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.manifest.model import Manifest
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.callbacks.endpoint import Address
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
@@ -46,7 +46,7 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
         if not account.is_local_sandbox:
             yield account
             return
-        from batchgen.catalog.catalog import REHEARSED  # noqa: PLC0415
+        from batchgen.catalog.accounts import REHEARSED  # noqa: PLC0415
         from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - only where it is needed
         from batchgen.sandbox.settings import Settings  # noqa: PLC0415 - only where it is needed
 

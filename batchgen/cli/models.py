@@ -1,4 +1,4 @@
-"""`batchgen models`: the catalogue."""
+"""`batchgen models`: the models and accounts of the catalogue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from batchgen.cli.outcome import checked
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from batchgen.catalog.catalog import Account, Catalog, Model
+    from batchgen.catalog.accounts import Account
+    from batchgen.catalog.load import Catalog
+    from batchgen.catalog.models import Model
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -20,8 +22,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Print what models and accounts can do."""
-    from batchgen.catalog.catalog import builtin  # noqa: PLC0415 - reads a file
+    """Print what models and accounts support."""
+    from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
     print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))
@@ -32,7 +34,9 @@ def _as_data(catalog: Catalog) -> dict[str, Any]:
     return {
         **checked(ok=True),
         "as_of": catalog.as_of,
-        "models": [{"name": model.name, "about": model.about, "notes": _notes(model)} for model in _models(catalog)],
+        "models": [
+            {"name": name, "about": model.about, "notes": _notes(model)} for name, model in catalog.models.items()
+        ],
         "aspect_ratios": list(catalog.aspect_ratios),
         "resolutions": list(catalog.resolutions),
         "accounts": [_account(account) for account in catalog.accounts.values()],
@@ -46,6 +50,9 @@ def _account(account: Account) -> dict[str, Any]:
         "base_url": account.base_url,
         "keys": list(account.key_variables),
         "models": list(account.models),
+        "aspect_ratios": list(account.aspect_ratios),
+        "resolutions": list(account.resolutions),
+        "max_n": account.max_n,
         "sizes": {resolution: dict(table) for resolution, table in account.sizes.items()},
         "concurrency": account.concurrency,
         "lookup_by_external_id": account.lookup_by_external_id.value,
@@ -57,11 +64,11 @@ def _account(account: Account) -> dict[str, Any]:
 
 def _as_text(catalog: Catalog) -> str:
     lines = [f"Models (as of {catalog.as_of})"]
-    for model in _models(catalog):
+    for model in catalog.models.values():
         lines.append(f"  {model.name:<17}{model.about}")
         lines += [f"  {'':<17}- {note}" for note in _notes(model)]
     lines += [f"Ratios: {', '.join(catalog.aspect_ratios)}", f"Resolutions: {', '.join(catalog.resolutions)}"]
-    lines.append("Accounts (the `provider` of a manifest; change or add one under `providers`)")
+    lines.append("Accounts (the `provider` of a manifest; `providers` changes or adds one)")
     for account in catalog.accounts.values():
         keys = " and ".join(account.key_variables) or "none"
         lines.append(f"  {account.name:<17}{account.about}")
@@ -69,19 +76,15 @@ def _as_text(catalog: Catalog) -> str:
         for resolution, table in account.sizes.items():
             lines.append(f"  {'':<17}- {resolution}: {', '.join(f'{ratio} {size}' for ratio, size in table.items())}")
         if not account.prices.by_model:
-            lines.append(f"  {'':<17}- prices: not known here; give them under providers.{account.name}.prices")
+            lines.append(f"  {'':<17}- prices: not in the catalogue; set providers.{account.name}.prices")
     return "\n".join(lines)
-
-
-def _models(catalog: Catalog) -> list[Model]:
-    return list(catalog.models.values())
 
 
 def _notes(model: Model) -> list[str]:
     notes = [
-        f"{oddity.parameter}: {oddity.value if oddity.value is not None else 'none'}: {oddity.why} (a warning)"
-        for oddity in model.unlikely
+        f"{limit.parameter}: {limit.value if limit.value is not None else 'none'}: {limit.why} (a warning)"
+        for limit in model.known_limitations
     ]
     if model.image_reference:
-        notes.append("image_reference: subject or face, wanted with every image")
+        notes.append("image_reference: subject or face, required with every image")
     return notes

@@ -1,4 +1,4 @@
-"""`batchgen schema`: the schemas, for editors and other tools."""
+"""`batchgen schema`: print a schema, for editors and other tools."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Print the schema as it is."""
-    from batchgen.manifest.schema import schema_text  # noqa: PLC0415 - reads a file
+    """Print the schema, byte for byte as its file."""
+    from batchgen.manifest.schema_file import schema_text  # noqa: PLC0415 - reads a file
 
-    print(schema_text(f"{options.name}.schema.json").rstrip("\n"))
+    print(schema_text(f"{options.name}.schema.json"), end="")
     return 0

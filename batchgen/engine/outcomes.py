@@ -18,7 +18,7 @@ from batchgen.money import micros
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.catalog.catalog import Prices
+    from batchgen.catalog.prices import Prices
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
     from batchgen.engine.refusals import Suspended

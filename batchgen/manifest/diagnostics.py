@@ -1,4 +1,4 @@
-"""Where the problems of a manifest are gathered, each with its place."""
+"""Collects the diagnostics of a manifest, each with its place; words for their sentences."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from batchgen.source.document import Document
 
 
-class Faults:
-    """The problems and warnings of one manifest and its files."""
+class Diagnostics:
+    """The errors and warnings of one manifest and its files."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -33,65 +33,40 @@ class Faults:
         place: SourceLocation | None = None,
         warning: bool = False,
     ) -> None:
-        """One more: at `path` of the manifest (at its key, with `key`), or at `place` of another file."""
-        problem = Diagnostic(
+        """Add one at `path` of the manifest (at its key, with `key`), or at `place` of another file."""
+        places = (other if isinstance(other, SourceLocation) else self.document.place(other) for other in also)
+        found = Diagnostic(
             place=place or self.document.place(path, key=key),
             path=written_path(path),
             message=message,
             hint=hint,
-            also=tuple(other if isinstance(other, SourceLocation) else self.document.place(other) for other in also),
+            also=tuple(places),
             warning=warning,
         )
-        said = (problem.place, problem.message)
-        if said not in self._said:
-            self._said.add(said)
-            self.problems.append(problem)
+        self.extend([found])
 
-    def extend(self, problems: Iterable[Diagnostic]) -> None:
-        """Problems that were found elsewhere."""
-        for problem in problems:
-            self._said.add((problem.place, problem.message))
-            self.problems.append(problem)
+    def extend(self, found: Iterable[Diagnostic]) -> None:
+        """Add diagnostics; one that repeats the message of another at the same place is left out."""
+        for diagnostic in found:
+            said = (diagnostic.place, diagnostic.message)
+            if said not in self._said:
+                self._said.add(said)
+                self.problems.append(diagnostic)
 
     @property
     def errors(self) -> int:
-        """How many of them are no warnings."""
-        return sum(not problem.warning for problem in self.problems)
+        """How many of them are errors."""
+        return sum(not found.warning for found in self.problems)
 
     def in_order(self) -> tuple[Diagnostic, ...]:
         """All of them, the manifest's before those of other files, by place."""
         own = self.document.file
 
-        def order(problem: Diagnostic) -> tuple[bool, str, int, int]:
-            place = problem.place
+        def order(found: Diagnostic) -> tuple[bool, str, int, int]:
+            place = found.place
             return (place.file != own, place.file, place.line, place.column)
 
         return tuple(sorted(self.problems, key=order))
-
-
-class FaultsElsewhere(Faults):
-    """The faults of a file that the manifest names: their places are that file's, their path the entry's."""
-
-    def __init__(self, faults: Faults, document: Document, entry: NodePath) -> None:
-        super().__init__(faults.document)
-        self._faults = faults
-        self._found = document
-        self._entry = entry
-
-    def add(
-        self,
-        path: NodePath,
-        message: str,
-        hint: str = "",
-        *,
-        key: bool = False,
-        also: Sequence[NodePath | SourceLocation] = (),
-        place: SourceLocation | None = None,
-        warning: bool = False,
-    ) -> None:
-        """One more, at a path of the other file."""
-        here = place or self._found.place(path, key=key)
-        self._faults.add(self._entry, message, hint, also=also, place=here, warning=warning)
 
 
 def written_path(path: NodePath) -> str:

@@ -1,4 +1,4 @@
-"""A problem as a terminal shows it: the sentence, then the line of the source with a caret under it."""
+"""A diagnostic as a terminal shows it: the sentence, then the line of the source with a caret under it."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _KEY = re.compile(  # a key with a value, or a password in an address
 _RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 
 
-def render(problem: Diagnostic, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
-    """A problem in a few lines. `document_lines` are its file's; without them the file is read."""
+def render(diagnostic: Diagnostic, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
+    """A diagnostic in a few lines. `document_lines` are its file's; without them the file is read."""
 
     def paint(code: str, text: str) -> str:
         return f"{code}{text}{_OFF}" if color else text
 
-    kind = paint(_YELLOW, "warning:") if problem.warning else paint(_RED, "error:")
-    path = f"{problem.path}: " if problem.path else ""
-    lines = [f"{paint(_BOLD, _printable(str(problem.place)))}: {kind} {_printable(path + problem.message)}"]
-    source = _source(problem.place, document_lines)
-    if source.strip() and not _hides(problem, source):
-        shown, caret = _window(source, problem.place.column)
-        gutter = f"{problem.place.line:>5} | "
+    kind = paint(_YELLOW, "warning:") if diagnostic.warning else paint(_RED, "error:")
+    path = f"{diagnostic.path}: " if diagnostic.path else ""
+    lines = [f"{paint(_BOLD, _printable(str(diagnostic.place)))}: {kind} {_printable(path + diagnostic.message)}"]
+    source = _source(diagnostic.place, document_lines)
+    if source.strip() and not _hides(diagnostic, source):
+        shown, caret = _window(source, diagnostic.place.column)
+        gutter = f"{diagnostic.place.line:>5} | "
         lines.append(paint(_BLUE, gutter) + shown)
-        if problem.place.column:
+        if diagnostic.place.column:
             lines.append(" " * (len(gutter) - 2) + paint(_BLUE, "| ") + " " * caret + paint(_RED, "^"))
-    if problem.hint:
-        lines.append(f"    {_printable(problem.hint)}")
-    lines += [f"    see also {_printable(str(place))}" for place in problem.also]
+    if diagnostic.hint:
+        lines.append(f"    {_printable(diagnostic.hint)}")
+    lines += [f"    see also {_printable(str(place))}" for place in diagnostic.also]
     return "\n".join(lines)
 
 
-def _hides(problem: Diagnostic, source: str) -> bool:
-    """Whether the line may hold a key, which is not to stand in a log."""
-    steps = problem.path.replace("[", ".").split(".")
+def _hides(diagnostic: Diagnostic, source: str) -> bool:
+    """Whether the line may hold a key, which no log may contain."""
+    steps = diagnostic.path.replace("[", ".").split(".")
     return is_secret(tuple(steps)) or _may_hold_key(source)
 
 
 @lru_cache(maxsize=16)
 def _may_hold_key(source: str) -> bool:
-    """Remembered, for a long line may have thousands of faults."""
+    """Cached, for a long line may have thousands of diagnostics."""
     return _KEY.search(source) is not None
 
 
@@ -74,7 +74,7 @@ def _lines_of(file: str) -> Sequence[str]:
 
 
 def _window(source: str, column: int) -> tuple[str, int]:
-    """The stretch of a line round a column (from 1), and how far the caret stands from its begin."""
+    """The part of a line around a column (from 1), and the caret's distance from its start."""
     start = max(0, min(column - 1 - _WIDTH // 2, len(source) - _WIDTH))
     head, tail = ("…" if start else ""), ("…" if len(source) > start + _WIDTH else "")
     shown = _printable(source[start : start + _WIDTH].expandtabs(1))
@@ -89,5 +89,5 @@ def _cells(character: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """Without what would steer a terminal."""
+    """The text without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)

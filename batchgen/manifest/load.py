@@ -1,24 +1,25 @@
-"""Reading a manifest: text → schema → meaning → `Manifest`, or every problem in one pass."""
+"""Loads a manifest: text → schema → `Manifest`, or every error in one pass."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batchgen
+from batchgen.catalog.load import catalog_text
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
-from batchgen.manifest import schema, settings
+from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.check import Check
-from batchgen.manifest.diagnostics import Faults
-from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
+from batchgen.manifest.diagnostics import Diagnostics
+from batchgen.manifest.model import Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
+from batchgen.manifest.schema_file import default
 from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
 
@@ -30,60 +31,65 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECAS
 
 
 def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
-    """A manifest that is right in every respect; `provider` takes the place of its own account.
+    """A valid manifest; `provider` replaces its own account.
 
-    Raises ManifestInvalid with every problem, in the order of their places; CommandError when the file
+    Raises ManifestInvalid with every error, in the order of their places; CommandError when the file
     cannot be read.
     """
     path = Path(path)
     data = encoding.load_bytes(path, str(path))
     found, problems = document.collect(encoding.decode(data, str(path)), str(path))
-    faults = Faults(found)
-    faults.extend(problems)
-    raw = _by_schema(found.value, faults)
-    manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
-    if manifest is None or faults.errors:
-        raise ManifestInvalid(faults.in_order())
-    return replace(manifest, warnings=faults.in_order())
+    diagnostics = Diagnostics(found)
+    diagnostics.extend(problems)
+    raw = _by_schema(found.value, diagnostics)
+    manifest = _assembled(path, raw, provider, diagnostics, data) if isinstance(raw, dict) else None
+    if manifest is None or diagnostics.errors:
+        raise ManifestInvalid(diagnostics.in_order())
+    return replace(manifest, warnings=diagnostics.in_order())
 
 
-def _by_schema(value: Value, faults: Faults) -> Value:
-    """The document without what the schema refuses, which is said."""
+def _by_schema(value: Value, diagnostics: Diagnostics) -> Value:
+    """The document without what the schema refuses, which is reported."""
     if not isinstance(value, dict):
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
-        faults.add((), "A manifest is a mapping: keys with values.", hint)
+        diagnostics.add((), "A manifest is a mapping: keys with values.", hint)
         return None
-    refused = schema.check(value)
-    for fault in refused:
-        faults.add(fault.path, fault.message, fault.hint, key=fault.key)
-    if any(fault.ends for fault in refused):
-        return None
+    errors = schema.check(value)
+    for error in errors:
+        diagnostics.add(error.path, error.message, error.hint, key=error.key)
     if "matrix" not in value and "include" not in value:
-        faults.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
-    return schema.cleaned(value, refused)
+        diagnostics.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
+    return schema.cleaned(value, errors)
 
 
-def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
+def _assembled(
+    path: Path, raw: dict[str, Any], provider: str | None, diagnostics: Diagnostics, data: bytes
+) -> Manifest | None:
     folder = path.parent
-    references = References(folder, faults)
-    reader = Reader(document=faults.document, folder=folder, faults=faults, references=references)
+    references = References(folder, diagnostics)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
-        faults.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    accounts = settings.accounts(raw.get("providers", {}), faults)
-    account = settings.provider(provider, raw, accounts, faults)
-    in_force = account or ("sandbox", accounts["sandbox"], accounts["sandbox"])
-    axes = _axes(reader, raw.get("defaults", {}), settings.own_defaults(in_force[2]))
+        diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
+    known = accounts.accounts(raw.get("providers", {}), diagnostics)
+    in_force = accounts.in_force(provider, raw, known, diagnostics) or ("sandbox", known["sandbox"], known["sandbox"])
+    reader = Reader(
+        document=diagnostics.document,
+        folder=folder,
+        diagnostics=diagnostics,
+        references=references,
+        account=in_force[2],
+    )
+    axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, faults)
+    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
     manifest = Manifest(
         path=path,
         name=name,
         provider=in_force[0],
         account=in_force[1],
-        accounts=accounts,
+        accounts=known,
         rule_account=in_force[2],
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
@@ -91,15 +97,15 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         blocks=blocks,
         exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
         include=include,
-        repeat=int(raw.get("repeat", 1)),
-        max_jobs=int(raw.get("max_jobs", DEFAULT_MAX_JOBS)),
+        repeat=int(raw.get("repeat", default("repeat"))),
+        max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
-        on_illegal=OnIllegal(raw.get("on_illegal", OnIllegal.ERROR)),
-        callback=settings.callback(raw.get("callback"), in_force[1], faults),
+        on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
+        callback=settings.callback(raw.get("callback"), in_force[1], diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
+    check = Check(manifest=manifest, diagnostics=diagnostics, quiet=bool(diagnostics.errors))
     check.run()
     digest = _digest(data, in_force[0], axes, references)
     return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
@@ -114,22 +120,23 @@ def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: Faults) -> PathTemplate | None:
+def _output_path(
+    raw: dict[str, Any], names: frozenset[str] | set[str], diagnostics: Diagnostics
+) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
     except PathFault as fault:
-        faults.add(("output", "path"), str(fault))
+        diagnostics.add(("output", "path"), str(fault))
         return None
 
 
 def _digest(data: bytes, provider: str, axes: Axes, references: References) -> str:
     """What decides which jobs there are, in which order, and where their files go."""
-    mould = hashlib.sha256()
-    rules = resources.files("batchgen.catalog").joinpath("catalog.yaml").read_bytes()
+    hasher = hashlib.sha256()
     parts = [f"batchgen {batchgen.__version__} ids {ID_VERSION}", provider]
     parts += [f"{name}={digest}" for name, digest in axes.files.items()]
     parts += references.identities()
-    for part in (data, rules, *(part.encode() for part in parts)):
-        mould.update(hashlib.sha256(part).digest())
-    return mould.hexdigest()
+    for part in (data, *(part.encode() for part in (catalog_text(), *parts))):
+        hasher.update(hashlib.sha256(part).digest())
+    return hasher.hexdigest()

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.errors import Diagnostic, SourceLocation
     from batchgen.storage.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
-DEFAULT_MAX_JOBS = 100_000
 
 
 class OnUnknown(StrEnum):
@@ -37,14 +36,14 @@ class OnIllegal(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """Patience and width of a run; durations are seconds."""
+    """Time limits, attempts and parallel downloads of a run; durations are seconds. The defaults: `spec.yaml`."""
 
-    max_attempts: int = 4
-    task_timeout: float | None = 7200.0  # None: no end
-    on_unknown: OnUnknown = OnUnknown.HOLD
-    give_up_after: float = 600.0  # without any success, while the gateway refuses or cannot be reached
-    grace: float = 5.0  # for what is in flight, after an interruption
-    downloads: int = 8
+    max_attempts: int
+    task_timeout: float | None  # None: no limit
+    on_unknown: OnUnknown
+    give_up_after: float  # without any success, while the gateway refuses or cannot be reached
+    grace: float  # for what is in flight, after an interruption
+    downloads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,10 +238,10 @@ class Manifest:
     blocks: tuple[Block, ...]
     exclude: tuple[Exclusion, ...]
     include: tuple[Inclusion, ...]
-    repeat: int = 1
-    max_jobs: int = DEFAULT_MAX_JOBS
+    repeat: int
+    max_jobs: int
     budget: Budget = field(default_factory=Budget)
-    run: RunOptions = field(default_factory=RunOptions)
+    run: RunOptions
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook

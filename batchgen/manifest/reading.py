@@ -1,15 +1,16 @@
-"""Parameters from a document: each value typed, checked and with the path that gave it."""
+"""Parameters from a document: each value typed, checked, and with the path that gave it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import templates
-from batchgen.manifest.diagnostics import FaultsElsewhere
+from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
+from batchgen.manifest.schema_errors import not_allowed_hint
 from batchgen.manifest.texts import fault_of
 from batchgen.source import encoding
 
@@ -17,22 +18,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from batchgen.manifest.diagnostics import Faults
+    from batchgen.catalog.accounts import Account
     from batchgen.manifest.model import Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
 
-UNUSABLE = object()  # what has a fault of its own, said already
+UNUSABLE = object()  # stands for a value with an error, which is reported
+
+
+def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
+    """Why the account does not take a parameter's value, and which it takes; None where it does."""
+    if name == "n" and account.max_n is not None and value > account.max_n:
+        return f"{value} is too large.", f"The account `{account.name}` allows from 1 to {account.max_n}."
+    allowed = account.allowed(name)
+    if allowed and value not in allowed:
+        return f'"{cut(value)}" is not allowed for the account `{account.name}`.', not_allowed_hint(value, allowed)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """What every part of the reading needs: the document, its folder, and where faults go."""
+    """Reads prompts, names and parameters; holds the document, its folder, and the collector of diagnostics."""
 
     document: Document
     folder: Path
-    faults: Faults
+    diagnostics: Diagnostics
     references: References
+    account: Account  # whose bounds hold
 
     def written(self, path: NodePath) -> str:
         """A scalar's text as written."""
@@ -46,13 +58,13 @@ class Reader:
         return value
 
     def prompt(self, value: Value, path: NodePath) -> str | None:
-        """A prompt's text, or None where it is faulty, which is then said."""
+        """A prompt's text; None where it is invalid, which is reported."""
         text = self.written(path)
         if value is None and text in {"", "~"}:
-            self.faults.add(path, "The prompt is empty.", "Write what to show.")
+            self.diagnostics.add(path, "The prompt is empty.", "Write what the images show.")
             return None
         if fault := fault_of(text):
-            self.faults.add(path, *fault)
+            self.diagnostics.add(path, *fault)
             return None
         return text
 
@@ -62,7 +74,7 @@ class Reader:
             return None
         text = self.written((*path, key))
         if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
-            self.faults.add((*path, key), "This cannot name anything.", "Write letters and digits.")
+            self.diagnostics.add((*path, key), "This cannot name anything.", "Write letters and digits.")
             return None
         return text
 
@@ -78,13 +90,16 @@ class Reader:
 
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
-        faults = FaultsElsewhere(self.faults, found, entry)
-        references = self.references.reporting_to(faults)
-        other = Reader(document=found, folder=self.folder, faults=faults, references=references)
-        return {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
+        diagnostics = Diagnostics(found)
+        other = replace(
+            self, document=found, diagnostics=diagnostics, references=self.references.reporting_to(diagnostics)
+        )
+        settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
+        self.diagnostics.extend(replace(problem, path=written_path(entry)) for problem in diagnostics.problems)
+        return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
-        """A parameter's value, typed; UNUSABLE where it has a fault."""
+        """A parameter's value, typed; UNUSABLE where it is invalid, which is reported."""
         if name == "negative_prompt":
             return self._negative(value, path)
         if value is None:
@@ -93,6 +108,12 @@ class Reader:
             return self.references.get(str(value), path) or UNUSABLE
         if name == "watermark_info":
             return bool(value["enabled"]) if "enabled" in value else UNUSABLE
+        return self._bounded(name, value, path)
+
+    def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
+        if problem := outside_bounds(self.account, name, value):
+            self.diagnostics.add(path, *problem)
+            return UNUSABLE
         if name == "n":
             return int(value)
         return float(value) if name.endswith("_fidelity") else str(value)
@@ -108,6 +129,6 @@ class Reader:
         if fault is None and templates.is_template(text):
             return text
         if fault is not None:
-            self.faults.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
+            self.diagnostics.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
             return UNUSABLE
         return text

@@ -9,14 +9,14 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.jobs import Reference
 from batchgen.manifest.diagnostics import cut, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchgen.manifest.diagnostics import Faults
+    from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import NodePath
 
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -35,19 +35,19 @@ class _Refused(Exception):
 class References:
     """The reference images of one manifest, by what is written."""
 
-    def __init__(self, folder: Path, faults: Faults) -> None:
+    def __init__(self, folder: Path, diagnostics: Diagnostics) -> None:
         self._folder = folder
-        self._faults = faults
+        self._faults = diagnostics
         self._known: dict[str, Reference | _Refused] = {}
 
-    def reporting_to(self, faults: Faults) -> References:
+    def reporting_to(self, diagnostics: Diagnostics) -> References:
         """The same images, for another file that names them."""
-        other = References(self._folder, faults)
+        other = References(self._folder, diagnostics)
         other._known = self._known
         return other
 
     def get(self, written: str, path: NodePath) -> Reference | None:
-        """The reference image, or None where it cannot be used, which is then among the faults."""
+        """The reference image, or None where it cannot be used, which is then among the diagnostics."""
         if written not in self._known:
             try:
                 self._known[written] = self._find(written)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import Model, builtin
+from batchgen.catalog.load import builtin
+from batchgen.catalog.models import Model
 from batchgen.manifest.diagnostics import listed, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.jobs import Parameters
     from batchgen.manifest.model import Settings
 
@@ -101,13 +102,13 @@ def _of_image(parameters: Parameters) -> Iterator[Breach]:
 def doubts(parameters: Parameters) -> Iterator[Breach]:
     """The soft rules that a job breaks: upstream is known not to do it, a gateway may."""
     name = parameters.model
-    for oddity in _model(name).unlikely:
-        value = getattr(parameters, oddity.parameter)
-        if value == oddity.value:
-            with_value = f"{oddity.parameter} {value}" if oddity.value is not None else f"no {oddity.parameter}"
-            message = f"{name} with {with_value} may fail: {oddity.why}."
-            of = ("model", oddity.parameter)
-            yield Breach(f"unlikely {oddity.parameter}", of, message, "The gateway may differ.", soft=True)
+    for limit in _model(name).known_limitations:
+        value = getattr(parameters, limit.parameter)
+        if value == limit.value:
+            with_value = f"{limit.parameter} {value}" if limit.value is not None else f"no {limit.parameter}"
+            message = f"{name} with {with_value} may fail: {limit.why}."
+            of = ("model", limit.parameter)
+            yield Breach(f"known limitation {limit.parameter}", of, message, "The gateway may differ.", soft=True)
     if parameters.human_fidelity is not None and parameters.image_reference == "face":
         message = "`human_fidelity` is said to have effect with `image_reference: subject` only."
         yield Breach("human_fidelity", ("human_fidelity", "image_reference"), message, soft=True)

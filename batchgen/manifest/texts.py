@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.manifest import templates
 from batchgen.source import encoding
 

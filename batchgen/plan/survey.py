@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import price_at
+from batchgen.catalog.accounts import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rehearsals import real_jobs
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchgen.catalog.catalog import Prices
+    from batchgen.catalog.prices import Prices
     from batchgen.jobs import Job
     from batchgen.ledger.reader import JobState, LedgerReader
     from batchgen.ledger.store import Ledger

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog.catalog import SANDBOX_HEADER, Auth, Capability
+from batchgen.catalog.accounts import SANDBOX_HEADER, Auth, Capability
 from batchgen.errors import TaskNotFound
 from batchgen.redaction import redact
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from decimal import Decimal
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import ImageLink, Job
 

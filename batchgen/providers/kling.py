@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import jwt
 
-from batchgen.catalog.catalog import Auth
+from batchgen.catalog.accounts import Auth
 from batchgen.errors import AccountStopped, OwnRefusal, TaskNotFound, Unclear
 from batchgen.providers import kling_responses
 from batchgen.providers.base import Page, Provider, Task
@@ -24,7 +24,7 @@ from batchgen.providers.base import Page, Provider, Task
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import Job, Reference
     from batchgen.providers.base import Secrets

@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog.catalog import Auth
+from batchgen.catalog.accounts import Auth
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -27,7 +27,7 @@ from batchgen.providers import responses
 from batchgen.providers.base import Provider, Task, TaskState
 
 if TYPE_CHECKING:
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.http.client import Answer, HttpClient
     from batchgen.jobs import Job
     from batchgen.providers.base import Secrets

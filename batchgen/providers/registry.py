@@ -14,7 +14,7 @@ from batchgen.providers.base import Provider, Secrets
 from batchgen.providers.validated import ValidatedProvider
 
 if TYPE_CHECKING:
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.http.client import HttpClient
 
 GROUP = "batchgen.providers"

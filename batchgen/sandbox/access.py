@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.catalog import Auth
+from batchgen.catalog.accounts import Auth
 from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:

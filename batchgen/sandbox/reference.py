@@ -14,10 +14,10 @@ from PIL import Image
 from batchgen.sandbox.api_error import Refusal
 
 if TYPE_CHECKING:
-    from batchgen.catalog.catalog import Limits
+    from batchgen.catalog.load import RequestLimits
 
 
-def identify(value: str, limits: Limits) -> str:
+def identify(value: str, limits: RequestLimits) -> str:
     """What the sandbox remembers of a reference: the link as it came, or `sha256:…` of the file's content.
 
     Raises Refusal (1201). Links are believed: a gateway that never leaves the machine cannot follow them.
@@ -40,7 +40,7 @@ def _decode(value: str) -> bytes:
         raise Refusal(1201, "image is neither a URL nor valid base64") from None
 
 
-def _check_picture(content: bytes, limits: Limits) -> None:
+def _check_picture(content: bytes, limits: RequestLimits) -> None:
     """Read only the header: type and size are all that the rules are about."""
     try:
         with warnings.catch_warnings():

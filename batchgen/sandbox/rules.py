@@ -13,7 +13,8 @@ from batchgen.sandbox.api_error import Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.catalog.catalog import Account, Catalog
+    from batchgen.catalog.accounts import Account
+    from batchgen.catalog.load import Catalog
 
 # Words by which a user rehearses what cannot be asked for otherwise. The first two refuse, the last fails.
 SAFETY_WORD, POLICY_WORD, FAILING_WORD = "forbidden-word", "policy-word", "fail-this-task"
@@ -79,12 +80,12 @@ class Rules:
             "prompt": self._check_prompt,
             "negative_prompt": self._check_prompt,
             "image": _check_filled,
-            "image_reference": _one_of(catalog.image_references),
+            "image_reference": _one_of(tuple(catalog.image_references)),
             "image_fidelity": _check_share,
             "human_fidelity": _check_share,
-            "resolution": _one_of(catalog.resolutions),
+            "resolution": _one_of(tuple(catalog.resolutions)),
             "n": self._check_count,
-            "aspect_ratio": _one_of(catalog.aspect_ratios),
+            "aspect_ratio": _one_of(tuple(catalog.aspect_ratios)),
             "watermark_info": _check_watermark,
             "callback_url": _check_link,
             "external_task_id": _check_text,

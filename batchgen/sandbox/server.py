@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from batchgen.catalog import catalog
-from batchgen.catalog.catalog import Auth, Capability
+from batchgen.catalog.accounts import SANDBOX_HEADER, Auth, Capability
+from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
 from batchgen.sandbox import access, openai, responses
 from batchgen.sandbox.api_error import Refusal
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
 
-    from batchgen.catalog.catalog import Account, Catalog
+    from batchgen.catalog.accounts import Account
+    from batchgen.catalog.load import Catalog
     from batchgen.sandbox.links import Links
     from batchgen.sandbox.settings import Settings
 
@@ -81,11 +82,11 @@ class Sandbox:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock: Callable[[], int] = lambda: int(clock() * 1000)
-        builtin = catalog.builtin()
-        profile = builtin.accounts[settings.emulate]
-        self._prices = builtin.accounts["sandbox"].prices
+        catalog = builtin()
+        profile = catalog.accounts[settings.emulate]
+        self._prices = catalog.accounts["sandbox"].prices
         self._is_openai = profile.protocol == "openai"
-        self._rules = _rules(builtin, profile, settings)
+        self._rules = _rules(catalog, profile, settings)
         self._check_access = access.checker(settings, profile.auth if settings.wants_key else Auth.NONE)
         self._lists = _able(settings.lists_tasks, profile.lists_tasks)
         self._finds = _able(settings.lookup_by_external_id, profile.lookup_by_external_id)
@@ -178,7 +179,7 @@ class Sandbox:
         """Answer, and say that it is a sandbox that does."""
         response = await self._answered(request)
         if self._settings.marked and not response.prepared:
-            response.headers[catalog.SANDBOX_HEADER] = "1"
+            response.headers[SANDBOX_HEADER] = "1"
         return response
 
     async def _answered(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -300,7 +301,7 @@ class Sandbox:
 
     async def _models(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
         self._check_access(request.headers.get("Authorization", ""))
-        models = self._settings.models or catalog.builtin().accounts[self._settings.emulate].models
+        models = self._settings.models or builtin().accounts[self._settings.emulate].models
         return web.Response(body=openai.models(models), headers=_JSON)
 
     # --- queries ------------------------------------------------------------------------------------------

@@ -110,9 +110,9 @@ def test_a_rehearsal_needs_no_variable_and_takes_the_words(tmp_path):
 @pytest.mark.parametrize(
     ("more", "hint"),
     [
-        (", headers: {Authorization: Bearer my-own-key}", "batchgen's own"),
+        (", headers: {Authorization: Bearer my-own-key}", "set by batchgen"),
         (", headers: {authorization: {env: NAME}}", "api_key_env"),
-        (", headers: {Host: elsewhere}", "batchgen's own"),
+        (", headers: {Host: elsewhere}", "set by batchgen"),
         (", headers: {X-Api-Key: my-own-key}", "env: NAME"),
         (", headers: {'X Team': art}", "not the name of a header"),
         (', headers: {X-Team: "a\\r\\nb"}', ""),

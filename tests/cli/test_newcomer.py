@@ -205,7 +205,7 @@ def test_a_host_that_cannot_be_reached_is_said_at_once_and_for_how_long_it_is_tr
         ("{use: openai, request_timeout: 10m}", "seconds, without a unit"),
         ("{use: kapon, visibility_delay: 15s}", "seconds, without a unit"),
         ("{use: kapon, limits: {concurrency: unknown}}", "leave it out"),
-        ("{use: kapon, limits: 9}", "Known here are concurrency"),
+        ("{use: kapon, limits: 9}", "Known keys are concurrency"),
         ("{use: kapon, base_url: 'http://host:99999'}", "from 1 to 65535"),
     ],
 )

@@ -38,14 +38,15 @@ def test_ctrl_c_ends_it_with_0_too():
 def test_its_example_is_an_account_that_a_manifest_can_have():
     import yaml
 
-    from batchgen.catalog import catalog
+    from batchgen.catalog.accounts import parse_account
+    from batchgen.catalog.load import builtin
 
     with SandboxProcess("--concurrency", "5") as sandbox:
         example = sandbox.introduction + "".join(sandbox._process.stdout.readline() for _ in range(3))
     providers = yaml.safe_load(example.partition("\n")[2])["providers"]
     settings = providers["local"]
-    base = catalog.builtin().raw_accounts[settings.pop("use")]
-    account = catalog.account("local", base, settings)
+    base = builtin().raw_accounts[settings.pop("use")]
+    account = parse_account("local", base, settings)
     assert account.base_url == sandbox.base_url
     assert account.concurrency == 5
 

@@ -18,7 +18,7 @@ from PIL import Image
 from provider_cases import FACE_BASE64, ID, asked, bears_its_key, every, with_image
 from wire_tap import Reply
 
-from batchgen.catalog import catalog
+from batchgen.catalog.load import builtin
 from batchgen.cli.main import main
 from batchgen.jobs import Parameters, Reference
 
@@ -29,7 +29,7 @@ ALONE = {"Connection"}  # of creates that nobody can be asked about: each has a 
 
 def wanted(case, prompt="a fox", model=0, **parameters):
     """A job with what the account knows of these parameters."""
-    fields = catalog.builtin().accounts[case.profile].fields
+    fields = builtin().accounts[case.profile].fields
     own = {"aspect_ratio": "1:1"} if "image" not in fields else {}  # its own default
     parameters = own | parameters
     return made_job(
@@ -160,7 +160,7 @@ async def test_the_model_goes_by_the_accounts_own_name(case):
 
 @every
 async def test_what_the_account_cannot_be_asked_by_is_not_sent(case):
-    fields = catalog.builtin().accounts[case.profile].fields
+    fields = builtin().accounts[case.profile].fields
     assert ("external_task_id" in fields) == case.asks_by_own_id == (ID in case.minimal)
 
 
@@ -222,7 +222,7 @@ def test_no_key_goes_to_an_image_and_every_request_else_bears_it(case, tmp_path,
 @every
 def test_the_case_covers_every_parameter(case):
     """A parameter that is added later is missed here."""
-    known = catalog.builtin().accounts[case.profile].fields - {"callback_url"}
+    known = builtin().accounts[case.profile].fields - {"callback_url"}
     bodies = json.loads(case.texts).keys() | json.loads(case.image or "{}").keys()
     names = {"model_name": "model", "size": "aspect_ratio"}
     assert {names.get(name, name) for name in bodies} == known - ({"resolution"} if "size" in bodies else set())

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from scripted_gateway import ScriptedGateway
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
 from batchgen.http.proxies import passwords, proxy_of
 from batchgen.providers.registry import check

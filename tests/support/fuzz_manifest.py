@@ -1,8 +1,8 @@
-"""Throws random and mutated YAML at the real `validate`: `python tests/support/fuzz_manifest.py --seconds 180`.
+"""Runs the real `validate` on random and mutated YAML: `python tests/support/fuzz_manifest.py --seconds 180`.
 
 A worker runs the command's own `main` on one text after the other; its parent sees it crash, hang (10 s) or
 outgrow its memory (1 GB), keeps the text that did it, and starts another. Any exit code but 0 and 2, and
-any traceback, is a finding. Ends with 1 when there is any. The same `--seed` throws the same texts.
+any traceback, is a finding. Ends with 1 when there is any. The same `--seed` makes the same texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 HERE = Path(__file__).parents[1] / "cases"
-PATIENCE = 10  # seconds for one text
+TIMEOUT = 10  # seconds for one text
 MEMORY = 1 << 30  # bytes
 WORDS = [
     "prompt: ", "rows: ", "where: ", "zip: ", "sample: ", "count: ", "seed: ", "vars: ", "from: ", "column: ", "id: ",
@@ -40,7 +40,7 @@ WORDS = [
 
 
 def texts(chance):
-    """Texts without end: seeds that are changed a little or much, soups of words, and noise."""
+    """An endless stream of texts: mutated case files, random sequences of words, and random bytes."""
     wrong = [file.read_bytes() for file in sorted(HERE.glob("invalid/*.yaml")) if file.stat().st_size < 6000]
     right = [file.read_bytes() for file in sorted(HERE.glob("valid/*.yaml"))]
     seeds = wrong + right * (len(wrong) // len(right))
@@ -96,19 +96,24 @@ def work(folder, seed, seconds):
         if time.monotonic() > end:
             return
         file.write_bytes(data)
-        signal.alarm(PATIENCE)
+        signal.alarm(TIMEOUT)
         began = time.monotonic()
-        said, answered = io.StringIO(), io.StringIO()
-        with redirect_stderr(said), redirect_stdout(answered):
+        errors, output = io.StringIO(), io.StringIO()
+        with redirect_stderr(errors), redirect_stdout(output):
             code = main(["validate", "--json", str(file)] if chance.random() < 0.3 else ["validate", str(file)])
         taken = time.monotonic() - began
         signal.alarm(0)
-        bad = code not in {0, 2} or "Traceback" in said.getvalue() or not (said.getvalue() + answered.getvalue())
+        bad = code not in {0, 2} or "Traceback" in errors.getvalue() or not (errors.getvalue() + output.getvalue())
         if bad:
             kept = folder / f"finding-{seed}-{time.monotonic_ns()}.yaml"
             shutil.copy(file, kept)
-        told = {"code": code, "seconds": round(taken, 4), "bad": bad, "said": said.getvalue()[-300:] if bad else ""}
-        print(json.dumps(told), flush=True)
+        result = {
+            "code": code,
+            "seconds": round(taken, 4),
+            "bad": bad,
+            "output": errors.getvalue()[-300:] if bad else "",
+        }
+        print(json.dumps(result), flush=True)
 
 
 def report(folder, seed, seconds):
@@ -130,11 +135,11 @@ def report(folder, seed, seconds):
         environment = {**os.environ, "BATCHGEN_TRACEBACK": "1"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:
             for line in worker.stdout:
-                told = json.loads(line)
-                codes[told["code"]] += 1
-                slowest = max(slowest, told["seconds"])
-                if told["bad"]:
-                    findings.append(told)
+                result = json.loads(line)
+                codes[result["code"]] += 1
+                slowest = max(slowest, result["seconds"])
+                if result["bad"]:
+                    findings.append(result)
         if worker.returncode:
             kept = folder / f"ended-{number}.yaml"
             shutil.copy(folder / "manifest.yaml", kept)

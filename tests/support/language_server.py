@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-PACKAGE = "yaml-language-server@1"
+PACKAGE = "yaml-language-server@1.25.0"
 _CLIENT = {
     "workspace": {"configuration": True},
     "textDocument": {
@@ -20,18 +20,18 @@ _SETTINGS = {"validate": True, "hover": True, "completion": True, "schemaStore":
 
 
 def installed(folder):
-    """The server's program, installed into a folder; skips the test where that cannot be done."""
+    """The command that starts the server, installed into a folder; skips the test where something is missing for it."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
-        pytest.skip("no node and npm here: the language server is not tried")
+        pytest.skip(f"node and npm are missing; they are needed to install {PACKAGE}")
     command = [npm, "install", "--no-audit", "--no-fund", "--prefer-offline", "--prefix", str(folder), PACKAGE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        pytest.skip("npm could not fetch yaml-language-server within a minute")
+        pytest.skip(f"{PACKAGE} is missing: npm could not fetch it within a minute")
     program = folder / "node_modules" / "yaml-language-server" / "bin" / "yaml-language-server"
     if done.returncode or not program.exists():
-        pytest.skip(f"npm could not install yaml-language-server: {done.stderr[-200:]}")
+        pytest.skip(f"{PACKAGE} is missing: npm could not install it: {done.stderr[-200:]}")
     return [node, str(program), "--stdio"]
 
 
@@ -55,7 +55,7 @@ class LanguageServer:
         self._process.communicate()
 
     def diagnose(self, text):
-        """What it finds wrong with a document: (line, column, message), counted from 1."""
+        """The errors that it reports in a document: (line, column, message), counted from 1."""
         _, found = self._open(text)
         return [(d["range"]["start"]["line"] + 1, d["range"]["start"]["character"] + 1, d["message"]) for d in found]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from wire_tap import Reply, Tap
 
-from batchgen.catalog import catalog
-from batchgen.catalog.catalog import Auth
+from batchgen.catalog.accounts import Auth
+from batchgen.catalog.load import builtin
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -36,7 +36,7 @@ from batchgen.providers.registry import provider_class
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.providers.base import Provider
 
 ID = "bg-1abc-1"  # the external id of the attempts here
@@ -78,9 +78,9 @@ class Case:
 
     def account(self, tap: Tap, **changes: Any) -> Account:
         """The built-in account, at the tap's address."""
-        builtin = catalog.builtin().accounts[self.profile]
-        base_url = tap.origin + ("/kling" if builtin.base_url.endswith("/kling") else "")
-        return replace(builtin, **{"base_url": base_url, **changes})
+        account = builtin().accounts[self.profile]
+        base_url = tap.origin + ("/kling" if account.base_url.endswith("/kling") else "")
+        return replace(account, **{"base_url": base_url, **changes})
 
     @asynccontextmanager
     async def provider(self, tap: Tap, **changes: Any) -> AsyncIterator[Provider]:
@@ -311,7 +311,7 @@ with_image = of_cases(lambda case: bool(case.image))
 
 def bears_its_key(case: Case, authorization: str) -> bool:
     """Whether a header shows the account's key; a token is looked at by its own tests."""
-    auth = catalog.builtin().accounts[case.profile].auth
+    auth = builtin().accounts[case.profile].auth
     if auth is Auth.API_KEY:
         return authorization == f"Bearer {next(iter(case.keys.values()))}"
     return authorization.startswith("Bearer ") and len(authorization) > len("Bearer ")

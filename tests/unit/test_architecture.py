@@ -42,8 +42,8 @@ ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
 # Outside packages that only some layers may import: layers, or single modules of them.
 HOMES = {
     "yaml": "source",
-    "jsonschema": "manifest",
-    "jsonschema_rs": "manifest",
+    "jsonschema": "manifest.schema manifest.schema_errors",
+    "jsonschema_rs": "manifest.schema",
     "jinja2": "manifest",
     "sqlite3": "ledger",
     "aiohttp": "http callbacks sandbox",

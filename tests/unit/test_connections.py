@@ -20,7 +20,7 @@ from jobs_for_tests import job
 from raw_server import Line, RawServer, answer
 from scripted_gateway import ScriptedGateway
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.errors import NotSent, Unclear
 from batchgen.http import connections, timeouts
 from batchgen.http.client import Answer, open_http_client

@@ -1,12 +1,10 @@
-"""More ways to say it: rows of a table, zip, sample, where, named blocks, and what skip leaves out."""
+"""Matrices: rows of a table, zip, sample, where, named blocks, and what `on_illegal: skip` leaves out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import subprocess
-import sys
 import time
 import tracemalloc
 
@@ -14,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchgen.cli.main import main
 from batchgen.errors import ManifestInvalid
+from batchgen.jobs import is_id
 from batchgen.manifest import sample
 from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
@@ -278,7 +278,7 @@ def test_a_sample_holds_its_count_not_its_product():
 
 def test_a_sample_from_too_many_is_refused_at_once(loaded):
     values = ", ".join(str(i) for i in range(3200))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ManifestInvalid) as caught:
         loaded(
             f'matrix: {{prompt: "{{{{ v }}}}{{{{ w }}}}", vars: {{v: [{values}], w: [{values}]}},\n'
@@ -286,7 +286,7 @@ def test_a_sample_from_too_many_is_refused_at_once(loaded):
         )
     [problem] = caught.value.problems
     assert "3,200 v x 3,200 w = 10,240,000" in problem.message
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 # --- how many ---------------------------------------------------------------------------------------------------
@@ -336,13 +336,15 @@ def test_reasons_for_leaving_out_are_bounded(loaded):
     assert sum(part.jobs for part in found.left_out) == 200
 
 
-def test_plan_says_what_is_left_out(tmp_path):
+def test_plan_says_what_is_left_out(tmp_path, capsys):
     file = tmp_path / "m.yaml"
     file.write_text(HEAD + "on_illegal: skip\nmatrix: {prompt: a, model: [kling-v1, kling-v3]}\n")
-    command = [sys.executable, "-m", "batchgen", "plan", str(file), "--output", str(tmp_path / "out")]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    command = ["plan", str(file), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    text = capsys.readouterr().out
     assert re.search(r"left out +1 job .*\n +- .*kling-v3.*: 1 job", text)
-    data = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert main([*command, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
     assert [(part["jobs"], part["places"][0]["line"]) for part in data["left_out"]] == [(1, 5)]
 
 
@@ -392,7 +394,7 @@ def test_a_renamed_block_changes_no_job(jobs):
 # --- a newcomer's path ------------------------------------------------------------------------------------------
 
 
-def test_three_mistakes_get_three_answers_whose_hints_cure_them_in_one_go(tmp_path):
+def test_three_mistakes_get_three_hints_that_fix_them_together(tmp_path, capsys):
     (tmp_path / "products.csv").write_text(TABLE)
     file = tmp_path / "m.yaml"
     file.write_text(
@@ -400,10 +402,8 @@ def test_three_mistakes_get_three_answers_whose_hints_cure_them_in_one_go(tmp_pa
         '  prompt: {prompt: "{{ name }} in {{ color }}", rows: products.csv, where: {colour: "?*"}}\n'
         "  aspect_ratio: [1x1, 16:9]\n"
     )
-    command = [sys.executable, "-m", "batchgen", "validate", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
-    assert done.returncode == 2
-    problems = json.loads(done.stdout)["problems"]
+    assert main(["validate", "--json", str(file)]) == 2
+    problems = json.loads(capsys.readouterr().out)["problems"]
     assert len(problems) == 3
     lines = file.read_text().split("\n")
     for problem in problems:  # what the hint means, where the answer points
@@ -413,9 +413,9 @@ def test_three_mistakes_get_three_answers_whose_hints_cure_them_in_one_go(tmp_pa
         head, tail = lines[line][: problem["column"] - 1], lines[line][problem["column"] - 1 :]
         lines[line] = head + tail.replace(wrong, meant, 1)
     file.write_text("\n".join(lines))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
-    answer = json.loads(done.stdout)
-    assert (done.returncode, answer["valid"], answer["problems"]) == (0, True, [])
+    assert main(["validate", "--json", str(file)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["valid"], answer["problems"]) == (True, [])
 
 
 # --- whatever is written ----------------------------------------------------------------------------------------
@@ -448,11 +448,10 @@ block = st.fixed_dictionaries(
 
 @given(block | st.lists(block, max_size=3), st.sampled_from(["error", "skip"]))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_use_of_the_new_words_is_taken_or_refused(loaded, matrix, on_illegal):
+def test_any_matrix_is_accepted_or_refused(loaded, matrix, on_illegal):
     try:
         found = loaded(f"on_illegal: {on_illegal}\nmatrix: {json.dumps(matrix)}\n")
     except ManifestInvalid as refused:
-        shown = refused.problems
+        assert any(not problem.warning for problem in refused.problems)  # noqa: PT017 - either is right
     else:
-        shown = [*expand(found), "read"]
-    assert shown
+        assert all(is_id(job.id) and job.prompt for job in expand(found))

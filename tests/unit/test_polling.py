@@ -7,7 +7,7 @@ from random import Random
 
 from jobs_for_tests import job
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.engine.poller import Watch
 from batchgen.jobs import ImageLink
 from batchgen.providers.base import Page, Provider, Task, TaskState

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Work
 from batchgen.engine.controls import Controls
 from batchgen.engine.recovery import Postponed, Recovery, Undecided

@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from jobs_for_tests import job
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.context import Context, Rules

@@ -1,4 +1,4 @@
-"""The schema as an editor uses it: by a real language server, and by rules that hold for every part of it."""
+"""The schema: made from the specification, as an editor uses it, and rules that hold for every part of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from language_server import LanguageServer, installed
 
-from batchgen.catalog.catalog import builtin
-from batchgen.manifest.schema import manifest_schema
+from batchgen.catalog.accounts import Account
+from batchgen.catalog.load import builtin
+from batchgen.cli.main import main
+from batchgen.jobs import Parameters
+from batchgen.manifest import settings, spec
+from batchgen.manifest.schema_file import default, manifest_schema
+from batchgen.storage.paths import DEFAULT_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 VALID = sorted((ROOT / "tests" / "cases" / "valid").glob("*.yaml"))
@@ -23,6 +28,56 @@ def editor(tmp_path_factory):
     command = installed(tmp_path_factory.mktemp("npm"))
     with LanguageServer(command, tmp_path_factory.mktemp("documents")) as server:
         yield server
+
+
+# --- the specification ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["schemas/manifest.schema.json", "docs/manifest.md"])
+def test_what_is_made_from_the_specification_is_up_to_date(name):
+    hint = "the specification has changed: run `python -m batchgen.manifest.spec`"
+    assert (ROOT / name).read_text(encoding="utf-8") == spec.generated_files()[name], hint
+
+
+def test_schema_prints_the_file(capsys):
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == (ROOT / "schemas" / "manifest.schema.json").read_text(encoding="utf-8")
+
+
+def test_the_stated_defaults_are_those_in_force():
+    definitions = manifest_schema()["$defs"]
+    for name in Parameters.__dataclass_fields__:
+        assert definitions[f"value_{name}"].get("default") == getattr(Parameters(), name)
+    account = Account(name="a", protocol="p")
+    keys = definitions["provider"]["properties"]
+    stated = {
+        name: key["default"] for name, key in {**keys, **keys["limits"]["properties"]}.items() if "default" in key
+    }
+    assert stated == {name: getattr(account, name) for name in stated}
+    assert len(stated) == 4
+    assert default("output", "path") == DEFAULT_TEMPLATE
+    run = settings.run_options({})
+    assert (run.task_timeout, run.give_up_after, run.grace) == (7200.0, 600.0, 5.0)
+
+
+def test_a_bound_of_an_account_is_not_in_the_schema():
+    definitions = manifest_schema()["$defs"]
+    assert "maximum" not in definitions["value_n"]
+    assert "enum" not in definitions["value_aspect_ratio"]
+    assert "enum" not in definitions["value_resolution"]
+    catalog = builtin()
+    assert catalog.accounts["kapon"].max_n == catalog.limits.n
+    assert catalog.accounts["kapon"].allowed("aspect_ratio") == tuple(catalog.aspect_ratios)
+    assert catalog.accounts["openai"].allowed("aspect_ratio") == ()  # there, `sizes` decide
+
+
+def test_every_account_of_the_catalogue_is_one_that_a_manifest_can_have():
+    jsonschema = pytest.importorskip("jsonschema")
+    provider = {"$ref": "#/$defs/provider", "$defs": manifest_schema()["$defs"]}
+    for name, account in builtin().raw_accounts.items():
+        settings = {key: value for key, value in account.items() if key != "adaptive_concurrency"}
+        settings["prices"] = {key: value for key, value in account.get("prices", {}).items() if key != "deducted"}
+        assert list(jsonschema.Draft202012Validator(provider).iter_errors(settings)) == [], name
 
 
 # --- a real language server -----------------------------------------------------------------------------------
@@ -62,7 +117,7 @@ def test_an_editor_completes_keys_and_explains_each(editor, text, keys):
         ("run:\n  on_unknown: ▮\n", "resend", "paid twice"),
     ],
 )
-def test_an_editor_completes_values_and_says_what_each_means(editor, text, value, meaning):
+def test_an_editor_completes_values_and_explains_each(editor, text, value, meaning):
     assert meaning in editor.complete(HEAD + text)[value]
 
 
@@ -81,16 +136,17 @@ def test_an_editor_explains_what_is_pointed_at(editor, text, words):
     assert all(word in said for word in words), said
 
 
-def test_an_editor_marks_what_is_wrong_in_its_place(editor):
-    found = sorted(editor.diagnose(HEAD + "matrix:\n  prompt: a\n  aspect_ratio: 5:4\n  zap: 1\n  sample: {seed: 1}\n"))
+def test_an_editor_marks_an_error_at_its_place(editor):
+    text = "matrix:\n  prompt: a\n  aspect_ratio: 16x9\n  zap: 1\n  sample: {seed: 1}\n"
+    found = sorted(editor.diagnose(HEAD + text))
     assert [(line, column) for line, column, _ in found] == [(7, 17), (8, 3), (9, 3)]
-    assert '"16:9"' in found[0][2]
+    assert "not an aspect ratio. Write width:height" in found[0][2]
     assert "zap" in found[1][2]
     assert "count" in found[2][2]
 
 
 @pytest.mark.parametrize("file", [*VALID, *SHIPPED], ids=lambda file: file.stem)
-def test_an_editor_finds_nothing_wrong_with_what_is_right(editor, file):
+def test_an_editor_reports_no_error_in_a_valid_manifest(editor, file):
     text = file.read_text(encoding="utf-8")
     body = text.split("\n", 1)[1] if text.startswith("# yaml-language-server") else text
     assert editor.diagnose(MODELINE + body) == []
@@ -133,13 +189,19 @@ def test_every_key_has_a_title_and_a_description():
     assert seen > 100
 
 
-def test_what_is_offered_as_a_value_is_what_is_allowed():
-    definitions = manifest_schema()["$defs"]
-    for name in ("aspect_ratio", "resolution", "image_reference"):
-        allowed = [word for word in definitions[f"value_{name}"]["enum"] if word is not None]
+def test_what_is_offered_as_a_value_is_in_the_catalogue():
+    definitions, catalog = manifest_schema()["$defs"], builtin()
+    offered = {
+        "model": catalog.models,
+        "aspect_ratio": catalog.aspect_ratios,
+        "resolution": catalog.resolutions,
+        "image_reference": catalog.image_references,
+    }
+    for name, values in offered.items():
         for kind in ("axis", "entry"):
-            assert [snippet["body"] for snippet in definitions[f"{kind}_{name}"]["defaultSnippets"]] == allowed
-    assert {snippet["body"] for snippet in definitions["axis_model"]["defaultSnippets"]} == set(builtin().models)
+            assert [snippet["body"] for snippet in definitions[f"{kind}_{name}"]["defaultSnippets"]] == list(values)
+    assert definitions["provider"]["properties"]["use"]["enum"] == list(catalog.accounts)
+    assert definitions["field"]["enum"] == list(catalog.fields)
 
 
 def test_every_example_keeps_to_the_part_it_explains():
@@ -155,7 +217,7 @@ def test_every_example_keeps_to_the_part_it_explains():
     assert tried > 40
 
 
-def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_right(editor):
+def test_the_readme_of_the_schemas_names_each_of_them_and_its_manifest_is_valid(editor):
     folder = ROOT / "schemas"
     text = (folder / "README.md").read_text(encoding="utf-8")
     for file in folder.glob("*.json"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchgen.catalog.catalog import builtin
+from batchgen.catalog.load import builtin
 from batchgen.errors import BatchgenError, NameNotFound, NotSent, ProxyFailed, TlsFailed
 
 if TYPE_CHECKING:
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
 
 
 def fault_of_key(value: str) -> str:

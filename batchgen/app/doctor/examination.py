@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from batchgen.app.doctor.advice import fault_of_key, on_path, on_reaching, without_password
 from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
-from batchgen.catalog.catalog import Auth, Capability
+from batchgen.catalog.accounts import Auth, Capability
 from batchgen.durations import duration
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
@@ -35,7 +35,7 @@ from batchgen.providers.registry import provider_for
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
     from batchgen.http.client import Exchange, GetOnlyClient
     from batchgen.providers.base import Provider, Task
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchgen.catalog.catalog import Account
+    from batchgen.catalog.accounts import Account
 
 PATIENCE_SECONDS = 10.0  # for each question
 
