@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from batchgen.budget import Budget
 from batchgen.catalog.catalog import Capability, price_at
 from batchgen.descriptors import connections
-from batchgen.engine.attempt import Work
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.concurrency import MOST
 from batchgen.engine.context import Context, RunStats
 from batchgen.engine.runner import ASKED_AGAIN
@@ -62,7 +62,9 @@ class Order:
 
     jobs: Callable[[], Iterator[Job]]  # everything that is wanted, in order
     digest: str  # of what is wanted: the same digest, the same jobs and names
-    source: Callable[[Ledger], Iterator[Work | None]]  # what is to be begun, page by page; None: nothing in this page
+    source: Callable[
+        [Ledger], Iterator[Attempt | None]
+    ]  # what is to be begun, page by page; None: none in this page
     takes: Callable[[Job], bool]  # what `--only` leaves
     to_come: Callable[[Ledger], tuple[int, int]]  # jobs and images that are not there yet and are meant now
     account: Account
@@ -100,7 +102,7 @@ class RunEnvironment:
     leave: Callable[[int, str], None]  # tell of an end with this exit code and reason, within a moment
 
 
-Begun = tuple[Work, Status]
+Begun = tuple[Attempt, Status]
 
 
 def perform(order: Order, tree: Tree, around: RunEnvironment) -> Result:
@@ -276,7 +278,10 @@ def _reserved_bytes(order: Order) -> int:
 
 
 async def _run_lanes(
-    order: Order, context: Context, lanes: dict[str, tuple[AccountScheduler, list[Begun]]], fresh: Iterator[Work | None]
+    order: Order,
+    context: Context,
+    lanes: dict[str, tuple[AccountScheduler, list[Begun]]],
+    fresh: Iterator[Attempt | None],
 ) -> None:
     async with asyncio.TaskGroup() as outer:
         timer = outer.create_task(_deadline(order, context))
@@ -313,7 +318,7 @@ async def _lanes(
             for attempt in theirs:
                 context.stats.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
         else:
-            works = [Work.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
+            works = [Attempt.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
             lanes[name] = (lane, [(work, each.status) for work, each in zip(works, theirs, strict=True)])
     return lanes
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from batchgen.catalog.catalog import Account
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.errors import BatchgenError, RunStopped
 
 
@@ -84,7 +84,7 @@ class AccountLimits:
         """Creates a second that the account seems to take; None while it has not refused any."""
         return self._pace.rate
 
-    def choose(self, waiting: list[Work]) -> tuple[Work, SlotPermit] | None:
+    def choose(self, waiting: list[Attempt]) -> tuple[Attempt, SlotPermit] | None:
         """Take the next work that may go now out of `waiting`, with its slots; None where nothing may."""
         work = self._turn.choose(waiting, self.slots.free)
         if work is not None:
@@ -99,7 +99,7 @@ class AccountLimits:
         """Slots for what an earlier run began, whether or not there are any."""
         return SlotPermit(self, units)
 
-    def _may_probe(self, work: Work) -> bool:
+    def _may_probe(self, work: Attempt) -> bool:
         in_use = self.slots.in_use
         return in_use == 0 or self._capacity.may_probe(in_use + work.units)
 

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from batchgen.engine.refusals import Verdicts
-from batchgen.engine.retry import soon
+from batchgen.engine.retry import short_backoff
 from batchgen.errors import AccountStopped, JobRefused, JobRejected, PageReceived
 from batchgen.jobs import Status
 from batchgen.ledger.events import Ended, NotMade, Outcome
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.catalog.catalog import Prices
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.refusals import Suspended
     from batchgen.engine.shutdown import Stop
@@ -33,7 +33,9 @@ class Endings:
     seconds are infinite.
     """
 
-    def __init__(self, context: Context, prices: Prices, *, stop: Stop, later: Callable[[Work, float], None]) -> None:
+    def __init__(
+        self, context: Context, prices: Prices, *, stop: Stop, later: Callable[[Attempt, float], None]
+    ) -> None:
         self._context = context
         self._prices = prices
         self._account_stop = stop
@@ -41,7 +43,7 @@ class Endings:
         self.verdicts = Verdicts()
 
     async def not_made(
-        self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
+        self, work: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
     ) -> None:
         """The attempt made nothing: the next follows, after `wait` seconds at least, unless that was the last.
 
@@ -56,9 +58,9 @@ class Endings:
         else:
             await self._record_not_made(work, error, outcome, counts=counts)
             if work.wanted:
-                self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else wait)
+                self.later(work.again(counts=counts), short_backoff(failures, self._context.chance) if counts else wait)
 
-    async def refused(self, work: Work, error: JobError) -> None:
+    async def refused(self, work: Attempt, error: JobError) -> None:
         """Rejected or failed for good; or pending, as long as it may be the account that is refused."""
         if isinstance(error, JobRejected):
             await self.end(work, Status.REJECTED, Outcome.REFUSED, error)
@@ -77,15 +79,15 @@ class Endings:
         elif suspended.is_own and (isinstance(error, JobRefused) or failures >= self._context.rules.max_attempts):
             await self.end(work, Status.FAILED, None, error)
         else:
-            self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else 0.0)
+            self.later(work.again(counts=counts), short_backoff(failures, self._context.chance) if counts else 0.0)
 
-    async def end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
+    async def end(self, work: Attempt, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
         """The job ends short; `outcome` None leaves the attempt's as it is."""
         context = self._context
         await context.record(
             Ended(
                 job_id=work.job.id,
-                attempt=work.attempt,
+                attempt=work.number,
                 status=status,
                 outcome=outcome,
                 at=context.now_ms(),
@@ -99,7 +101,7 @@ class Endings:
         context.counters.jobs_failed += 1
         context.stats.ended[status] = context.stats.ended.get(status, 0) + 1
 
-    def leave(self, work: Work, why: str) -> None:
+    def leave(self, work: Attempt, why: str) -> None:
         """The job stays as it is for the next run."""
         self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
 
@@ -108,18 +110,18 @@ class Endings:
         stop = self._account_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
 
-    def price(self, work: Work) -> int | None:
+    def price(self, work: Attempt) -> int | None:
         """What the attempt is reckoned to cost, in millionths."""
         if work.reserved is not None:
             return work.reserved
         return micros(self._prices.of_task(work.job.parameters))
 
-    async def _record_not_made(self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
+    async def _record_not_made(self, work: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
         context = self._context
         await context.record(
             NotMade(
                 job_id=work.job.id,
-                attempt=work.attempt,
+                attempt=work.number,
                 outcome=outcome,
                 counts=counts,
                 at=context.now_ms(),
@@ -130,13 +132,13 @@ class Endings:
         )
         self._release(work, outcome)
 
-    async def _suspend(self, work: Work, error: BatchgenError, outcome: Outcome) -> None:
+    async def _suspend(self, work: Attempt, error: BatchgenError, outcome: Outcome) -> None:
         """The job is pending until it is clear whether this was its own fault (`conclude`)."""
         await self._record_not_made(work, error, outcome, counts=False)
         if work.wanted and (reason := self.verdicts.suspend(work, error)) is not None:
             self._account_stop.request(reason, grace=None)
 
-    def _release(self, work: Work, outcome: Outcome) -> None:
+    def _release(self, work: Attempt, outcome: Outcome) -> None:
         if outcome in {Outcome.REFUSED, Outcome.FAILED}:
             self._context.budget.release(work.units, self.price(work), earlier=work.earlier)
 

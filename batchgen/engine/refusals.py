@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from batchgen.errors import AccountStopped, JobRefused, OwnRefusal, PageReceived
 
 if TYPE_CHECKING:
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.errors import BatchgenError, JobError
 
 ALIKE = 5  # jobs that are refused alike, with none accepted between, and the account is stopped
@@ -23,7 +23,7 @@ ALIKE = 5  # jobs that are refused alike, with none accepted between, and the ac
 class Suspended:
     """An attempt that made nothing, and why."""
 
-    work: Work
+    work: Attempt
     error: BatchgenError
     is_own: bool = False  # the verdict, once there is one
 
@@ -44,15 +44,15 @@ class Verdicts:
         """Whether any verdict waits."""
         return bool(self._waiting)
 
-    def is_own(self, work: Work, refusal: JobError) -> bool:
+    def is_own(self, work: Attempt, refusal: JobError) -> bool:
         """Whether a refusal is clearly the job's own: then there is nothing to wait for."""
         return isinstance(refusal, OwnRefusal) or (isinstance(refusal, PageReceived) and work.job.id in self._met_page)
 
-    def came(self, work: Work) -> None:
+    def came(self, work: Attempt) -> None:
         """A create was refused or lost just now; what became of it may take a while to find out."""
         self._came[work.job.id] = self._accepts
 
-    def suspend(self, work: Work, error: BatchgenError) -> AccountStopped | None:
+    def suspend(self, work: Attempt, error: BatchgenError) -> AccountStopped | None:
         """The verdict waits. The answer is a reason to stop the account, where too many were refused alike."""
         self._waiting.append(Suspended(work=work, error=error))
         since = self._accepts - self._came.pop(work.job.id, self._accepts)

@@ -21,12 +21,12 @@ def backoff(times: int, chance: Random, *, asked: float | None = None) -> float:
     return max(wait, asked) if asked is not None else wait
 
 
-def soon(times: int, chance: Random) -> float:
+def short_backoff(times: int, chance: Random) -> float:
     """Seconds to wait before the next try of what is free to repeat, a download say: as `backoff`, but sooner."""
     return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * chance.random())
 
 
-def patience(times: int) -> float:
+def query_timeout(times: int) -> float:
     """Seconds to wait for the answer to what is free to repeat, after `times` tries in a row that had none.
 
     Asking again soon costs nothing; a slot, or a place among the downloads, that waits a minute for nobody does.

@@ -31,7 +31,7 @@ from batchgen.providers.base import TaskState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.poller import Watch
@@ -58,7 +58,7 @@ class AttemptRunner:
         flow: AccountLimits,
         watch: Watch,
         stop: Stop,
-        later: Callable[[Work, float], None],
+        later: Callable[[Attempt, float], None],
         changed: Callable[[], None],
     ) -> None:
         self._context = context
@@ -73,7 +73,7 @@ class AttemptRunner:
         self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
         self.fetching = 0
 
-    async def live(self, work: Work, hold: SlotPermit, status: Status) -> None:
+    async def live(self, work: Attempt, hold: SlotPermit, status: Status) -> None:
         """Carry one attempt from where it stands to its end. `hold` are its slots; its price is reserved.
 
         Raises nothing but cancellation: each error becomes the job's outcome, or the run's stop.
@@ -94,10 +94,10 @@ class AttemptRunner:
         except Unkeepable as error:
             await self._not_kept(work, error)
 
-    async def _not_kept(self, work: Work, error: Unkeepable) -> None:
+    async def _not_kept(self, work: Attempt, error: Unkeepable) -> None:
         """What no row can hold ends its job alone: where a create was sent, nobody can say what it made."""
         try:
-            if self._context.reader.attempt_state(work.job.id, work.attempt) is not None:
+            if self._context.reader.attempt_state(work.job.id, work.number) is not None:
                 await self.ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
             else:
                 self._context.budget.release(work.units, self.ends.price(work), earlier=work.earlier)
@@ -112,7 +112,7 @@ class AttemptRunner:
 
     # --- made: the task has succeeded ---------------------------------------------------------------------
 
-    async def _made(self, work: Work, hold: SlotPermit) -> bool:
+    async def _made(self, work: Attempt, hold: SlotPermit) -> bool:
         """Wait for the task's end; whether there are images to fetch."""
         hold.enter(Phase.RUNNING)
         context = self._context
@@ -138,7 +138,7 @@ class AttemptRunner:
         await self._record_made(work, task)
         return True
 
-    async def _made_nothing(self, work: Work, task: Task) -> None:
+    async def _made_nothing(self, work: Attempt, task: Task) -> None:
         """The task has ended without images: by policy, by chance, or so long ago that they are no longer there."""
         words = task.message or "The gateway gives no reason."
         is_old = self._context.now_ms() - work.accepted_at >= GONE_AFTER_MS
@@ -152,7 +152,7 @@ class AttemptRunner:
             failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
             await self.ends.not_made(work, failure, Outcome.FAILED, counts=True)
 
-    async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:
+    async def _record_made(self, work: Attempt, task: Task, *before: Accepted) -> None:
         price = self.ends.price(work)
         # The gateway's own figure counts where it is in our unit, or there is no price.
         counts = task.cost is not None and (self._provider.account.prices.deducted or price is None)
@@ -160,14 +160,14 @@ class AttemptRunner:
         links = task.images(work.units)
         if work.wanted and work.job.parameters.watermark_info:
             self._context.stats.unmarked += sum(not link.watermark_url for link in links)
-        made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
+        made = Made(job_id=work.job.id, attempt=work.number, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
         self._context.budget.charge(price, charge, earlier=work.earlier)
         self._context.counters.cost = self._context.budget.cost_of_run
 
     # --- fetched: the images are in place -----------------------------------------------------------------
 
-    async def _fetched(self, work: Work) -> None:
+    async def _fetched(self, work: Attempt) -> None:
         context = self._context
         self.fetching += 1
         context.counters.images_to_fetch += work.units
@@ -186,7 +186,7 @@ class AttemptRunner:
             self.fetching -= 1
             context.counters.images_to_fetch -= work.units
 
-    async def _gone(self, work: Work, error: BatchgenError, outcome: Outcome | None) -> None:
+    async def _gone(self, work: Attempt, error: BatchgenError, outcome: Outcome | None) -> None:
         """The gateway does not have what it made. Each later run asks again; only a retry of what was gone pays."""
         if self._is_elsewhere(work) or await self._fetcher.may_come(work, error):
             later = "It may be late: the next run asks again, unpaid. What stays away is called gone in the end, and"
@@ -196,11 +196,11 @@ class AttemptRunner:
         else:
             await self.ends.end(work, Status.GONE, outcome, error)
 
-    def _is_elsewhere(self, work: Work) -> bool:
+    def _is_elsewhere(self, work: Attempt) -> bool:
         """Whether it was made under another key than is asked with now: "not there" proves nothing."""
         return not work.remake and work.key_print not in {"", self.creates.key_print}
 
-    async def _looked_again(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
+    async def _looked_again(self, work: Attempt, hold: SlotPermit, status: Status) -> Attempt | None:
         """What an earlier run did not get: one question and one download, free. The work where it goes on."""
         hold.give()
         context = self._context

@@ -26,7 +26,7 @@ from batchgen.providers.base import TaskState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
     from batchgen.providers.base import Provider, Task
@@ -82,13 +82,13 @@ class AccountScheduler:
         )
         self._unknown_statuses: Counter[str] = Counter()
         self._freely_asked: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
-        self._waiting: list[Work] = []
+        self._waiting: list[Attempt] = []
         self._is_out_of_funds = False  # the next job waits for what others may give back
-        self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
+        self._later: list[tuple[float, int, Attempt]] = []  # a heap, by the time from which they may go
         self._put = 0
         self._lives: set[asyncio.Task[None]] = set()
 
-    async def run(self, begun: Sequence[tuple[Work, Status]], source: Iterator[Work | None]) -> None:
+    async def run(self, begun: Sequence[tuple[Attempt, Status]], source: Iterator[Attempt | None]) -> None:
         """Take up what was begun, then begin what `source` gives, until all has ended or the lane is stopped.
 
         `source` gives None where it has looked at a good many jobs and found none to begin.
@@ -111,7 +111,7 @@ class AccountScheduler:
             name = self._account.name
             self._context.stats.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
-    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
+    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Attempt | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
             if (reason := self._outage.reason_to_stop()) is not None:
@@ -157,7 +157,7 @@ class AccountScheduler:
         if reason is not None:
             self.stop.request(reason, grace=None)
 
-    def _fill(self, source: Iterator[Work | None]) -> bool:
+    def _fill(self, source: Iterator[Attempt | None]) -> bool:
         """Those that may go again go first, then come new ones, in the manifest's order. Whether to look on."""
         while self._later and self._later[0][0] <= self._context.clock():
             self._waiting.insert(0, heapq.heappop(self._later)[-1])
@@ -218,7 +218,7 @@ class AccountScheduler:
             return Idle.OUTAGE
         return None if self._in_quota(lives) else Idle.RATE
 
-    def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
+    def _short_of_funds(self, work: Attempt, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
         if len(self._lives) > self._life.fetching:
             self._is_out_of_funds = True
@@ -301,7 +301,7 @@ class AccountScheduler:
                 f" {self._account.name!r} tells what became of a task only in its answer."
             )
 
-    def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: SlotPermit, status: Status) -> None:
+    def _spawn(self, lives: asyncio.TaskGroup, work: Attempt, hold: SlotPermit, status: Status) -> None:
         task = lives.create_task(self._life.live(work, hold, status))
         self._lives.add(task)
         task.add_done_callback(self._ended)
@@ -312,7 +312,7 @@ class AccountScheduler:
         self._wake.set()
         self._show()
 
-    def _put_back(self, work: Work, seconds: float) -> None:
+    def _put_back(self, work: Attempt, seconds: float) -> None:
         if not self._begins:  # money is spent at the manifest's own account only
             self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.concurrency import AdaptiveConcurrency
 
 PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
@@ -50,7 +50,7 @@ class FirstFit:
     def __init__(self) -> None:
         self._passed = 0
 
-    def choose(self, waiting: list[Work], free: int) -> Work | None:
+    def choose(self, waiting: list[Attempt], free: int) -> Attempt | None:
         """Take the next work that fits out of `waiting`, or None where nothing may go now."""
         for position, work in enumerate(waiting):
             if work.units > free:

@@ -34,7 +34,7 @@ from batchgen.providers.registry import key_print
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Endings
@@ -60,7 +60,7 @@ class Creates:
         ends: Endings,
         stop: Stop,
         changed: Callable[[], None],
-        record_made: Callable[[Work, Task, Accepted], Awaitable[None]],
+        record_made: Callable[[Attempt, Task, Accepted], Awaitable[None]],
     ) -> None:
         self._context = context
         self._provider = provider
@@ -78,7 +78,7 @@ class Creates:
                 delay=provider.account.visibility_delay,
                 earlier=self._accepted_before,
             ),
-            is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.moved,
+            is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.base_url_changed,
             sleep=context.sleep,
             clock=context.clock,
             chance=context.chance,
@@ -87,7 +87,7 @@ class Creates:
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
 
-    async def accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
+    async def accepted(self, work: Attempt, hold: SlotPermit, status: Status) -> Attempt | None:
         """The attempt with its task, or None when it has no task and all that follows is arranged.
 
         Raises RunStopped where the ledger's disk refuses.
@@ -104,7 +104,7 @@ class Creates:
             self._ends.verdicts.accepted()
         return accepted
 
-    async def _accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
+    async def _accepted(self, work: Attempt, hold: SlotPermit, status: Status) -> Attempt | None:
         if status is not Status.PENDING:
             return await self._looked_for(work, hold, status)
         verdicts = self._ends.verdicts
@@ -126,7 +126,7 @@ class Creates:
             self.unaskable.discard(asyncio.current_task())
         return await self._adopt(work, hold, task)
 
-    async def _send(self, work: Work, hold: SlotPermit) -> Task:
+    async def _send(self, work: Attempt, hold: SlotPermit) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
         try:
             await self._record_intent(work)
@@ -140,12 +140,12 @@ class Creates:
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 
-    async def _record_intent(self, work: Work) -> None:
+    async def _record_intent(self, work: Attempt) -> None:
         context = self._context
         await context.record(
             Intent(
                 job=work.job,
-                attempt=work.attempt,
+                attempt=work.number,
                 account=self._provider.account.name,
                 base_url=context.address_of(self._provider.account),
                 external_id=work.external_id,
@@ -160,14 +160,14 @@ class Creates:
         context.stats.begun += 1
 
     async def _looked_for(
-        self, work: Work, hold: SlotPermit, status: Status, because: BatchgenError | None = None
-    ) -> Work | None:
+        self, work: Attempt, hold: SlotPermit, status: Status, because: BatchgenError | None = None
+    ) -> Attempt | None:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         hold.enter(Phase.ASKING)
         try:
             task = await self.recovery.find(work, waits=hold.give)
         except Undecided as error:
-            if work.moved:
+            if work.base_url_changed:
                 self._ends.leave(work, f"a task was sent to another base_url than the account has now: {error}")
                 return None
             await self._undecided(work, error if because is None else type(error)(f"{because} {error}"), status)
@@ -184,7 +184,7 @@ class Creates:
             await self._ends.not_made(work, lost, Outcome.REFUSED, counts=because is not None)
         return None
 
-    async def _taken_or_refused(self, work: Work, hold: SlotPermit, refusal: RefusedOrTaken) -> Work | None:
+    async def _taken_or_refused(self, work: Attempt, hold: SlotPermit, refusal: RefusedOrTaken) -> Attempt | None:
         """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
         hold.enter(Phase.ASKING)
         try:
@@ -200,7 +200,7 @@ class Creates:
         await self._ends.refused(work, refusal)
         return None
 
-    async def _refused(self, work: Work, hold: SlotPermit, error: BatchgenError) -> Work | None:
+    async def _refused(self, work: Attempt, hold: SlotPermit, error: BatchgenError) -> Attempt | None:
         """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
         if isinstance(error, Throttled | NotSent):
             self._note_trouble(work, hold, error)
@@ -226,7 +226,7 @@ class Creates:
             await self._ends.refused(work, error)
         return None
 
-    async def _accepted_all_the_same(self, work: Work, refusal: BatchgenError) -> Task | None:
+    async def _accepted_all_the_same(self, work: Attempt, refusal: BatchgenError) -> Task | None:
         """The task of a create that was refused: what lies between may have sent it twice, and the second was refused.
 
         Raises NotAnswered where the account does not say.
@@ -239,7 +239,7 @@ class Creates:
         except AccountStopped:
             return None  # who does not let us in has taken nothing from us either
 
-    async def _adopt(self, work: Work, hold: SlotPermit, task: Task, *, found: bool = False) -> Work:
+    async def _adopt(self, work: Attempt, hold: SlotPermit, task: Task, *, found: bool = False) -> Attempt:
         self._flow.accepted(hold)
         self._context.counters.note = ""
         is_whole = len(task.links) >= work.units or not self._provider.can_query
@@ -252,13 +252,13 @@ class Creates:
             self.recovery.accepted(task.id, work.external_id, at)
         return work.accepted(task.id, at)
 
-    async def _made_at_once(self, work: Work, task: Task) -> Work:
+    async def _made_at_once(self, work: Attempt, task: Task) -> Attempt:
         """The create's own answer brings the images. One commit: between two, they could be lost."""
         at = work.sent_at  # the task went on from there; its time is what a plan reckons with
         await self._record_made(work, task, _accepted(work, task, at))
         return work.accepted(task.id, at, made=True)
 
-    async def _undecided(self, work: Work, error: Undecided, status: Status) -> None:
+    async def _undecided(self, work: Attempt, error: Undecided, status: Status) -> None:
         # What could not be asked just now is held at first: only a later run, told to, sends it again.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
         if self._context.rules.resend_unknown and not is_first_doubt:
@@ -266,7 +266,7 @@ class Creates:
         else:
             await self._ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
 
-    def _note_trouble(self, work: Work, hold: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
+    def _note_trouble(self, work: Attempt, hold: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
         """The create was not taken for now, or nobody can say."""
         is_unclear = isinstance(error, Unclear)
         self._context.counters.refusals += not is_unclear
@@ -288,7 +288,7 @@ class Creates:
         )
 
 
-def _accepted(work: Work, task: Task, at: int, *, found: bool = False) -> Accepted:
+def _accepted(work: Attempt, task: Task, at: int, *, found: bool = False) -> Accepted:
     return Accepted(
-        job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
+        job_id=work.job.id, attempt=work.number, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
     )

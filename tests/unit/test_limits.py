@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jobs_for_tests import job
 
 from batchgen.budget import Budget, BudgetLimits
-from batchgen.engine.attempt import Work
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.backoff import Gate
 from batchgen.engine.concurrency import MOST, AdaptiveConcurrency
 from batchgen.engine.latency import Latencies, Spread, next_by_chance
@@ -23,8 +23,8 @@ from batchgen.errors import NotSent, RunStopped
 from batchgen.ledger.reader import Spent
 
 
-def work(units: int) -> Work:
-    return Work.of(job(f"{units}", n=units), 0, 0)
+def work(units: int) -> Attempt:
+    return Attempt.of(job(f"{units}", n=units), 0, 0)
 
 
 class Clock:

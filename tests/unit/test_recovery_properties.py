@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs_for_tests import job
 
 from batchgen.catalog.catalog import builtin
-from batchgen.engine.attempt import Work
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.controls import Controls
 from batchgen.engine.recovery import Postponed, Recovery, Undecided
 from batchgen.errors import TaskNotFound
@@ -80,7 +80,7 @@ def task(number, *, at=SENT, external_id=""):
 
 
 def lost(**more):
-    sent = Work.of(job(), 0, 0).sent(SENT, id_sent=True, key_print="k")
+    sent = Attempt.of(job(), 0, 0).sent(SENT, id_sent=True, key_print="k")
     return sent if not more else sent.__class__(**{name: getattr(sent, name) for name in sent.__slots__} | more)
 
 
@@ -94,7 +94,7 @@ def recovery_of(provider, clock, *earlier):
     return Recovery(
         provider,
         controls,
-        is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.moved,
+        is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.base_url_changed,
         sleep=clock.sleep,
         clock=clock,
         chance=Random(1),

@@ -11,7 +11,7 @@ from jobs_for_tests import job
 
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.catalog import builtin
-from batchgen.engine.attempt import Work
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
@@ -91,7 +91,7 @@ async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
             say=print,
             **more,
         )
-        await AccountScheduler(context, provider, begins=True).run([], iter([Work.of(job(), 0, 0)]))
+        await AccountScheduler(context, provider, begins=True).run([], iter([Attempt.of(job(), 0, 0)]))
     stands = ledger.db.execute("SELECT status, message FROM job").fetchall()
     ledger.close()
     return stands
