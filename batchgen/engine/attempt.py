@@ -1,4 +1,4 @@
-"""A job as the engine carries it: which attempt is next, and when."""
+"""One attempt at a job, as the engine carries it from its create to its images."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Attempt:
             remake=remake,
         )
 
-    def again(self, *, counts: bool) -> Attempt:
-        """The next attempt of the same job, with an id of its own."""
+    def next(self, *, counts: bool) -> Attempt:
+        """The next attempt at the same job, with an id of its own. `counts`: this one failed."""
         return Attempt.of(self.job, self.number, self.failures + int(counts))
 
     def sent(self, at: int, *, id_sent: bool, key_print: str) -> Attempt:

@@ -1,4 +1,4 @@
-"""Whether a lane may send now: held after refusals, open after a success, given up after too long without one."""
+"""When an account may be sent something again: later after refusals, at once after a success, never after too long."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ if TYPE_CHECKING:
     from batchgen.errors import BatchgenError
 
 
-class Gate:
+class Backoff:
     """Refusals of one account, by the monotonic clock. They use up no attempts."""
 
-    def __init__(self, clock: Callable[[], float], chance: Random, give_up_after: float) -> None:
+    def __init__(self, clock: Callable[[], float], rng: Random, give_up_after: float) -> None:
         self._clock = clock
-        self._chance = chance
+        self._rng = rng
         self._give_up_after = give_up_after
         self._in_a_row = 0
         self._since: float | None = None
         self._opens = 0.0
-        self.refusals = 0
 
-    def served(self) -> None:
+    def succeeded(self) -> None:
         """The account did as it was asked."""
         self._in_a_row = 0
         self._since = None
@@ -34,27 +33,24 @@ class Gate:
     def refused(
         self, error: BatchgenError, *, retry_after: float | None = None, closes: bool = True
     ) -> GatewayUnavailable | None:
-        """Note a refusal, and close for a while where it `closes`.
+        """Note a refusal, and wait after it where it `closes`.
 
         The answer is a reason to stop when there was no success for too long.
         """
         now = self._clock()
-        self.refusals += 1
         if self._since is None:
             self._since = now
         if retry_after is not None and retry_after > self._give_up_after:
             return GatewayUnavailable(
                 f"The gateway asks to wait {retry_after:.0f} s, longer than run.give_up_after: {error} Run again later."
             )
-        # Tasks in flight are refused together: refusals that meet a closed gate are one refusal.
+        # Tasks in flight are refused together: refusals during the wait are one refusal.
         if closes and now >= self._opens:
             self._in_a_row += 1
-            self._opens = now + backoff(self._in_a_row, self._chance, asked=retry_after)
+            self._opens = now + backoff(self._in_a_row, self._rng, asked=retry_after)
         elif retry_after is not None:
             self._opens = max(self._opens, now + retry_after)
-        if now - self._since < self._give_up_after:
-            return None
-        return gave_up(self._give_up_after, error)
+        return gave_up(self._give_up_after, error) if now - self._since >= self._give_up_after else None
 
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now."""
@@ -65,5 +61,5 @@ def gave_up(seconds: float, last: BatchgenError) -> GatewayUnavailable:
     """The reason to stop where nothing succeeded for so long."""
     time = f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} s"
     return GatewayUnavailable(
-        f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to go on."
+        f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to continue."
     )

@@ -1,4 +1,4 @@
-"""When to try again, as arithmetic: no clock, no waiting, chance is an argument."""
+"""When to try again, as arithmetic: no clock, no waiting, and the random numbers are an argument."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ FIRST_SECONDS = 1.0  # the vendor asks for at least one second after 1303
 LONGEST_SECONDS = 60.0
 
 
-def backoff(times: int, chance: Random, *, asked: float | None = None) -> float:
+def backoff(times: int, rng: Random, *, asked: float | None = None) -> float:
     """Seconds to wait after the `times`-th refusal in a row (from 1): exponential, with jitter, never under a second.
 
     `asked` is the gateway's own Retry-After in seconds; it is a lower bound.
     """
     most = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** (times - 1))
-    wait = max(FIRST_SECONDS, most * (0.5 + 0.5 * chance.random()))
+    wait = max(FIRST_SECONDS, most * (0.5 + 0.5 * rng.random()))
     return max(wait, asked) if asked is not None else wait
 
 
-def short_backoff(times: int, chance: Random) -> float:
+def short_backoff(times: int, rng: Random) -> float:
     """Seconds to wait before the next try of what is free to repeat, a download say: as `backoff`, but sooner."""
-    return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * chance.random())
+    return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * rng.random())
 
 
 def query_timeout(times: int) -> float:

@@ -161,7 +161,7 @@ async def test_at_the_end_of_a_run_without_a_control_it_is_unknown():
 
 @pytest.mark.parametrize(
     "sent",
-    [{"id_sent": False}, {"key_print": "another"}, {"moved": True}],
+    [{"id_sent": False}, {"key_print": "another"}, {"base_url_changed": True}],
     ids=["without an id", "with another key", "to another address"],
 )
 async def test_what_cannot_be_found_by_its_id_here_is_never_believed_to_be_absent(sent):
