@@ -11,7 +11,7 @@ from collections import deque
 
 _DECREASE = 0.5
 _FAST = 0.05  # growth by each accepted create, up to the level that was accepted before
-_SLOW, _ACCELERATION = 1e-5, 0.03  # the same beyond it: at first, and with the distance from it
+_SLOW, _ACCELERATION, _FASTEST = 1e-5, 0.03, 0.1  # the same beyond it: at first, with the distance from it, at most
 _LOW = 0.9  # of that level: a refusal below this has another cause
 _NOISY = 0.01  # share of creates refused down there
 _NOISE_MEMORY = 64  # creates
@@ -21,11 +21,13 @@ _RECENT, _MANY = 16, 5  # so many refusals among the latest creates mean the lim
 class AdaptiveLimit:
     """A limit between `least` and `most`; infinite means that it is not known.
 
-    Two things are added to the plain rule (figures: tests/unit/test_limits.py with the addition left out):
+    Two things are added to the plain rule (figures of the accounts simulated in tests/unit/test_limits.py):
 
-    - Beyond the accepted level growth is slow at first, then faster (as in TCP CUBIC).
+    - Beyond the accepted level growth is slow at first, then faster (as in TCP CUBIC): 98 % of the units are used and
+      0.7 % of creates refused, and 24 units where 5 were are found after 70 creates. At one speed that finds them after
+      350, it is 83 % and 4 %.
     - Single refusals are ignored once creates well below the level are refused as well: some gateways refuse a few
-      in a hundred for reasons of their own.
+      in a hundred for reasons of their own. Where 4 % are, creates take 1.9 times as long; else 2,400 times.
     """
 
     def __init__(self, value: float, *, least: float, most: float = math.inf) -> None:
@@ -44,10 +46,13 @@ class AdaptiveLimit:
             return
         if self._is_low:
             self._noise -= self._noise / _NOISE_MEMORY
-        if self.value < self._level:
+        if math.isinf(self._level):
+            grown = self.value * (1.0 + _FAST)
+        elif self.value < self._level:
             grown = min(self._level, self.value * (1.0 + _FAST) ** steps)
         else:
-            grown = self.value * (1.0 + steps * (_SLOW + _ACCELERATION * (self.value / self._level - 1.0)))
+            growth = _SLOW + _ACCELERATION * (self.value / self._level - 1.0)
+            grown = self.value * (1.0 + min(_FASTEST, steps * growth))
         self.value = min(self._most, grown)
 
     def refused(self, level: float, *, sent: float, now: float) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from aiolimiter import AsyncLimiter
 
 from batchgen.engine.adaptive_limit import AdaptiveLimit
-from batchgen.engine.backoff import Backoff
 from batchgen.engine.outage import Outage
+from batchgen.engine.retry import Backoff
 from batchgen.engine.timings import Phase, SlotTime
 from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.durations import duration
-from batchgen.engine.backoff import gave_up
+from batchgen.engine.retry import gave_up
 from batchgen.errors import GatewayUnavailable, NotSent, ProxyBusy, Unclear
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from batchgen.durations import duration
-from batchgen.engine.backoff import Backoff
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
 from batchgen.engine.poller import Watch
+from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle

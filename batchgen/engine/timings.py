@@ -37,14 +37,10 @@ class SlotTime:
         self._clock = clock
         self._units = units
         self._started = self._at = clock()
-        self._held = dict.fromkeys(Phase, 0)
+        self.held = 0  # units, now
+        self._held = dict.fromkeys(Phase, 0)  # the same by phase
         self._why = Idle.NO_JOB
         self._spent: dict[Phase | Idle, float] = dict.fromkeys([*Phase, *Idle], 0.0)
-
-    @property
-    def held(self) -> int:
-        """Units held now."""
-        return sum(self._held.values())
 
     @property
     def running(self) -> int:
@@ -56,8 +52,10 @@ class SlotTime:
         self._count()
         if out_of is not None:
             self._held[out_of] -= units
+            self.held -= units
         if into is not None:
             self._held[into] += units
+            self.held += units
 
     def idle(self, why: Idle) -> None:
         """From now on this is why slots are free."""
@@ -84,5 +82,6 @@ class SlotTime:
         now = self._clock()
         passed, self._at = now - self._at, now
         for phase, units in self._held.items():
-            self._spent[phase] += units * passed
+            if units:
+                self._spent[phase] += units * passed
         self._spent[self._why] += max(0, self._units() - self.held) * passed

@@ -193,8 +193,8 @@ def test_a_host_that_cannot_be_reached_is_said_at_once_and_for_how_long_it_is_tr
     gateway.stop()
     done = batchgen("run", path, cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stderr.count("It is tried again, for at most 2 s (run.give_up_after).") == 1
-    assert done.stderr.index("It is tried again") < done.stderr.index("No success for 2 s")
+    assert done.stderr.count("Retrying for at most 2 s (run.give_up_after)") == 1
+    assert done.stderr.index("Retrying") < done.stderr.index("No success for 2 s")
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,9 @@ from jobs_for_tests import job
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.catalog import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.backoff import Backoff
 from batchgen.engine.latency import Latencies, Spread, next_by_chance
 from batchgen.engine.limits import MAX_PASSES, AccountLimits, CreateRate, SlotPermit, max_units, quota
-from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
+from batchgen.engine.retry import LONGEST_SECONDS, Backoff, backoff, next_query
 from batchgen.engine.shutdown import Stop
 from batchgen.engine.timings import Phase
 from batchgen.errors import NotSent, RunStopped, TooManyRunning
@@ -223,6 +222,13 @@ def test_a_limit_that_nobody_stated_is_found_from_below():
     gateway.refused = 0
     assert gateway.make(5000) >= 0.95 * 24
     assert gateway.refused < 0.01 * 5000
+
+
+def test_the_search_for_a_limit_does_not_leap_after_a_pause():
+    gateway = gateway_with(24, concurrency=9, seeks=True)
+    gateway.make(9)
+    gateway.make(1, seconds=300.0)
+    assert gateway.limits.units < 18
 
 
 def test_the_search_for_a_limit_has_a_bound():
