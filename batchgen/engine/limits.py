@@ -130,6 +130,7 @@ class AccountLimits:
         self._reached = 0  # units of accepted tasks that ran at a time since the last refusal for the concurrency
         self._accepted_at = clock()
         self._rate = CreateRate(clock)
+        self._is_full = False  # whether an attempt waits that did not fit: only then more units would be used
         self._passed = 0  # how often a smaller task passed the first one that waits
         self.time = SlotTime(clock, lambda: self.units)
         self.backoff = Backoff(clock, rng, give_up_after)
@@ -159,11 +160,13 @@ class AccountLimits:
         always try.
         """
         free = self.units - self.in_use if self.in_use else math.inf
+        self._is_full = False
         for position, attempt in enumerate(waiting):
             if attempt.units <= free:
                 return position
             if self._passed >= MAX_PASSES:
                 break
+        self._is_full = bool(waiting)
         return None
 
     def acquire(self, units: int, *, passes: bool) -> SlotPermit:
@@ -181,7 +184,8 @@ class AccountLimits:
         self.backoff.succeeded()
         self._rate.accepted()
         self._reached = max(self._reached, self.time.running + permit.units)
-        self._concurrency.accepted(1.0 + (now - self._accepted_at) / _SECONDS_PER_STEP)
+        if self._is_full:
+            self._concurrency.accepted(1.0 + (now - self._accepted_at) / _SECONDS_PER_STEP)
         self._accepted_at = now
 
     def unclear(self, error: BatchgenError) -> RunStopped | None:

@@ -167,6 +167,7 @@ class Gateway:
         self.units = units
         self.running: list[SlotPermit] = []
         self.refused = 0
+        self.is_busy = True
         self._noise = noise
         self._rng = Random(seed)
 
@@ -176,6 +177,8 @@ class Gateway:
             self.clock.now += seconds + self.limits.closed_for()
             while (permit := send(self.limits, [attempt(task)])) is None:
                 self.running.pop(0).release()
+            if self.is_busy:
+                self.limits.choose([attempt(task)])  # the next one waits while this create is in flight
             held = sum(running.units for running in self.running)
             if held + task > self.units or self._rng.random() < self._noise:
                 self.refused += 1
@@ -244,6 +247,15 @@ def test_units_that_somebody_else_held_for_a_while_are_used_again():
     gateway.units = 24
     gateway.make(400)
     assert gateway.limits.units == 24
+
+
+def test_a_limit_that_is_not_reached_does_not_grow():
+    gateway = gateway_with(5, concurrency=24)
+    gateway.make(200)
+    gateway.is_busy = False
+    for _ in gateway.creates(400):
+        gateway.running.pop().release()
+    assert gateway.limits.units <= 6
 
 
 def test_a_slow_account_is_tried_again_after_a_time():
