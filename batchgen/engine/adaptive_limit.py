@@ -58,7 +58,7 @@ class AdaptiveLimit:
     def refused(self, level: float, *, sent: float, now: float) -> None:
         """Lower the limit: the create sent at this time was refused, while so much was accepted.
 
-        Creates that were under way when the limit was last lowered say nothing new, nor does noise.
+        Creates that were in flight when the limit was last lowered say nothing new, nor does noise.
         """
         if sent < self._changed or self._is_noise():
             return

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt of one job, to be sent or under way. `sent_at` is Unix ms, 0 before it is sent."""
+    """One attempt at one job, to be sent or in flight. `sent_at` is Unix ms, 0 before it is sent."""
 
     job: Job
     number: int  # of the attempt at this job, from 1

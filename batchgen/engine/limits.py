@@ -111,7 +111,7 @@ class CreateRate:
 class AccountLimits:
     """Decides what may be sent now, and learns from each answer. `wake` is set when more may be sent than before.
 
-    `can_ask`: whether the account tells what became of a create; `notify` shows a sentence to the user.
+    `can_ask`: whether the account can be asked what became of a create; `notify` shows a sentence to the user.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class Outage:
             return
         # One job that fails at the server each time is no outage where others are accepted.
         is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < _TROUBLES
-        enough = 1 if isinstance(error, NotSent) and not self.accepted else _TROUBLES  # a wrong address is said at once
+        enough = 1 if isinstance(error, NotSent) and not self.accepted else _TROUBLES  # reports a wrong address at once
         self.is_on = len(self._troubled) >= enough and not is_one_jobs
         if self.is_on:
             self._began = now

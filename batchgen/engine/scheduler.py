@@ -39,7 +39,7 @@ class AccountScheduler:
     """One account in one run."""
 
     def __init__(self, context: Context, provider: Provider, *, starts_new: bool) -> None:
-        """`starts_new`: the manifest's own account. Another one only finishes what it owes us, and ends by itself."""
+        """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
         self._context = context
         self._starts_new = starts_new
         self._provider = provider

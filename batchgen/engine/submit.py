@@ -174,7 +174,7 @@ class Submitter:
         if task is None:
             await self._outcomes.refused(attempt, error)
             return None
-        if isinstance(error, RefusedOrTaken):  # this create was refused: what it has met was sent before
+        if isinstance(error, RefusedOrTaken):  # what was found was sent before this create
             self._context.budget.adopt(self._outcomes.price(attempt))
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
@@ -247,7 +247,7 @@ class Submitter:
         return None
 
     async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
-        # What could not be asked just now is held at first: only a later run, told to, sends it again.
+        # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
         if self._context.rules.resend_unknown and not is_first_doubt:
             await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=True)

@@ -18,8 +18,8 @@ _LOOK_AHEAD = 32  # attempts among which a smaller one may be chosen
 class WaitingAttempts:
     """`ready` may be sent now; the others have a time, by the monotonic clock, before which they are not.
 
-    `wake` is set when one comes back; `on_refused` is called instead where `starts_new` is false: an account that is
-    not the manifest's only finishes what an earlier run began there.
+    `wake` is set when one comes back. Where `starts_new` is false none may, and `on_refused` is called: an account that
+    is not the manifest's only finishes what earlier runs began there.
     """
 
     def __init__(
