@@ -48,7 +48,7 @@ HOMES = {
     "jinja2": "manifest",
     "sqlite3": "ledger",
     "aiohttp": "http callbacks sandbox",
-    "aiolimiter": "engine",
+    "aiolimiter": "engine.limits",
     "tqdm": "cli",
     "PIL": "storage sandbox manifest",
     "jwt": "providers sandbox",
