@@ -124,6 +124,7 @@ class Submitter:
             await self._record_intent(attempt)
             if self._is_closed:
                 raise Withheld("The run ended before the create was sent.")
+            self._context.stats.begun += 1
             if self.recovery.can_ask:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
@@ -151,7 +152,6 @@ class Submitter:
                 rehearsal=context.is_local(self._provider.account.name),
             )
         )
-        context.stats.begun += 1
 
     async def _not_accepted(self, attempt: Attempt, permit: SlotPermit, error: BatchgenError) -> Attempt | None:
         """The create has no clear answer, or was refused: for now, with the account, or for good."""
