@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from batchgen.budget import Budget
 from batchgen.catalog.accounts import Capability, price_at
 from batchgen.descriptors import connections
-from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Budget
-from batchgen.engine.concurrency import MOST
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, RunStats
-from batchgen.engine.runner import ASKED_AGAIN
+from batchgen.engine.limits import max_units
+from batchgen.engine.runner import RECHECKED
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import NAMES, Interrupted, Stop, signals_told
 from batchgen.errors import CommandError, DeadlinePassed
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from batchgen.budget import BudgetLimits
     from batchgen.callbacks.endpoint import Address
     from batchgen.catalog.accounts import Account
-    from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
     from batchgen.engine.counters import Counters
     from batchgen.engine.shutdown import Deadline
@@ -62,14 +62,14 @@ class Order:
 
     jobs: Callable[[], Iterator[Job]]  # everything that is wanted, in order
     digest: str  # of what is wanted: the same digest, the same jobs and names
-    source: Callable[[Ledger], Iterator[Work | None]]  # what is to be begun, page by page; None: nothing in this page
+    source: Callable[[Ledger], Iterator[Attempt | None]]  # what is to be begun, page by page; None: none in this page
     takes: Callable[[Job], bool]  # what `--only` leaves
     to_come: Callable[[Ledger], tuple[int, int]]  # jobs and images that are not there yet and are meant now
     account: Account
     accounts: Mapping[str, Account]  # all that are known by name, for tasks of an earlier run
     template: PathTemplate
     rules: Rules
-    limits: Limits
+    limits: BudgetLimits
     downloads: int
     retry: frozenset[Status] = frozenset()
     refetch: bool = False  # images that are all away are lost indeed
@@ -100,7 +100,7 @@ class RunEnvironment:
     leave: Callable[[int, str], None]  # tell of an end with this exit code and reason, within a moment
 
 
-Begun = tuple[Work, Status]
+Begun = tuple[Attempt, Status]
 
 
 def perform(order: Order, tree: Tree, around: RunEnvironment) -> Result:
@@ -190,12 +190,12 @@ def _begun(order: Order, ledger: Ledger) -> list[OpenAttempt]:
 
     Unknown ones can be asked for, or may be sent again; what is gone or partial may have come late.
     """
-    held = map(ledger.attempt_of, ledger.incomplete(ASKED_AGAIN | {Status.UNKNOWN}))
+    held = map(ledger.attempt_of, ledger.incomplete(RECHECKED | {Status.UNKNOWN}))
     return ledger.open_attempts() + [
         attempt
         for attempt in held
         if order.takes(attempt.job)
-        and (attempt.status in ASKED_AGAIN or order.rules.resend_unknown or _can_be_asked(order, attempt.account))
+        and (attempt.status in RECHECKED or order.rules.resend_unknown or _can_be_asked(order, attempt.account))
     ]
 
 
@@ -230,8 +230,7 @@ async def _make(
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
         reader.wait_at_most(_READER_PATIENCE_SECONDS)
-        units = max(order.account.concurrency, MOST if order.account.adaptive_concurrency else 0)
-        in_flight = units + _SPARE_CONNECTIONS
+        in_flight = max_units(order.account) + _SPARE_CONNECTIONS
         door = await stack.enter_async_context(open_http_client(connections(in_flight, order.downloads)))
         reserve = stack.enter_context(Reserve(tree.root, _reserved_bytes(order)))
         stop = Stop()
@@ -276,7 +275,10 @@ def _reserved_bytes(order: Order) -> int:
 
 
 async def _run_lanes(
-    order: Order, context: Context, lanes: dict[str, tuple[AccountScheduler, list[Begun]]], fresh: Iterator[Work | None]
+    order: Order,
+    context: Context,
+    lanes: dict[str, tuple[AccountScheduler, list[Begun]]],
+    fresh: Iterator[Attempt | None],
 ) -> None:
     async with asyncio.TaskGroup() as outer:
         timer = outer.create_task(_deadline(order, context))
@@ -306,14 +308,14 @@ async def _lanes(
             known = _account(order, name)
             account = await stack.enter_async_context(around.gateway(known))
             provider = provider_for(account, context.door, callback_url=_callback_url(order, known))
-            lane = AccountScheduler(context, provider, begins=is_own)
+            lane = AccountScheduler(context, provider, starts_new=is_own)
         except CommandError as error:
             if is_own:
                 raise
             for attempt in theirs:
                 context.stats.leave(f"A task begun at {name!r} cannot be asked for: {error}", wanted=attempt.wanted)
         else:
-            works = [Work.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
+            works = [Attempt.resumed(each, known.base_url, remake=each.job.id in remake) for each in theirs]
             lanes[name] = (lane, [(work, each.status) for work, each in zip(works, theirs, strict=True)])
     return lanes
 
@@ -332,7 +334,7 @@ async def _hearing(
     """Take callbacks while the lanes run, and say it when none came: else a wrong address would go unnoticed."""
     from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp costs 0.1 s
 
-    async with open_callback_server(address, lane.hear) as intake:
+    async with open_callback_server(address, lane.on_callback) as intake:
         yield
     if not intake.calls and context.stats.fetched_jobs:
         around.say(

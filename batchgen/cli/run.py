@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.app.run import Order, Result, RunEnvironment, perform
+from batchgen.budget import BudgetLimits
 from batchgen.cli import options as common
 from batchgen.cli import terminal
 from batchgen.cli.gateway import gateway_in, way_back
 from batchgen.cli.hooks import Finish
 from batchgen.cli.progress import Progress
 from batchgen.cli.run_report import Ending, ending_of
-from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Limits
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.shutdown import signals_raised
@@ -151,7 +151,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
             give_up_after=run.give_up_after,
             grace=run.grace,
         ),
-        limits=Limits(
+        limits=BudgetLimits(
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
             run_cost=micros(options.max_cost),
@@ -168,7 +168,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
 
 def _pending(
     manifest: Manifest, ledger: LedgerReader, selection: Selection, limit: int | None
-) -> Iterator[Work | None]:
+) -> Iterator[Attempt | None]:
     """What is to be begun, at most `limit` of it; None now and then where nothing is."""
     begun = 0
     for looked_at, (job, standing) in enumerate(standings(manifest, ledger), 1):
@@ -176,7 +176,7 @@ def _pending(
             return
         if standing.status is Status.PENDING and selection.takes(job):
             begun += 1
-            yield Work.of(job, standing.attempt, standing.failures)
+            yield Attempt.of(job, standing.attempt, standing.failures)
         elif looked_at % _BREATH == 0:
             yield None
 

@@ -1,4 +1,4 @@
-"""A job as the engine carries it: which attempt is next, and when."""
+"""One attempt at a job, as the engine carries it from its create to its images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """One attempt of one job, to be sent or under way. `sent_at` is Unix ms, 0 before it is sent."""
+class Attempt:
+    """One attempt at one job, to be sent or in flight. `sent_at` is Unix ms, 0 before it is sent."""
 
     job: Job
-    attempt: int
+    number: int  # of the attempt at this job, from 1
     failures: int = 0
     external_id: str = ""
     task_id: str = ""
     sent_at: int = 0
     wanted: bool = True  # whether the manifest asks for it
-    moved: bool = False  # sent to another address than the account has now: "not found" proves nothing there
+    base_url_changed: bool = False  # sent to another address than the account has now: "not found" proves nothing there
     id_sent: bool = False  # whether the create carried its external id, so that it can be asked for by it
     key_print: str = ""  # of the key that it was sent with; empty where that is not known
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
@@ -43,23 +43,23 @@ class Work:
         return self.job.parameters.n
 
     @classmethod
-    def of(cls, job: Job, attempt: int, failures: int) -> Work:
+    def of(cls, job: Job, attempt: int, failures: int) -> Attempt:
         """The attempt that follows `attempt` attempts so far."""
         number = attempt + 1
-        return cls(job=job, attempt=number, failures=failures, external_id=external_id(job.id, number))
+        return cls(job=job, number=number, failures=failures, external_id=external_id(job.id, number))
 
     @classmethod
-    def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Work:
+    def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Attempt:
         """An attempt that an earlier run began, at the account whose address is now `base_url`."""
         return cls(
             job=begun.job,
-            attempt=begun.attempt,
+            number=begun.attempt,
             failures=begun.failures,
             external_id=begun.external_id,
             task_id=begun.task_id or "",
             sent_at=begun.intended_at,
             wanted=begun.wanted,
-            moved=begun.base_url != base_url,
+            base_url_changed=begun.base_url != base_url,
             accepted_at=begun.accepted_at or begun.intended_at,
             made=begun.status is Status.MADE,
             id_sent=begun.id_sent,
@@ -69,14 +69,14 @@ class Work:
             remake=remake,
         )
 
-    def again(self, *, counts: bool) -> Work:
-        """The next attempt of the same job, with an id of its own."""
-        return Work.of(self.job, self.attempt, self.failures + int(counts))
+    def next(self, *, counts: bool) -> Attempt:
+        """The next attempt at the same job, with an id of its own. `counts`: this one failed."""
+        return Attempt.of(self.job, self.number, self.failures + int(counts))
 
-    def sent(self, at: int, *, id_sent: bool, key_print: str) -> Work:
+    def sent(self, at: int, *, id_sent: bool, key_print: str) -> Attempt:
         """The same attempt, sent at this time (Unix ms), with or without its id, with the key of this fingerprint."""
         return replace(self, sent_at=at, id_sent=id_sent, key_print=key_print)
 
-    def accepted(self, task_id: str, at: int, *, made: bool = False) -> Work:
+    def accepted(self, task_id: str, at: int, *, made: bool = False) -> Attempt:
         """The same attempt, now with its task."""
         return replace(self, task_id=task_id, accepted_at=at, made=made)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from batchgen.engine.recovery import is_named
-from batchgen.engine.retry import patience, soon
+from batchgen.engine.retry import query_timeout, short_backoff
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -37,7 +37,7 @@ from batchgen.storage.tree import finish, write_slab
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.jobs import ImageLink
     from batchgen.providers.base import Provider, Task
@@ -82,29 +82,29 @@ class Fetcher:
         self._provider = provider
         self.is_starved = False  # downloads fail, for this process may open no more files
 
-    async def fetch(self, work: Work, *, tries: int = _TRIES) -> None:
+    async def fetch(self, work: Attempt, *, tries: int = _TRIES) -> None:
         """Fetch every image of a made task that is not here yet.
 
         Raises ImagesGone where the gateway has them no more; Unclear, NotSent, ImageBroken or LinkRefused where
         they may come another time; RunStopped where the disk refuses.
         """
         context = self._context
-        if work.attempt > 1:
+        if work.number > 1:
             await self._make_room(work)
-        links = context.reader.links_to_fetch(work.job.id, work.attempt)
+        links = context.reader.links_to_fetch(work.job.id, work.number)
         errors = [error for error in await self._all(work, links, tries) if error is not None]
         stops = [error for error in errors if isinstance(error, RunStopped)]
         may_come = [error for error in errors if not isinstance(error, ImagesGone) or error.by_host]
         for error in stops or may_come or errors:  # gone is only what has nothing left that may still come
             raise error
 
-    async def look_again(self, work: Work) -> Found:
+    async def look_again(self, work: Attempt) -> Found:
         """Ask once for a task whose images were not to be had, and fetch what it names now. Raises RunStopped."""
         reader, job_id = self._context.reader, work.job.id
         try:
             if self._provider.can_query:
                 task = await self._query(work)
-                if not reader.links_of(job_id, work.attempt):
+                if not reader.links_of(job_id, work.number):
                     return Found.TASK
                 await self._relink(work, task)
             await self.fetch(work, tries=1)
@@ -116,17 +116,17 @@ class Fetcher:
             return Found.NO_ANSWER
         return Found.ALL if reader.attempt_of(job_id).status is Status.DONE else Found.NO_MORE
 
-    async def may_come(self, work: Work, error: BatchgenError) -> bool:
+    async def may_come(self, work: Attempt, error: BatchgenError) -> bool:
         """Whether images that are not to be had now may be another time, so that nothing is to be ended yet."""
         now = self._context.now_ms()
         if isinstance(error, ImagesGone) and error.by_host:  # the gateway has them, by its own word
-            await self._context.record(HostRefused(job_id=work.job.id, attempt=work.attempt, at=now))
-            since = self._context.reader.refused_since(work.job.id, work.attempt)
+            await self._context.record(HostRefused(job_id=work.job.id, attempt=work.number, at=now))
+            since = self._context.reader.refused_since(work.job.id, work.number)
             return since is None or now - since < _REFUSED_MS
         is_certain = isinstance(error, ImagesGone) and error.certain
         return not (is_certain or work.remake) and now - work.accepted_at < GONE_AFTER_MS
 
-    async def _all(self, work: Work, links: list[tuple[ImageLink, bool]], tries: int) -> list[BatchgenError | None]:
+    async def _all(self, work: Attempt, links: list[tuple[ImageLink, bool]], tries: int) -> list[BatchgenError | None]:
         if len(links) == 1:
             ((link, marked),) = links
             return [await self._until_whole(work, link, tries, marked=marked)]
@@ -136,10 +136,10 @@ class Fetcher:
             ]
         return [download.result() for download in downloads]
 
-    async def _make_room(self, work: Work) -> None:
+    async def _make_room(self, work: Attempt) -> None:
         """Images of an earlier attempt are kept under `retired/`: nothing paid for is overwritten."""
         context = self._context
-        for image in context.reader.earlier_images(work.job.id, work.attempt):
+        for image in context.reader.earlier_images(work.job.id, work.number):
             path = reconcile.retired_path(image)
             if context.tree.lift(image.key, image.path):
                 job_id, attempt, index, marked = image.key
@@ -148,7 +148,7 @@ class Fetcher:
                 )
                 context.tree.place(image.key, path)
 
-    async def _until_whole(self, work: Work, link: ImageLink, most: int, *, marked: bool) -> BatchgenError | None:
+    async def _until_whole(self, work: Attempt, link: ImageLink, most: int, *, marked: bool) -> BatchgenError | None:
         """Fetch one image, trying again as often as it makes sense; an error is returned, for siblings go on.
 
         After each failure the task is asked for a new link: the old one may have expired, or name a host that
@@ -156,13 +156,13 @@ class Fetcher:
         create's answer is the same each time.
         """
         context = self._context
-        key = (work.job.id, work.attempt, link.index, int(marked))
+        key = (work.job.id, work.number, link.index, int(marked))
         url = link.url
         problem: BatchgenError | None = None
         absent = 0
         for tries in range(1, most + 1):
             try:
-                await self._record(work, key, await self._as_paid(url, key, patience(tries - 1)))
+                await self._record(work, key, await self._as_paid(url, key, query_timeout(tries - 1)))
             except RunStopped as error:
                 return error
             except (LinkExpired, LinkRefused, ImageBroken, Unclear, NotSent) as error:
@@ -173,7 +173,7 @@ class Fetcher:
                 problem = ImagesGone(str(problem), certain=True)
                 break
             if tries < most:
-                await context.sleep(soon(tries, context.chance))
+                await context.sleep(short_backoff(tries, context.chance))
                 try:
                     url = await self._new_link(work, link, marked=marked)
                 except AccountStopped as final:
@@ -218,7 +218,7 @@ class Fetcher:
                         f"Images cannot be fetched, for this process may open too few files: {error} Nothing more is"
                         " sent. Raise the limit (ulimit -n), then run again to go on."
                     ) from error
-                await context.sleep(soon(3, context.chance))
+                await context.sleep(short_backoff(3, context.chance))
             else:
                 self.is_starved = False
                 return whole
@@ -248,7 +248,7 @@ class Fetcher:
                     pieces, size, first = [], 0, False
         return pieces, first
 
-    async def _record(self, work: Work, key: Key, whole: WholeFile) -> None:
+    async def _record(self, work: Attempt, key: Key, whole: WholeFile) -> None:
         """First the ledger learns what the file is and where it belongs, then the file moves there."""
         context = self._context
         context.tree.check_in_place()  # else the next run would look for the file in vain
@@ -293,7 +293,7 @@ class Fetcher:
         differs = f"It is not the image that was lost, whose sha256 was {before}: the gateway sends other bytes now."
         return f"{differs} {whole.info.warning}".strip()
 
-    async def _new_link(self, work: Work, link: ImageLink, *, marked: bool) -> str:
+    async def _new_link(self, work: Attempt, link: ImageLink, *, marked: bool) -> str:
         if not self._provider.can_query:
             return link.url
         try:
@@ -301,23 +301,23 @@ class Fetcher:
         except TaskNotFound as error:
             raise ImagesGone("The gateway no longer knows the task, and the image's link has expired.") from error
         await self._relink(work, task)
-        for fresh, is_marked in self._context.reader.links_to_fetch(work.job.id, work.attempt):
+        for fresh, is_marked in self._context.reader.links_to_fetch(work.job.id, work.number):
             if (fresh.index, is_marked) == (link.index, marked) and self._names(task, fresh.url):
                 return fresh.url
         raise ImagesGone("The gateway's task no longer names the image.")
 
-    async def _query(self, work: Work) -> Task:
+    async def _query(self, work: Attempt) -> Task:
         """Ask for the task. Raises Unclear where the answer is that of another one, besides what a query raises."""
         task = await self._provider.query(work.task_id)
         if not is_named(task, work.id_to_echo):
             raise Unclear(f"The gateway answered for the task {work.task_id} with another one.")
         return task
 
-    async def _relink(self, work: Work, task: Task) -> None:
+    async def _relink(self, work: Attempt, task: Task) -> None:
         """Take over the links that a task names now, each for the image that it was before."""
-        known = self._context.reader.links_of(work.job.id, work.attempt)
+        known = self._context.reader.links_of(work.job.id, work.number)
         if links := task.images(work.units, known):
-            await self._context.record(Relinked(job_id=work.job.id, attempt=work.attempt, links=links))
+            await self._context.record(Relinked(job_id=work.job.id, attempt=work.number, links=links))
 
     @staticmethod
     def _names(task: Task, url: str) -> bool:

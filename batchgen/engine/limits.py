@@ -1,56 +1,117 @@
-"""What one account lets through: its slots, its rate and its gate, and what its answers change of them."""
+"""What one account lets through: its slots, its rate and its back-off, and what its answers change of them.
+
+A task holds as many units as it makes images, from its create until it ends (kling.md, Concurrency).
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from typing import TYPE_CHECKING
 
-from batchgen.engine.backoff import Gate
-from batchgen.engine.concurrency import AdaptiveConcurrency
+from aiolimiter import AsyncLimiter
+
+from batchgen.engine.adaptive_limit import AdaptiveLimit
 from batchgen.engine.outage import Outage
-from batchgen.engine.rate import AdaptiveRate
-from batchgen.engine.slots import FirstFit, Slots
+from batchgen.engine.retry import Backoff
 from batchgen.engine.timings import Phase, SlotTime
 from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Sequence
     from random import Random
 
     from batchgen.catalog.accounts import Account
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.errors import BatchgenError, RunStopped
+
+MAX_PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
+_SEARCHED_UNITS = 200  # of an account without a stated limit; more in flight cost more than they bring
+_SECONDS_PER_STEP = 1.0  # so much time raises the concurrency like one accepted create: slow tasks are few
+_LEAST_RATE = 1.0 / 60.0  # creates a second
+_BELOW_REFUSED_RATE = 0.9  # of a rate that was refused: taken as accepted
+
+
+def quota(creates_per_minute: float | None) -> AsyncLimiter | None:
+    """A limiter under which no minute sees more creates than this, not even the first.
+
+    `AsyncLimiter(N, 60)` lets 2N - 1 through in its first minute; a small burst `b` leaking over
+    `b * 60 / (N - b)` seconds keeps the worst minute at N.
+    """
+    if creates_per_minute is None:
+        return None
+    if creates_per_minute <= 2:
+        return AsyncLimiter(1, 60.0 / creates_per_minute)
+    burst = max(1.0, creates_per_minute // 100) if creates_per_minute > 1200 else 1.0
+    return AsyncLimiter(burst, burst * 60.0 / (creates_per_minute - burst))
+
+
+def max_units(account: Account) -> int:
+    """The most units that may ever be in use; an account without a stated limit is searched for one."""
+    return max(account.concurrency, _SEARCHED_UNITS) if account.adaptive_concurrency else account.concurrency
 
 
 class SlotPermit:
-    """The slots of one attempt, from its create until its task has ended. `give` may be called again."""
+    """The slots of one attempt, from before its create until its task has ended. `release` may be called again."""
 
-    __slots__ = ("_flow", "_phase", "sent", "units")
+    __slots__ = ("_limits", "_phase", "sent", "units")
 
-    def __init__(self, flow: AccountLimits, units: int) -> None:
-        self._flow = flow
+    def __init__(self, limits: AccountLimits, units: int, sent: float) -> None:
+        self._limits = limits
         self._phase: Phase | None = None
         self.units = units
-        self.sent = 0.0  # by the monotonic clock
-        flow.slots.take(units)
+        self.sent = sent  # by the monotonic clock
         self.enter(Phase.RECORDING)
 
-    def enter(self, phase: Phase) -> None:
-        """What holds the slots from now on."""
-        self._flow.time.move(self.units, out_of=self._phase, into=phase)
+    def enter(self, phase: Phase | None) -> None:
+        """What holds the slots from now on; None is nothing."""
+        self._limits.time.move(self.units, out_of=self._phase, into=phase)
         self._phase = phase
 
-    def give(self) -> None:
+    def release(self) -> None:
         """The task has ended, or there is none."""
-        units, self.units = self.units, 0
-        if units:
-            self._flow.time.move(units, out_of=self._phase, into=None)
-            self._flow.given(self, units)
+        if self.units:
+            self.enter(None)
+            self.units = 0
+            self._limits.wake.set()
+
+
+class CreateRate:
+    """Creates a second that the account accepts; without a bound until it refuses one. `clock` is monotonic."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._sent: deque[float] = deque([-math.inf], maxlen=1024)
+        self._limit = AdaptiveLimit(math.inf, least=_LEAST_RATE)
+        self.accepted = self._limit.accepted
+
+    @property
+    def per_second(self) -> float:
+        """The limit now."""
+        return self._limit.value
+
+    def closed_for(self) -> float:
+        """Seconds until the next create may be sent; 0 when it may now."""
+        return max(0.0, self._sent[-1] + 1.0 / self._limit.value - self._clock())
+
+    def sent(self) -> float:
+        """A create is sent now; the answer is this moment."""
+        self._sent.append(self._clock())
+        return self._sent[-1]
+
+    def refused(self, sent: float) -> None:
+        """The create sent at this moment was too fast."""
+        now, rate = self._clock(), self._limit.value
+        if math.isinf(rate):
+            rate = max(1.0, sum(each > now - 1.0 for each in self._sent))
+        self._limit.refused(_BELOW_REFUSED_RATE * rate, sent=sent, now=now)
 
 
 class AccountLimits:
-    """Decides what may be sent now, and learns from each answer. `freed` is called when slots come free.
+    """Decides what may be sent now, and learns from each answer. `wake` is set when more may be sent than before.
 
-    `can_ask`: whether the account tells what became of a create; `say` gets what a watcher should know.
+    `can_ask`: whether the account can be asked what became of a create; `notify` shows a sentence to the user.
     """
 
     def __init__(
@@ -58,85 +119,90 @@ class AccountLimits:
         account: Account,
         *,
         clock: Callable[[], float],
-        chance: Random,
+        rng: Random,
         give_up_after: float,
         can_ask: bool,
-        say: Callable[[str], None],
-        freed: Callable[[], None],
+        notify: Callable[[str], None],
+        wake: asyncio.Event,
     ) -> None:
-        self._capacity = AdaptiveConcurrency(account.concurrency, seeks=account.adaptive_concurrency, clock=clock)
-        self.slots = Slots(self._capacity, freed)
-        self.time = SlotTime(clock, lambda: self.slots.units)
-        self.gate = Gate(clock, chance, give_up_after)
+        self._clock = clock
+        self._concurrency = AdaptiveLimit(account.concurrency, least=1, most=max_units(account))
+        self._reached = 0  # units of accepted tasks that ran at a time since the last refusal for the concurrency
+        self._accepted_at = clock()
+        self._rate = CreateRate(clock)
+        self._is_full = False  # whether an attempt waits that did not fit: only then more units would be used
+        self._passed = 0  # how often a smaller task passed the first one that waits
+        self.time = SlotTime(clock, lambda: self.units)
+        self.backoff = Backoff(clock, rng, give_up_after)
+        self.wake = wake
         self.outage = Outage(
-            account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, say=say, changed=freed
+            account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, notify=notify, wake=wake
         )
-        self._turn = FirstFit()
-        self._pace = AdaptiveRate(clock)
-        self._probe: SlotPermit | None = None
+
+    @property
+    def units(self) -> int:
+        """How many units the account lets run at a time, as far as is known."""
+        return int(self._concurrency.value)
+
+    @property
+    def in_use(self) -> int:
+        """Units held. May exceed `units`: tasks of an earlier run hold theirs whatever the limit is now."""
+        return self.time.held
 
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now, slots permitting."""
-        return max(self.gate.closed_for(), self._pace.closed_for())
+        return max(self.backoff.closed_for(), self._rate.closed_for())
 
-    @property
-    def rate(self) -> float | None:
-        """Creates a second that the account seems to take; None while it has not refused any."""
-        return self._pace.rate
+    def choose(self, waiting: Sequence[Attempt]) -> int | None:
+        """The position of the next attempt that fits; None where none does.
 
-    def choose(self, waiting: list[Work]) -> tuple[Work, SlotPermit] | None:
-        """Take the next work that may go now out of `waiting`, with its slots; None where nothing may."""
-        work = self._turn.choose(waiting, self.slots.free)
-        if work is not None:
-            return work, SlotPermit(self, work.units)
-        if self._probe is None and waiting and self._may_probe(waiting[0]):
-            work = waiting.pop(0)
-            self._probe = SlotPermit(self, work.units)
-            return work, self._probe
+        First come, first served; but a smaller task may pass a larger one a few times, and a task that is alone may
+        always try.
+        """
+        free = self.units - self.in_use if self.in_use else math.inf
+        self._is_full = False
+        for position, attempt in enumerate(waiting):
+            if attempt.units <= free:
+                return position
+            if self._passed >= MAX_PASSES:
+                break
+        self._is_full = bool(waiting)
         return None
 
-    def hold(self, units: int) -> SlotPermit:
-        """Slots for what an earlier run began, whether or not there are any."""
-        return SlotPermit(self, units)
+    def acquire(self, units: int, *, passes: bool) -> SlotPermit:
+        """The slots of an attempt that was chosen and is sent now. `passes`: it was not the first that waits."""
+        self._passed = self._passed + 1 if passes else 0
+        return SlotPermit(self, units, self._rate.sent())
 
-    def _may_probe(self, work: Work) -> bool:
-        in_use = self.slots.in_use
-        return in_use == 0 or self._capacity.may_probe(in_use + work.units)
+    def resume(self, units: int) -> SlotPermit:
+        """The slots of what an earlier run began, whether or not they are free."""
+        return SlotPermit(self, units, -math.inf)
 
-    def sent(self, hold: SlotPermit) -> None:
-        """Its create leaves now."""
-        hold.sent = self._pace.sent()
-
-    def accepted(self, hold: SlotPermit) -> None:
-        """Its create was taken."""
-        self.gate.served()
-        self._pace.accepted()
-        self._capacity.accepted(self.slots.in_use, probe=hold is self._probe)
-        self._forget(hold)
+    def accepted(self, permit: SlotPermit) -> None:
+        """Its create was accepted."""
+        now = self._clock()
+        self.backoff.succeeded()
+        self._rate.accepted()
+        self._reached = max(self._reached, self.time.running + permit.units)
+        if self._is_full:
+            self._concurrency.accepted(1.0 + (now - self._accepted_at) / _SECONDS_PER_STEP)
+        self._accepted_at = now
 
     def unclear(self, error: BatchgenError) -> RunStopped | None:
-        """A create or a free question came to nothing; during an outage, that closes the gate."""
-        return self.gate.refused(error) if self.outage.is_on else None
+        """A create or a probe had no clear answer: during an outage, that is a refusal."""
+        return self.backoff.refused(error) if self.outage.is_on else None
 
-    def refused(self, hold: SlotPermit, error: BatchgenError) -> RunStopped | None:
-        """Its create was not taken for now; the answer is a reason to stop, when that has lasted too long."""
-        was_probe = hold is self._probe
-        hold.give()
+    def refused(self, permit: SlotPermit, error: BatchgenError) -> RunStopped | None:
+        """Its create was not accepted for now; the answer is a reason to stop, when that has lasted too long."""
+        permit.release()
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
-            is_full = self._capacity.refused(self.slots.in_use, probe=was_probe)
-            # Where it is full, the next slot that comes free is enough to wait for.
-            closes = not is_full or self.slots.in_use == 0 or retry_after is not None
+            level = max(self._reached, self.time.running)
+            self._concurrency.refused(level, sent=permit.sent, now=self._clock())
+            self._reached = 0
+            # Where all slots are in use, the next one that is released is enough to wait for.
+            closes = self.in_use < self.units or self.in_use == 0 or retry_after is not None
         elif isinstance(error, TooFast) and not (isinstance(error, ProxyBusy) and self.outage.is_account_in_trouble):
-            self._pace.refused(hold.sent)
-        return self.gate.refused(error, retry_after=retry_after, closes=closes)
-
-    def given(self, hold: SlotPermit, units: int) -> None:
-        """Slots come back."""
-        self._forget(hold)
-        self.slots.give(units)
-
-    def _forget(self, hold: SlotPermit) -> None:
-        if hold is self._probe:
-            self._probe = None
+            self._rate.refused(permit.sent)
+        return self.backoff.refused(error, retry_after=retry_after, closes=closes)

@@ -1,8 +1,8 @@
-"""Whether an account accepts creates now. Where it does not, it is tried with one at a time, and for so long only.
+"""Whether an account accepts creates now. Where it does not, one at a time is tried, for a limited time.
 
-An outage begins when several creates in a row met nobody, or came to no clear answer, and none was accepted. It is the
-account's trouble and no job's: it uses up nobody's attempts. At an account that cannot be asked what became of a
-create, each try may cost a job its certainty, so only a few are made.
+An outage starts when several creates in a row reached nobody, or got no clear answer, and none was accepted. It is the
+account's fault and no job's: it uses up no attempts. At an account that cannot be asked what became of a create, each
+try may leave one more job unknown, so only a few are made.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchgen.durations import duration
-from batchgen.engine.backoff import gave_up
+from batchgen.engine.retry import gave_up
 from batchgen.errors import GatewayUnavailable, NotSent, ProxyBusy, Unclear
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from batchgen.errors import BatchgenError
 
-TROUBLES = 3  # creates in a row
-IN_DOUBT = 3  # creates under way or lost at an account that cannot be asked, before it has accepted one
-TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
+_TROUBLES = 3  # creates in a row
+_IN_DOUBT = 3  # creates in flight or lost at an account that cannot be asked, before it has accepted one
+_TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
 
 
 class Outage:
     """What became of the last creates of one account in this run. `clock` is monotonic, times are seconds.
 
-    `say` gets a sentence when an outage begins and when it ends; `changed` is called when more may be sent than before.
+    `notify` gets a sentence when an outage begins and when it ends; `wake` is set when more may be sent than before.
     """
 
     def __init__(
@@ -36,17 +37,17 @@ class Outage:
         can_ask: bool,
         give_up_after: float,
         clock: Callable[[], float],
-        say: Callable[[str], None],
-        changed: Callable[[], None],
+        notify: Callable[[str], None],
+        wake: asyncio.Event,
     ) -> None:
         self._account = account
         self._can_ask = can_ask
         self._give_up_after = give_up_after
         self._clock = clock
-        self._say = say
-        self._changed = changed
+        self._notify = notify
+        self._wake = wake
         self._creating: set[str] = set()
-        self._troubled: list[str] = []  # jobs whose creates met trouble since the last that was accepted
+        self._troubled: list[str] = []  # jobs whose creates had trouble since the last that was accepted
         self._since = 0.0  # when the first of them did
         self._latest = 0.0  # when the last did
         self._began = 0.0  # when the outage was declared
@@ -59,30 +60,30 @@ class Outage:
     # --- what happens -------------------------------------------------------------------------------------
 
     def sent(self, external_id: str) -> None:
-        """A create leaves."""
+        """A create is sent."""
         self._creating.add(external_id)
 
     def answered(self, external_id: str) -> None:
-        """It came back, whatever with."""
+        """Its answer has come, whatever it says, or it was not sent."""
         if external_id in self._creating:
             self._creating.remove(external_id)
-            self._changed()
+            self._wake.set()
 
     def create_accepted(self) -> None:
-        """One was accepted."""
+        """A create was accepted."""
         self.accepted += 1
         self._accepted_at = self._clock()
         self._end()
 
     def refused(self) -> None:
-        """The gateway itself refused one: it is there, and reads what is sent."""
+        """The gateway itself refused a create: it is there, and reads what is sent."""
         self._end()
 
     def troubled(self, job_id: str, error: BatchgenError, *, sent: float) -> None:
-        """A create that was sent at this time met nobody, or came to no clear answer."""
+        """A create that was sent at this time reached nobody, or got no clear answer."""
         now = self._clock()
         if sent < self._accepted_at:
-            return  # it was under way with one that was accepted
+            return  # it was in flight together with one that was accepted
         if isinstance(error, ProxyBusy) and self._troubled and sent < self._latest:
             return  # they were too many at once, which is one refusal
         if not self._troubled:
@@ -90,22 +91,21 @@ class Outage:
         self._troubled.append(job_id)
         self._latest, self._error = now, error
         if self.is_on:
-            self._lost += isinstance(error, Unclear) and sent >= self._began  # others were under way already
+            self._lost += isinstance(error, Unclear) and sent >= self._began  # others were in flight already
             return
         # One job that fails at the server each time is no outage where others are accepted.
-        is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < TROUBLES
-        enough = 1 if isinstance(error, NotSent) and not self.accepted else TROUBLES  # a wrong address is said at once
+        is_one_jobs = isinstance(error, Unclear) and self.accepted > 0 and len(self.jobs) < _TROUBLES
+        enough = 1 if isinstance(error, NotSent) and not self.accepted else _TROUBLES  # reports a wrong address at once
         self.is_on = len(self._troubled) >= enough and not is_one_jobs
         if self.is_on:
             self._began = now
-            patience = duration(self._give_up_after)
-            self._say(
-                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. It is tried again, for at"
-                f" most {patience} (run.give_up_after). One job is sent at a time, and no attempt is used up."
+            self._notify(
+                f"The account {self._account!r} accepts nothing: {str(error).rstrip('.')}. Retrying for at most"
+                f" {duration(self._give_up_after)} (run.give_up_after), one job at a time; this uses up no attempts."
             )
 
-    def still(self, error: BatchgenError) -> None:
-        """A free question met trouble too."""
+    def probe_failed(self, error: BatchgenError) -> None:
+        """A probe, which costs nothing, had no answer either."""
         self._error = error
 
     def _end(self) -> None:
@@ -113,19 +113,19 @@ class Outage:
         self._lost = 0
         if self.is_on:
             self.is_on = False
-            self._say(f"The account {self._account!r} answers again.")
-        self._changed()
+            self._notify(f"The account {self._account!r} answers again.")
+        self._wake.set()
 
     # --- what follows -------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> set[str]:
-        """Those whose creates met trouble since the last that was accepted."""
+        """Those whose creates had trouble since the last that was accepted."""
         return set(self._troubled)
 
     @property
     def is_creating(self) -> bool:
-        """Whether a create is under way, or about to be."""
+        """Whether a create is in flight, or about to be."""
         return bool(self._creating)
 
     @property
@@ -134,29 +134,29 @@ class Outage:
         return self.is_on or bool(self._troubled and not self.accepted)
 
     def may_send(self) -> bool:
-        """Whether one more create may be under way."""
+        """Whether one more create may be sent."""
         if self.is_on or not self._creating:
             return not self._creating
         if self._can_ask or (self.accepted and not self._troubled):
             return True
-        return len(self._creating) + len(self._troubled) < IN_DOUBT
+        return len(self._creating) + len(self._troubled) < _IN_DOUBT
 
     def reason_to_stop(self) -> GatewayUnavailable | None:
-        """Why the run is to end, if it is: tried for too long, or with too many jobs that nobody can be asked about."""
+        """Why the run is to end, if it is: for too long, or with too many creates lost for good."""
         if not self.is_on or self._error is None:
             return None
         if self._clock() - self._since >= self._give_up_after:
             return gave_up(self._give_up_after, self._error)
-        if not self._can_ask and self._lost >= TRIES_IN_DOUBT:
+        if not self._can_ask and self._lost >= _TRIES_IN_DOUBT:
             return GatewayUnavailable(
                 f"The last {len(self._troubled)} creates had no clear answer, and the account {self._account!r} cannot"
                 f" be asked what became of them, so no more are sent: {str(self._error).rstrip('.')}."
-                " Run again when the gateway answers; --retry-unknown sends what is held as unknown once more."
+                " Run again when the gateway answers; --retry-unknown sends unknown jobs once more."
             )
         return None
 
     def gives_up_in(self) -> float | None:
-        """Seconds until that may be so by the clock; None where there is no outage."""
+        """Seconds until that is so by the clock; None where there is no outage."""
         return max(0.0, self._since + self._give_up_after - self._clock()) if self.is_on else None
 
 

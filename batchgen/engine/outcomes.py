@@ -1,4 +1,4 @@
-"""How an attempt ends that made nothing: another one follows, or the job ends, or waits until it is clear which.
+"""How an attempt ends: its images are made; or it made nothing, and another one follows or the job ends.
 
 Every end is in the ledger before anything follows from it.
 """
@@ -6,144 +6,168 @@ Every end is in the ledger before anything follows from it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from batchgen.engine.refusals import Verdicts
-from batchgen.engine.retry import soon
-from batchgen.errors import AccountStopped, JobRefused, JobRejected, PageReceived
+from batchgen.budget import cost_of
+from batchgen.engine.refusals import RefusalAttribution
+from batchgen.engine.retry import FIRST_SECONDS, short_backoff
+from batchgen.errors import (
+    AccountStopped,
+    JobError,
+    JobRefused,
+    JobRejected,
+    PageReceived,
+    TooManyRunning,
+)
 from batchgen.jobs import Status
-from batchgen.ledger.events import Ended, NotMade, Outcome
+from batchgen.ledger.events import Ended, Made, NotMade, Outcome
 from batchgen.money import micros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from batchgen.catalog.prices import Prices
-    from batchgen.engine.attempt import Work
+    from batchgen.catalog.accounts import Account
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
-    from batchgen.engine.refusals import Suspended
+    from batchgen.engine.refusals import Refusal
     from batchgen.engine.shutdown import Stop
-    from batchgen.errors import BatchgenError, JobError, RunStopped
+    from batchgen.engine.waiting import WaitingAttempts
+    from batchgen.errors import BatchgenError, RunStopped
+    from batchgen.ledger.events import Accepted
+    from batchgen.providers.base import Task
+
+_REFUNDED = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
-class Endings:
-    """The ends of one account's attempts.
+class Outcomes:
+    """The ends of one account's attempts; `account_stop` is the account's own stop."""
 
-    `stop` is the account's; `later(work, seconds)` puts a work back among those waiting, behind all others where the
-    seconds are infinite.
-    """
-
-    def __init__(self, context: Context, prices: Prices, *, stop: Stop, later: Callable[[Work, float], None]) -> None:
+    def __init__(self, context: Context, account: Account, *, account_stop: Stop, waiting: WaitingAttempts) -> None:
         self._context = context
-        self._prices = prices
-        self._account_stop = stop
-        self.later = later
-        self.verdicts = Verdicts()
+        self._account = account
+        self._account_stop = account_stop
+        self._waiting = waiting
+        self.attribution = RefusalAttribution()
+
+    # --- the create was not accepted ----------------------------------------------------------------------
+
+    async def refused(self, attempt: Attempt, error: BatchgenError) -> None:
+        """The create certainly was not accepted, for this reason.
+
+        | error                             | what becomes of the job                                      |
+        |-----------------------------------|--------------------------------------------------------------|
+        | JobRejected                       | rejected, final                                              |
+        | JobRefused, clearly its own fault | failed                                                       |
+        | any other JobError                | pending, until it is clear whether it is the account's fault |
+        | Throttled, NotSent, any other     | the same attempt again, which counts as none                 |
+        """
+        if isinstance(error, JobRejected):
+            await self.end(attempt, Status.REJECTED, Outcome.REFUSED, error)
+        elif not isinstance(error, JobError):
+            wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
+            await self.not_made(attempt, error, Outcome.REFUSED, counts=False, wait=wait)
+        elif self.attribution.is_clearly_jobs_fault(attempt, error):
+            await self.end(attempt, Status.FAILED, Outcome.REFUSED, error)
+        else:
+            await self._record_not_made(attempt, error, Outcome.REFUSED, counts=False)
+            if attempt.wanted and (reason := self.attribution.add(attempt, error)) is not None:
+                self._account_stop.request(reason, grace=None)
+
+    async def conclude(self, refusal: Refusal) -> None:
+        """Carry out what was decided: the job fails, or gets its next attempt. Raises RunStopped."""
+        attempt, error = refusal.attempt, refusal.error
+        if not refusal.is_jobs_fault:
+            self._next(attempt, counts=False)
+        elif isinstance(error, PageReceived):
+            self._next(attempt, counts=False, wait=math.inf)
+        elif isinstance(error, JobRefused) or self._is_last(attempt):
+            await self.end(attempt, Status.FAILED, None, error)
+        else:
+            self._next(attempt, counts=True)
+
+    # --- every end ----------------------------------------------------------------------------------------
 
     async def not_made(
-        self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
+        self, attempt: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
     ) -> None:
         """The attempt made nothing: the next follows, after `wait` seconds at least, unless that was the last.
 
-        `counts`: against run.max_attempts. What was never accepted counts only once it is clear that it was not the
-        account that accepts nothing.
+        `counts`: against run.max_attempts.
         """
-        failures = work.failures + int(counts)
-        if counts and outcome is Outcome.REFUSED:
-            await self._suspend(work, error, outcome)
-        elif counts and failures >= self._context.rules.max_attempts:
-            await self.end(work, Status.FAILED, outcome, error)
-        else:
-            await self._record_not_made(work, error, outcome, counts=counts)
-            if work.wanted:
-                self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else wait)
+        if counts and self._is_last(attempt):
+            await self.end(attempt, Status.FAILED, outcome, error)
+            return
+        await self._record_not_made(attempt, error, outcome, counts=counts)
+        if attempt.wanted:
+            self._next(attempt, counts=counts, wait=wait)
 
-    async def refused(self, work: Work, error: JobError) -> None:
-        """Rejected or failed for good; or pending, as long as it may be the account that is refused."""
-        if isinstance(error, JobRejected):
-            await self.end(work, Status.REJECTED, Outcome.REFUSED, error)
-        elif self.verdicts.is_own(work, error):
-            await self.end(work, Status.FAILED, Outcome.REFUSED, error)
-        else:
-            await self._suspend(work, error, Outcome.REFUSED)
-
-    async def conclude(self, suspended: Suspended) -> None:
-        """Carry out a verdict: the job fails, or gets its next attempt. Raises RunStopped where the disk refuses."""
-        work, error = suspended.work, suspended.error
-        counts = suspended.is_own and not isinstance(error, JobRefused)
-        failures = work.failures + int(counts)
-        if suspended.is_own and isinstance(error, PageReceived):
-            self.later(work.again(counts=False), math.inf)
-        elif suspended.is_own and (isinstance(error, JobRefused) or failures >= self._context.rules.max_attempts):
-            await self.end(work, Status.FAILED, None, error)
-        else:
-            self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else 0.0)
-
-    async def end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
-        """The job ends short; `outcome` None leaves the attempt's as it is."""
+    async def end(self, attempt: Attempt, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
+        """The job ends without its images; `outcome` None leaves the attempt's as it is."""
         context = self._context
-        await context.record(
-            Ended(
-                job_id=work.job.id,
-                attempt=work.attempt,
-                status=status,
-                outcome=outcome,
-                at=context.now_ms(),
-                code=_code(error),
-                message=str(error),
-                head=_head(error),
-            )
-        )
-        if outcome is not None:
-            self._release(work, outcome)
+        await context.record(Ended(status=status, outcome=outcome, **self._details(attempt, error)))
+        self._refund(attempt, outcome)
         context.counters.jobs_failed += 1
         context.stats.ended[status] = context.stats.ended.get(status, 0) + 1
 
-    def leave(self, work: Work, why: str) -> None:
+    async def made(self, attempt: Attempt, task: Task, *before: Accepted) -> None:
+        """The task succeeded: its links are recorded, with the events `before`, and its cost is counted."""
+        context, price = self._context, self.price(attempt)
+        # The gateway's own figure counts where it is in our unit, or there is no price.
+        counts = task.cost is not None and (self._account.prices.deducted or price is None)
+        charge = micros(task.cost) if counts else price
+        links = task.images(attempt.units)
+        if attempt.wanted and attempt.job.parameters.watermark_info:
+            context.stats.unmarked += sum(not link.watermark_url for link in links)
+        made = Made(job_id=attempt.job.id, attempt=attempt.number, links=links, cost=charge, at=context.now_ms())
+        await context.record(*before, made)
+        context.budget.charge(price, charge, earlier=attempt.earlier)
+        context.counters.cost = context.budget.cost_of_run
+
+    async def unrecordable(self, attempt: Attempt, error: BatchgenError) -> None:
+        """The ledger cannot hold what this attempt brings. Where a create was sent, nobody can say what it made."""
+        if self._context.reader.attempt_state(attempt.job.id, attempt.number) is not None:
+            await self.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)
+        else:
+            self._refund(attempt, Outcome.REFUSED)
+            self.defer(attempt, str(error))
+
+    def defer(self, attempt: Attempt, why: str) -> None:
         """The job stays as it is for the next run."""
-        self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
+        self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=attempt.wanted)
+
+    def requeue(self, attempt: Attempt) -> None:
+        """An attempt that was not begun yet waits for a slot."""
+        self._waiting.requeue(attempt, 0.0)
 
     def stop(self, reason: RunStopped) -> None:
         """An account that stops ends its own work, which may be the run's; everything else (the disk) ends the run."""
         stop = self._account_stop if isinstance(reason, AccountStopped) else self._context.stop
         stop.request(reason, grace=self._context.rules.grace)
 
-    def price(self, work: Work) -> int | None:
-        """What the attempt is reckoned to cost, in millionths."""
-        if work.reserved is not None:
-            return work.reserved
-        return micros(self._prices.of_task(work.job.parameters))
+    def price(self, attempt: Attempt) -> int | None:
+        """What the attempt is expected to cost, in millionths."""
+        return cost_of(self._account, attempt.job.parameters) if attempt.reserved is None else attempt.reserved
 
-    async def _record_not_made(self, work: Work, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
-        context = self._context
-        await context.record(
-            NotMade(
-                job_id=work.job.id,
-                attempt=work.attempt,
-                outcome=outcome,
-                counts=counts,
-                at=context.now_ms(),
-                code=_code(error),
-                message=str(error),
-                head=_head(error),
-            )
-        )
-        self._release(work, outcome)
+    def _is_last(self, attempt: Attempt) -> bool:
+        return attempt.failures + 1 >= self._context.rules.max_attempts
 
-    async def _suspend(self, work: Work, error: BatchgenError, outcome: Outcome) -> None:
-        """The job is pending until it is clear whether this was its own fault (`conclude`)."""
-        await self._record_not_made(work, error, outcome, counts=False)
-        if work.wanted and (reason := self.verdicts.suspend(work, error)) is not None:
-            self._account_stop.request(reason, grace=None)
+    def _next(self, attempt: Attempt, *, counts: bool, wait: float = 0.0) -> None:
+        if counts:
+            wait = short_backoff(attempt.failures + 1, self._context.chance)
+        self._waiting.requeue(attempt.next(counts=counts), wait)
 
-    def _release(self, work: Work, outcome: Outcome) -> None:
-        if outcome in {Outcome.REFUSED, Outcome.FAILED}:
-            self._context.budget.release(work.units, self.price(work), earlier=work.earlier)
+    async def _record_not_made(self, attempt: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:
+        await self._context.record(NotMade(outcome=outcome, counts=counts, **self._details(attempt, error)))
+        self._refund(attempt, outcome)
 
+    def _details(self, attempt: Attempt, error: BatchgenError) -> dict[str, Any]:
+        return {
+            "job_id": attempt.job.id,
+            "attempt": attempt.number,
+            "at": self._context.now_ms(),
+            "code": str(getattr(error, "code", "")),
+            "message": str(error),
+            "head": str(getattr(error, "head", "")),
+        }
 
-def _code(error: BatchgenError) -> str:
-    return str(getattr(error, "code", ""))
-
-
-def _head(error: BatchgenError) -> str:
-    return str(getattr(error, "head", ""))
+    def _refund(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        if outcome in _REFUNDED:
+            self._context.budget.release(attempt.units, self.price(attempt), earlier=attempt.earlier)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.callback_reliability import CallbackReliability
 from batchgen.engine.latency import Latencies, next_by_chance
 from batchgen.engine.recovery import is_named
-from batchgen.engine.retry import LONGEST_SECONDS, backoff, patience
+from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_timeout
 from batchgen.engine.running import FAILED_AGAIN_SECONDS, Running, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
@@ -275,7 +275,7 @@ class Watch:
         worth = self._worth(asked)
         size = min(_PAGE, self._span() + _PAGE_MARGIN) if asked else _PAGE
         for number in range(1, _PAGES_AT_MOST + 1):
-            page = await _answered(self._provider.page(number, size), patience(self._list_troubles))
+            page = await _answered(self._provider.page(number, size), query_timeout(self._list_troubles))
             self._on_answer()
             tasks = {task.id: task for task in page.tasks}
             for running in asked - told:
@@ -308,7 +308,7 @@ class Watch:
         try:
             async with self._at_once:
                 now = self._clock()
-                task = await _answered(self._query(running), patience(running.refused))
+                task = await _answered(self._query(running), query_timeout(running.refused))
         except TaskNotFound as error:
             running.not_there += 1
             if running.not_there >= _NOT_THERE:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from random import Random
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.controls import Control, Controls
     from batchgen.providers.base import Provider, Task
 
@@ -64,7 +64,7 @@ class Recovery:
         provider: Provider,
         controls: Controls,
         *,
-        is_proof: Callable[[Work], bool],
+        is_proof: Callable[[Attempt], bool],
         sleep: Callable[[float], Awaitable[None]],
         clock: Callable[[], float],
         chance: Random,
@@ -121,7 +121,7 @@ class Recovery:
 
     # --- what became of it ------------------------------------------------------------------------------------
 
-    async def find(self, work: Work, *, waits: Callable[[], None]) -> Task | None:
+    async def find(self, work: Attempt, *, waits: Callable[[], None]) -> Task | None:
         """The task of this attempt, or None when it certainly does not exist.
 
         `waits` is called when the question begins to wait for a control. Raises Undecided where it cannot be told;
@@ -140,7 +140,7 @@ class Recovery:
         waits()
         return await self._when_there_is_a_control(work, began, doubt)
 
-    async def find_refused(self, work: Work) -> Task | None:
+    async def find_refused(self, work: Attempt) -> Task | None:
         """The task of an attempt whose parameters were refused, of which our id is one; "not there" is believed.
 
         Raises Undecided where the account does not answer; AccountStopped.
@@ -150,7 +150,7 @@ class Recovery:
         task = await self._while_it_may_turn_up(work)
         return task if task is not None else await self._first_way(work)
 
-    async def glance(self, work: Work) -> Task | None:
+    async def glance(self, work: Attempt) -> Task | None:
         """One question, after a refusal that may be that of a second copy of the create; None where it is not found.
 
         Raises NotAnswered where the account does not answer; AccountStopped.
@@ -165,7 +165,7 @@ class Recovery:
         except (TaskNotFound, NoSuchPath, Undecided):
             return None
 
-    async def _unless_not_there(self, work: Work) -> Task:
+    async def _unless_not_there(self, work: Attempt) -> Task:
         try:
             task = await self._first_way(work)
         except TaskNotFound:
@@ -177,7 +177,7 @@ class Recovery:
             )
         return task
 
-    async def _while_it_may_turn_up(self, work: Work) -> Task | None:
+    async def _while_it_may_turn_up(self, work: Attempt) -> Task | None:
         """Ask as long as the create may still be under way; None where it has not turned up until then.
 
         No clock says when that is: one that is set, or stands still while the machine sleeps, ends no waiting.
@@ -190,7 +190,7 @@ class Recovery:
             await self._sleep(pause)
         return None
 
-    async def _when_there_is_a_control(self, work: Work, began: float, doubt: Undecided) -> Task | None:
+    async def _when_there_is_a_control(self, work: Attempt, began: float, doubt: Undecided) -> Task | None:
         """Ask again when one more task of this run has become visible, and a last time at the end of the run."""
         self.doubts += 1
         tried, not_before, times = self._controls.latest_visible, 0.0, 0
@@ -239,7 +239,7 @@ class Recovery:
 
     # --- one round of questions -------------------------------------------------------------------------------
 
-    async def _first_way(self, work: Work) -> Task | None:
+    async def _first_way(self, work: Attempt) -> Task | None:
         """Found or not, by the first way that the account has; what "not found" is worth is another question."""
         if self._provider.can_find:
             try:
@@ -254,7 +254,7 @@ class Recovery:
         task, _ = await self._in_list(work)
         return task
 
-    async def _verdict(self, work: Work, began: float) -> Task | None:
+    async def _verdict(self, work: Attempt, began: float) -> Task | None:
         """Found, or certainly not there. Raises Undecided where nothing proves that, and what the questions raise.
 
         `began`: when it was first asked for, by the monotonic clock.
@@ -282,7 +282,7 @@ class Recovery:
             why = gap
         raise Undecided(f'"Not found" is not believed: {why}.')
 
-    async def _by_own_id(self, work: Work) -> Task:
+    async def _by_own_id(self, work: Attempt) -> Task:
         asked_at = self._clock()
         task = await self._find(work.external_id)
         if not is_named(task, work.external_id) or self._controls.is_ever_anothers(task.id, work.external_id):
@@ -297,7 +297,7 @@ class Recovery:
         except NoSuchPath as error:  # also what a proxy says whose gateway is away for a moment
             raise Undecided(f"The gateway could not be asked what became of it: {error}") from error
 
-    async def _lookup_works(self, work: Work, asked_at: float) -> bool:
+    async def _lookup_works(self, work: Attempt, asked_at: float) -> bool:
         """Whether the look-up finds what is known to exist; what others found in the same moment counts."""
         controls = self._controls.for_lookup(work.sent_at)
         if len(controls) > 1 or not controls:
@@ -316,7 +316,7 @@ class Recovery:
         self._worked_at = max(self._worked_at, asked_at)
         return True
 
-    async def _in_list(self, work: Work) -> tuple[Task | None, str]:
+    async def _in_list(self, work: Attempt) -> tuple[Task | None, str]:
         """The task, where the list tells of it; else why the list proves nothing, empty where it proves its absence.
 
         It is read until all that is known to exist was seen, and further back than the sending by the gateway's own

@@ -1,4 +1,4 @@
-"""A lane: everything of one account. Its slots are kept full; each attempt is carried by one asyncio task.
+"""Runs everything of one account: its slots are kept full; each attempt is carried by one asyncio task.
 
 There are never more of those tasks than the account has slots, plus those whose images are being fetched.
 """
@@ -6,353 +6,324 @@ There are never more of those tasks than the account has slots, plus those whose
 from __future__ import annotations
 
 import asyncio
-import heapq
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from batchgen.durations import duration
-from batchgen.engine.backoff import Gate
-from batchgen.engine.limits import AccountLimits
+from batchgen.engine.limits import AccountLimits, quota
+from batchgen.engine.outcomes import Outcomes
 from batchgen.engine.poller import Watch
-from batchgen.engine.rate import quota
+from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
+from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
+from batchgen.engine.waiting import WaitingAttempts
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
 from batchgen.jobs import Status
-from batchgen.money import micros
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
     from batchgen.providers.base import Provider, Task
 
-_LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
-_FREE_QUESTION_SECONDS = 15.0
-_SAID_AFTER = 3  # answers with a status that is not known
-_FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is begun
+_PROBE_SECONDS = 15.0
+_REPORTED_AFTER = 3  # answers with a status that is not known
+_FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is started
 
 
 class AccountScheduler:
-    """One account's work in one run."""
+    """One account in one run."""
 
-    def __init__(self, context: Context, provider: Provider, *, begins: bool) -> None:
-        """`begins`: the manifest's own account. Another one only finishes what it owes us, and ends by itself."""
+    def __init__(self, context: Context, provider: Provider, *, starts_new: bool) -> None:
+        """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
         self._context = context
-        self._begins = begins
-        self.stop = context.stop if begins else context.stop.child()
+        self._starts_new = starts_new
         self._provider = provider
         self._account = provider.account
-        self._wake = asyncio.Event()
-        self._flow = AccountLimits(
+        self.stop = context.stop if starts_new else context.stop.child()
+        self._wake = asyncio.Event()  # set when something changed that may let one more attempt be sent
+        self._limits = AccountLimits(
             provider.account,
             clock=context.clock,
-            chance=context.chance,
+            rng=context.chance,
             give_up_after=context.rules.give_up_after,
             can_ask=provider.can_find or provider.can_list,
-            say=context.say,
-            freed=self._wake.set,
+            notify=context.say,
+            wake=self._wake,
         )
-        self._outage = self._flow.outage
+        self._outage = self._limits.outage
         self._quota = quota(provider.account.creates_per_minute)
-        self._paced: asyncio.Task[None] | None = None  # waits for the quota, or has waited
-        self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
-        self._watch = Watch(
+        self._quota_wait: asyncio.Task[None] | None = None
+        self._probe: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
+        self._waiting = WaitingAttempts(
+            clock=context.clock, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry
+        )
+        self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
+        self._submitter = Submitter(
+            context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
+        )
+        self._query_backoff = Backoff(context.clock, context.chance, context.rules.give_up_after)
+        self._poller = Watch(
             provider,
             clock=context.clock,
             wall=context.wall,
             chance=context.chance,
-            on_trouble=self._asking_failed,
-            on_answer=self._asking.served,
-            jobs_wait=lambda: bool(self._waiting),
+            on_trouble=self._query_failed,
+            on_answer=self._query_backoff.succeeded,
+            jobs_wait=lambda: bool(self._waiting.ready),
         )
-        self._watch.on_running = self._note_status
-        self._life = AttemptRunner(
+        self._poller.on_running = self._note_status
+        self._runner = AttemptRunner(
             context,
             provider,
-            flow=self._flow,
-            watch=self._watch,
-            stop=self.stop,
-            later=self._put_back,
-            changed=self._wake.set,
+            limits=self._limits,
+            poller=self._poller,
+            submitter=self._submitter,
+            outcomes=self._outcomes,
         )
         self._unknown_statuses: Counter[str] = Counter()
-        self._freely_asked: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
-        self._waiting: list[Work] = []
-        self._is_out_of_funds = False  # the next job waits for what others may give back
-        self._later: list[tuple[float, int, Work]] = []  # a heap, by the time from which they may go
-        self._put = 0
-        self._lives: set[asyncio.Task[None]] = set()
+        self._is_out_of_funds = False  # the next job waits for refunds
+        self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
 
-    async def run(self, begun: Sequence[tuple[Work, Status]], source: Iterator[Work | None]) -> None:
-        """Take up what was begun, then begin what `source` gives, until all has ended or the lane is stopped.
+    async def run(self, begun: Sequence[tuple[Attempt, Status]], source: Iterator[Attempt | None]) -> None:
+        """Resume what was begun, then start what `source` gives, until all has ended or the account is stopped.
 
-        `source` gives None where it has looked at a good many jobs and found none to begin.
+        `source` gives None where it has looked at a good many jobs and found none to start.
         """
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._watch.keep_asking()), group.create_task(self._curfew())]
-            async with asyncio.TaskGroup() as lives:
-                for work, status in begun:
-                    self._spawn(lives, work, self._flow.hold(work.units), status)
+            loops = [group.create_task(self._poller.keep_asking()), group.create_task(self._cancel_after_grace())]
+            async with asyncio.TaskGroup() as attempts:
+                for attempt, status in begun:
+                    self._spawn(attempts, attempt, self._limits.resume(attempt.units), status)
                 try:
-                    await self._feed(lives, source)
+                    await self._feed(attempts, source)
                 except RunStopped as reason:  # the ledger cannot be read: what is in flight has its grace
                     self._context.stop.request(reason, grace=self._context.rules.grace)
                 finally:
-                    self._end_feeding()
+                    self._limits.time.idle(Idle.STOPPED)
+                    for waited in (self._quota_wait, self._probe):
+                        if waited is not None:
+                            waited.cancel()
             for loop in loops:
                 loop.cancel()
-        self._context.stats.slot_times[self._account.name] = self._flow.time
+        self._context.stats.slot_times[self._account.name] = self._limits.time
         if self.stop.reason is not None and not self._context.stop.is_asked:
             name = self._account.name
             self._context.stats.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
-    async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
+    # --- what is started, and when ------------------------------------------------------------------------
+
+    async def _feed(self, attempts: asyncio.TaskGroup, source: Iterator[Attempt | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
             if (reason := self._outage.reason_to_stop()) is not None:
                 self.stop.request(reason, grace=self._context.rules.grace)
                 break
-            await self._carry_out_verdicts()
-            if self._fill(source):
-                await asyncio.sleep(0)  # a long stretch of jobs that are there: let the others act
+            for refusal in self._outcomes.attribution.take_decided():
+                await self._outcomes.conclude(refusal)
+            if self._waiting.fill(source):
+                await asyncio.sleep(0)  # many jobs in a row that are done: let the others act
                 continue
-            if not self._waiting and not self._later:
-                if self._life.ends.verdicts.wait and not (self._outage.is_creating or self._life.creates.undecided):
-                    self._decide_the_rest()
+            if not self._waiting:
+                if self._is_nothing_left_to_show():
+                    self._decide_rest()
                     continue
-                if not self._lives:
+                if not self._running:
                     return
-            self._call_doubts_last()
-            if (why := self._begin_next(lives)) is not None:
-                self._flow.time.idle(why)
-                await self._something_changes(why)
+            self._update_last_call()
+            if (why := self._start_next(attempts)) is not None:
+                self._limits.time.idle(why)
+                await self._wait_for_change(why)
 
-    def _end_feeding(self) -> None:
-        self._flow.time.idle(Idle.STOPPED)
-        for waited in (self._paced, self._freely_asked):
-            if waited is not None:
-                waited.cancel()
+    def _is_nothing_left_to_show(self) -> bool:
+        """Whether refusals wait for a decision, and no more creates will come that could show whose fault they were."""
+        is_creating = self._outage.is_creating or self._submitter.undecided
+        return self._outcomes.attribution.is_waiting and not is_creating
 
-    async def _carry_out_verdicts(self) -> None:
-        try:
-            for suspended in self._life.ends.verdicts.take():
-                await self._life.ends.conclude(suspended)
-        except RunStopped as reason:
-            self._context.stop.request(reason, grace=self._context.rules.grace)
-
-    def _decide_the_rest(self) -> None:
-        """Nothing more will be created that could show whose fault the last refusals were."""
+    def _decide_rest(self) -> None:
         context = self._context
         is_known = bool(self._outage.accepted) or context.reader.has_accepted(
             self._account.name, context.address_of(self._account)
         )
-        reason = self._life.ends.verdicts.nothing_else_to_do(
+        reason = self._outcomes.attribution.decide_rest(
             is_account_in_trouble=self._outage.is_account_in_trouble, is_known_to_accept=is_known
         )
         if reason is not None:
             self.stop.request(reason, grace=None)
 
-    def _fill(self, source: Iterator[Work | None]) -> bool:
-        """Those that may go again go first, then come new ones, in the manifest's order. Whether to look on."""
-        while self._later and self._later[0][0] <= self._context.clock():
-            self._waiting.insert(0, heapq.heappop(self._later)[-1])
-        while len(self._waiting) < _LOOK_AHEAD:
-            try:
-                work = next(source)
-            except StopIteration:
-                if not self._waiting:  # what is to come behind all others
-                    while self._later and self._later[0][0] == math.inf:
-                        self._waiting.append(heapq.heappop(self._later)[-1])
-                return False
-            if work is None:
-                return not self._waiting
-            self._waiting.append(work)
-        return False
-
-    def _begin_next(self, lives: asyncio.TaskGroup) -> Idle | None:
-        """Begin one work, if gate, slots, budget and rate let us; else why not."""
-        if not self._waiting:
-            return Idle.NO_JOB
-        if (why := self._held_back(lives)) is not None:
-            return why
-        chosen = self._flow.choose(self._waiting)
-        if chosen is None:
-            return Idle.SIZE
-        work, hold = chosen
-        budget = self._context.budget
-        price = micros(self._account.prices.of_task(work.job.parameters))
-        if (refusal := budget.refusal(work.units, price)) is not None:
-            hold.give()
-            self._wake.clear()  # which that set: these slots were not in use
-            return self._short_of_funds(work, refusal)
-        self._is_out_of_funds = False
-        self._paced = None
-        budget.reserve(work.units, price)
-        self._flow.sent(hold)
-        self._freely_asked = None
-        self._outage.sent(work.external_id)
-        self._spawn(lives, work, hold, Status.PENDING)
-        return None
-
-    def _call_doubts_last(self) -> None:
+    def _update_last_call(self) -> None:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
-        recovery = self._life.creates.recovery
-        may_go_on = (self._waiting and not self._is_out_of_funds) or self._later
-        if may_go_on or len(self._lives) > recovery.doubts:
+        recovery = self._submitter.recovery
+        may_go_on = (self._waiting.ready and not self._is_out_of_funds) or self._waiting.has_delayed
+        if may_go_on or len(self._running) > recovery.doubts:
             recovery.no_last_call()
         else:
             recovery.last_call(for_one=self._context.rules.resend_unknown)
 
-    def _held_back(self, lives: asyncio.TaskGroup) -> Idle | None:
-        """Why no work at all may begin now, if so."""
-        if self._life.fetching >= _FETCH_BACKLOG or self._life.is_starved:
-            return Idle.FETCHING
-        if self._flow.closed_for() > 0:
-            return Idle.RATE
-        if not self._outage.may_send() or not self._answers(lives):
-            return Idle.OUTAGE
-        return None if self._in_quota(lives) else Idle.RATE
+    def _start_next(self, attempts: asyncio.TaskGroup) -> Idle | None:
+        """Start one attempt, if the limits and the budget allow it; else why not."""
+        ready = self._waiting.ready
+        if not ready:
+            return Idle.NO_JOB
+        if (why := self._held_back(attempts)) is not None:
+            return why
+        if (position := self._limits.choose(ready)) is None:
+            return Idle.SIZE
+        attempt, budget = ready[position], self._context.budget
+        price = self._outcomes.price(attempt)
+        if (refusal := budget.refusal(attempt.units, price)) is not None:
+            return self._wait_for_refunds(refusal)
+        del ready[position]
+        self._is_out_of_funds = False
+        self._quota_wait = self._probe = None
+        budget.reserve(attempt.units, price)
+        self._outage.sent(attempt.external_id)
+        permit = self._limits.acquire(attempt.units, passes=position > 0)
+        self._spawn(attempts, attempt, permit, Status.PENDING)
+        return None
 
-    def _short_of_funds(self, work: Work, refusal: RunStopped) -> Idle:
-        """What is in flight may yet be refused or fail, and then gives back what is reserved for it."""
-        if len(self._lives) > self._life.fetching:
+    def _held_back(self, attempts: asyncio.TaskGroup) -> Idle | None:
+        """Why no attempt at all may start now, if so."""
+        if self._runner.fetching >= _FETCH_BACKLOG or self._runner.is_starved:
+            return Idle.FETCHING
+        if self._limits.closed_for() > 0:
+            return Idle.RATE
+        if not self._outage.may_send() or not self._is_answering(attempts):
+            return Idle.OUTAGE
+        return None if self._is_in_quota(attempts) else Idle.RATE
+
+    def _wait_for_refunds(self, refusal: RunStopped) -> Idle:
+        """What is in flight may yet be refused or fail, and its reservation is refunded."""
+        if len(self._running) > self._runner.fetching:
             self._is_out_of_funds = True
-            self._waiting.insert(0, work)
             return Idle.BUDGET
         self.stop.request(refusal, grace=None)
         return Idle.STOPPED
 
-    def _in_quota(self, lives: asyncio.TaskGroup) -> bool:
-        """Whether the manifest's rate allows one more create; if not, it is waited for, and the feeder is woken."""
+    def _is_in_quota(self, attempts: asyncio.TaskGroup) -> bool:
+        """Whether the manifest's rate allows one more create; if not, `_wake` is set when it does."""
         if self._quota is None:
             return True
-        if self._paced is None:
-            self._paced = lives.create_task(self._quota.acquire())
-            self._paced.add_done_callback(lambda _: self._wake.set())
-        return self._paced.done()
+        if self._quota_wait is None:
+            self._quota_wait = attempts.create_task(self._quota.acquire())
+            self._quota_wait.add_done_callback(lambda _: self._wake.set())
+        return self._quota_wait.done()
 
-    def _answers(self, lives: asyncio.TaskGroup) -> bool:
-        """Whether a create is worth a try: during an outage, a question that costs nothing is answered first."""
+    def _is_answering(self, attempts: asyncio.TaskGroup) -> bool:
+        """Whether a create is worth a try: during an outage, a probe that costs nothing is answered first."""
         if not self._outage.is_on:
             return True
-        if self._freely_asked is None or (self._freely_asked.done() and not self._freely_asked.result()):
-            self._freely_asked = lives.create_task(self._ask_freely())
-            self._freely_asked.add_done_callback(lambda _: self._wake.set())
-        return self._freely_asked.done()
+        if self._probe is None or (self._probe.done() and not self._probe.result()):
+            self._probe = attempts.create_task(self._is_probe_answered())
+            self._probe.add_done_callback(lambda _: self._wake.set())
+        return self._probe.done()
 
-    async def _ask_freely(self) -> bool:
+    async def _is_probe_answered(self) -> bool:
         """Whether the account answers at all; whatever it says is an answer."""
+        error: BatchgenError
         try:
-            async with asyncio.timeout(_FREE_QUESTION_SECONDS):
+            async with asyncio.timeout(_PROBE_SECONDS):
                 await self._provider.probe()
-        except (NotSent, Unclear) as error:
-            return self._no_answer(error)
+        except (NotSent, Unclear) as met:
+            error = met
         except TimeoutError:
-            return self._no_answer(Unclear(f"The account {self._account.name!r} does not answer."))
+            error = Unclear(f"The account {self._account.name!r} does not answer.")
         except (BatchgenError, NotImplementedError):
             return True
-        return True
-
-    def _no_answer(self, error: BatchgenError) -> bool:
-        self._outage.still(error)
-        self._flow.unclear(error)
+        else:
+            return True
+        self._outage.probe_failed(error)
+        self._limits.unclear(error)
         return False
 
-    async def _something_changes(self, why: Idle) -> None:
-        """Wait for a free slot, an ended life, a time that comes, or the stop.
+    async def _wait_for_change(self, why: Idle) -> None:
+        """Wait for a free slot, the end of an attempt, a time, or the stop.
 
-        A time that has come since the feeder looked is not waited for: nothing else might wake it, ever.
+        A time that has passed since it was looked at is not waited for: nothing else might set `_wake`, ever.
         """
-        times = []
-        if why is Idle.RATE and (self._paced is None or self._paced.done()):
-            times.append(self._flow.closed_for())
-        if self._later and self._later[0][0] < math.inf:
-            times.append(self._later[0][0] - self._context.clock())
-        if (seconds := self._outage.gives_up_in()) is not None:
-            times.append(seconds)
+        times = [self._waiting.next_in(), self._outage.gives_up_in()]
+        if why is Idle.RATE and (self._quota_wait is None or self._quota_wait.done()):
+            times.append(self._limits.closed_for())
+        timeout = min((seconds for seconds in times if seconds is not None), default=None)
         try:
-            async with asyncio.timeout(max(0.0, min(times)) if times else None):
+            async with asyncio.timeout(None if timeout is None else max(0.0, timeout)):
                 await self._wake.wait()
         except TimeoutError:
             return
 
-    async def _curfew(self) -> None:
+    # --- what is in flight --------------------------------------------------------------------------------
+
+    def _spawn(self, attempts: asyncio.TaskGroup, attempt: Attempt, permit: SlotPermit, status: Status) -> None:
+        task = attempts.create_task(self._runner.run(attempt, permit, status))
+        self._running[task] = attempt.external_id
+        task.add_done_callback(self._ended)
+        self._update_counters()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        self._wake.set()
+        self._update_counters()
+
+    async def _cancel_after_grace(self) -> None:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
         await self.stop.asked.wait()
         self._wake.set()
-        self._life.creates.recovery.stop()
+        self._submitter.recovery.stop()
         await self.stop.grace_over()
-        self._say_who_is_waited_for()
-        while self._lives:
-            # A create that nobody could be asked about is let come to its answer, which may hold the images.
-            for life in self._lives - self._life.creates.unaskable:
-                life.cancel()
-            await asyncio.wait(self._lives, return_when=asyncio.FIRST_COMPLETED)
-
-    def _say_who_is_waited_for(self) -> None:
-        if waiting := len(self._lives & self._life.creates.unaskable):
+        self._submitter.close()
+        uncancellable = self._submitter.uncancellable
+        if uncancellable and not self._submitter.recovery.can_ask:
             self._context.say(
-                f"{waiting:,} tasks are still waited for, at most {self._account.request_timeout:g} s: the account"
-                f" {self._account.name!r} tells what became of a task only in its answer."
+                f"Waiting for the answers of {len(uncancellable):,} creates, at most"
+                f" {self._account.request_timeout:g} s: the account {self._account.name!r} cannot be asked later what"
+                " became of them."
             )
+        while self._running:
+            for task, external_id in self._running.items():
+                if external_id not in uncancellable:
+                    task.cancel()
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
-    def _spawn(self, lives: asyncio.TaskGroup, work: Work, hold: SlotPermit, status: Status) -> None:
-        task = lives.create_task(self._life.live(work, hold, status))
-        self._lives.add(task)
-        task.add_done_callback(self._ended)
-        self._show()
+    def _defer_retry(self) -> None:
+        """Money is spent at the manifest's own account only."""
+        self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._lives.discard(task)
-        self._wake.set()
-        self._show()
-
-    def _put_back(self, work: Work, seconds: float) -> None:
-        if not self._begins:  # money is spent at the manifest's own account only
-            self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
-            return
-        self._put += 1
-        heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
-        self._wake.set()
-
-    def hear(self, call: Mapping[str, Any]) -> None:
+    def on_callback(self, call: Mapping[str, Any]) -> None:
         """A callback's body: where it says that a task has ended, the task is asked for soon."""
         task = self._provider.parse_callback(call)
         if task is not None and task.state is not TaskState.RUNNING:
-            self._watch.wake(task.id)
+            self._poller.wake(task.id)
 
-    def _asking_failed(self, error: BatchgenError) -> None:
-        """A query met trouble: free to repeat, but an account that never answers ends the lane."""
-        grace = self._context.rules.grace
-        if isinstance(error, AccountStopped):
-            self.stop.request(error, grace=grace)
-            return
-        retry_after = error.retry_after if isinstance(error, Throttled) else None
-        if (reason := self._asking.refused(error, retry_after=retry_after)) is not None:
-            self.stop.request(reason, grace=grace)
+    def _query_failed(self, error: BatchgenError) -> None:
+        """A query failed: it is free to repeat, but an account that never answers is stopped."""
+        reason: BatchgenError | None = error
+        if not isinstance(error, AccountStopped):
+            retry_after = error.retry_after if isinstance(error, Throttled) else None
+            reason = self._query_backoff.refused(error, retry_after=retry_after)
+        if reason is not None:
+            self.stop.request(reason, grace=self._context.rules.grace)
 
     def _note_status(self, task: Task) -> None:
-        """Say it once when a task keeps a status that nobody knows: it may never end."""
+        """Report once that a task keeps an unknown status: it may never end."""
         if not (status := task.unknown_status):
             return
         self._unknown_statuses[status] += 1
-        if self._unknown_statuses[status] == _SAID_AFTER:
+        if self._unknown_statuses[status] == _REPORTED_AFTER:
             limit = self._context.rules.task_timeout
             until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
             self._context.say(
-                f"The gateway says {status!r} of the task {task.id}, a status that batchgen does not know: it is asked"
-                f" again, {until}."
+                f"The gateway reports the status {status!r} of the task {task.id}, which batchgen does not know: it is"
+                f" queried again, {until}."
             )
 
-    def _show(self) -> None:
+    def _update_counters(self) -> None:
         counters = self._context.counters
-        counters.slots_in_use = self._flow.slots.in_use
-        counters.slots = self._flow.slots.units
-        counters.waiting = len(self._waiting) + len(self._later)
-        if self._begins:
-            counters.task_seconds = self._watch.task_seconds()
+        counters.slots_in_use = self._limits.in_use
+        counters.slots = self._limits.units
+        counters.waiting = len(self._waiting)
+        if self._starts_new:
+            counters.task_seconds = self._poller.task_seconds()

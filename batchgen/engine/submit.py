@@ -1,11 +1,10 @@
 """From the intent to a task: one create, what its answer means, and what became of it where there was no clear one.
 
-An attempt is in the ledger before its create leaves, and what was accepted is there before anything follows from it.
+An attempt is in the ledger before its create is sent, and what was accepted is there before anything follows from it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ from batchgen.errors import (
     PageReceived,
     RefusedOrTaken,
     Throttled,
-    TooManyRunning,
     Unclear,
 )
 from batchgen.jobs import Status
@@ -32,43 +30,37 @@ from batchgen.providers.base import TaskState
 from batchgen.providers.registry import key_print
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from batchgen.engine.attempt import Work
+    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
-    from batchgen.engine.outcomes import Endings
+    from batchgen.engine.outcomes import Outcomes
     from batchgen.engine.shutdown import Stop
     from batchgen.providers.base import Provider, Task
 
 _NOTE = 120  # characters of a refusal that the progress shows
 
 
-class Creates:
+class Withheld(BatchgenError):
+    """The run ended after the intent was recorded, and before the create was sent."""
+
+
+class Submitter:
     """The creates of one account.
 
-    `changed` is called when the question about a lost create begins or ends to wait for what others bring;
-    `record_made(work, task, accepted)` records a task whose images came with the create's own answer.
+    `uncancellable` are external ids of attempts that must not be cancelled now: between the intent and the create, for
+    nobody could tell later that none was sent; and until the answer is recorded where the account cannot be asked.
     """
 
     def __init__(
-        self,
-        context: Context,
-        provider: Provider,
-        *,
-        flow: AccountLimits,
-        ends: Endings,
-        stop: Stop,
-        changed: Callable[[], None],
-        record_made: Callable[[Work, Task, Accepted], Awaitable[None]],
+        self, context: Context, provider: Provider, *, limits: AccountLimits, outcomes: Outcomes, account_stop: Stop
     ) -> None:
         self._context = context
         self._provider = provider
-        self._flow = flow
-        self._outage = flow.outage
-        self._ends = ends
-        self._account_stop = stop
-        self._record_made = record_made
+        self._limits = limits
+        self._outage = limits.outage
+        self._outcomes = outcomes
+        self._account_stop = account_stop
+        self._is_closed = False
         self.key_print = key_print(provider.account, context.reader.note("lineage") or "")
         self.recovery = Recovery(
             provider,
@@ -78,206 +70,212 @@ class Creates:
                 delay=provider.account.visibility_delay,
                 earlier=self._accepted_before,
             ),
-            is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.moved,
+            is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             sleep=context.sleep,
             clock=context.clock,
             chance=context.chance,
-            changed=changed,
+            changed=limits.wake.set,
         )
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
-        self.unaskable: set[asyncio.Task[None] | None] = set()  # whose create is not recorded, and nobody can be asked
+        self.uncancellable: set[str] = set()
 
-    async def accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
+    def close(self) -> None:
+        """Send no more creates, not even those whose intent is being recorded."""
+        self._is_closed = True
+
+    async def submit(self, attempt: Attempt, permit: SlotPermit, status: Status) -> Attempt | None:
         """The attempt with its task, or None when it has no task and all that follows is arranged.
 
         Raises RunStopped where the ledger's disk refuses.
         """
-        if work.task_id:
-            return work
+        if attempt.task_id:
+            return attempt
         self.undecided += 1
         try:
-            accepted = await self._accepted(work, hold, status)
+            if status is not Status.PENDING:
+                return await self._recover(attempt, permit, status)
+            accepted = await self._create(attempt, permit)
         finally:
             self.undecided -= 1
-        if accepted is not None and status is Status.PENDING:
+            self.uncancellable.discard(attempt.external_id)
+        if accepted is not None:
             self._outage.create_accepted()
-            self._ends.verdicts.accepted()
+            self._outcomes.attribution.create_accepted()
         return accepted
 
-    async def _accepted(self, work: Work, hold: SlotPermit, status: Status) -> Work | None:
-        if status is not Status.PENDING:
-            return await self._looked_for(work, hold, status)
-        verdicts = self._ends.verdicts
-        work = work.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
-        try:
-            task = await self._send(work, hold)
-        except Unclear as error:
-            verdicts.came(work)
-            self._note_trouble(work, hold, error)
-            return await self._looked_for(work, hold, status, error)
-        except RefusedOrTaken as error:
-            verdicts.came(work)
-            self._outage.refused()
-            return await self._taken_or_refused(work, hold, error)
-        except (NotSent, Throttled, AccountStopped, JobError) as error:
-            verdicts.came(work)
-            return await self._refused(work, hold, error)
-        finally:
-            self.unaskable.discard(asyncio.current_task())
-        return await self._adopt(work, hold, task)
+    # --- the create and its answer ------------------------------------------------------------------------
 
-    async def _send(self, work: Work, hold: SlotPermit) -> Task:
-        """The intent on disk, then the create: what this raises is the create's own answer."""
+    async def _create(self, attempt: Attempt, permit: SlotPermit) -> Attempt | None:
+        attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
         try:
-            await self._record_intent(work)
-            hold.enter(Phase.CREATING)
-            if not self.recovery.can_ask:
-                self.unaskable.add(asyncio.current_task())
-            task = await self._provider.create(work.job, work.external_id)
+            task = await self._send(attempt, permit)
+        except Withheld as error:
+            await self._outcomes.refused(attempt, error)
+            return None
+        except (Unclear, NotSent, Throttled, AccountStopped, JobError) as error:
+            self._outcomes.attribution.answered(attempt)
+            return await self._not_accepted(attempt, permit, error)
+        return await self._adopt(attempt, permit, task)
+
+    async def _send(self, attempt: Attempt, permit: SlotPermit) -> Task:
+        """The intent on disk, then the create: what this raises is the create's own answer."""
+        self.uncancellable.add(attempt.external_id)
+        try:
+            await self._record_intent(attempt)
+            if self._is_closed:
+                raise Withheld("The run ended before the create was sent.")
+            self._context.stats.begun += 1
+            if self.recovery.can_ask:
+                self.uncancellable.discard(attempt.external_id)
+            permit.enter(Phase.CREATING)
+            task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
-            self._outage.answered(work.external_id)
-        if not is_named(task, work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
+            self._outage.answered(attempt.external_id)
+        if not is_named(task, attempt.id_to_echo) or self.recovery.is_anothers(task.id, attempt.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 
-    async def _record_intent(self, work: Work) -> None:
+    async def _record_intent(self, attempt: Attempt) -> None:
         context = self._context
         await context.record(
             Intent(
-                job=work.job,
-                attempt=work.attempt,
+                job=attempt.job,
+                attempt=attempt.number,
                 account=self._provider.account.name,
                 base_url=context.address_of(self._provider.account),
-                external_id=work.external_id,
-                at=work.sent_at,
-                reserved=self._ends.price(work),
-                failures=work.failures,
-                id_sent=work.id_sent,
-                key_print=work.key_print,
+                external_id=attempt.external_id,
+                at=attempt.sent_at,
+                reserved=self._outcomes.price(attempt),
+                failures=attempt.failures,
+                id_sent=attempt.id_sent,
+                key_print=attempt.key_print,
                 rehearsal=context.is_local(self._provider.account.name),
             )
         )
-        context.stats.begun += 1
 
-    async def _looked_for(
-        self, work: Work, hold: SlotPermit, status: Status, because: BatchgenError | None = None
-    ) -> Work | None:
-        """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
-        hold.enter(Phase.ASKING)
-        try:
-            task = await self.recovery.find(work, waits=hold.give)
-        except Undecided as error:
-            if work.moved:
-                self._ends.leave(work, f"a task was sent to another base_url than the account has now: {error}")
-                return None
-            await self._undecided(work, error if because is None else type(error)(f"{because} {error}"), status)
-        except Postponed as error:
-            self._ends.leave(work, str(error))
-        except AccountStopped as error:
-            self._ends.stop(error)  # the intent stays open: the next run asks again
-        else:
-            if task is not None:
-                return await self._adopt(work, hold, task, found=True)
-            why = f"{because} " if because else ""
-            lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
-            # Of what an earlier run began, it was that run's end that was in the way.
-            await self._ends.not_made(work, lost, Outcome.REFUSED, counts=because is not None)
-        return None
-
-    async def _taken_or_refused(self, work: Work, hold: SlotPermit, refusal: RefusedOrTaken) -> Work | None:
-        """A refusal of parameters also answers an external id that the account has seen: then there is a task."""
-        hold.enter(Phase.ASKING)
-        try:
-            task = await self.recovery.find_refused(work)
-        except NotAnswered as error:  # the next run asks again
-            await self._undecided(work, NotAnswered(f"{refusal} {error}"), Status.PENDING)
-            return None
-        except Undecided:
-            task = None
-        if task is not None:  # this create was refused: what it has met was sent before
-            self._context.budget.adopt(self._ends.price(work))
-            return await self._adopt(replace(work, earlier=True), hold, task, found=True)
-        await self._ends.refused(work, refusal)
-        return None
-
-    async def _refused(self, work: Work, hold: SlotPermit, error: BatchgenError) -> Work | None:
-        """The create was refused: for now, with the account, or for good; or only a second copy of it was."""
-        if isinstance(error, Throttled | NotSent):
-            self._note_trouble(work, hold, error)
+    async def _not_accepted(self, attempt: Attempt, permit: SlotPermit, error: BatchgenError) -> Attempt | None:
+        """The create has no clear answer, or was refused: for now, with the account, or for good."""
+        if isinstance(error, Throttled | NotSent | Unclear):
+            self._note_trouble(attempt, permit, error)
         elif isinstance(error, AccountStopped):
             self._account_stop.request(error, grace=None)
-        try:
-            if (task := await self._accepted_all_the_same(work, error)) is not None:
-                return await self._adopt(work, hold, task, found=True)
-        except NotAnswered as unanswered:
-            self._ends.leave(work, f"{error} {unanswered}")  # the intent stays open: the next run asks again
-            return None
-        if isinstance(error, Throttled | NotSent):
-            wait = FIRST_SECONDS if isinstance(error, TooManyRunning) else 0.0
-            await self._ends.not_made(work, error, Outcome.REFUSED, counts=False, wait=wait)
-        elif isinstance(error, AccountStopped):
-            await self._ends.not_made(work, error, Outcome.REFUSED, counts=False)
-        elif isinstance(error, AttemptFailed):
+        elif not isinstance(error, PageReceived):
             self._outage.refused()
-            await self._ends.not_made(work, error, Outcome.REFUSED, counts=True)
-        elif isinstance(error, JobError):
-            if not isinstance(error, PageReceived):
-                self._outage.refused()
-            await self._ends.refused(work, error)
-        return None
+        if isinstance(error, Unclear):
+            return await self._recover(attempt, permit, Status.PENDING, error)
+        try:
+            task = await self._accepted_before_refused(attempt, permit, error)
+        except NotAnswered as unanswered:  # the next run asks again
+            if isinstance(error, RefusedOrTaken):
+                await self._undecided(attempt, NotAnswered(f"{error} {unanswered}"), Status.PENDING)
+            else:
+                self._outcomes.defer(attempt, f"{error} {unanswered}")  # the intent stays open
+            return None
+        if task is None:
+            await self._outcomes.refused(attempt, error)
+            return None
+        if isinstance(error, RefusedOrTaken):  # what was found was sent before this create
+            self._context.budget.adopt(self._outcomes.price(attempt))
+            attempt = replace(attempt, earlier=True)
+        return await self._adopt(attempt, permit, task, found=True)
 
-    async def _accepted_all_the_same(self, work: Work, refusal: BatchgenError) -> Task | None:
-        """The task of a create that was refused: what lies between may have sent it twice, and the second was refused.
+    async def _accepted_before_refused(
+        self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError
+    ) -> Task | None:
+        """The task of a refused create, if there is one. Raises NotAnswered where the account does not say.
 
-        Raises NotAnswered where the account does not say.
+        A refusal of parameters also answers an external id that the account has seen. And a proxy may have sent the
+        create twice, so that the second copy was refused.
         """
-        if isinstance(refusal, NotSent | PageReceived) or not (work.id_sent and self.recovery.can_ask):
+        if isinstance(refusal, RefusedOrTaken):
+            permit.enter(Phase.ASKING)
+            try:
+                return await self.recovery.find_refused(attempt)
+            except NotAnswered:
+                raise
+            except Undecided:
+                return None
+        if isinstance(refusal, NotSent | PageReceived) or not (attempt.id_sent and self.recovery.can_ask):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)
-            return await self.recovery.glance(work)
+            return await self.recovery.glance(attempt)
         except AccountStopped:
-            return None  # who does not let us in has taken nothing from us either
+            return None  # an account that lets nobody in has accepted nothing from us either
 
-    async def _adopt(self, work: Work, hold: SlotPermit, task: Task, *, found: bool = False) -> Work:
-        self._flow.accepted(hold)
-        self._context.counters.note = ""
-        is_whole = len(task.links) >= work.units or not self._provider.can_query
-        if task.state is TaskState.SUCCEEDED and task.links and is_whole and not found:
-            hold.give()  # here too the slots are free at the gateway
-            return await self._made_at_once(work, task)
-        at = self._context.now_ms()
-        await self._context.record(_accepted(work, task, at, found=found))
-        if work.id_sent and work.key_print == self.key_print:
-            self.recovery.accepted(task.id, work.external_id, at)
-        return work.accepted(task.id, at)
-
-    async def _made_at_once(self, work: Work, task: Task) -> Work:
-        """The create's own answer brings the images. One commit: between two, they could be lost."""
-        at = work.sent_at  # the task went on from there; its time is what a plan reckons with
-        await self._record_made(work, task, _accepted(work, task, at))
-        return work.accepted(task.id, at, made=True)
-
-    async def _undecided(self, work: Work, error: Undecided, status: Status) -> None:
-        # What could not be asked just now is held at first: only a later run, told to, sends it again.
-        is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
-        if self._context.rules.resend_unknown and not is_first_doubt:
-            await self._ends.not_made(work, error, Outcome.UNKNOWN, counts=True)
-        else:
-            await self._ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
-
-    def _note_trouble(self, work: Work, hold: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
-        """The create was not taken for now, or nobody can say."""
+    def _note_trouble(self, attempt: Attempt, permit: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
+        """The create was not accepted for now, or nobody can say."""
         is_unclear = isinstance(error, Unclear)
         self._context.counters.refusals += not is_unclear
         self._context.counters.note = str(error)[:_NOTE]
         if is_trouble(error):
-            self._outage.troubled(work.job.id, error, sent=hold.sent)
+            self._outage.troubled(attempt.job.id, error, sent=permit.sent)
             if self._outage.is_on:
-                self._ends.verdicts.excuse(self._outage.jobs)
-        reason = self._flow.unclear(error) if is_unclear else self._flow.refused(hold, error)
+                self._outcomes.attribution.blame_outage(self._outage.jobs)
+        reason = self._limits.unclear(error) if is_unclear else self._limits.refused(permit, error)
         if reason is not None:
             self._account_stop.request(reason, grace=self._context.rules.grace)
+
+    # --- what became of it ----------------------------------------------------------------------------------
+
+    async def _recover(
+        self, attempt: Attempt, permit: SlotPermit, status: Status, because: BatchgenError | None = None
+    ) -> Attempt | None:
+        """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
+        permit.enter(Phase.ASKING)
+        try:
+            task = await self.recovery.find(attempt, waits=permit.release)
+        except Undecided as error:
+            if attempt.base_url_changed:
+                why = f"a task was sent to another base_url than the account has now: {error}"
+                self._outcomes.defer(attempt, why)
+            else:
+                await self._undecided(attempt, type(error)(f"{because} {error}") if because else error, status)
+        except Postponed as error:
+            self._outcomes.defer(attempt, str(error))
+        except AccountStopped as error:
+            self._outcomes.stop(error)  # the intent stays open: the next run asks again
+        else:
+            if task is not None:
+                return await self._adopt(attempt, permit, task, found=True)
+            why = f"{because} " if because else ""
+            lost = AttemptFailed(f"{why}The gateway has no task of this attempt: it was not accepted.", code="lost")
+            if because is None:  # the end of the run that sent it came between, which counts as no attempt
+                await self._outcomes.not_made(attempt, lost, Outcome.REFUSED, counts=False)
+            else:
+                await self._outcomes.refused(attempt, lost)
+        return None
+
+    async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
+        # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.
+        is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
+        if self._context.rules.resend_unknown and not is_first_doubt:
+            await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=True)
+        else:
+            await self._outcomes.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)
+
+    async def _adopt(self, attempt: Attempt, permit: SlotPermit, task: Task, *, found: bool = False) -> Attempt:
+        self._limits.accepted(permit)
+        self._context.counters.note = ""
+        is_whole = len(task.links) >= attempt.units or not self._provider.can_query
+        is_made = task.state is TaskState.SUCCEEDED and bool(task.links) and is_whole and not found
+        # A task that brings its images at once started with the create; plans reckon with its time.
+        at = attempt.sent_at if is_made else self._context.now_ms()
+        accepted = Accepted(
+            job_id=attempt.job.id, attempt=attempt.number, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
+        )
+        if is_made:
+            permit.release()  # at the gateway the slots are free
+            await self._outcomes.made(attempt, task, accepted)  # one commit: between two, the images could be lost
+            return attempt.accepted(task.id, at, made=True)
+        await self._context.record(accepted)
+        if self._carries_our_id(attempt):
+            self.recovery.accepted(task.id, attempt.external_id, at)
+        return attempt.accepted(task.id, at)
+
+    def _carries_our_id(self, attempt: Attempt) -> bool:
+        """Whether the create was sent with its id and the present key."""
+        return attempt.id_sent and attempt.key_print == self.key_print
 
     def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
         """Tasks that this account is known to have accepted in earlier runs, the latest first."""
@@ -286,9 +284,3 @@ class Creates:
         return self._context.reader.accepted_tasks(
             account.name, address, self.key_print, at, KNOWN if at is None else 3
         )
-
-
-def _accepted(work: Work, task: Task, at: int, *, found: bool = False) -> Accepted:
-    return Accepted(
-        job_id=work.job.id, attempt=work.attempt, task_id=task.id, at=at, found=found, rehearsal=task.rehearsal
-    )

@@ -12,42 +12,50 @@ if TYPE_CHECKING:
 class Phase(StrEnum):
     """What holds a slot."""
 
-    RECORDING = "held: the intent goes to disk"
-    CREATING = "held: the create is under way"
-    RUNNING = "held: the task runs, as far as is known"
-    ASKING = "held: asking what became of a create"
+    RECORDING = "held: the intent is being written to disk"
+    CREATING = "held: the create is in flight"
+    RUNNING = "held: the task is running, as far as is known"
+    ASKING = "held: finding out what became of a create"
 
 
 class Idle(StrEnum):
     """Why a slot is free."""
 
-    NO_JOB = "free: no job waits"
-    SIZE = "free: too few for the jobs that wait"
-    RATE = "free: the rate, or a refusal, bids to wait"
-    OUTAGE = "free: the account accepts nothing, or has not shown yet that it does"
+    NO_JOB = "free: no job is waiting"
+    SIZE = "free: too few for the waiting jobs"
+    RATE = "free: waiting for the rate limit or after a refusal"
+    OUTAGE = "free: the account accepts nothing, or has accepted nothing yet"
     FETCHING = "free: downloads are too far behind"
-    BUDGET = "free: the budget is reserved for what is in flight"
-    STOPPED = "free: nothing more is begun"
+    BUDGET = "free: the rest of the budget is reserved for tasks in flight"
+    STOPPED = "free: no more jobs are started"
 
 
 class SlotTime:
-    """Sums of unit-seconds of one lane. `units` are the slots there are now; `clock` is monotonic."""
+    """Sums of unit-seconds of one account. `units` are the slots there are now; `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float], units: Callable[[], int]) -> None:
         self._clock = clock
         self._units = units
-        self._began = self._at = clock()
-        self._held = dict.fromkeys(Phase, 0)
+        self._started = self._at = clock()
+        self.held = 0  # units, now
+        self._held = dict.fromkeys(Phase, 0)  # the same by phase
         self._why = Idle.NO_JOB
-        self._spent: dict[Phase | Idle, float] = {}
+        self._spent: dict[Phase | Idle, float] = dict.fromkeys([*Phase, *Idle], 0.0)
+
+    @property
+    def running(self) -> int:
+        """Units of tasks that run at the gateway, as far as is known."""
+        return self._held[Phase.RUNNING]
 
     def move(self, units: int, *, out_of: Phase | None, into: Phase | None) -> None:
         """So many units go from one phase to another; None is free."""
         self._count()
         if out_of is not None:
             self._held[out_of] -= units
+            self.held -= units
         if into is not None:
             self._held[into] += units
+            self.held += units
 
     def idle(self, why: Idle) -> None:
         """From now on this is why slots are free."""
@@ -56,7 +64,7 @@ class SlotTime:
             self._why = why
 
     def shares(self) -> dict[str, float]:
-        """The share of all unit-seconds until now, the largest first; what came to nothing is left out."""
+        """The share of all unit-seconds until now, the largest first, without those that are zero."""
         self._count()
         total = sum(self._spent.values()) or 1.0
         spent = sorted(self._spent.items(), key=lambda item: -item[1])
@@ -65,17 +73,15 @@ class SlotTime:
     def report(self, account: str) -> Iterator[str]:
         """The same in lines."""
         shares = self.shares()
-        yield f"Slots of {account!r}: {sum(self._spent.values()):,.1f} unit-seconds in {self._at - self._began:,.1f} s."
+        seconds = self._at - self._started
+        yield f"Slots of {account!r}: {sum(self._spent.values()):,.1f} unit-seconds in {seconds:,.1f} s."
         for kind, share in shares.items():
             yield f"  {share:6.1%}  {kind}"
 
     def _count(self) -> None:
         now = self._clock()
         passed, self._at = now - self._at, now
-        free = self._units()
         for phase, units in self._held.items():
-            free -= units
             if units:
-                self._spent[phase] = self._spent.get(phase, 0.0) + units * passed
-        if free > 0:
-            self._spent[self._why] = self._spent.get(self._why, 0.0) + free * passed
+                self._spent[phase] += units * passed
+        self._spent[self._why] += max(0, self._units() - self.held) * passed

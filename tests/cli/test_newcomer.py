@@ -46,7 +46,7 @@ def test_a_budget_in_money_counts_prices_not_the_gateways_units(tmp_path, gatewa
     assert done.returncode == 3
     rows = check_invariant(output_of(path))
     assert [row["cost"] for row in rows] == ["0.5", "0.5"]
-    assert "1 EUR spent, in flight or in doubt" in done.stderr
+    assert "1 EUR spent, in flight or unknown" in done.stderr
 
 
 def test_a_rehearsal_counts_the_manifests_own_money(tmp_path):
@@ -193,8 +193,8 @@ def test_a_host_that_cannot_be_reached_is_said_at_once_and_for_how_long_it_is_tr
     gateway.stop()
     done = batchgen("run", path, cwd=tmp_path)
     assert done.returncode == 3
-    assert done.stderr.count("It is tried again, for at most 2 s (run.give_up_after).") == 1
-    assert done.stderr.index("It is tried again") < done.stderr.index("No success for 2 s")
+    assert done.stderr.count("Retrying for at most 2 s (run.give_up_after)") == 1
+    assert done.stderr.index("Retrying") < done.stderr.index("No success for 2 s")
 
 
 @pytest.mark.parametrize(

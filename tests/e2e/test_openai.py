@@ -204,7 +204,7 @@ def test_ctrl_c_waits_for_the_answer_that_nobody_could_be_asked_for_later(tmp_pa
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=60)
         assert run.returncode == 130
-        assert "2 tasks are still waited for, at most 600 s" in said
+        assert "Waiting for the answers of 2 creates, at most 600 s" in said
         assert "held as unknown" in said
         assert accepted_by(gateway) == 2
         assert {status for (status,) in ledger(tmp_path, "SELECT status FROM job")} <= {"made", "done"}

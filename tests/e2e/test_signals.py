@@ -1,4 +1,4 @@
-"""A run whose terminal is closed: what is paid for comes home, as after SIGTERM."""
+"""A run whose terminal is closed collects what is paid for, as after SIGTERM."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_a_closed_terminal_loses_nothing_that_is_paid_for(tmp_path):
         gateway.go.set()
         assert run.wait(30) == 129
     assert len(check_invariant(tmp_path / "outputs" / "tried")) == 3
-    told = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8"))
-    assert (told["exit_code"], told["reason_code"], told["images"]) == (129, "interrupted", 3)
+    summary = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8"))
+    assert (summary["exit_code"], summary["reason_code"], summary["images"]) == (129, "interrupted", 3)
 
 
 def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs_for_tests import job
 
 from batchgen.catalog.load import builtin
-from batchgen.engine.attempt import Work
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.controls import Controls
 from batchgen.engine.recovery import Postponed, Recovery, Undecided
 from batchgen.errors import TaskNotFound
@@ -80,7 +80,7 @@ def task(number, *, at=SENT, external_id=""):
 
 
 def lost(**more):
-    sent = Work.of(job(), 0, 0).sent(SENT, id_sent=True, key_print="k")
+    sent = Attempt.of(job(), 0, 0).sent(SENT, id_sent=True, key_print="k")
     return sent if not more else sent.__class__(**{name: getattr(sent, name) for name in sent.__slots__} | more)
 
 
@@ -94,7 +94,7 @@ def recovery_of(provider, clock, *earlier):
     return Recovery(
         provider,
         controls,
-        is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.moved,
+        is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.base_url_changed,
         sleep=clock.sleep,
         clock=clock,
         chance=Random(1),
@@ -161,7 +161,7 @@ async def test_at_the_end_of_a_run_without_a_control_it_is_unknown():
 
 @pytest.mark.parametrize(
     "sent",
-    [{"id_sent": False}, {"key_print": "another"}, {"moved": True}],
+    [{"id_sent": False}, {"key_print": "another"}, {"base_url_changed": True}],
     ids=["without an id", "with another key", "to another address"],
 )
 async def test_what_cannot_be_found_by_its_id_here_is_never_believed_to_be_absent(sent):

@@ -1,4 +1,4 @@
-"""A lane by itself: whatever the moment at which time passes, it goes on until all has ended."""
+"""A scheduler by itself: whatever the moment at which time passes, it goes on until all has ended."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from itertools import count
 import pytest
 from jobs_for_tests import job
 
+from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.load import builtin
-from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Budget, Limits
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
-from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, TaskNotFound, Unclear
+from batchgen.engine.shutdown import Stop
+from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, RunStopped, TaskNotFound, Unclear
+from batchgen.ledger.events import Intent
 from batchgen.ledger.reader import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
@@ -27,7 +29,8 @@ RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_a
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv("KAPON_API_KEY", "a-key-for-tests")
+    for name in ("KAPON_API_KEY", "ANYAPI_API_KEY"):
+        monkeypatch.setenv(name, "a-key-for-tests")
 
 
 class Clock:
@@ -72,10 +75,10 @@ async def test_a_time_that_comes_between_two_looks_at_the_clock_is_not_slept_thr
     assert provider.creates == 2
 
 
-async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
-    """A lane carries one job to the end of the run; how it then stands, and why."""
+async def one_job(folder, provider: Provider, *, writer_class: type[Writer] = Writer, **more) -> list[tuple[str, str]]:
+    """A scheduler carries one job to the end of the run; its status then, and why."""
     ledger = Ledger.open(folder / "state.sqlite3")
-    async with Writer(ledger) as writer:
+    async with writer_class(ledger) as writer:
         context = Context(
             writer=writer,
             reader=ledger,
@@ -84,14 +87,14 @@ async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
             door=None,
             downloader=None,
             rules=RULES,
-            budget=Budget(Spent(images=0, cost=0, unpriced=0), Limits()),
+            budget=Budget(Spent(images=0, cost=0, unpriced=0), BudgetLimits()),
             counters=Counters(),
             downloads=asyncio.Semaphore(1),
             writes=asyncio.Semaphore(1),
             say=print,
             **more,
         )
-        await AccountScheduler(context, provider, begins=True).run([], iter([Work.of(job(), 0, 0)]))
+        await AccountScheduler(context, provider, starts_new=True).run([], iter([Attempt.of(job(), 0, 0)]))
     stands = ledger.db.execute("SELECT status, message FROM job").fetchall()
     ledger.close()
     return stands
@@ -120,3 +123,44 @@ async def test_a_refusal_that_may_mean_a_known_id_is_in_doubt_until_the_account_
     ((status, message),) = await one_job(tmp_path, Silent(), sleep=no_time)
     assert status == "unknown"
     assert "1201" in message
+
+
+class Unqueryable(Provider):
+    """Cannot be asked what became of a create."""
+
+    def __init__(self) -> None:
+        self.account = builtin().accounts["anyapi"]
+        self.creates = 0
+
+    async def query(self, *_asked):
+        raise TaskNotFound("there is no task")
+
+    async def create(self, *_asked):
+        self.creates += 1
+        raise Unclear("The answer was lost.")
+
+
+async def test_a_run_that_ends_while_an_intent_is_recorded_sends_no_create_and_holds_no_job_unknown(tmp_path):
+    is_recorded, may_continue = asyncio.Event(), asyncio.Event()
+
+    class SlowDisk(Writer):
+        async def record(self, *events, then=None):
+            await super().record(*events, then=then)
+            if isinstance(events[0], Intent):
+                is_recorded.set()
+                await may_continue.wait()
+
+    async def interrupted():
+        await is_recorded.wait()
+        stop.request(RunStopped("Interrupted."), grace=0.0)
+        await asyncio.sleep(0.1)  # more than the grace: whatever may be cancelled has been
+        may_continue.set()
+
+    stop, provider = Stop(), Unqueryable()
+    assert not provider.can_find
+    assert not provider.can_list
+    async with asyncio.TaskGroup() as group:
+        group.create_task(interrupted())
+        stands = await one_job(tmp_path, provider, writer_class=SlowDisk, stop=stop)
+    assert provider.creates == 0
+    assert [status for status, _ in stands] == ["pending"]
