@@ -44,7 +44,7 @@ class Account:
                 units=task["n"],
                 created=task["created_at"] / 1000,
                 ended=task["ends_at"] / 1000,
-                told=task["told_at"] and task["told_at"] / 1000,
+                told=task["reported_at"] and task["reported_at"] / 1000,
             )
             for task in told["tasks"]
         )

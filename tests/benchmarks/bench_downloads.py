@@ -76,9 +76,9 @@ class Server(asyncio.Protocol):
 
 async def serve(size: int) -> None:
     from batchgen.sandbox.formats import Format, padded
-    from batchgen.sandbox.painter import plain
+    from batchgen.sandbox.painter import blank
 
-    body = padded(plain((1024, 1024)), Format.PNG, size)
+    body = padded(blank((1024, 1024)), Format.PNG, size)
     answer = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)

@@ -89,8 +89,8 @@ def test_options_that_cannot_be_are_a_sentence_and_exit_code_2(options):
 
 
 def test_the_help_names_every_fault_and_the_words_for_rehearsals():
-    from batchgen.sandbox.faults.schedule import FAMILIES, OF_ALL
+    from batchgen.sandbox.faults.table import FAMILIES, IN_ALL
 
     text = run("--help").stdout
-    for word in (*OF_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):
+    for word in (*IN_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):
         assert word in text

@@ -63,11 +63,11 @@ async def test_any_key_will_do_where_none_is_set_but_none_will_not():
 
 
 async def test_images_and_the_account_need_no_key():
-    async with gateway(paint=False) as caller:
+    async with gateway(blank_images=True) as caller:
         links = await caller.links(await caller.made(prompt="a fox"))
         del caller.session.headers["Authorization"]
         assert await caller.fetch(links[0]["url"])
-        assert (await caller.account())["images_billed"] == 1
+        assert (await caller.usage())["images_billed"] == 1
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ async def test_nobody_at_the_address_does_no_harm():
     async with gateway() as caller:
         await caller.made(prompt="a fox", callback_url="http://127.0.0.1:1/hook")
         await caller.made(prompt="a fox", callback_url="http://no host/")
-        assert (await caller.account())["images_billed"] == 2
+        assert (await caller.usage())["images_billed"] == 2
 
 
 async def test_calls_can_be_lost_and_repeated():
@@ -64,7 +64,7 @@ async def test_calls_can_be_lost_and_repeated():
             await take(told, 2 * 3 - 2)
         async with gateway(faults=FaultSettings.parse("callback_lost=1")) as caller:
             await caller.made(prompt="a fox", callback_url=url)
-            while (await caller.account())["faults"].get("callback_lost", 0) < 3:
+            while (await caller.usage())["faults"].get("callback_lost", 0) < 3:
                 await asyncio.sleep(0)
         assert told.empty()
 

@@ -11,7 +11,8 @@ from sandbox_caller import gateway
 
 from batchgen.errors import CommandError
 from batchgen.sandbox.api_error import STATUS_OF
-from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, Act, FaultSchedule, FaultSettings, Occasion
+from batchgen.sandbox.faults.schedule import FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.table import FAULTS, IN_ALL, Act, Occasion
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
@@ -29,13 +30,13 @@ def test_weather_is_read_from_its_text():
     assert FaultSettings.parse("fail=0.02, drop_after=1").rates == {"fail": 0.02, "drop_after": 1.0}
     assert FaultSettings.parse("").rates == {}
     everything = FaultSettings.parse("all=0.1,fail=0").rates
-    assert everything.keys() == set(OF_ALL)
+    assert everything.keys() == set(IN_ALL)
     assert {everything.pop("fail"), *everything.values()} == {0, 0.1}
     assert FaultSettings.parse("all=0.1,refuse_1101=0.5").rates["refuse_1101"] == 0.5
 
 
 def test_all_sets_nothing_that_ends_a_job_or_stops_an_account():
-    answers = {FAULTS[name].code for name in OF_ALL if FAULTS[name].act is Act.REFUSE}
+    answers = {FAULTS[name].code for name in IN_ALL if FAULTS[name].act is Act.REFUSE}
     assert answers == {1302, 1303, 5000, 5001, 5002}
 
 
@@ -74,7 +75,7 @@ async def test_faults_of_a_create_that_answer(name, status, code, accepted):
     async with gateway(faults=always(name)) as caller:
         answer = await caller.create(prompt="a fox")
         assert (answer.status, answer.code, answer.data) == (status, code, None)
-        account = await caller.account()
+        account = await caller.usage()
         assert account["creates_accepted"] == account["images_billed"] == accepted
         assert account["requests"] == {"create": {str(code): 1}}
         assert account["faults"] == {name: 1}
@@ -86,7 +87,7 @@ async def test_a_create_can_get_each_code_of_the_error_table(code):
         answer = await caller.create(prompt="a fox")
         assert (answer.status, answer.code) == (STATUS_OF[code], code)
         assert answer.message
-        account = await caller.account()
+        account = await caller.usage()
         assert (account["creates_accepted"], account["faults"]) == (0, {f"refuse_{code}": 1})
 
 
@@ -110,7 +111,7 @@ async def test_a_gateway_can_answer_with_an_http_status_alone(name):
         asked = ("GET", f"{caller.url}/1") if name.startswith("query") else ("POST", caller.url)
         body = {} if name.startswith("query") else {"json": {"prompt": "a fox"}}
         assert (await raw(caller, *asked, **body))[:2] == (FAULTS[name].code, "text/html")
-        assert (await caller.account())["creates_accepted"] == 0
+        assert (await caller.usage())["creates_accepted"] == 0
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("drop_before", 0), ("drop_after", 1)])
@@ -120,7 +121,7 @@ async def test_a_create_can_be_cut_before_and_after_it_was_accepted(name, accept
             await caller.create(prompt="a fox", external_task_id="mine")
         found = await caller.query("mine")
         assert found.code == (0 if accepted else 1203)
-        account = await caller.account()
+        account = await caller.usage()
         assert account["creates_accepted"] == accepted
         assert account["requests"]["create"] == {"cut": 1}
 
@@ -130,16 +131,16 @@ async def test_a_proxy_can_answer_a_create_with_a_page(name, accepted):
     async with gateway(faults=always(name)) as caller:
         status, kind, _ = await raw(caller, "POST", caller.url, json={"prompt": "a fox"})
         assert (status, kind) == (502, "text/html")
-        assert (await caller.account())["creates_accepted"] == accepted
+        assert (await caller.usage())["creates_accepted"] == accepted
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("hang_before", 0), ("hang", 1)])
 async def test_a_create_can_hang_and_a_closing_sandbox_lets_go_of_it(name, accepted):
     async with gateway(faults=always(name)) as caller:
         waiting = asyncio.create_task(caller.create(prompt="a fox"))
-        while not (await caller.account())["requests"].get("create"):
+        while not (await caller.usage())["requests"].get("create"):
             assert not waiting.done()
-        account = await caller.account()
+        account = await caller.usage()
         assert account["requests"]["create"] == {"hang": 1}
         assert account["creates_accepted"] == accepted
         caller.sandbox._closing.set()
@@ -167,7 +168,7 @@ async def test_tasks_fail_by_chance_and_are_not_billed():
     async with gateway(faults=FaultSettings.parse("fail=0.5"), concurrency=1000) as caller:
         for _ in range(60):
             await caller.made(prompt="a fox")
-        account = await caller.account()
+        account = await caller.usage()
         failed = account["tasks_by_status"]["failed"]
         assert 15 < failed < 45
         assert account["images_billed"] == 60 - failed
@@ -175,11 +176,11 @@ async def test_tasks_fail_by_chance_and_are_not_billed():
 
 
 async def image_in(name):
-    """What a download gives in this weather, and what it ought to be."""
-    async with gateway(faults=always(name), paint=False) as caller:
+    """A download into which this fault is injected, and what it should be."""
+    async with gateway(faults=always(name), blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         (link,) = await caller.links(task)
-        whole = caller.sandbox._images._gallery.ready(caller.sandbox._register.tasks[0].order, task, 0, watermark=False)
+        whole = await caller.sandbox._images.content(caller.sandbox.store.tasks[0], 0)
         return *(await raw(caller, "GET", link["url"])), whole
 
 
@@ -205,11 +206,11 @@ async def test_a_download_can_be_cut_expired_or_a_page():
 
 async def test_in_every_weather_at_once_the_account_still_adds_up():
     weather = FaultSettings.parse("all=0.1,hang=0,hang_before=0,query_hang=0,image_hang=0")
-    async with gateway(faults=weather, concurrency=1000, paint=False) as caller:
+    async with gateway(faults=weather, concurrency=1000, blank_images=True) as caller:
         for number in range(150):
             with suppress(*CUT, aiohttp.ContentTypeError):
                 await caller.create(prompt="a fox", external_task_id=str(number))
-        account = await caller.account()
+        account = await caller.usage()
         answers = account["requests"]["create"]
         assert sum(answers.values()) == 150
         lost = sum(account["faults"].get(name, 0) for name in ("drop_after", "error_after", "page_after"))

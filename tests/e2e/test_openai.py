@@ -21,9 +21,9 @@ from sandbox_process import SandboxProcess
 
 from batchgen.http.client import Answer
 from batchgen.providers.openai import task_from, versioned
-from batchgen.sandbox.painter import plain
+from batchgen.sandbox.painter import blank
 
-IMAGE = plain((64, 64))
+IMAGE = blank((64, 64))
 
 
 def sandbox(*options, **more):

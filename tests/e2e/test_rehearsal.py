@@ -11,7 +11,8 @@ from command import ROOT, batchgen, manifest, prompts
 from output_checks import rows_of
 from sandbox_process import SandboxProcess
 
-from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.schedule import FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.table import FAULTS, IN_ALL
 
 PAGE = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Rehearse a manifest")[2].partition("\n## ")[0]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
@@ -61,8 +62,8 @@ def test_the_other_command_of_the_page_is_served(tmp_path):
 def test_every_fault_that_all_sets_stands_in_the_table_once():
     named = [fault for faults, _ in FAULTS_OF_ROWS for fault in faults]
     assert [fault for fault in named if fault not in FAULTS] == []
-    assert sorted(fault for fault in named if fault in OF_ALL) == sorted(OF_ALL)
-    assert {fault for fault in named if fault not in OF_ALL} == {
+    assert sorted(fault for fault in named if fault in IN_ALL) == sorted(IN_ALL)
+    assert {fault for fault in named if fault not in IN_ALL} == {
         fault for row in FAULTS_OF_ROWS[-3:] for fault in row[0]
     }
 

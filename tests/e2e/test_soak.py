@@ -19,5 +19,5 @@ def test_in_every_weather_all_is_delivered_and_each_billed_once(tmp_path, plan):
     outcome = soak(plan, tmp_path)
     print(outcome.table())
     assert outcome.faults == []
-    assert outcome.account["most_units_held"] <= plan.concurrency
+    assert outcome.account["peak_units_held"] <= plan.concurrency
     assert sum(outcome.account["faults"].values()) > plan.jobs / 10  # the weather was bad

@@ -78,7 +78,7 @@ class Outcome:
             (
                 f"tasks accepted {account['creates_accepted']}, by status {account['tasks_by_status']};"
                 f" images billed {account['images_billed']}, billed twice {account['duplicates']['images_billed']};"
-                f" ids sent again {account['duplicates']['external_ids']}; most units held {account['most_units_held']}"
+                f" ids sent again {account['duplicates']['external_ids']}; most units held {account['peak_units_held']}"
             ),
             "",
             "| request | answers |",
