@@ -118,7 +118,7 @@ def whole_run(
         raise SystemExit(f"The run ended with exit code {usage.exit_code}:\n{usage.printed[-2000:]}")
     return Seen(
         usage=usage,
-        account=Account.of(server.ledger()),
+        account=Account.of(server.usage()),
         gateway_cpu=cpu_of(server._process.pid) - before,
         main_cpu=threads.main,
         other_cpu=threads.others,
@@ -143,7 +143,7 @@ class _Early:
         self._timer.start()
 
     def _ask(self) -> None:
-        sums: dict[str, Any] = self._server.ledger(tasks=False)
+        sums: dict[str, Any] = self._server.usage(tasks=False)
         self.refused = throttled(sums["requests"])
 
     def end(self) -> None:

@@ -55,7 +55,7 @@ def go_on(options: Namespace) -> Iterator[Line]:
     with rig.gateway(units=UNITS, latency=1.0) as server:
         path = rig.manifest(place, server.base_url, million.matrix())
         edited, *usages = [rig.launch(place, path).wait() for _ in range(1 + options.repeat)]
-        requests = server.ledger(tasks=False)["requests"]
+        requests = server.usage(tasks=False)["requests"]
     for usage in (edited, *usages):
         usage.log.unlink()
         if usage.exit_code or json.loads(usage.printed)["images"] != million.JOBS:
@@ -96,7 +96,7 @@ def first_create() -> tuple[float, Usage]:
             running.process.send_signal(signal.SIGINT)
             time.sleep(0.5)
         usage = running.wait()
-        return rig.Account.of(server.ledger()).first_create - running.began, usage
+        return rig.Account.of(server.usage()).first_create - running.began, usage
 
 
 def shutdown(options: Namespace) -> Iterator[Line]:
@@ -133,7 +133,7 @@ def ended_after() -> float:
 
 def await_ledger(server: SandboxProcess, running: Running, name: str, least: int) -> None:
     """Wait until a sum of the gateway's account is at least so much."""
-    while server.ledger(tasks=False)[name] < least:
+    while server.usage(tasks=False)[name] < least:
         time.sleep(0.1)
         if time.time() - running.began > _PATIENCE:
             running.process.kill()

@@ -74,7 +74,7 @@ def bare_run(*options: object, jobs: int = JOBS, more: tuple[object, ...] = ()) 
         usage = start(list(map(str, [*loop, *bounds, *options])), place).wait()
         if usage.exit_code:
             raise SystemExit(f"The bare loop failed:\n{usage.printed[-2000:]}")
-        account = rig.Account.of(server.ledger())
+        account = rig.Account.of(server.usage())
         return Bare(usage=usage, account=account, making=rig.last_file(place / "bare") - account.first_create)
 
 
@@ -126,7 +126,7 @@ def other_tool(command: Callable[[str], list[object]], jobs: int) -> tuple[float
         files = len(list((place / "other" / "images").glob("*.png")))
         if usage.exit_code or files != jobs:
             raise SystemExit(f"It brought {files} of {jobs} files:\n{usage.printed[-2000:]}")
-        making = rig.last_file(place / "other") - rig.Account.of(server.ledger()).first_create
+        making = rig.last_file(place / "other") - rig.Account.of(server.usage()).first_create
         return jobs / making, usage.cpu / jobs
 
 

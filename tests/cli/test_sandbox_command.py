@@ -26,7 +26,7 @@ def test_it_says_where_it_is_and_ends_with_0_when_it_is_told_to():
     sandbox = SandboxProcess("--emulate", "kapon", "--latency", "0.1")
     assert sandbox.base_url.startswith("http://127.0.0.1:")
     assert "kapon" in sandbox.introduction
-    assert sandbox.ledger(tasks=False)["creates_accepted"] == 0
+    assert sandbox.usage(tasks=False)["creates_accepted"] == 0
     assert sandbox.stop() == 0
 
 

@@ -105,7 +105,7 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     path = manifest(tmp_path, gateway, prompts(2))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     index = tmp_path / "outputs" / "tried" / "index.csv"
-    before = index.stat().st_mtime_ns, gateway.ledger()["requests"]
+    before = index.stat().st_mtime_ns, gateway.usage()["requests"]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "batchgen", "run", path],
         cwd=tmp_path,
@@ -118,7 +118,7 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "batchgen" in loaded
     assert "aiohttp" not in loaded
-    after = index.stat().st_mtime_ns, gateway.ledger()["requests"]
+    after = index.stat().st_mtime_ns, gateway.usage()["requests"]
     after[1].pop("ledger"), before[1].pop("ledger", None)
     assert after == before
 

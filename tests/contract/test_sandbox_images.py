@@ -126,7 +126,7 @@ async def test_a_link_may_lead_to_its_image_by_way_of_others(expire):
 
 
 def creates(sandbox):
-    return sandbox.ledger(tasks=False)["creates_accepted"]
+    return sandbox.usage(tasks=False)["creates_accepted"]
 
 
 @pytest.mark.parametrize(
@@ -139,14 +139,14 @@ def test_images_that_cannot_be_had_now_are_fetched_by_a_later_run_and_never_made
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Left for the next run: 3" in done.stdout
-        assert sandbox.ledger(tasks=False)["requests"]["image"].keys() == {answer}
+        assert sandbox.usage(tasks=False)["requests"]["image"].keys() == {answer}
         port = urlsplit(sandbox.base_url).port
     with SandboxProcess(*options, "--link-ttl", "60", "--port", str(port)) as sandbox:
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(check_invariant(tmp_path / "outputs" / "tried")) == 6
         assert creates(sandbox) == 3
-        assert sandbox.ledger(tasks=False)["requests"]["image"]["0"] == 6
+        assert sandbox.usage(tasks=False)["requests"]["image"]["0"] == 6
 
 
 @EVERY

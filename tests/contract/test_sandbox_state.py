@@ -116,7 +116,7 @@ def test_a_killed_process_has_forgotten_no_task_that_it_answered(tmp_path):
             _create(sandbox.base_url, {"prompt": "a fox", "external_task_id": str(number)})
         sandbox.kill()
     with SandboxProcess(*options) as sandbox:
-        ids = [row["external_task_id"] for row in sandbox.ledger()["tasks"]]
+        ids = [row["external_task_id"] for row in sandbox.usage()["tasks"]]
         assert ids == [str(number) for number in range(20)]
 
 

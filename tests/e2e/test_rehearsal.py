@@ -42,7 +42,7 @@ def test_the_page_s_commands_do_what_the_page_says(tmp_path):
                 continue
             done = batchgen(*rest, cwd=tmp_path)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
-        account = gateway.ledger(tasks=False)
+        account = gateway.usage(tasks=False)
     assert account["faults"].keys() == {"fail", "drop_after", "too_many", "truncate"}
     assert account["images_billed"] == len(rows_of(tmp_path / "outputs" / "storm")) == 20
     assert account["duplicates"]["images_billed"] == 0
@@ -93,7 +93,7 @@ def test_a_fault_does_what_the_table_says(tmp_path, fault, code):
     weather = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
     with SandboxProcess("--emulate", "kapon", *weather) as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, prompts(6)), cwd=tmp_path)
-        account = gateway.ledger(tasks=False)
+        account = gateway.usage(tasks=False)
     assert done.returncode == code, done.stderr
     assert account["faults"][fault] > 0
     assert account["duplicates"]["images_billed"] == 0

@@ -39,7 +39,7 @@ class SandboxProcess:
             raise RuntimeError(f"the sandbox did not start: exit code {self._process.wait()}")
         self.base_url = found[1]
 
-    def ledger(self, *, tasks: bool = True) -> dict[str, Any]:
+    def usage(self, *, tasks: bool = True) -> dict[str, Any]:
         """What was asked and billed so far."""
         url = f"{self.base_url.removesuffix('/kling')}/_usage?tasks={int(tasks)}"
         with urlopen(url, timeout=30) as answer:  # noqa: S310 - our own server's

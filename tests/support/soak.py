@@ -122,7 +122,7 @@ def soak(plan: Soak, folder: Path) -> Outcome:
             rejected=Counter(row["code"] for row in failures if row["status"] == "rejected"),
             failures=failures,
             billed=billed_by_job(gateway),
-            account=gateway.ledger(tasks=False),
+            account=gateway.usage(tasks=False),
         )
 
 

@@ -76,7 +76,7 @@ class Tap:
         self.sent.clear()
         self.answers.clear()
 
-    def account(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
         """What the sandbox has billed so far."""
         return self.sandbox.usage.report()
 
