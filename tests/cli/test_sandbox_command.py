@@ -74,7 +74,7 @@ def test_a_port_in_use_is_a_sentence_and_exit_code_2():
 @pytest.mark.parametrize(
     "options",
     [
-        ("--faults", "rain=1"),
+        ("--faults", "unknown=1"),
         ("--concurrency", "0"),
         ("--port", "70000"),
         ("--api-key-env", "BATCHGEN_TEST_NO_SUCH_KEY"),

@@ -127,7 +127,7 @@ async def test_a_body_beyond_every_bound_is_refused_in_the_apis_words():
         assert (answer.status, answer.code) == (400, 1201)
 
 
-async def test_the_account_holds_the_request_as_it_came_and_a_sent_image_by_its_hash():
+async def test_the_usage_holds_the_request_as_it_was_sent_and_a_sent_image_by_its_hash():
     body = GOOD["everything"]
     async with gateway() as caller:
         await caller.create(**body)
@@ -246,6 +246,6 @@ async def test_the_four_scenes_of_the_kapon_page_are_accepted_as_they_are():
     async with gateway(emulate="kapon") as caller:
         for scene in scenes:
             await caller.made(**scene)
-        account = await caller.usage()
-        assert [row["n"] for row in account["tasks"]] == [1, 1, 1, 4]
-        assert json.dumps(account["tasks"][3]["request"]) == json.dumps(scenes[3])
+        usage = await caller.usage()
+        assert [row["n"] for row in usage["tasks"]] == [1, 1, 1, 4]
+        assert json.dumps(usage["tasks"][3]["request"]) == json.dumps(scenes[3])

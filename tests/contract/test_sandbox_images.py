@@ -1,4 +1,4 @@
-"""What the sandbox's image host serves: formats, sizes, links that do not live for ever; and runs that meet them."""
+"""What the sandbox's image host serves: formats, sizes, links that expire; and runs that meet them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def status_of(caller, url):
         return response.status
 
 
-async def test_a_link_lives_as_long_as_it_says_and_a_query_gives_a_new_one():
+async def test_a_link_expires_when_it_says_and_a_query_gives_a_new_one():
     clock = Clock()
     async with gateway(clock, link_ttl=60, blank_images=True) as caller:
         task = await caller.made(prompt="a fox")

@@ -23,22 +23,22 @@ async def test_a_restarted_sandbox_knows_its_tasks_and_paints_the_same_images(tm
         "external_task_id": "mine",
         "watermark_info": {"enabled": True},
     }
-    tellings = []
+    starts = []
     for start in range(2):
         async with gateway(state=state) as caller:
             if start == 0:
                 await caller.made(**body)
                 await caller.made(prompt="fail-this-task")
             links = await caller.links("mine")
-            account = await caller.usage()
-            account.pop("requests")
-            account.pop("peak_units_held")
-            for task in account["tasks"]:
+            usage = await caller.usage()
+            usage.pop("requests")
+            usage.pop("peak_units_held")
+            for task in usage["tasks"]:
                 task.pop("reported_at")
             files = [await caller.fetch(link[kind]) for link in links for kind in ("url", "watermark_url")]
-            tellings.append((account, files))
+            starts.append((usage, files))
             assert (await caller.create(**body)).code == 1201 or start == 0
-    first, second = tellings
+    first, second = starts
     assert len(set(first[1])) == 4
     first[0]["duplicates"] = second[0]["duplicates"] = None
     assert first == second
