@@ -119,7 +119,7 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     assert "batchgen" in loaded
     assert "aiohttp" not in loaded
     after = index.stat().st_mtime_ns, gateway.usage()["requests"]
-    after[1].pop("ledger"), before[1].pop("ledger", None)
+    after[1].pop("usage"), before[1].pop("usage", None)
     assert after == before
 
 

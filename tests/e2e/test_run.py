@@ -31,7 +31,7 @@ def test_a_second_run_sends_nothing_and_leaves_the_index_as_it_is_to_the_byte(tm
     assert again.returncode == 0
     assert "Nothing to do" in again.stdout
     after = gateway.usage()["requests"]
-    before.pop("ledger", None), after.pop("ledger", None)
+    before.pop("usage", None), after.pop("usage", None)
     assert after == before
     assert (output / "index.csv").read_bytes() == index
 
