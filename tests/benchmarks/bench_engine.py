@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_engine.py [ROW …] [--repeat 3] [--profile]
 
 Every row runs the real `batchgen run` against `batchgen sandbox` in another process. A figure is the ratio to an
-optimum or to a bare loop measured at the same time, the median of the repetitions. Without a row, all are measured (half an
-hour). The result is a Markdown table for docs/benchmarks.md. --profile shows where the time of the row `throughput`
-goes. The machine's load is printed too: on a busy machine only the ratios count.
+optimum or to a bare loop measured at the same time, the median of the repetitions. Without a row, all are measured
+(half an hour). The result is a Markdown table for docs/benchmarks.md. --profile shows where the time of the row
+`throughput` goes. The machine's load is printed too: on a busy machine only the ratios count.
 """
 
 from __future__ import annotations
