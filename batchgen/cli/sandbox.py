@@ -13,6 +13,8 @@ from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchgen.sandbox.faults.schedule import FaultSettings
     from batchgen.sandbox.server import Sandbox
 
@@ -48,91 +50,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
         named="\n".join(f"  {name:<18} {description}" for name, description in FAMILIES.items()),
         epilog=parser.epilog or "",
     )
-    _add_server(parser)
-    _add_account(parser)
-    _add_tasks(parser)
-    _add_images(parser)
+    parser.argument_default = argparse.SUPPRESS  # defaults are those of Settings
+    for add_options in (_add_server, _add_account, _add_tasks, _add_images):
+        add_options(parser.add_argument)
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; others open it to your network)")
-    parser.add_argument("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
+def _add_server(add: Callable[..., argparse.Action]) -> None:
+    add("--host", default=None, help="address to listen on (default: 127.0.0.1; others open it to your network)")
+    add("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
+    add("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
 
 
-def _add_account(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)"
-    )
-    parser.add_argument(
-        "--lists",
-        action=argparse.BooleanOptionalAction,
-        help="whether it lists tasks (default: as the emulated account)",
-    )
-    parser.add_argument(
-        "--lookup-by-external-id",
-        action=argparse.BooleanOptionalAction,
-        help="whether a task can be queried by its external id (default: as the emulated account)",
-    )
-    parser.add_argument(
-        "--unmarked",
-        action="store_true",
-        help="omit the header that tells a sandbox from a real account: for tests",
-    )
-    parser.add_argument("--api-key-env", metavar="NAME", help="accept only the key in the environment variable NAME")
-    parser.add_argument(
-        "--jwt-env",
-        nargs=2,
-        metavar=("ACCESS", "SECRET"),
-        help="require a JWT made from the keys in these two environment variables",
-    )
-    parser.add_argument(
-        "--concurrency", type=int, default=27, metavar="UNITS", help="units that running tasks may hold (default: 27)"
-    )
-    parser.add_argument(
-        "--creates-per-minute", type=int, metavar="N", help="more creates get 429/1302 (default: no limit)"
-    )
-    parser.add_argument(
-        "--balance", type=float, metavar="UNITS", help="creates beyond it get 429/1102 (default: no limit)"
-    )
+def _add_account(add: Callable[..., argparse.Action]) -> None:
+    switch = argparse.BooleanOptionalAction
+    add("--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)")
+    add("--lists", dest="lists_tasks", action=switch, help="whether it lists tasks (default: as the emulated account)")
+    add("--lookup-by-external-id", action=switch, help="whether a task is found by its external id (default: as above)")
+    add("--unmarked", action="store_false", dest="marked", help="omit the header that tells it from a real account")
+    add("--api-key-env", default=None, metavar="NAME", help="accept only the key in this environment variable")
+    add("--jwt-env", default=None, nargs=2, metavar=("ACCESS", "SECRET"), help="require a JWT made from these two keys")
+    add("--concurrency", type=int, metavar="UNITS", help="units that running tasks may hold (default: 27)")
+    add("--creates-per-minute", type=int, metavar="N", help="more creates get 429/1302 (default: no limit)")
+    add("--balance", type=float, metavar="UNITS", help="creates beyond it get 429/1102 (default: no limit)")
 
 
-def _add_tasks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--response-format",
-        choices=("b64_json", "url"),
-        default="b64_json",
-        help="how the OpenAI API gives images where a create does not say (default: b64_json)",
-    )
-    parser.add_argument(
-        "--latency", type=float, default=1.0, metavar="S", help="median duration of a task in seconds (default: 1)"
-    )
-    parser.add_argument(
-        "--latency-sigma", type=float, default=0.0, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)"
-    )
-    parser.add_argument("--faults", default="", metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of latencies and faults (default: 0)")
+def _add_tasks(add: Callable[..., argparse.Action]) -> None:
+    formats = ("b64_json", "url")
+    add("--response-format", choices=formats, help="of the OpenAI API, unless a create names one (default: b64_json)")
+    add("--latency", type=float, metavar="S", help="median duration of a task in seconds (default: 1)")
+    add("--latency-sigma", type=float, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)")
+    add("--faults", default="", metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
+    add("--seed", type=int, metavar="N", help="seed of latencies and faults (default: 0)")
 
 
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--blank-images", action="store_true", help="serve small white images: for benchmarks")
-    parser.add_argument("--image-format", choices=list(Format), default="png", help="format of images (default: png)")
-    parser.add_argument(
-        "--image-bytes", type=int, default=0, metavar="N", help="pad each image to at least N bytes (default: 0)"
-    )
-    parser.add_argument(
-        "--image-redirects",
-        type=int,
-        default=0,
-        metavar="N",
-        help="redirect each link N times before its image (default: 0)",
-    )
-    parser.add_argument(
-        "--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one"
-    )
-    parser.add_argument(
-        "--image-ttl", type=float, metavar="S", help="delete images S seconds after their task's end (404)"
-    )
+def _add_images(add: Callable[..., argparse.Action]) -> None:
+    add("--blank-images", action="store_true", help="serve small white images: for benchmarks")
+    add("--image-format", choices=list(Format), default="png", help="format of images (default: png)")
+    add("--image-bytes", type=int, metavar="N", help="pad each image to at least N bytes (default: 0)")
+    add("--image-redirects", type=int, metavar="N", help="redirect each link N times before its image (default: 0)")
+    add("--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one")
+    add("--image-ttl", type=float, metavar="S", help="delete images S seconds after their task's end (404)")
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -182,33 +139,18 @@ def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
 def settings_from(options: argparse.Namespace) -> Settings:
     """The settings of these options. Raises CommandError for variables that are not set and for invalid values."""
     access_key, secret_key = map(_variable, options.jwt_env) if options.jwt_env else (None, None)
-    return Settings(
-        host=options.host or "127.0.0.1",
-        port=_port(options.port),
-        allow_network=options.host is not None,
-        emulate=options.emulate,
-        marked=not options.unmarked,
-        lists_tasks=options.lists,
-        lookup_by_external_id=options.lookup_by_external_id,
-        concurrency=options.concurrency,
-        creates_per_minute=options.creates_per_minute,
-        balance=options.balance,
-        response_format=options.response_format,
-        latency=options.latency,
-        latency_sigma=options.latency_sigma,
-        api_key=_variable(options.api_key_env) if options.api_key_env else None,
-        access_key=access_key,
-        secret_key=secret_key,
-        state=options.state,
-        blank_images=options.blank_images,
-        image_format=Format(options.image_format),
-        image_bytes=options.image_bytes,
-        image_redirects=options.image_redirects,
-        link_ttl=options.link_ttl,
-        image_ttl=options.image_ttl,
-        faults=_faults(options.faults),
-        seed=options.seed,
-    )
+    fields = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
+    special = {
+        "host": options.host or "127.0.0.1",
+        "port": _port(options.port),
+        "allow_network": options.host is not None,
+        "api_key": _variable(options.api_key_env) if options.api_key_env else None,
+        "access_key": access_key,
+        "secret_key": secret_key,
+        "image_format": Format(options.image_format),
+        "faults": _faults(options.faults),
+    }
+    return Settings(**fields | special)
 
 
 def _faults(text: str) -> FaultSettings | None:

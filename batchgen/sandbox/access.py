@@ -8,22 +8,18 @@ from batchgen.catalog.catalog import Auth
 from batchgen.sandbox.api_error import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchgen.sandbox.settings import Settings
 
 
-def checker(settings: Settings, auth: Auth) -> Callable[[str], None]:
-    """A function that checks the `Authorization` header and raises ApiError (1000 to 1004)."""
+def check(header: str, settings: Settings, auth: Auth) -> None:
+    """Check the `Authorization` header. Raises ApiError (1000 to 1004)."""
     if settings.access_key is not None and settings.secret_key is not None:
-        access_key, secret_key = settings.access_key, settings.secret_key
-        return lambda header: _check_token(_bearer(header), access_key, secret_key)
-    if settings.api_key is not None:
-        api_key = settings.api_key
-        return lambda header: _check_key(_bearer(header), api_key)
-    if auth is Auth.NONE:
-        return lambda _header: None
-    return lambda header: _check_any(_bearer(header))
+        _check_token(_bearer(header), settings.access_key, settings.secret_key)
+    elif settings.api_key is not None:
+        if _bearer(header) != settings.api_key:
+            raise ApiError(1000, "authentication failed: the API key is wrong")
+    elif auth is not Auth.NONE:
+        _bearer(header)  # any key is accepted
 
 
 def _bearer(header: str) -> str:
@@ -34,15 +30,6 @@ def _bearer(header: str) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise ApiError(1002, "Authorization is not of the form: Bearer KEY")
     return token.strip()
-
-
-def _check_any(_token: str) -> None:
-    """Any key is accepted; `_bearer` has checked that there is one."""
-
-
-def _check_key(token: str, api_key: str) -> None:
-    if token != api_key:
-        raise ApiError(1000, "authentication failed: the API key is wrong")
 
 
 def _check_token(token: str, access_key: str, secret_key: str) -> None:
@@ -60,4 +47,4 @@ def _check_token(token: str, access_key: str, secret_key: str) -> None:
     except jwt.InvalidTokenError as error:
         raise ApiError(1002, f"Authorization token is invalid: {error}") from None
     if claims["iss"] != access_key:
-        raise ApiError(1002, "Authorization token is of an unknown access key")
+        raise ApiError(1002, "Authorization token has an unknown access key")

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchgen.catalog.catalog import Account, Auth
-    from batchgen.sandbox.images import ImageHost
+    from batchgen.sandbox.images import ImageHost, Links
     from batchgen.sandbox.injector import Injector
-    from batchgen.sandbox.links import Links
     from batchgen.sandbox.settings import Settings
     from batchgen.sandbox.task_store import TaskStore
     from batchgen.sandbox.tasks import CreateRequest, Task
@@ -58,7 +57,6 @@ class Api(ABC):
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self._check_header = access.checker(parts.settings, parts.auth)
 
     @abstractmethod
     def read(self, raw: bytes) -> CreateRequest:
@@ -101,7 +99,7 @@ class Api(ABC):
 
     def check_access(self, request: web.BaseRequest) -> None:
         """Raise ApiError (1000 to 1004) for a request without the right key."""
-        self._check_header(request.headers.get("Authorization", ""))
+        access.check(request.headers.get("Authorization", ""), self.parts.settings, self.parts.auth)
 
     def links(self, request: web.BaseRequest) -> Links:
         """The links in an answer to this request."""

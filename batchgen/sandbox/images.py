@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from batchgen.sandbox import links
 from batchgen.sandbox.api_error import ApiError
 from batchgen.sandbox.formats import padded, with_comment
-from batchgen.sandbox.links import Links
 from batchgen.sandbox.tasks import State, Task
 
 if TYPE_CHECKING:
@@ -22,7 +21,22 @@ if TYPE_CHECKING:
     from batchgen.sandbox.settings import Settings
     from batchgen.sandbox.task_store import TaskStore
 
+PREFIX = "/images/"
+_WATERMARK = "-watermark"
 _PAINTERS = 2  # threads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """The links of one answer. `origin` is as in http://127.0.0.1:8080."""
+
+    origin: str
+    ext: str
+    query: str = ""
+
+    def of(self, task: Task, index: int, *, watermark: bool = False) -> str:
+        """The link of an image, or of its watermarked copy."""
+        return f"{self.origin}{PREFIX}{task.id}/{index}{_WATERMARK if watermark else ''}{self.ext}{self.query}"
 
 
 class ImageHost:
@@ -73,9 +87,13 @@ class ImageHost:
 
     def _find(self, path: str) -> tuple[Task, int, bool]:
         """Task, index and whether it is the watermarked copy. Raises ApiError (1203)."""
-        task_id, index, watermark = links.read(path, self._kind.ext)
+        task_id, _, name = path.removeprefix(PREFIX).partition("/")
         task = self._store.find(task_id, by_external_id=False)
-        if task.state(self._clock()) is not State.SUCCEED or index not in map(str, range(task.request.n)):
+        stem = name.removesuffix(self._kind.ext)
+        index = stem.removesuffix(_WATERMARK)
+        watermark = index != stem
+        is_known = stem != name and index in map(str, range(task.request.n))
+        if task.state(self._clock()) is not State.SUCCEED or not is_known:
             raise ApiError(1203, f"there is no image {path}")
         if watermark and not task.request.watermark:
             raise ApiError(1203, f"task {task_id} was not asked for watermarked copies")

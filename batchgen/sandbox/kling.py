@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchgen.sandbox.api import Parts
-    from batchgen.sandbox.links import Links
+    from batchgen.sandbox.images import Links
     from batchgen.sandbox.tasks import CreateRequest, Task
 
 

@@ -16,10 +16,9 @@ from aiohttp import web
 from batchgen.catalog import catalog
 from batchgen.catalog.catalog import Auth
 from batchgen.errors import CommandError
-from batchgen.sandbox import links
 from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, Handler, Parts
 from batchgen.sandbox.api_error import ApiError
-from batchgen.sandbox.images import ImageHost
+from batchgen.sandbox.images import PREFIX, ImageHost
 from batchgen.sandbox.injector import InjectedAnswer, Injector
 from batchgen.sandbox.kling import KlingApi
 from batchgen.sandbox.openai import OpenAIApi
@@ -82,7 +81,7 @@ class Sandbox:
             ("GET", ""): ("about", self._answer_about),
             **self._api.routes,
         }
-        self._subtrees = {("GET", links.PREFIX): ("image", self._images.answer), **self._api.subtrees}
+        self._subtrees = {("GET", PREFIX): ("image", self._images.answer), **self._api.subtrees}
         self.origin = ""  # as in http://127.0.0.1:8080, once it listens
 
     @property

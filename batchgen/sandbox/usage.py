@@ -78,13 +78,8 @@ class Usage:
 
 def _images_billed_again(billed: list[Task]) -> int:
     """Images of tasks whose request was billed before."""
-    seen: set[str] = set()
-    images = 0
-    for task in billed:
-        digest = task.request.digest
-        images += task.request.n if digest in seen else 0
-        seen.add(digest)
-    return images
+    first = {task.request.digest: task.number for task in reversed(billed)}
+    return sum(task.request.n for task in billed if first[task.request.digest] != task.number)
 
 
 def format_units(units: float) -> str:

@@ -94,3 +94,12 @@ def test_the_help_names_every_fault_and_the_words_for_rehearsals():
     text = run("--help").stdout
     for word in (*IN_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):
         assert word in text
+
+
+def test_pillow_and_fault_injection_are_loaded_only_where_they_are_needed():
+    code = (
+        "import sys, batchgen.sandbox.server, batchgen.sandbox.settings;"
+        "print([name for name in sys.modules if name == 'PIL' or name.startswith('batchgen.sandbox.faults')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
