@@ -96,7 +96,7 @@ def first_create() -> tuple[float, Usage]:
             running.process.send_signal(signal.SIGINT)
             time.sleep(0.5)
         usage = running.wait()
-        return rig.GatewayUsage.of(server.usage()).first_create - running.began, usage
+        return rig.GatewayUsage.of(server.usage()).first_create - running.started, usage
 
 
 def shutdown(options: Namespace) -> Iterator[Line]:
@@ -135,6 +135,6 @@ def wait_for_usage(server: SandboxProcess, running: Running, name: str, minimum:
     """Wait until a total of the gateway's usage reaches a minimum."""
     while server.usage(tasks=False)[name] < minimum:
         time.sleep(0.1)
-        if time.time() - running.began > _TIMEOUT:
+        if time.time() - running.started > _TIMEOUT:
             running.process.kill()
             raise SystemExit(f"{name} did not reach {minimum} in {_TIMEOUT} s:\n{running.wait().printed[-2000:]}")
