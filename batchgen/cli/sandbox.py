@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,8 +97,6 @@ def _add_images(add: Callable[..., argparse.Action]) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then 0."""
-    import asyncio  # noqa: PLC0415 - --help stays quick
-
     settings = settings_from(options)
     if options.host is not None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
         print(f"Everyone who can reach {settings.host} can use the sandbox.", file=sys.stderr)
@@ -104,9 +105,6 @@ def execute(options: argparse.Namespace) -> int:
 
 
 async def _serve(settings: Settings, keys: str) -> None:
-    import asyncio  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
     from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - aiohttp costs 250 ms
 
     end = asyncio.Event()
@@ -139,7 +137,8 @@ def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
 def settings_from(options: argparse.Namespace) -> Settings:
     """The settings of these options. Raises CommandError for variables that are not set and for invalid values."""
     access_key, secret_key = map(_variable, options.jwt_env) if options.jwt_env else (None, None)
-    fields = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
+    names = {field.name for field in fields(Settings)}
+    given = {name: value for name, value in vars(options).items() if name in names}
     special = {
         "host": options.host or "127.0.0.1",
         "port": _port(options.port),
@@ -150,7 +149,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         "image_format": Format(options.image_format),
         "faults": _faults(options.faults),
     }
-    return Settings(**fields | special)
+    return Settings(**given | special)
 
 
 def _faults(text: str) -> FaultSettings | None:

@@ -43,10 +43,10 @@ _OPTIONS: dict[Format, dict[str, int]] = {
 }
 
 
-def encode(image: Image.Image, kind: Format) -> bytes:
-    """The image as a file."""
+def encode(image: Image.Image, kind: Format, **options: int) -> bytes:
+    """The image as a file; `options` are Pillow's."""
     file = BytesIO()
-    (image if kind is Format.PNG else image.convert("RGB")).save(file, kind.value, **_OPTIONS[kind])
+    (image if kind is Format.PNG else image.convert("RGB")).save(file, kind.value, **(_OPTIONS[kind] | options))
     return file.getvalue()
 
 

@@ -70,7 +70,7 @@ def paint(
 @lru_cache(maxsize=32)
 def blank(size: tuple[int, int], kind: Format = Format.PNG) -> bytes:
     """A white image of this size in a few bytes: for benchmarks."""
-    return encode(Image.new("1" if kind is Format.PNG else "L", size, "white"), kind)
+    return encode(Image.new("1" if kind is Format.PNG else "L", size, "white"), kind, compress_level=9)
 
 
 def _random(prompt: str, topic: str, index: int) -> Random:
@@ -96,7 +96,7 @@ def _landscape(size: tuple[int, int], rng: Random) -> Image.Image:
             for x in range(0, width + 20, 20)
         ]
         draw.polygon([*ridge, (width, height), (0, height)], fill=150 - 28 * hills)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _palette(rng: Random) -> bytes:
