@@ -1,4 +1,4 @@
-"""The sandbox: a gateway on loopback that serves Kling's or OpenAI's image API over real HTTP, for nothing.
+"""The sandbox: a gateway on loopback that serves Kling's or OpenAI's image API over real HTTP.
 
 It uses aiohttp's low-level server, and tasks need no timers: as the other side of a benchmark it must cost little.
 """

@@ -4,7 +4,7 @@ No ledger, no checks, no limits, no retries, no index. It knows the latency, so 
 
     python bare_loop.py BASE_URL PROMPTS FOLDER --slots 200 --latency 0.15 --lists 60 --queries 0
 
-sends one create for each line of the file PROMPTS, as many list and single queries as it is told, and writes
+sends one create for each line of the file PROMPTS, as many list and single queries as the options say, and writes
 FOLDER/images/NUMBER.png. It needs aiohttp.
 """
 

@@ -61,8 +61,8 @@ def usual_run(repetition: int) -> tuple[Seen, Bare]:
 def _pair(jobs: int, *more: object) -> tuple[Seen, Bare]:
     seen = engine_run(jobs, *more)
     lists, queries = seen.gateway.count("list"), seen.gateway.count("query")
-    asked = ("--lists", max(lists, jobs // _JOBS_PER_LIST if lists else 0), "--queries", queries)
-    return seen, bare_run(*asked, jobs=jobs, more=more)
+    queries_sent = ("--lists", max(lists, jobs // _JOBS_PER_LIST if lists else 0), "--queries", queries)
+    return seen, bare_run(*queries_sent, jobs=jobs, more=more)
 
 
 def bare_run(*options: object, jobs: int = JOBS, more: tuple[object, ...] = ()) -> Bare:

@@ -32,7 +32,7 @@ class Act(StrEnum):
     """What a fault does."""
 
     CUT = "cut"  # the connection is cut without an answer
-    HANG = "hang"  # no answer comes; the connection stays open
+    HANG = "hang"  # there is no answer; the connection stays open
     REFUSE = "refuse"  # the answer is an error with the fault's code
     PAGE = "page"  # the answer is a proxy's HTML page
     FAIL = "fail"  # the task ends `failed`
