@@ -53,10 +53,10 @@ def gateway_in(root: Path | None) -> Callable[[Account], AbstractAsyncContextMan
         settings = Settings(
             emulate=REHEARSED.get(account.protocol, "sandbox"),
             models=account.models,
-            wants_key=False,
+            require_key=False,
             concurrency=account.concurrency,
             state=None if root is None else root / SANDBOX_STATE,
-            keeps_callbacks=False,  # they lead to this run, whose address is written nowhere
+            journal_callbacks=False,  # they lead to this run, whose address is written nowhere
         )
         async with Sandbox(settings) as sandbox:
             yield replace(account, base_url=sandbox.base_url)

@@ -1,131 +1,110 @@
-"""`batchgen sandbox`: the local gateway, as a server of its own."""
+"""`batchgen sandbox`: the local gateway as a server of its own."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
+import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.faults.schedule import FAMILIES, FAULTS, OF_ALL, FaultSettings
 from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
+    from batchgen.sandbox.faults.schedule import FaultSettings
     from batchgen.sandbox.server import Sandbox
 
-_REHEARSAL = """\
-words in a prompt that rehearse an outcome: forbidden-word is refused by content safety (400/1301), policy-word
-by the platform's policy (400/1300), fail-this-task is accepted and ends as failed. The profile openai says the same
-in that API's words: moderation_blocked, content_policy_violation, and HTTP 500 for a create that was accepted.
+_EPILOG = """\
+faults that --faults all=RATE includes:
+{common}
 
-The account of requests, tasks and what was billed is at /_usage on the server; /_usage?tasks=0 gives the sums.
-"""
+faults that must be named:
+{named}
+
+words in a prompt that produce an outcome:
+  forbidden-word     the create is refused by content safety (400/1301; OpenAI API: moderation_blocked)
+  policy-word        the create is refused by policy (400/1300; OpenAI API: content_policy_violation)
+  fail-this-task     the create is accepted and its task fails (OpenAI API: HTTP 500)
+
+/_usage on the server reports requests, tasks and what was billed; /_usage?tasks=0 gives the totals.
+
+{epilog}"""
 _EXAMPLE = """\
-The sandbox listens on {base_url} as an account of the profile {emulate}. Stop it with Ctrl-C. To use it in a manifest:
+The sandbox listens on {base_url} and emulates {emulate}. Press Ctrl-C to stop it. To use it in a manifest:
   provider: local
   providers:
-    local: {{use: {use}, base_url: "{base_url}"{key}, limits: {{concurrency: {concurrency}}}}}"""
+    local: {{use: {emulate}, base_url: "{base_url}"{key}, limits: {{concurrency: {concurrency}}}}}"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    faults = _listed({name: FAULTS[name].about for name in OF_ALL})
+    from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL  # noqa: PLC0415 - only for this help text
+
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = (
-        f"faults of --faults, which all=RATE sets:\n{faults}\n\nfaults that strike only where they are named:\n"
-        f"{_listed(FAMILIES)}\n\n{_REHEARSAL}\n{parser.epilog or ''}"
+    parser.epilog = _EPILOG.format(
+        common="\n".join(f"  {name:<18} {FAULTS[name].description}" for name in IN_ALL),
+        named="\n".join(f"  {name:<18} {description}" for name, description in FAMILIES.items()),
+        epilog=parser.epilog or "",
     )
-    _add_place(parser)
-    _add_account(parser)
-    _add_work(parser)
-    _add_images(parser)
+    parser.argument_default = argparse.SUPPRESS  # defaults are those of Settings
+    for add_options in (_add_server, _add_account, _add_tasks, _add_images):
+        add_options(parser.add_argument)
 
 
-def _listed(faults: Mapping[str, str]) -> str:
-    return "\n".join(f"  {name:<18} {about}" for name, about in faults.items())
+def _add_server(add: Callable[..., argparse.Action]) -> None:
+    add("--host", default=None, help="address to listen on (default: 127.0.0.1; others open it to your network)")
+    add("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
+    add("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1; others open it to your network)")
-    parser.add_argument("--port", type=int, default=8080, help="port, 0 for a free one (default: 8080)")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="remember tasks in FILE over restarts")
+def _add_account(add: Callable[..., argparse.Action]) -> None:
+    switch = argparse.BooleanOptionalAction
+    add("--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)")
+    add("--lists", dest="lists_tasks", action=switch, help="whether it lists tasks (default: as the emulated account)")
+    add("--lookup-by-external-id", action=switch, help="whether a task is found by its external id (default: as above)")
+    add("--unmarked", action="store_false", dest="marked", help="omit the header that tells it from a real account")
+    add("--api-key-env", default=None, metavar="NAME", help="accept only the key in this environment variable")
+    add("--jwt-env", default=None, nargs=2, metavar=("ACCESS", "SECRET"), help="require a JWT made from these two keys")
+    add("--concurrency", type=int, metavar="UNITS", help="units that running tasks may hold (default: 27)")
+    add("--creates-per-minute", type=int, metavar="N", help="more creates get 429/1302 (default: no limit)")
+    add("--balance", type=float, metavar="UNITS", help="creates beyond it get 429/1102 (default: no limit)")
 
 
-def _add_account(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--emulate", choices=PROFILES, default="kling", help="whose account it plays (default: kling)")
-    parser.add_argument(
-        "--lists", action=argparse.BooleanOptionalAction, help="whether it lists tasks (default: as the profile)"
-    )
-    parser.add_argument(
-        "--lookup-by-external-id",
-        action=argparse.BooleanOptionalAction,
-        help="whether a task is found by its external id (default: as the profile)",
-    )
-    parser.add_argument(
-        "--unmarked",
-        action="store_true",
-        help="do not say that it is a sandbox: for tests, which take its images for a real account's",
-    )
-    parser.add_argument("--api-key-env", metavar="NAME", help="take exactly the key in the variable NAME")
-    parser.add_argument(
-        "--jwt-env",
-        nargs=2,
-        metavar=("ACCESS", "SECRET"),
-        help="want a JWT made from the keys in these two variables",
-    )
-    parser.add_argument("--concurrency", type=int, default=27, metavar="UNITS", help="units held at once (default: 27)")
-    parser.add_argument("--creates-per-minute", type=int, metavar="N", help="more get 429/1302 (default: no bound)")
-    parser.add_argument("--balance", type=float, metavar="UNITS", help="when it is spent: 429/1102 (default: endless)")
+def _add_tasks(add: Callable[..., argparse.Action]) -> None:
+    formats = ("b64_json", "url")
+    add("--response-format", choices=formats, help="of the OpenAI API, unless a create names one (default: b64_json)")
+    add("--latency", type=float, metavar="S", help="median duration of a task in seconds (default: 1)")
+    add("--latency-sigma", type=float, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)")
+    add("--faults", default="", metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
+    add("--seed", type=int, metavar="N", help="seed of latencies and faults (default: 0)")
 
 
-def _add_work(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--response-format",
-        choices=("b64_json", "url"),
-        default="b64_json",
-        help="how the profile openai gives images where a create does not say (default: b64_json)",
-    )
-    parser.add_argument("--latency", type=float, default=1.0, metavar="S", help="seconds a task takes (default: 1)")
-    parser.add_argument(
-        "--latency-sigma", type=float, default=0.0, metavar="SIGMA", help="of log-normal latencies (default: 0)"
-    )
-    parser.add_argument("--faults", default="", metavar="FAULT=RATE,…", help="faults by chance, such as fail=0.02")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of latencies and weather (default: 0)")
-
-
-def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--blank-images", action="store_true", help="serve small flat images: for benchmarks")
-    parser.add_argument("--image-format", choices=list(Format), default="png", help="what they are (default: png)")
-    parser.add_argument("--image-bytes", type=int, default=0, metavar="N", help="pad each file to at least N bytes")
-    parser.add_argument("--image-redirects", type=int, default=0, metavar="N", help="between a link and its image")
-    parser.add_argument(
-        "--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one"
-    )
-    parser.add_argument(
-        "--image-ttl", type=float, metavar="S", help="images are gone S seconds after their task's end (404)"
-    )
+def _add_images(add: Callable[..., argparse.Action]) -> None:
+    add("--blank-images", action="store_true", help="serve small white images: for benchmarks")
+    add("--image-format", choices=list(Format), default="png", help="format of images (default: png)")
+    add("--image-bytes", type=int, metavar="N", help="pad each image to at least N bytes (default: 0)")
+    add("--image-redirects", type=int, metavar="N", help="redirect each link N times before its image (default: 0)")
+    add("--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one")
+    add("--image-ttl", type=float, metavar="S", help="delete images S seconds after their task's end (404)")
 
 
 def execute(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM; then 0."""
-    import asyncio  # noqa: PLC0415 - --help stays quick
-
     settings = settings_from(options)
     if options.host is not None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
-        print(f"The sandbox is open to whoever can reach {settings.host}.", file=sys.stderr)
+        print(f"Everyone who can reach {settings.host} can use the sandbox.", file=sys.stderr)
     asyncio.run(_serve(settings, _keys(options)))
     return 0
 
 
 async def _serve(settings: Settings, keys: str) -> None:
-    import asyncio  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-
     from batchgen.sandbox.server import Sandbox  # noqa: PLC0415 - aiohttp costs 250 ms
 
     end = asyncio.Event()
@@ -141,7 +120,7 @@ async def _serve(settings: Settings, keys: str) -> None:
 
 
 def _keys(options: argparse.Namespace) -> str:
-    """How a manifest names the keys that this sandbox wants: by their variables."""
+    """The part of the example that names the environment variables of the keys."""
     if options.jwt_env:
         return ", auth: jwt, access_key_env: {}, secret_key_env: {}".format(*options.jwt_env)
     if options.emulate == "sandbox" and not options.api_key_env:
@@ -151,54 +130,44 @@ def _keys(options: argparse.Namespace) -> str:
 
 def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
     return _EXAMPLE.format(
-        base_url=sandbox.base_url,
-        emulate=settings.emulate,
-        use=settings.emulate,
-        key=keys,
-        concurrency=settings.concurrency,
+        base_url=sandbox.base_url, emulate=settings.emulate, key=keys, concurrency=settings.concurrency
     )
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """What the options ask for. Raises CommandError for a variable that is not set, and bad values."""
+    """The settings of these options. Raises CommandError for variables that are not set and for invalid values."""
     access_key, secret_key = map(_variable, options.jwt_env) if options.jwt_env else (None, None)
-    return Settings(
-        host=options.host or "127.0.0.1",
-        port=_port(options.port),
-        beyond_loopback=options.host is not None,
-        emulate=options.emulate,
-        marked=not options.unmarked,
-        lists_tasks=options.lists,
-        lookup_by_external_id=options.lookup_by_external_id,
-        concurrency=options.concurrency,
-        creates_per_minute=options.creates_per_minute,
-        balance=options.balance,
-        response_format=options.response_format,
-        latency=options.latency,
-        latency_sigma=options.latency_sigma,
-        api_key=_variable(options.api_key_env) if options.api_key_env else None,
-        access_key=access_key,
-        secret_key=secret_key,
-        state=options.state,
-        paint=not options.blank_images,
-        image_format=Format(options.image_format),
-        image_bytes=options.image_bytes,
-        image_redirects=options.image_redirects,
-        link_ttl=options.link_ttl,
-        image_ttl=options.image_ttl,
-        faults=FaultSettings.parse(options.faults),
-        seed=options.seed,
-    )
+    names = {field.name for field in fields(Settings)}
+    given = {name: value for name, value in vars(options).items() if name in names}
+    special = {
+        "host": options.host or "127.0.0.1",
+        "port": _port(options.port),
+        "allow_network": options.host is not None,
+        "api_key": _variable(options.api_key_env) if options.api_key_env else None,
+        "access_key": access_key,
+        "secret_key": secret_key,
+        "image_format": Format(options.image_format),
+        "faults": _faults(options.faults),
+    }
+    return Settings(**given | special)
+
+
+def _faults(text: str) -> FaultSettings | None:
+    if not text:
+        return None
+    from batchgen.sandbox.faults.schedule import FaultSettings  # noqa: PLC0415 - only with --faults
+
+    return FaultSettings.parse(text)
 
 
 def _port(number: int) -> int:
     if not 0 <= number <= 65535:
-        raise CommandError(f"{number} is no port; give one from 1 to 65535, or 0 for a free one.")
+        raise CommandError(f"Port {number} is out of range. Give a number from 1 to 65535, or 0 for a free port.")
     return number
 
 
 def _variable(name: str) -> str:
     value = os.environ.get(name, "")
     if not value:
-        raise CommandError(f"The environment variable {name} is not set; the sandbox was to read a key from it.")
+        raise CommandError(f"The environment variable {name} is not set. Put the sandbox's key into it.")
     return value

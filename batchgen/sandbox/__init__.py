@@ -1,1 +1,1 @@
-"""The sandbox: a gateway of batchgen's own that speaks the Kling image API over real HTTP, for nothing."""
+"""The sandbox: a local gateway that serves Kling's or OpenAI's image API over real HTTP. It costs nothing."""

@@ -1,48 +1,35 @@
-"""Who may ask: an API key, a JWT made from an access key and a secret key, or anybody."""
+"""Who may send requests: a holder of the API key, of a JWT made from two keys, or everybody."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from batchgen.catalog.accounts import Auth
-from batchgen.sandbox.api_error import Refusal
+from batchgen.sandbox.api_error import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchgen.sandbox.settings import Settings
 
 
-def checker(settings: Settings, auth: Auth) -> Callable[[str], None]:
-    """A function that takes the `Authorization` header and raises Refusal (1000 to 1004)."""
+def check(header: str, settings: Settings, auth: Auth) -> None:
+    """Check the `Authorization` header. Raises ApiError (1000 to 1004)."""
     if settings.access_key is not None and settings.secret_key is not None:
-        access_key, secret_key = settings.access_key, settings.secret_key
-        return lambda header: _check_token(_bearer(header), access_key, secret_key)
-    if settings.api_key is not None:
-        api_key = settings.api_key
-        return lambda header: _check_key(_bearer(header), api_key)
-    if auth is Auth.NONE:
-        return lambda _header: None
-    return lambda header: _expect_any(_bearer(header))
+        _check_token(_bearer(header), settings.access_key, settings.secret_key)
+    elif settings.api_key is not None:
+        if _bearer(header) != settings.api_key:
+            raise ApiError(1000, "authentication failed: the API key is wrong")
+    elif auth is not Auth.NONE:
+        _bearer(header)  # any key is accepted
 
 
 def _bearer(header: str) -> str:
-    """What stands after `Bearer`; empty when the header is missing or empty."""
+    """The token after `Bearer`."""
     if not header.strip():
-        raise Refusal(1001, "Authorization is empty")
+        raise ApiError(1001, "Authorization is empty")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Refusal(1002, "Authorization is not of the form: Bearer KEY")
+        raise ApiError(1002, "Authorization is not of the form: Bearer KEY")
     return token.strip()
-
-
-def _expect_any(_token: str) -> None:
-    """Any key will do: `_bearer` has seen that there is one."""
-
-
-def _check_key(token: str, api_key: str) -> None:
-    if token != api_key:
-        raise Refusal(1000, "authentication failed: the API key is wrong")
 
 
 def _check_token(token: str, access_key: str, secret_key: str) -> None:
@@ -52,12 +39,12 @@ def _check_token(token: str, access_key: str, secret_key: str) -> None:
     try:
         claims = jwt.decode(token, secret_key, algorithms=["HS256"], options={"require": ["exp", "iss"]})
     except jwt.ExpiredSignatureError:
-        raise Refusal(1004, "Authorization token has expired") from None
+        raise ApiError(1004, "Authorization token has expired") from None
     except jwt.ImmatureSignatureError:
-        raise Refusal(1003, "Authorization token is not valid yet") from None
+        raise ApiError(1003, "Authorization token is not valid yet") from None
     except jwt.InvalidSignatureError:
-        raise Refusal(1000, "authentication failed: the signature is wrong") from None
+        raise ApiError(1000, "authentication failed: the signature is wrong") from None
     except jwt.InvalidTokenError as error:
-        raise Refusal(1002, f"Authorization token is invalid: {error}") from None
+        raise ApiError(1002, f"Authorization token is invalid: {error}") from None
     if claims["iss"] != access_key:
-        raise Refusal(1002, "Authorization token is of an unknown access key")
+        raise ApiError(1002, "Authorization token has an unknown access key")

@@ -1,4 +1,4 @@
-"""A refusal of the gateway: its code, and the HTTP status that the error table gives it."""
+"""An error that the gateway answers with: its code, and the HTTP status of the API's error table."""
 
 from __future__ import annotations
 
@@ -42,16 +42,11 @@ MESSAGE_OF = {
 }
 
 
-class Refusal(BatchgenError):
-    """The request is not carried out; the caller is told `code` and the message."""
+class ApiError(BatchgenError):
+    """The request is not carried out; the answer holds `code` and the message."""
 
     def __init__(self, code: int, message: str = "", *, retry_after: int | None = None) -> None:
         self.code = code
         self.message = message or MESSAGE_OF[code]
         self.retry_after = retry_after  # seconds
         super().__init__(self.message)
-
-    @property
-    def status(self) -> int:
-        """The HTTP status that goes with the code."""
-        return STATUS_OF[self.code]

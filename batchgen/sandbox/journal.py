@@ -1,6 +1,7 @@
-"""The journal of accepted tasks: one JSON line each, on disk before the answer leaves.
+"""The journal of accepted tasks: one JSON line each, written before the answer is sent.
 
-So a sandbox whose process was killed knows its tasks when it is started again, as a real gateway would.
+A sandbox whose process was killed knows its tasks again at the next start, as a real gateway would. The lines are not
+synced: after a power cut the last ones may be missing, and to a run those tasks never existed.
 """
 
 from __future__ import annotations
@@ -10,31 +11,28 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.task import Task
+from batchgen.sandbox.tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from batchgen.sandbox.rules import Order
+    from batchgen.sandbox.tasks import CreateRequest
 
 
 class Journal:
-    """An append-only file. One write a line, so that a kill tears at most the last one."""
+    """An append-only file. A line is one write, so a kill tears at most the last one."""
 
-    def __init__(
-        self, path: Path, order_of: Callable[[dict[str, Any]], Order], *, keeps_callbacks: bool = True
-    ) -> None:
+    def __init__(self, path: Path, *, keep_callbacks: bool = True) -> None:
         self._path = path
-        self._order_of = order_of
-        self._keeps_callbacks = keeps_callbacks
+        self._keep_callbacks = keep_callbacks
         self._file = -1
 
-    def open(self) -> list[Task]:
-        """Open for appending and give what was accepted before, oldest first.
+    def open(self, request_of: Callable[[dict[str, Any]], CreateRequest]) -> list[Task]:
+        """Open for appending; the tasks of earlier starts, oldest first.
 
-        A torn last line is cut off: its create was never answered, and to the caller it never happened.
-        Raises CommandError when the file cannot be opened or is no journal.
+        A torn last line is cut off: its create was never answered. Raises CommandError when the file cannot be opened
+        or is no journal.
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,22 +43,22 @@ class Journal:
                 os.ftruncate(self._file, whole)
         except OSError as error:
             raise CommandError(
-                f"The sandbox's state {self._path} cannot be opened: {error.strerror}. Name another file."
+                f"Cannot open the sandbox's state file {self._path}: {error.strerror}. Name another file."
             ) from error
-        return [self._read(number, line) for number, line in enumerate(content[:whole].splitlines(), 1)]
-
-    def _read(self, number: int, line: bytes) -> Task:
-        try:
-            return Task.from_record(json.loads(line), self._order_of)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CommandError(
-                f"Line {number} of {self._path} is no task of a sandbox; name another file as its state."
-            ) from error
+        tasks = []
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                tasks.append(Task.from_record(json.loads(line), request_of))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CommandError(
+                    f"Line {number} of {self._path} is not a task of the sandbox. Name another file as its state."
+                ) from error
+        return tasks
 
     def append(self, task: Task) -> None:
-        """Write a task. It is with the kernel when this returns: a killed process loses nothing."""
-        record = task.record()
-        if not self._keeps_callbacks:
+        """Write a task. The operating system has it when this returns, so a killed process loses nothing."""
+        record = task.to_record()
+        if not self._keep_callbacks:
             record["body"] = {name: value for name, value in record["body"].items() if name != "callback_url"}
         os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
 

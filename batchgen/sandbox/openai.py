@@ -1,35 +1,41 @@
-"""OpenAI's images API, as the sandbox speaks it: its rules of a create, its answers and its errors.
+"""OpenAI's images API: a create that is answered when its images are made, and the list of models.
 
-A refusal is raised with the code that the rest of the sandbox knows, and told in OpenAI's words.
+Errors are raised with the codes that the rest of the sandbox knows, and answered in OpenAI's form.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from batchgen.sandbox.api_error import Refusal
-from batchgen.sandbox.rules import Order, body_of, check_words, digest_of
+from aiohttp import web
+
+from batchgen.sandbox.api import JSON, PATH, Api
+from batchgen.sandbox.api_error import ApiError
+from batchgen.sandbox.kling_rules import check_text, check_words, json_body
+from batchgen.sandbox.tasks import CreateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from batchgen.sandbox.links import Links
-    from batchgen.sandbox.task import Task
+    from batchgen.sandbox.api import Parts
+    from batchgen.sandbox.tasks import Task
 
-MODELS_PATH = "/v1/models"
-FORMATS = ("url", "b64_json")
-_MOST_CHARACTERS = 32_000
-_MOST_IMAGES = 10
+_MODELS_PATH = "/v1/models"
+_FORMATS = ("url", "b64_json")
+_MAX_CHARACTERS = 32_000
+_MAX_IMAGES = 10
 _SIZE = re.compile(r"([1-9]\d{1,3})x([1-9]\d{1,3})")
 _DEFAULT_SIZE = "1024x1024"
 
-# (HTTP status, type, code) of each refusal. Source: OpenAI's guide to error codes, read 2026-11.
+# (HTTP status, type, code) of each error. Source: OpenAI's guide to error codes, read 2026-11.
 _INVALID = "invalid_request_error"
 _QUOTA = (429, "insufficient_quota", "insufficient_quota")
-_WORDS: dict[int, tuple[int, str, str | None]] = {
+_ERRORS: dict[int, tuple[int, str, str | None]] = {
     **dict.fromkeys((1000, 1001, 1002, 1003, 1004), (401, _INVALID, "invalid_api_key")),
     **dict.fromkeys((1100, 1101, 1102), _QUOTA),
     1103: (403, _INVALID, "model_not_found"),
@@ -48,109 +54,104 @@ _WORDS: dict[int, tuple[int, str, str | None]] = {
 }
 
 
-class Rules:
-    """The rules for the models of one account."""
+class OpenAIApi(Api):
+    """The API for the models of one account."""
 
-    def __init__(self, models: Sequence[str], default_model: str) -> None:
-        self._models = tuple(models)
-        self._default_model = default_model
-        self._checks: dict[str, Callable[[str, Any], None]] = {
-            "model": self._check_model,
-            "prompt": _check_prompt,
-            "n": _check_count,
-            "size": _check_size,
-            "response_format": _check_format,
-            "user": _check_text,
-            "quality": _check_text,
-            "style": _check_text,
-            "background": _check_text,
-        }
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._models = parts.settings.models or parts.account.models
+        self._default_model = parts.account.defaults["model"]
+        self.routes = {("POST", PATH): ("create", self.create), ("GET", _MODELS_PATH): ("models", self._list_models)}
 
-    def read(self, raw: bytes) -> Order:
-        """The order in a request's body. Raises Refusal (1200, 1201, 1203, 1300, 1301)."""
-        body = body_of(raw)
+    def read(self, raw: bytes) -> CreateRequest:
+        """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
+        body = json_body(raw)
         if "prompt" not in body:
-            raise Refusal(1201, "Missing required parameter: 'prompt'.")
+            raise ApiError(1201, "Missing required parameter: 'prompt'.")
         for name, value in body.items():
-            if name not in self._checks:
-                raise Refusal(1201, f"Unknown parameter: '{name}'.")
-            self._checks[name](name, value)
-        if "response_format" in body and str(body.get("model", self._default_model)).startswith("gpt-image"):
-            raise Refusal(1201, "Unknown parameter: 'response_format'.")  # as these models really answer
+            if name not in _CHECKS:
+                raise ApiError(1201, f"Unknown parameter: '{name}'.")
+            _CHECKS[name](name, value)
+        model = body.get("model", self._default_model)
+        if model not in self._models:
+            raise ApiError(1203, f"The model '{model}' does not exist.")
+        if "response_format" in body and model.startswith("gpt-image"):
+            raise ApiError(1201, "Unknown parameter: 'response_format'.")  # as these models really answer
         check_words(body["prompt"])
-        return self.order_of(body)
+        return self.request_of(body)
 
-    def order_of(self, body: dict[str, Any]) -> Order:
-        """An order from a body that was checked: one just received, or one out of the journal."""
+    def request_of(self, body: dict[str, Any]) -> CreateRequest:
+        """The create of a valid body: one just received, or one from the journal."""
         size = body.get("size", _DEFAULT_SIZE)
-        return Order(
+        return CreateRequest(
             body=body,
             prompt=body["prompt"],
             model=body.get("model", self._default_model),
             n=body.get("n", 1),
             size=_DEFAULT_SIZE if size == "auto" else size,
-            digest=digest_of(body),
         )
 
-    def _check_model(self, name: str, value: object) -> None:
-        _check_text(name, value)
-        if value not in self._models:
-            raise Refusal(1203, f"The model '{value}' does not exist.")
+    async def answer_create(self, request: web.BaseRequest, task: Task) -> web.Response:
+        """Wait until the task ends, then answer with its images, or with their links."""
+        while (left := task.ends_at - self.parts.clock()) > 0 and not self.parts.closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.parts.closing.wait(), left / 1000)
+        if task.failure:
+            raise ApiError(5000, task.failure)
+        if task.request.body.get("response_format", self.parts.settings.response_format) == "url":
+            links = self.links(request)
+            data = [{"url": links.of(task, index)} for index in range(task.request.n)]
+        else:
+            images = [await self.parts.images.content(task, index) for index in range(task.request.n)]
+            data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
+        return _json_response({"created": task.ends_at // 1000, "data": data})
+
+    async def _list_models(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
+        self.check_access(request)
+        models = [{"id": name, "object": "model"} for name in self._models]
+        return _json_response({"object": "list", "data": models})
+
+    def error(self, error: ApiError) -> tuple[int, bytes]:
+        """HTTP status and body of an error."""
+        status, kind, code = _ERRORS[error.code]
+        body = {"error": {"message": error.message, "type": kind, "param": None, "code": code}}
+        return status, json.dumps(body, ensure_ascii=False).encode()
 
 
-def refusal(_request_id: str, refused: Refusal) -> bytes:
-    """The answer to what is not carried out."""
-    _, kind, code = _WORDS[refused.code]
-    error = {"message": refused.message, "type": kind, "param": None, "code": code}
-    return json.dumps({"error": error}, ensure_ascii=False).encode()
-
-
-def status_of(refused: Refusal) -> int:
-    """The HTTP status of a refusal, which is not in all cases Kling's."""
-    return _WORDS[refused.code][0]
-
-
-def format_of(task: Task, default: str) -> str:
-    """How the caller wants its images: a link, or the file itself."""
-    return str(task.order.body.get("response_format", default))
-
-
-def models(names: Sequence[str]) -> bytes:
-    """The list of models."""
-    return json.dumps({"object": "list", "data": [{"id": name, "object": "model"} for name in names]}).encode()
-
-
-def answer(task: Task, images: Sequence[bytes] | None, links: Links) -> bytes:
-    """The answer to a create whose images are made: the files themselves, or where each one is."""
-    if images is None:
-        data = [{"url": links.of(task, index)} for index in range(task.order.n)]
-    else:
-        data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
-    return json.dumps({"created": task.ends_at // 1000, "data": data}).encode()
-
-
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise Refusal(1201, f"Invalid type for '{name}': expected a string.")
+def _json_response(data: dict[str, Any]) -> web.Response:
+    return web.Response(body=json.dumps(data).encode(), headers=JSON)
 
 
 def _check_prompt(name: str, value: object) -> None:
-    _check_text(name, value)
-    if not 0 < len(str(value)) <= _MOST_CHARACTERS:
-        raise Refusal(1201, f"Invalid '{name}': expected a string of 1 to {_MOST_CHARACTERS} characters.")
+    check_text(name, value)
+    if not 0 < len(str(value)) <= _MAX_CHARACTERS:
+        raise ApiError(1201, f"Invalid '{name}': expected a string of 1 to {_MAX_CHARACTERS} characters.")
 
 
 def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value <= _MOST_IMAGES:
-        raise Refusal(1201, f"Invalid '{name}': expected an integer from 1 to {_MOST_IMAGES}.")
+    if type(value) is not int or not 1 <= value <= _MAX_IMAGES:
+        raise ApiError(1201, f"Invalid '{name}': expected an integer from 1 to {_MAX_IMAGES}.")
 
 
 def _check_size(name: str, value: object) -> None:
-    _check_text(name, value)
+    check_text(name, value)
     if value != "auto" and not _SIZE.fullmatch(str(value)):
-        raise Refusal(1201, f"Invalid '{name}': expected WIDTHxHEIGHT, such as {_DEFAULT_SIZE}.")
+        raise ApiError(1201, f"Invalid '{name}': expected WIDTHxHEIGHT, such as {_DEFAULT_SIZE}.")
 
 
 def _check_format(name: str, value: object) -> None:
-    if value not in FORMATS:
-        raise Refusal(1201, f"Invalid '{name}': expected one of {', '.join(FORMATS)}.")
+    if value not in _FORMATS:
+        raise ApiError(1201, f"Invalid '{name}': expected one of {', '.join(_FORMATS)}.")
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "model": check_text,
+    "prompt": _check_prompt,
+    "n": _check_count,
+    "size": _check_size,
+    "response_format": _check_format,
+    "user": check_text,
+    "quality": check_text,
+    "style": check_text,
+    "background": check_text,
+}

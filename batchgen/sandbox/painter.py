@@ -1,28 +1,29 @@
-"""Paints what a task asked for, as well as paper can: the prompt's words over a scene in its own colours.
+"""Paints a placeholder image: the prompt in large letters on a landscape in colours that follow from it.
 
-A picture follows from the order and the task's id alone, byte for byte, so that a sandbox that was killed
-serves the same files again. It is marked SANDBOX and cannot be taken for a model's work.
+The same task paints the same bytes, so a sandbox that was killed serves the same files again. Every image says SANDBOX,
+so that nobody takes it for a model's work. Pillow's built-in font knows Latin letters; a character of another script
+shows as an empty box.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+import textwrap
+import unicodedata
+from colorsys import hls_to_rgb
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from random import Random
-from threading import Lock
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from batchgen.sandbox import colours, lettering, scenery
-from batchgen.sandbox.formats import Format, encoded, numbered, padded
+from batchgen.sandbox.formats import Format, encode
 
 if TYPE_CHECKING:
-    from batchgen.sandbox.rules import Order
+    from batchgen.sandbox.tasks import CreateRequest
 
-# What 1k means here; the API's documents name no sizes. 2k is twice that.
+# Width and height of 1k images; the API's documents name no sizes. 2k is twice that.
 SIZES = {
     "16:9": (1360, 768),
     "9:16": (768, 1360),
@@ -33,176 +34,166 @@ SIZES = {
     "2:3": (832, 1248),
     "21:9": (1568, 672),
 }
-_KEPT_BYTES = 32 * 1024 * 1024
-_INK, _FAINT, _CARD, _CARD_EDGE = 252, 150, 14, 46  # tones
-_REFERENCES = {"subject": "after a subject", "face": "after a face", "image": "after an image"}
+_DARK, _MUTED, _LIGHT = 0, 220, 255  # grey levels, which the palette turns into colours
+_LANDSCAPE_SIDE = 1600  # pixels of the longer side; scaled to the image, which smooths its edges
+_LINE_HEIGHT = 1.3  # font sizes
+_INVISIBLE = {"Mn", "Me", "Cf", "Cc"}  # Unicode categories: combining marks, format and control characters
+_SPELT_OUT = str.maketrans(
+    {"–": "-", "—": "-", "×": "x", "→": ">", "€": "EUR", "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe"}
+    | {"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ð": "d", "þ": "th", "ı": "i"}
+)
 
 
-def size_of(order: Order) -> tuple[int, int]:
+def size_of(request: CreateRequest) -> tuple[int, int]:
     """Width and height in pixels."""
-    if order.size:
-        width, height = map(int, order.size.split("x"))
+    if request.size:
+        width, height = map(int, request.size.split("x"))
         return width, height
-    width, height = SIZES[order.aspect_ratio]
-    scale = 2 if order.resolution == "2k" else 1
+    width, height = SIZES[request.aspect_ratio]
+    scale = 2 if request.resolution == "2k" else 1
     return width * scale, height * scale
 
 
-def paint(order: Order, task_id: str, index: int, *, watermark: bool = False, kind: Format = Format.PNG) -> bytes:
-    """One image of a task."""
-    size = size_of(order)
-    small = _painted_size(order, size)
-    picture = scenery.paint(small, _chance(order.prompt, task_id, index))
-    if size != small:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    _write(picture, order, index)
+def paint(
+    request: CreateRequest, task_id: str, index: int, *, watermark: bool = False, kind: Format = Format.PNG
+) -> bytes:
+    """One image of a task as a file. Takes 15 to 60 ms."""
+    image = _landscape(size_of(request), _random(request.prompt, task_id, index))
+    draw = ImageDraw.Draw(image)
     if watermark:
-        _mark(picture)
-    picture.putpalette(colours.ramp(_chance(order.prompt, "colours", index)))
-    return encoded(picture, kind)
-
-
-def _painted_size(order: Order, size: tuple[int, int]) -> tuple[int, int]:
-    """The size in which the scene is painted before it is enlarged: large ones would take seconds."""
-    if not order.size:
-        return SIZES[order.aspect_ratio]
-    shrink = max(1, max(size) // 1200)
-    return max(1, size[0] // shrink), max(1, size[1] // shrink)
-
-
-def _chance(prompt: str, about: str, index: int) -> Random:
-    """Chance that follows from its arguments; a prompt may hold what UTF-8 cannot."""
-    return Random(f"{prompt}/{about}/{index}".encode("utf-8", "surrogatepass"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Measure:
-    """Lengths in pixels that follow from the picture's size."""
-
-    width: int
-    height: int
-
-    @property
-    def unit(self) -> int:
-        return round(min(self.width, self.height) / 48)
-
-    @property
-    def margin(self) -> int:
-        return self.unit * 2
-
-    @property
-    def small(self) -> int:
-        return round(self.unit * 1.5)
-
-    @property
-    def text_width(self) -> int:
-        return self.width - 2 * self.margin - 4 * self.unit
-
-
-def _write(picture: Image.Image, order: Order, index: int) -> None:
-    """The card with the prompt, what was asked for below it, and the badge above."""
-    measure = _Measure(width=picture.width, height=picture.height)
-    unit = measure.unit
-    canvas = ImageDraw.Draw(picture)
-    room = measure.height - 2 * measure.margin - 11 * unit
-    text = lettering.fit(
-        order.prompt, measure.text_width, _share(len(order.prompt), room), largest=unit * 5, smallest=unit
-    )
-    notes = lettering.fit(_notes(order, index), measure.text_width, unit * 4, largest=measure.small, smallest=unit)
-    bottom = measure.height - measure.margin
-    top = bottom - text.height - notes.height - 5 * unit
-    card = (measure.margin, top, measure.width - measure.margin, bottom)
-    canvas.rounded_rectangle(card, radius=unit, fill=_CARD)
-    left = measure.margin + 2 * unit
-    lettering.draw(canvas, (left, top + 2 * unit - unit // 3), text, _INK, _FAINT)
-    rule = top + 3 * unit + text.height
-    canvas.line((left, rule, measure.width - left, rule), fill=_CARD_EDGE, width=max(1, unit // 12))
-    lettering.draw(canvas, (left, rule + unit // 2), notes, 190, _FAINT)
-    _badge(canvas, measure)
-
-
-def _share(characters: int, room: int) -> int:
-    """How much of the height the words may take: a short prompt leaves the scene its place."""
-    return round(room * min(1.0, 0.34 + characters / 2200))
-
-
-def _notes(order: Order, index: int) -> str:
-    shape = [order.size] if order.size else [order.aspect_ratio, order.resolution]
-    parts = [order.model, *shape, f"image {index + 1} of {order.n}"]
-    if order.reference:
-        parts.append(_REFERENCES[order.reference])
-    return "   ·   ".join(parts).replace(" ", "\u00a0").replace("\u00a0·\u00a0\u00a0\u00a0", "\u00a0· ")
-
-
-def _badge(canvas: ImageDraw.ImageDraw, measure: _Measure) -> None:
-    """The word SANDBOX on a plate of its own, in the upper left corner."""
-    unit, size = measure.unit, round(measure.unit * 1.5)
-    width = lettering.line_width("SANDBOX", size)
-    left = top = measure.margin
-    box = (left, top, left + width + 2 * unit, top + size * 1.2 + unit)
-    canvas.rounded_rectangle(box, radius=unit * 0.6, fill=_INK)
-    canvas.text((left + unit, top + unit * 0.5), "SANDBOX", font=lettering.font(size), fill=_CARD)
-
-
-def _mark(picture: Image.Image) -> None:
-    """A watermark across the scene: the same picture, but nobody would print it."""
-    size = picture.width // 12
-    stamp = Image.new("L", (round(lettering.line_width("sandbox", size) * 1.2), size * 2), 0)
-    ImageDraw.Draw(stamp).text((size // 4, size // 4), "sandbox", font=lettering.font(size), fill=150)
-    stamp = stamp.rotate(20, Image.Resampling.BILINEAR, expand=True)
-    for row in range(0, picture.height, stamp.height):
-        for column in range(0, picture.width, stamp.width):
-            picture.paste(_INK, (column, row), stamp)
+        _draw_watermark(draw, image.size)
+    _draw_caption(draw, image.size, request, index)
+    image.putpalette(_palette(_random(request.prompt, "colours", index)))
+    return encode(image, kind)
 
 
 @lru_cache(maxsize=32)
-def plain(size: tuple[int, int], kind: Format = Format.PNG) -> bytes:
-    """A flat image of this size in a few bytes: for benchmarks that are about something else."""
-    if kind is not Format.PNG:
-        return encoded(Image.new("L", size, 255), kind)
-    file = BytesIO()
-    Image.new("1", size, 1).save(file, "PNG", compress_level=9)
-    return file.getvalue()
+def blank(size: tuple[int, int], kind: Format = Format.PNG) -> bytes:
+    """A white image of this size in a few bytes: for benchmarks."""
+    return encode(Image.new("1" if kind is Format.PNG else "L", size, "white"), kind, compress_level=9)
 
 
-def damaged(content: bytes) -> bytes:
-    """The same length, with bytes inside that are not what they were."""
-    middle = len(content) // 2
-    return content[:middle] + bytes(byte ^ 0x55 for byte in content[middle : middle + 64]) + content[middle + 64 :]
+def _random(prompt: str, topic: str, index: int) -> Random:
+    """A generator seeded by its arguments; a prompt may hold what UTF-8 cannot."""
+    return Random(f"{prompt}/{topic}/{index}".encode("utf-8", "surrogatepass"))
 
 
-class Gallery:
-    """Pictures that were painted lately, so that fetching one again does not paint it again."""
+def _landscape(size: tuple[int, int], rng: Random) -> Image.Image:
+    """The sun over ranges of hills, in grey levels."""
+    scale = _LANDSCAPE_SIDE / max(size)
+    width, height = (max(1, round(side * scale)) for side in size)
+    image = Image.linear_gradient("L").point(lambda level: 140 + level // 3).resize((width, height))
+    draw = ImageDraw.Draw(image)
+    sun = (width * rng.uniform(0.2, 0.8), height * rng.uniform(0.2, 0.36))
+    for radius, level in ((rng.uniform(0.16, 0.24), 212), (rng.uniform(0.1, 0.15), 244)):
+        reach = min(width, height) * radius
+        draw.ellipse((sun[0] - reach, sun[1] - reach, sun[0] + reach, sun[1] + reach), fill=level)
+    for hills in range(5):
+        waves = [(rng.uniform(0.6, 1.4) * 2**k, rng.uniform(0, math.tau), 0.55**k) for k in range(3)]
+        top, swing = height * (0.4 + 0.12 * hills), min(width, height) * (0.12 - 0.012 * hills)
+        ridge = [
+            (x, top - swing * sum(part * math.sin(math.tau * pace * x / width + phase) for pace, phase, part in waves))
+            for x in range(0, width + 20, 20)
+        ]
+        draw.polygon([*ridge, (width, height), (0, height)], fill=150 - 28 * hills)
+    return image.resize(size, Image.Resampling.BILINEAR)
 
-    def __init__(self, *, painted: bool, kind: Format = Format.PNG, size: int = 0) -> None:
-        self._painted = painted
-        self._kind = kind
-        self._size = size  # bytes that a file has at least
-        self._kept: OrderedDict[tuple[str, int, bool], bytes] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()  # several threads paint
 
-    def ready(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes | None:
-        """What can be given without painting."""
-        if not self._painted:
-            content = numbered(plain(size_of(order), self._kind), self._kind, f"{task_id}/{index}/{watermark}")
-            return padded(content, self._kind, self._size)
-        with self._lock:
-            return self._kept.get((task_id, index, watermark))
+def _palette(rng: Random) -> bytes:
+    """256 colours from nearly black through two hues to nearly white."""
+    hue, shift, saturation = rng.random(), rng.choice((-0.28, -0.16, 0.16, 0.28, 0.45)), rng.uniform(0.5, 0.8)
+    colours = bytearray()
+    for level in range(256):
+        part = level / 255
+        lightness = 0.05 + 0.93 * part**1.15
+        colours += bytes(round(255 * c) for c in hls_to_rgb((hue + shift * part) % 1, lightness, saturation))
+    return bytes(colours)
 
-    def make(self, order: Order, task_id: str, index: int, *, watermark: bool) -> bytes:
-        """Paint and keep. Takes 15 to 60 ms: to be called in a thread."""
-        content = paint(order, task_id, index, watermark=watermark, kind=self._kind)
-        content = padded(content, self._kind, self._size)
-        self._keep((task_id, index, watermark), content)
-        return content
 
-    def _keep(self, name: tuple[str, int, bool], content: bytes) -> None:
-        """Keep a picture; the one that was painted first makes room."""
-        with self._lock:
-            if name in self._kept:
-                return  # two callers wanted it at once: it is the same
-            self._kept[name] = content
-            self._bytes += len(content)
-            while self._bytes > _KEPT_BYTES:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+def _draw_caption(draw: ImageDraw.ImageDraw, size: tuple[int, int], request: CreateRequest, index: int) -> None:
+    """The prompt and the parameters on a dark card at the bottom; a badge at the top."""
+    width, height = size
+    unit = max(1, min(size) // 48)
+    margin, small = 2 * unit, max(1, round(1.8 * unit))
+    inner = max(1, width - 8 * unit)
+    share = min(1.0, 0.36 + len(request.prompt) / 2200)  # a short prompt leaves the landscape visible
+    prompt = fit(request.prompt, inner, max(1, round((height - 17 * unit) * share)), largest=6 * unit, smallest=unit)
+    parameters = fit(_parameters(request, index), inner, 4 * unit, largest=small, smallest=unit)
+    top = height - margin - 4 * unit - prompt.height - parameters.height
+    draw.rounded_rectangle((margin, top, max(margin, width - margin), height - margin), unit, fill=_DARK)
+    prompt.draw(draw, (4 * unit, top + round(1.2 * unit)), _LIGHT)
+    parameters.draw(draw, (4 * unit, top + round(2.6 * unit) + prompt.height), _MUTED)
+    plate = (margin, margin, margin + 2 * unit + font(small).getlength("SANDBOX"), margin + round(3.4 * unit))
+    draw.rounded_rectangle(plate, round(0.6 * unit), fill=_LIGHT)
+    draw.text((margin + unit, margin + round(1.7 * unit)), "SANDBOX", _DARK, font(small), anchor="lm")
+
+
+def _parameters(request: CreateRequest, index: int) -> str:
+    shape = [request.size] if request.size else [request.aspect_ratio, request.resolution]
+    reference = [f"after a reference ({request.reference})"] if request.reference else []
+    return "  ·  ".join([request.model, *shape, f"image {index + 1} of {request.n}", *reference])
+
+
+def _draw_watermark(draw: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
+    step = max(1, min(size) // 6)
+    for row, y in enumerate(range(step, size[1], step)):
+        for x in range(-step * (row % 2), size[0], 2 * step):
+            draw.text((x, y), "watermark", _LIGHT, font(max(1, step // 4)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedText:
+    """A text in the size and the lines in which it fits its box."""
+
+    size: int  # of the font, in pixels
+    lines: tuple[str, ...]
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return round(len(self.lines) * self.size * _LINE_HEIGHT)
+
+    def draw(self, draw: ImageDraw.ImageDraw, place: tuple[int, int], level: int) -> None:
+        """Draw the lines from this corner down."""
+        for number, line in enumerate(self.lines):
+            y = place[1] + round(number * self.size * _LINE_HEIGHT)
+            draw.text((place[0], y), line, level, font(self.size))
+
+
+def fit(text: str, width: int, height: int, *, largest: int, smallest: int) -> FittedText:
+    """The text in the largest size at which it fits; at the smallest it is cut with an ellipsis."""
+    shown = drawable(text)
+    area = max(1.0, font(100).getlength(shown) * 100 * _LINE_HEIGHT)  # of one long line in size 100
+    size = max(smallest, min(largest, int(100 * math.sqrt(width * height / area))))
+    while True:
+        lines = _wrap(shown, size, width)
+        rows = max(1, int(height / (size * _LINE_HEIGHT)))
+        if len(lines) <= rows:
+            return FittedText(size=size, lines=tuple(lines))
+        if size <= smallest:
+            return FittedText(size=size, lines=(*lines[: rows - 1], f"{lines[rows - 1][:-1]}…"))
+        size = max(smallest, min(size - 1, int(size * 0.96)))
+
+
+def _wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines no wider than `width` pixels, unless a single character is."""
+    columns = max(1, int(len(text) * width / max(1.0, font(size).getlength(text))))
+    while True:
+        lines = textwrap.wrap(text, columns)
+        widest = max(map(font(size).getlength, lines), default=0.0)
+        if widest <= width or columns == 1:
+            return lines
+        columns = max(1, min(columns - 1, int(columns * width / widest)))
+
+
+def drawable(text: str) -> str:
+    """The text without accents and invisible characters, which the font lacks."""
+    plain = unicodedata.normalize("NFKD", " ".join(text.split()).translate(_SPELT_OUT))
+    kept = "".join(character for character in plain if unicodedata.category(character) not in _INVISIBLE)
+    return kept.encode("utf-8", "replace").decode()
+
+
+@lru_cache(maxsize=128)
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that comes with Pillow, so that an image is the same on every machine."""
+    return ImageFont.load_default(size)

@@ -1,11 +1,11 @@
-"""The bare loop that the engine is held against: the same requests and files, and nothing of what makes a run safe.
+"""The bare loop that the engine is compared with: the same requests and files, without what makes a run safe.
 
-No ledger, no checks, no limits, no retries, no index; a task is known to have ended because its time is known.
+No ledger, no checks, no limits, no retries, no index. It knows the latency, so it knows when a task has ended.
 
     python bare_loop.py BASE_URL PROMPTS FOLDER --slots 200 --latency 0.15 --lists 60 --queries 0
 
-sends one create for each line of the file PROMPTS, as many list and single queries in all as it is told, and
-writes FOLDER/images/NUMBER.png. It needs aiohttp.
+sends one create for each line of the file PROMPTS, as many list and single queries as the options say, and writes
+FOLDER/images/NUMBER.png. It needs aiohttp.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PATH = "/v1/images/generations"
 PAGE = {"pageNum": "1", "pageSize": "500"}
-_A_LITTLE = 0.002  # seconds that a task is given beyond its latency
+_MARGIN = 0.002  # seconds to wait beyond a task's latency
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Loop:
     running: int = 0
 
     async def work(self, jobs: Iterator[tuple[int, str]]) -> None:
-        """One slot: a job after the other."""
+        """One slot: one job after another."""
         for number, prompt in jobs:
             link = await self.made(prompt, f"bare-{number}")
             async with self.session.get(link) as response:
@@ -63,8 +63,8 @@ class Loop:
         async with self.session.post(self.url, json=body) as response:
             task_id = json.loads(await response.read())["data"]["task_id"]
         self.running += 1
-        await asyncio.sleep(self.latency + _A_LITTLE)
-        link = await self.asked_singly(task_id)
+        await asyncio.sleep(self.latency + _MARGIN)
+        link = await self.query_singly(task_id)
         if link is None:
             end = self.ends[task_id] = asyncio.get_running_loop().create_future()
             self.due += 1
@@ -72,12 +72,12 @@ class Loop:
                 self.lists.set()
             link = await end
         self.running -= 1
-        if self.ends and len(self.ends) >= self.running:  # this one asked by itself: nobody else may come to do it
+        if self.ends and len(self.ends) >= self.running:  # this task was queried alone: no other may trigger the list
             self.lists.set()
         return link
 
-    async def asked_singly(self, task_id: str) -> str | None:
-        """As many single queries as fall to this task; the last one's link, or None where none does."""
+    async def query_singly(self, task_id: str) -> str | None:
+        """As many single queries as this task's share; the link of the last one, or None without any."""
         self.queries_owed += self.each_query
         link = None
         while self.queries_owed >= 1 or (link is None and not self.each_list):
@@ -86,7 +86,7 @@ class Loop:
                 link = link_of(json.loads(await response.read())["data"])
         return link
 
-    async def list_often(self) -> None:
+    async def query_lists(self) -> None:
         """One list query whenever enough tasks are due."""
         while True:
             await self.lists.wait()
@@ -103,7 +103,7 @@ class Loop:
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file that survives a power cut."""
+    """Write a file and sync it."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -138,7 +138,7 @@ async def run(options: argparse.Namespace) -> None:
         )
         jobs = iter(enumerate(prompts))
         async with asyncio.TaskGroup() as group:
-            lister = group.create_task(loop.list_often())
+            lister = group.create_task(loop.query_lists())
             async with asyncio.TaskGroup() as workers:
                 for _ in range(options.slots):
                     workers.create_task(loop.work(jobs))
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.15, help="seconds that the gateway takes for a task")
     parser.add_argument("--lists", type=int, default=0, help="list queries in all")
     parser.add_argument("--queries", type=int, default=0, help="single queries in all")
-    parser.add_argument("--synced", action="store_true", help="have each file on the disk before it counts (fsync)")
+    parser.add_argument("--synced", action="store_true", help="sync each file (fsync)")
     asyncio.run(run(parser.parse_args()))
 
 

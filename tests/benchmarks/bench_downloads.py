@@ -1,14 +1,14 @@
-"""How fast images come in: batchgen's own downloads beside a bare loop that writes the same files; by hand:
+"""Measures downloads, and compares them with a bare loop that writes the same files; run it by hand:
 
     python tests/benchmarks/bench_downloads.py [--images 1000] [--bytes 2000000] [--repeat 3] [--profile]
 
-One server process gives the same PNG to everybody. Ours is the real `batchgen run` that finds every task made
-and has only to fetch: links from the ledger, the check of each image, its hash, fsync, the ledger, the move into
-place. The bare loops are aiohttp, as many downloads at a time, each file written whole: in the loop, or in a
-thread. They check, hash and sync nothing; the third, which does the last two, tells what lasting files cost.
-`to bare` is the ratio to the fastest of them in the same round, `to lasting` to the third. `stall` is the longest time
-for which the event loop did not turn, seen by a task that wakes each millisecond, without the first and last tenth
-of a second; what the third has of it is the machine's. With `--folder /dev/shm` the disk is out of the picture.
+One server process serves the same PNG for every request. `batchgen run` starts with every task made, so it only has to
+download: links from the ledger, the check of each image, its hash, fsync, the ledger, the move into place. The bare
+loops use aiohttp with as many concurrent downloads and write each file in the loop or in a thread, without check, hash
+or sync; the third one hashes and syncs. `to bare` is the ratio to the fastest of the first two in the same round,
+`to synced` to the third. `stall` is the longest time for which the event loop was blocked, seen by a task that wakes
+each millisecond, without the first and last tenth of a second; the machine causes what the third one has of it. With
+`--folder /dev/shm` no disk is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AIM, AIM_STALL = 0.9, 0.020  # of the bare loop's MB/s; seconds
 WAYS = {
     "loop": "bare, written in the loop",
     "thread": "bare, written in a thread",
-    "lasting": "bare, synced and hashed too",
+    "synced": "bare, synced and hashed",
     "ours": "batchgen run",
 }
 MANIFEST = """version: 1
@@ -51,34 +51,34 @@ matrix:
   prompt:
 {prompts}
 """
-TOGETHER = 8  # images a task
+IMAGES_PER_TASK = 8
 
 
 # --- the server -------------------------------------------------------------------------------------------------
 
 
 class Server(asyncio.Protocol):
-    """Answers every request with the same image: no framework stands between."""
+    """Answers every request with the same image, without a framework."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
-        self._seen = b""
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._seen += data
-        while (end := self._seen.find(b"\r\n\r\n")) >= 0:
-            self._seen = self._seen[end + 4 :]
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            self._received = self._received[end + 4 :]
             self._transport.write(self._answer)
 
 
 async def serve(size: int) -> None:
     from batchgen.sandbox.formats import Format, padded
-    from batchgen.sandbox.painter import plain
+    from batchgen.sandbox.painter import blank
 
-    body = padded(plain((1024, 1024)), Format.PNG, size)
+    body = padded(blank((1024, 1024)), Format.PNG, size)
     answer = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     server = await asyncio.get_running_loop().create_server(lambda: Server(answer), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -89,26 +89,26 @@ async def serve(size: int) -> None:
 
 
 async def ticked(work: Coroutine[Any, Any, Any], figures: dict[str, float]) -> Any:
-    """Do the work beside a task that wakes each millisecond; seconds, and the longest of its naps."""
-    naps: list[tuple[float, float]] = []
+    """Do the work beside a task that wakes each millisecond; seconds, and the longest of its sleeps."""
+    sleeps: list[tuple[float, float]] = []
 
     async def tick() -> None:
         while True:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
-            naps.append((before, time.perf_counter() - before))
+            sleeps.append((before, time.perf_counter() - before))
 
-    began, used = time.perf_counter(), time.process_time()
+    started, used = time.perf_counter(), time.process_time()
     ticker = asyncio.create_task(tick())
     result = await work
     ended = time.perf_counter()
     ticker.cancel()
-    middle = [length for at, length in naps if began + 0.1 < at < ended - 0.1]
-    figures |= {"seconds": ended - began, "stall": max(middle, default=0.0), "cpu": time.process_time() - used}
+    middle = [length for at, length in sleeps if started + 0.1 < at < ended - 0.1]
+    figures |= {"seconds": ended - started, "stall": max(middle, default=0.0), "cpu": time.process_time() - used}
     return result
 
 
-def write_lasting(path: Path, body: bytes) -> str:
+def write_synced(path: Path, body: bytes) -> str:
     with path.open("wb", buffering=0) as file:
         file.write(body)
         os.fsync(file.fileno())
@@ -126,7 +126,7 @@ async def bare(way: str, origin: str, images: int, at_once: int, folder: Path) -
             if way == "loop":
                 path.write_bytes(body)
             else:
-                await asyncio.to_thread(path.write_bytes if way == "thread" else partial(write_lasting, path), body)
+                await asyncio.to_thread(path.write_bytes if way == "thread" else partial(write_synced, path), body)
 
     numbers = iter(range(images))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session, asyncio.TaskGroup() as group:
@@ -135,16 +135,18 @@ async def bare(way: str, origin: str, images: int, at_once: int, folder: Path) -
 
 
 def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
-    """A manifest, and an output whose ledger holds that all of its tasks are made and nothing is fetched."""
+    """A manifest, and an output whose ledger says that all tasks are made and nothing is downloaded."""
     from batchgen.jobs import ImageLink, external_id
     from batchgen.ledger.events import Accepted, Intent, Made
     from batchgen.ledger.store import FILE_NAME, Ledger
     from batchgen.manifest.load import load_manifest
     from batchgen.matrix.expand import expand
 
-    prompts = "\n".join(f"    - prompt {number}" for number in range(images // TOGETHER))
+    prompts = "\n".join(f"    - prompt {number}" for number in range(images // IMAGES_PER_TASK))
     path = folder / "bench.yaml"
-    path.write_text(MANIFEST.format(n=TOGETHER, at_once=at_once, origin=origin, prompts=prompts), encoding="utf-8")
+    path.write_text(
+        MANIFEST.format(n=IMAGES_PER_TASK, at_once=at_once, origin=origin, prompts=prompts), encoding="utf-8"
+    )
     manifest = load_manifest(path)
     root = folder / "outputs" / "bench"
     root.mkdir(parents=True)
@@ -152,7 +154,7 @@ def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
     ledger.want(expand(manifest))
     now = int(time.time() * 1000)
     for number, job in enumerate(expand(manifest)):
-        links = tuple(ImageLink(index=i, url=f"{origin}/{number}-{i}.png") for i in range(TOGETHER))
+        links = tuple(ImageLink(index=i, url=f"{origin}/{number}-{i}.png") for i in range(IMAGES_PER_TASK))
         name, account = external_id(job.id, 1), manifest.account
         ledger.record(
             [
@@ -182,12 +184,12 @@ def ours(origin: str, images: int, at_once: int, folder: Path, figures: dict[str
     run.asyncio.run = lambda work: real(ticked(work, figures))
     os.chdir(folder)
     with open(os.devnull, "w") as nothing:  # noqa: PTH123
-        sys.stdout, told = nothing, sys.stdout
+        sys.stdout, stdout = nothing, sys.stdout
         code = main(["run", str(path), "--quiet"])
-        sys.stdout = told
+        sys.stdout = stdout
     run.asyncio.run = real
     assert code == 0, code
-    assert sum(1 for _ in (folder / "outputs").rglob("*.png")) == images // TOGETHER * TOGETHER
+    assert sum(1 for _ in (folder / "outputs").rglob("*.png")) == images // IMAGES_PER_TASK * IMAGES_PER_TASK
 
 
 def child(way: str, origin: str, images: int, at_once: int, folder: Path) -> None:
@@ -201,7 +203,7 @@ def child(way: str, origin: str, images: int, at_once: int, folder: Path) -> Non
 
 
 def profiled(*arguments: Any) -> None:
-    """As `child`, and where the loop's thread spends its time."""
+    """As `child`, with a profile of the loop's thread."""
     import cProfile
     import pstats
 
@@ -240,7 +242,7 @@ def measured(way: str, origin: str, options: argparse.Namespace) -> dict[str, fl
 
 
 def table(options: argparse.Namespace) -> None:
-    """Every way in turn, as often as asked; medians."""
+    """Run every way in turn and print the medians."""
     figures: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with server(options.bytes) as origin:
         for _ in range(options.repeat):
@@ -249,16 +251,16 @@ def table(options: argparse.Namespace) -> None:
     megabytes = options.images * options.bytes / 1e6
     best = [max(megabytes / figures[way][i]["seconds"] for way in ("loop", "thread")) for i in range(options.repeat)]
     load = os.getloadavg()[0]
-    print(f"{options.images} images of {options.bytes:,} bytes, {options.at_once} at a time; load {load:.1f}")
-    print(f"{'':<28}{'MB/s':>8}{'to bare':>9}{'to lasting':>12}{'CPU ms an image':>17}{'stall ms':>10}")
+    print(f"{options.images} images of {options.bytes:,} bytes, {options.at_once} concurrent; load {load:.1f}")
+    print(f"{'':<28}{'MB/s':>8}{'to bare':>9}{'to synced':>12}{'CPU ms an image':>17}{'stall ms':>10}")
     for way, name in WAYS.items():
         speeds = [megabytes / each["seconds"] for each in figures[way]]
         ratio = median(speed / top for speed, top in zip(speeds, best, strict=True))
-        pairs = zip(figures["lasting"], figures[way], strict=True)
-        lasting = median(theirs["seconds"] / own["seconds"] for theirs, own in pairs)
+        pairs = zip(figures["synced"], figures[way], strict=True)
+        synced = median(theirs["seconds"] / own["seconds"] for theirs, own in pairs)
         cpu = median(each["cpu"] for each in figures[way]) / options.images * 1000
         stall = median(each["stall"] for each in figures[way]) * 1000
-        print(f"{name:<28}{median(speeds):>8.0f}{ratio:>9.2f}{lasting:>12.2f}{cpu:>17.2f}{stall:>10.1f}")
+        print(f"{name:<28}{median(speeds):>8.0f}{ratio:>9.2f}{synced:>12.2f}{cpu:>17.2f}{stall:>10.1f}")
     print(f"aimed at: {AIM} of the bare loop, no stall over {AIM_STALL * 1000:.0f} ms")
 
 
@@ -266,16 +268,16 @@ def main() -> None:
     """Read the command line; parts of the measurement call it too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000, help="how many (default: 1000)")
-    parser.add_argument("--bytes", type=int, default=2_000_000, help="of each (default: 2000000)")
-    parser.add_argument("--at-once", type=int, default=8, help="downloads at a time (default: 8, as run.downloads)")
+    parser.add_argument("--bytes", type=int, default=2_000_000, help="size of each (default: 2000000)")
+    parser.add_argument("--at-once", type=int, default=8, help="concurrent downloads (default: 8, as run.downloads)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (default: 3)")
-    parser.add_argument("--folder", type=Path, help="where to write (default: the system's for temporary files)")
-    parser.add_argument("--profile", action="store_true", help="say where the loop's time goes")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary folder)")
+    parser.add_argument("--profile", action="store_true", help="show where the loop's time goes")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--origin", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.images -= options.images % TOGETHER
+    options.images -= options.images % IMAGES_PER_TASK
     if options.serve:
         asyncio.run(serve(options.bytes))
     elif options.way:

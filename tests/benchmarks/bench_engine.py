@@ -1,11 +1,11 @@
-"""How close the engine comes to what can be reached; by hand:
+"""Measures the engine; run it by hand:
 
     python tests/benchmarks/bench_engine.py [ROW …] [--repeat 3] [--profile]
 
-Every row runs the real `batchgen run` against `batchgen sandbox` in a process of its own. Its figure is a ratio
-against an optimum or a bare loop in the same run, the median of the repetitions, beside the figure that is
-aimed at. Without a row, all are measured (half an hour). --profile says where the time of the row `throughput`
-goes. Figures are told with the machine's load: of a busy machine only the ratios count.
+Every row runs the real `batchgen run` against `batchgen sandbox` in another process. A figure is the ratio to an
+optimum or to a bare loop measured at the same time, the median of the repetitions. Without a row, all are measured
+(half an hour). The result is a Markdown table for docs/benchmarks.md. --profile shows where the time of the row
+`throughput` goes. The machine's load is printed too: on a busy machine only the ratios count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "cpu": throughput.cpu,
     "tools": throughput.tools,
     "memory": scale.memory,
-    "go_on": scale.go_on,
+    "resume": scale.resume,
     "start": scale.start,
     "shutdown": scale.shutdown,
 }
@@ -41,15 +41,17 @@ ROWS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
 def main() -> None:
     """Read the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all by default")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (default: 3); long rows take one")
-    parser.add_argument("--profile", action="store_true", help="say where the time of `throughput` goes, and no table")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the time of `throughput` goes without a table"
+    )
     parser.add_argument("--scrapy", metavar="PYTHON", default="python3", help="a Python that has Scrapy, for `tools`")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+        parser.error(f"unknown row: {', '.join(sorted(unknown))}; the rows are {', '.join(ROWS)}")
     if options.repeat < 1:
-        parser.error("--repeat takes a number from 1 on")
+        parser.error("--repeat must be 1 or more")
     _machine()
     if options.profile:
         throughput.profile()
@@ -58,12 +60,13 @@ def main() -> None:
     for name in options.rows or ROWS:
         for line in ROWS[name](options):
             show(name, line)
+    print()
     _machine()
 
 
 def _machine() -> None:
     load = ", ".join(f"{part:.2f}" for part in os.getloadavg())
-    print(f"Python {platform.python_version()}, {os.cpu_count()} processors; the machine's load: {load}", flush=True)
+    print(f"Python {platform.python_version()}, {os.cpu_count()} processors, load {load}\n", flush=True)
 
 
 if __name__ == "__main__":

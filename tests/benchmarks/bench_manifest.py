@@ -1,8 +1,8 @@
-"""How fast and how small: `validate` and `plan` as whole processes; by hand, with no arguments.
+"""Measures `validate` and `plan` as whole processes; run it by hand: python bench_manifest.py --parti FILE
 
 PartiPrompts (1,632 prompts, a .tsv with the column Prompt) x 8 ratios x 6 models = 78,336 jobs, with a
-million jobs and with the newer ways to say it. Each line stands beside a bare Python loop over as many
-combinations in the same run, which hashes a text for each: so that figures of different machines compare.
+million jobs, with `rows`, `zip` and `sample`. Each line is compared with a bare Python loop over as many combinations
+in the same run, which hashes a text for each, so that figures of different machines can be compared.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ load_manifest(file)
 def best(call):
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        started = time.perf_counter()
         call()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started)
     return min(times)
 text = file.read_text()
 bare, ours = best(lambda: yaml.load(text, Loader=yaml.CSafeLoader)), best(lambda: load_manifest(file))
@@ -39,8 +39,8 @@ HEAD = "version: 1\nname: bench\nprovider: kling\nmax_jobs: 9000000\n"
 
 
 def measured(command, folder):
-    """Seconds (by the clock, and of the processor) and peak megabytes of one process, and what it printed."""
-    began = os.times().elapsed
+    """Wall-clock and CPU seconds and peak megabytes of one process, and its output."""
+    started = os.times().elapsed
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, text=True)
     with process:
         printed = process.stdout.read().strip().split("\n")
@@ -48,7 +48,7 @@ def measured(command, folder):
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, command
     used = usage.ru_utime + usage.ru_stime
-    return (os.times().elapsed - began, used), usage.ru_maxrss / 1024, printed
+    return (os.times().elapsed - started, used), usage.ru_maxrss / 1024, printed
 
 
 def manifests(parti):
@@ -82,12 +82,9 @@ def manifests(parti):
 def run():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    given = Path(__file__).parents[3] / "shared" / "data" / "partiprompts.tsv"
-    parser.add_argument("--parti", type=Path, default=given, help="PartiPrompts, a .tsv")
+    parser.add_argument("--parti", type=Path, help="PartiPrompts, a .tsv; without it some cases are skipped")
     options = parser.parse_args()
-    parti = options.parti.resolve() if options.parti.is_file() else None
-    if parti is None:
-        print(f"{options.parti} is not there: the cases with PartiPrompts are left out.")
+    parti = options.parti and options.parti.resolve(strict=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{'case':<24}{'command':<10}{'seconds':>9}{'CPU s':>9}{'peak MB':>9}{'bare loop':>11}{'ratio':>8}")

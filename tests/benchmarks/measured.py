@@ -1,4 +1,4 @@
-"""A process and what it cost: seconds by the clock and of the processor, peak memory, exit code."""
+"""Runs a process and measures it: wall-clock and CPU seconds, peak memory, exit code."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Of one process that has ended, with the children it waited for. Times are Unix seconds."""
+    """What a process used, with the children that it waited for. Times are Unix seconds."""
 
-    began: float
+    started: float
     ended: float
     cpu: float  # seconds, user and system
     peak_mb: float
@@ -32,23 +32,23 @@ class Usage:
     @property
     def seconds(self) -> float:
         """From start to end."""
-        return self.ended - self.began
+        return self.ended - self.started
 
 
 @dataclass(slots=True, kw_only=True)
 class Running:
-    """A process under way."""
+    """A running process."""
 
     process: subprocess.Popen[bytes]
     log: Path
-    began: float
+    started: float
 
     def wait(self) -> Usage:
-        """Until it ends, and what it used."""
+        """Wait until it ends; what it used."""
         _, status, used = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         return Usage(
-            began=self.began,
+            started=self.started,
             ended=time.time(),
             cpu=used.ru_utime + used.ru_stime,
             peak_mb=used.ru_maxrss / 1024,
@@ -59,10 +59,10 @@ class Running:
 
 
 def start(command: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None) -> Running:
-    """Start a command in a folder; what it prints goes into a file there, so that no pipe holds it up."""
+    """Start a command in a folder; its output goes into a file there, so that no pipe blocks it."""
     log = folder / f"printed-{time.time_ns()}.txt"
     with log.open("wb") as file:
-        began = time.time()
+        started = time.time()
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=folder,
@@ -71,11 +71,11 @@ def start(command: Sequence[str | Path], folder: Path, env: Mapping[str, str] | 
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-    return Running(process=process, log=log, began=began)
+    return Running(process=process, log=log, started=started)
 
 
 def cpu_of(pid: int) -> float:
-    """Processor seconds that a living process has used."""
+    """CPU seconds that a running process has used."""
     return _ticks(Path(f"/proc/{pid}/stat")) / _TICKS
 
 
@@ -86,13 +86,13 @@ def _ticks(stat: Path) -> int:
 
 @dataclass(slots=True)
 class Threads:
-    """Samples how much each thread of a process has used, until the process ends. Linux only."""
+    """Samples the CPU seconds of each thread of a process until it ends. Linux only."""
 
     pid: int
     used: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by thread id, seconds
 
     def follow(self) -> None:
-        """Start to sample, in a thread of our own."""
+        """Start sampling in a thread."""
         threading.Thread(target=self._sample, daemon=True).start()
 
     def _sample(self) -> None:

@@ -1,7 +1,7 @@
 """`batchgen` under cProfile, with the threads of files and ledger: python profiled_run.py FIGURES run MANIFEST …
 
-Writes FIGURES.loop (the main thread) and FIGURES.threads (all others together), for `pstats`. From Python 3.12 on
-only one profiler can be active in a process: there the threads are left out.
+Writes FIGURES.loop (the main thread) and FIGURES.threads (all others) for `pstats`. Since Python 3.12 only one
+profiler can be active in a process, so the threads are skipped there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def run() -> int:
     others: list[cProfile.Profile] = []
 
     def begin(*_event: object) -> None:
-        """The first event of a new thread: it is profiled from here on."""
+        """At the first event of a new thread: profile it."""
         profile = cProfile.Profile()
         others.append(profile)
         profile.enable()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from accounts import Account, throttled
+from gateway_usage import GatewayUsage, throttled
 from measured import Running, Threads, Usage, cpu_of, start
 from sandbox_process import SandboxProcess
 
@@ -30,10 +30,10 @@ _OURS = ("-m", "batchgen")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A run that has ended: what it used, and what the gateway saw of it."""
+    """A run that has ended: the resources it used, and the gateway's usage."""
 
     usage: Usage
-    account: Account
+    gateway: GatewayUsage
     gateway_cpu: float
     main_cpu: float  # of the run's own thread with the event loop
     other_cpu: float
@@ -43,24 +43,24 @@ class Seen:
     @property
     def making(self) -> float:
         """Seconds from the first create to the last file."""
-        return self.last_file - self.account.first_create
+        return self.last_file - self.gateway.first_create
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A fresh folder for one run. It is removed when all is measured.
+    """A new folder for one run, removed when the benchmark ends.
 
-    ext4 leaves inodes alone that were freed in the last seconds, and to look for others costs whoever comes next.
+    ext4 does not reuse recently freed inodes, and searching for others would slow down the next run.
     """
     path = Path(tempfile.mkdtemp(prefix="batchgen-bench-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     yield path
 
 
-def gateway(*options: object, units: int, latency: float, spread: float = 0.0) -> SandboxProcess:
-    """A cheap gateway: no painting, many connections; in its own process, as a context."""
+def gateway(*options: object, units: int, latency: float, sigma: float = 0.0) -> SandboxProcess:
+    """A sandbox with blank images in its own process, as a context."""
     return SandboxProcess(
-        *("--blank-images", "--concurrency", str(units), "--latency", str(latency), "--latency-sigma", str(spread)),
+        *("--blank-images", "--concurrency", str(units), "--latency", str(latency), "--latency-sigma", str(sigma)),
         *("--seed", str(SEED), "--emulate", "kapon"),
         *map(str, options),
     )
@@ -79,34 +79,34 @@ def manifest(place: Path, base_url: str, matrix: str, *, limits: str = "", more:
 
 
 def mixed(jobs: int) -> str:
-    """So many prompts with n from 1 to 4, the same on every call."""
-    chance = Random(SEED)
-    lines = "".join(f'    - {{prompt: "prompt number {i}", n: {chance.randint(1, 4)}}}\n' for i in range(jobs))
+    """A matrix of this many prompts with n from 1 to 4, the same on every call."""
+    rng = Random(SEED)
+    lines = "".join(f'    - {{prompt: "prompt number {i}", n: {rng.randint(1, 4)}}}\n' for i in range(jobs))
     return f"matrix:\n  prompt:\n{lines}"
 
 
 def plain(place: Path, jobs: int) -> str:
-    """So many prompts in a file beside the manifest."""
+    """A matrix of this many prompts in a file beside the manifest."""
     (place / "prompts.txt").write_text("".join(f"prompt number {i}\n" for i in range(jobs)), encoding="utf-8")
     return "matrix: {prompt: {from: prompts.txt}}\n"
 
 
 def many(jobs: int) -> str:
-    """A product of so many jobs (1,000 or a multiple of it)."""
+    """A matrix of this many jobs (a multiple of 1,000) as a product of variables."""
     rows, columns = jobs // 1000, 1000
     values = [", ".join(f"v{i}" for i in range(number)) for number in (rows, columns)]
     return f'matrix: {{prompt: "{{{{ a }}}} of {{{{ b }}}}", vars: {{a: [{values[0]}], b: [{values[1]}]}}}}\n'
 
 
 def launch(place: Path, path: Path, *options: object, python: Sequence[str] = _OURS) -> Running:
-    """Start `batchgen run`; it prints one JSON document at its end, and what goes wrong."""
+    """Start `batchgen run`; it prints one JSON document at its end, and errors."""
     return start([sys.executable, *python, "run", str(path), "--quiet", "--json", *map(str, options)], place, KEY)
 
 
 def whole_run(
     place: Path, server: SandboxProcess, path: Path, *options: object, python: Sequence[str] = _OURS, codes: str = "0"
 ) -> Seen:
-    """Run to the end. `codes`: exit codes, one digit each, that are what was meant."""
+    """Run to the end. `codes`: the expected exit codes, one digit each."""
     before = cpu_of(server._process.pid)
     running = launch(place, path, *options, python=python)
     early = _Early(server)
@@ -118,7 +118,7 @@ def whole_run(
         raise SystemExit(f"The run ended with exit code {usage.exit_code}:\n{usage.printed[-2000:]}")
     return Seen(
         usage=usage,
-        account=Account.of(server.ledger()),
+        gateway=GatewayUsage.of(server.usage()),
         gateway_cpu=cpu_of(server._process.pid) - before,
         main_cpu=threads.main,
         other_cpu=threads.others,
@@ -133,17 +133,17 @@ def last_file(tree: Path) -> float:
 
 
 class _Early:
-    """Asks the gateway a minute after the start what it has refused so far."""
+    """Asks the gateway a minute after the start how many creates it refused."""
 
     def __init__(self, server: SandboxProcess) -> None:
         self._server = server
         self.refused = 0
-        self._timer = threading.Timer(61.0, self._ask)  # starting takes the command a little
+        self._timer = threading.Timer(61.0, self._ask)  # the command takes a second to start
         self._timer.daemon = True
         self._timer.start()
 
     def _ask(self) -> None:
-        sums: dict[str, Any] = self._server.ledger(tasks=False)
+        sums: dict[str, Any] = self._server.usage(tasks=False)
         self.refused = throttled(sums["requests"])
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""The same work in Scrapy (https://scrapy.org): create, wait as long as a task takes, ask once, fetch.
+"""The same work in Scrapy (https://scrapy.org): create, wait for the latency, query once, download.
 
     python scrapy_spider.py BASE_URL PROMPTS FOLDER --slots 200 --latency 0.15
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
 PATH = "/v1/images/generations"
-_A_LITTLE = 0.002  # seconds that a task is given beyond its latency
+_MARGIN = 0.002  # seconds to wait beyond a task's latency
 _KEY = {"Authorization": "Bearer any", "Content-Type": "application/json"}
 SETTINGS: dict[str, Any] = {
     "LOG_LEVEL": "ERROR",
@@ -65,7 +65,7 @@ class Images(scrapy.Spider):
 
     async def created(self, response: Response, number: int) -> AsyncIterator[scrapy.Request]:
         task_id = json.loads(response.body)["data"]["task_id"]
-        await asyncio.sleep(self.options.latency + _A_LITTLE)
+        await asyncio.sleep(self.options.latency + _MARGIN)
         yield self.request(f"{self.url}/{task_id}", self.ended, number)
 
     def ended(self, response: Response, number: int) -> Iterator[scrapy.Request]:

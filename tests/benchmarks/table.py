@@ -1,4 +1,4 @@
-"""The table: one line a figure, beside what is aimed at."""
+"""The table of results, in Markdown, so that it can be pasted into docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Line:
 
 def show(name: str, line: Line) -> None:
     """Print one line."""
-    verdict = {True: "reached", False: "MISSED", None: ""}[line.reached]
-    print(f"{name:<11}{line.figure:<38}{line.aim:<23}{verdict:<9}{line.note}", flush=True)
+    verdict = {True: "reached", False: "**missed**", None: ""}[line.reached]
+    print(f"| {name} | {line.figure} | {line.aim} | {verdict} | {line.note} |", flush=True)
 
 
 def show_head() -> None:
-    """Print what the columns are."""
-    print(f"{'row':<11}{'figure':<38}{'aim':<23}{'':<9}note")
+    """Print the head of the table."""
+    print("| row | figure | aim | | note |\n|---|---|---|---|---|")

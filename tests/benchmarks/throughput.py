@@ -1,4 +1,4 @@
-"""The rows about throughput: jobs a second and processor seconds, beside a bare loop and other tools."""
+"""The rows on throughput: jobs per second and CPU seconds, compared with a bare loop and other tools."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SLOTS, LATENCY, JOBS = 200, 0.15, 3000
-USUAL_BYTES, USUAL_JOBS = 500_000, 1000  # an image as gateways deliver it; the row's own are as small as can be
-_FOR_A_LIST = 50  # with fewer lists the bare loop's slots wait for them: it is to be a bound, so it gets as many
+USUAL_BYTES, USUAL_JOBS = 500_000, 1000  # an image as gateways deliver it; other images here have a few bytes
+_JOBS_PER_LIST = 50  # with fewer lists the slots of the bare loop wait for them, and it is no upper bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Bare:
     """The bare loop's run."""
 
     usage: Usage
-    account: rig.Account
+    gateway: rig.GatewayUsage
     making: float  # seconds from the first create to the last file
 
 
@@ -46,7 +46,7 @@ def engine_run(jobs: int = JOBS, *more: object) -> Seen:
 
 @cache
 def throughput_run(repetition: int) -> tuple[Seen, Bare]:
-    """The engine, and right after it the bare loop with the same requests at a gateway of its own."""
+    """The engine, then the bare loop with the same requests at another gateway."""
     del repetition  # each is a run of its own
     return _pair(JOBS)
 
@@ -60,9 +60,9 @@ def usual_run(repetition: int) -> tuple[Seen, Bare]:
 
 def _pair(jobs: int, *more: object) -> tuple[Seen, Bare]:
     seen = engine_run(jobs, *more)
-    lists, queries = seen.account.asked("list"), seen.account.asked("query")
-    asked = ("--lists", max(lists, jobs // _FOR_A_LIST if lists else 0), "--queries", queries)
-    return seen, bare_run(*asked, jobs=jobs, more=more)
+    lists, queries = seen.gateway.count("list"), seen.gateway.count("query")
+    queries_sent = ("--lists", max(lists, jobs // _JOBS_PER_LIST if lists else 0), "--queries", queries)
+    return seen, bare_run(*queries_sent, jobs=jobs, more=more)
 
 
 def bare_run(*options: object, jobs: int = JOBS, more: tuple[object, ...] = ()) -> Bare:
@@ -74,8 +74,8 @@ def bare_run(*options: object, jobs: int = JOBS, more: tuple[object, ...] = ()) 
         usage = start(list(map(str, [*loop, *bounds, *options])), place).wait()
         if usage.exit_code:
             raise SystemExit(f"The bare loop failed:\n{usage.printed[-2000:]}")
-        account = rig.Account.of(server.ledger())
-        return Bare(usage=usage, account=account, making=rig.last_file(place / "bare") - account.first_create)
+        gateway = rig.GatewayUsage.of(server.usage())
+        return Bare(usage=usage, gateway=gateway, making=rig.last_file(place / "bare") - gateway.first_create)
 
 
 def throughput(options: Namespace) -> Iterator[Line]:
@@ -93,29 +93,29 @@ def throughput(options: Namespace) -> Iterator[Line]:
     whole = median(bare.usage.seconds / seen.usage.seconds for seen, bare in pairs)
     seconds = median(seen.usage.seconds for seen, _ in pairs)
     yield Line(figure=f"{whole:.2f} for the whole command", note=f"{seconds:.2f} s with start, index and end")
-    synced = bare_run("--lists", JOBS // _FOR_A_LIST, "--synced")
+    synced = bare_run("--lists", JOBS // _JOBS_PER_LIST, "--synced")
     seen, bare = pairs[-1]
     yield Line(
         figure=f"{synced.making / seen.making:.2f} of one that syncs",
-        note=f"{JOBS / synced.making:.0f} jobs/s where the bare loop has each file on the disk, as a run does; once",
+        note=f"{JOBS / synced.making:.0f} jobs/s where the bare loop syncs each file, as a run does; one run",
     )
-    yield Line(figure="", note=f"asked: {_requests(seen.account)}; bare: {_requests(bare.account)}")
+    yield Line(figure="", note=f"requests: {_requests(seen.gateway)}; bare: {_requests(bare.gateway)}")
 
 
 def tools(options: Namespace) -> Iterator[Line]:
-    """The same work in other tools, once each: where they are not installed, a sentence says how."""
+    """The same work in other tools, one run each."""
     if not _has_scrapy(options.scrapy):
-        yield Line(figure="Scrapy is not there", note="install it in a venv; --scrapy VENV/bin/python")
+        yield Line(figure="Scrapy is not installed", note="install it in a venv; --scrapy VENV/bin/python")
     else:
         spider, bounds = HERE / "scrapy_spider.py", ("--slots", SLOTS, "--latency", LATENCY)
         made = other_tool(lambda url: [options.scrapy, spider, url, "prompts.txt", "other", *bounds], 1500)
-        yield _beside(made, "Scrapy's", 10)
+        yield _compared(made, "Scrapy's", 10)
     if not (shutil.which("parallel") and shutil.which("curl")):
-        yield Line(figure="GNU parallel or curl is not there", note="apt install parallel curl")
+        yield Line(figure="GNU parallel or curl is not installed", note="apt install parallel curl")
     else:
         script = HERE / "parallel_curl.sh"
         made = other_tool(lambda url: ["bash", script, url, "prompts.txt", "other", SLOTS, LATENCY], 400)
-        yield _beside(made, "GNU parallel's with curl", 30)
+        yield _compared(made, "GNU parallel's with curl", 30)
 
 
 def other_tool(command: Callable[[str], list[object]], jobs: int) -> tuple[float, float]:
@@ -125,19 +125,19 @@ def other_tool(command: Callable[[str], list[object]], jobs: int) -> tuple[float
         usage = start(list(map(str, command(server.base_url))), place).wait()
         files = len(list((place / "other" / "images").glob("*.png")))
         if usage.exit_code or files != jobs:
-            raise SystemExit(f"It brought {files} of {jobs} files:\n{usage.printed[-2000:]}")
-        making = rig.last_file(place / "other") - rig.Account.of(server.ledger()).first_create
+            raise SystemExit(f"It wrote {files} of {jobs} files:\n{usage.printed[-2000:]}")
+        making = rig.last_file(place / "other") - rig.GatewayUsage.of(server.usage()).first_create
         return jobs / making, usage.cpu / jobs
 
 
-def _beside(made: tuple[float, float], whose: str, aim: float) -> Line:
+def _compared(made: tuple[float, float], whose: str, aim: float) -> Line:
     theirs, cpu_of_job = made
-    rate = JOBS / engine_run().making  # right after it, for the machine may be busy
+    rate = JOBS / engine_run().making  # right after it, since the machine's load changes
     return Line(
         figure=f"{rate / theirs:.1f} × {whose} rate",
         aim=f"≥ {aim}",
         reached=rate / theirs >= aim,
-        note=f"{rate:.0f} jobs/s beside {theirs:.0f}, which takes {cpu_of_job * 1000:.1f} ms of processor a job",
+        note=f"{rate:.0f} jobs/s, {theirs:.0f} there with {cpu_of_job * 1000:.1f} ms of CPU a job",
     )
 
 
@@ -147,7 +147,7 @@ def _has_scrapy(python: str) -> bool:
 
 
 def cpu(options: Namespace) -> Iterator[Line]:
-    """Processor seconds of the whole command against the bare loop's whole command."""
+    """CPU seconds of the whole command, compared with the bare loop's whole command."""
     pairs = [throughput_run(number) for number in range(options.repeat)]
     ratio = median(seen.usage.cpu / bare.usage.cpu for seen, bare in pairs)
     ours, bares = (median(figures) for figures in zip(*((s.usage.cpu, b.usage.cpu) for s, b in pairs), strict=True))
@@ -160,7 +160,7 @@ def cpu(options: Namespace) -> Iterator[Line]:
     seen, _ = pairs[-1]
     yield Line(
         figure=f"event loop's thread {seen.main_cpu:.2f} s, others {seen.other_cpu:.2f} s",
-        note=f"the gateway beside it used {seen.gateway_cpu:.2f} s in {seen.usage.seconds:.2f} s",
+        note=f"the gateway used {seen.gateway_cpu:.2f} s in {seen.usage.seconds:.2f} s",
     )
     usual = [usual_run(number) for number in range(options.repeat)]
     ours, bares = (median(figures) for figures in zip(*((s.usage.cpu, b.usage.cpu) for s, b in usual), strict=True))
@@ -172,8 +172,8 @@ def cpu(options: Namespace) -> Iterator[Line]:
     )
 
 
-def _requests(account: rig.Account) -> str:
-    return ", ".join(f"{account.asked(kind)} {kind}" for kind in ("create", "list", "query", "image"))
+def _requests(usage: rig.GatewayUsage) -> str:
+    return ", ".join(f"{usage.count(kind)} {kind}" for kind in ("create", "list", "query", "image"))
 
 
 def profile() -> None:
@@ -182,8 +182,8 @@ def profile() -> None:
         path = rig.manifest(place, server.base_url, rig.plain(place, JOBS), limits=f"concurrency: {SLOTS}")
         figures = place / "profile"
         seen = rig.whole_run(place, server, path, python=(str(HERE / "profiled_run.py"), str(figures)))
-        print(f"profiled: {seen.usage.seconds:.2f} s, {seen.usage.cpu:.2f} s of processor (cProfile slows it down).")
-        print("Times below are by the clock: waiting for the disk, a lock or other processes is in them.")
+        print(f"profiled: {seen.usage.seconds:.2f} s, {seen.usage.cpu:.2f} s of CPU (cProfile slows it down).")
+        print("Times below are wall-clock times: they include waiting for the disk, a lock or other processes.")
         print(f"event loop's thread {seen.main_cpu:.2f} s, other threads {seen.other_cpu:.2f} s.")
         for threads, most in (("loop", 45), ("threads", 25)):
             for order in ("tottime", "cumulative"):

@@ -31,9 +31,9 @@ def test_a_whole_output_is_consistent_and_one_sentence_says_so(tmp_path, gateway
 def test_offline_it_asks_nobody_and_needs_no_gateway(tmp_path, gateway):
     path = manifest(tmp_path, gateway, prompts(2))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
-    before = gateway.ledger()["requests"]
+    before = gateway.usage()["requests"]
     assert audited(path, tmp_path, "--offline")[1]["gateways"] == []
-    after = gateway.ledger()["requests"]
+    after = gateway.usage()["requests"]
     assert (after.get("list"), after.get("query")) == (before.get("list"), before.get("query"))
     path.write_text(path.read_text(encoding="utf-8").replace("SANDBOX_KEY", "NO_SUCH_KEY"), encoding="utf-8")
     code, data = audited(path, tmp_path)
@@ -102,7 +102,7 @@ def test_a_task_that_no_ledger_knows_is_adopted_and_fetched_unpaid(tmp_path):
         assert "2 tasks adopted" in said.stdout
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         assert len(check_invariant(output)) == 3
-        assert gateway.ledger()["requests"]["create"] == {"0": 3}
+        assert gateway.usage()["requests"]["create"] == {"0": 3}
         assert audited(path, tmp_path)[0] == 0
 
 

@@ -67,7 +67,7 @@ def said(check):
 
 
 def created(gateway):
-    return gateway.ledger(tasks=False)["requests"].get("create")
+    return gateway.usage(tasks=False)["requests"].get("create")
 
 
 def kapon(gateway, **more):
@@ -454,7 +454,7 @@ def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
     assert batchgen("doctor", path, "--timeout", "0", cwd=tmp_path).returncode == 2
     path.write_text("version: 1\n", encoding="utf-8")
     assert batchgen("doctor", path, cwd=tmp_path).returncode == 2
-    assert gateway.ledger(tasks=False)["requests"] == {}
+    assert gateway.usage(tasks=False)["requests"] == {}
 
 
 async def test_the_door_of_an_examination_lets_no_create_out(gateway):
@@ -463,7 +463,7 @@ async def test_the_door_of_an_examination_lets_no_create_out(gateway):
             with pytest.raises(RequestBlocked):
                 await door.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
         assert door.heard == []
-    assert gateway.ledger(tasks=False)["requests"] == {}
+    assert gateway.usage(tasks=False)["requests"] == {}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate of its own is made with openssl")

@@ -12,8 +12,6 @@ import pytest
 from command import KEY, batchgen, manifest, prompts, started, wait_for
 from scripted_gateway import ScriptedGateway
 
-from batchgen.errors import ReasonCode
-
 
 def told_by(tmp_path, *words):
     """The lines of `--summary` of one run."""
@@ -135,13 +133,6 @@ def test_every_json_result_says_how_it_ended(tmp_path, gateway):
     (tmp_path / "outputs" / "tried" / "index.csv").unlink()
     told = json.loads(batchgen("verify", path, "--json", cwd=tmp_path).stdout)
     assert (told["ok"], told["exit_code"], told["reason_code"]) == (False, 1, "findings")
-
-
-def test_the_readme_lists_every_reason_code():
-    from command import ROOT
-
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [code for code in ReasonCode if f"`{code}`" not in text] == []
 
 
 def test_quiet_says_the_one_sentence_why(tmp_path):

@@ -26,7 +26,7 @@ def test_it_says_where_it_is_and_ends_with_0_when_it_is_told_to():
     sandbox = SandboxProcess("--emulate", "kapon", "--latency", "0.1")
     assert sandbox.base_url.startswith("http://127.0.0.1:")
     assert "kapon" in sandbox.introduction
-    assert sandbox.ledger(tasks=False)["creates_accepted"] == 0
+    assert sandbox.usage(tasks=False)["creates_accepted"] == 0
     assert sandbox.stop() == 0
 
 
@@ -75,7 +75,7 @@ def test_a_port_in_use_is_a_sentence_and_exit_code_2():
 @pytest.mark.parametrize(
     "options",
     [
-        ("--faults", "rain=1"),
+        ("--faults", "unknown=1"),
         ("--concurrency", "0"),
         ("--port", "70000"),
         ("--api-key-env", "BATCHGEN_TEST_NO_SUCH_KEY"),
@@ -90,8 +90,17 @@ def test_options_that_cannot_be_are_a_sentence_and_exit_code_2(options):
 
 
 def test_the_help_names_every_fault_and_the_words_for_rehearsals():
-    from batchgen.sandbox.faults.schedule import FAMILIES, OF_ALL
+    from batchgen.sandbox.faults.table import FAMILIES, IN_ALL
 
     text = run("--help").stdout
-    for word in (*OF_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):
+    for word in (*IN_ALL, *FAMILIES, "forbidden-word", "policy-word", "fail-this-task"):
         assert word in text
+
+
+def test_pillow_and_fault_injection_are_loaded_only_where_they_are_needed():
+    code = (
+        "import sys, batchgen.sandbox.server, batchgen.sandbox.settings;"
+        "print([name for name in sys.modules if name == 'PIL' or name.startswith('batchgen.sandbox.faults')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

@@ -105,7 +105,7 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     path = manifest(tmp_path, gateway, prompts(2))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     index = tmp_path / "outputs" / "tried" / "index.csv"
-    before = index.stat().st_mtime_ns, gateway.ledger()["requests"]
+    before = index.stat().st_mtime_ns, gateway.usage()["requests"]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "batchgen", "run", path],
         cwd=tmp_path,
@@ -118,20 +118,20 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "batchgen" in loaded
     assert "aiohttp" not in loaded
-    after = index.stat().st_mtime_ns, gateway.ledger()["requests"]
-    after[1].pop("ledger"), before[1].pop("ledger", None)
+    after = index.stat().st_mtime_ns, gateway.usage()["requests"]
+    after[1].pop("usage"), before[1].pop("usage", None)
     assert after == before
 
 
-def readme_block(begins):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def block(begins):
+    text = (ROOT / "docs" / "scheduling.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
-    return next(block for block in blocks if block.startswith(begins))
+    return next(text for text in blocks if text.startswith(begins))
 
 
 @pytest.fixture
 def srv(tmp_path, gateway):
-    """What the README has in /srv/images."""
+    """What docs/scheduling.md has in /srv/images."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     command = tmp_path / ".venv" / "bin" / "batchgen"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m batchgen "$@"\n', encoding="utf-8")
@@ -144,8 +144,8 @@ def srv(tmp_path, gateway):
 CRON = {"HOME": "/", "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "KAPON_API_KEY": KEY["SANDBOX_KEY"]}
 
 
-def test_the_crontab_of_the_readme_works_as_it_stands(srv):
-    _, line = readme_block("KAPON_API_KEY").splitlines()
+def test_the_crontab_of_the_page_works_as_it_stands(srv):
+    _, line = block("KAPON_API_KEY").splitlines()
     *when, command = line.split(maxsplit=5)
     assert len(when) == 5
     assert "%" not in command  # which cron takes for a line break
@@ -155,8 +155,8 @@ def test_the_crontab_of_the_readme_works_as_it_stands(srv):
     assert lines(srv / "runs.jsonl")[0]["images"] == 2
 
 
-def test_the_systemd_service_of_the_readme_works_as_it_stands(srv):
-    text = readme_block("# /etc/systemd").replace("/srv/images", str(srv))
+def test_the_systemd_service_of_the_page_works_as_it_stands(srv):
+    text = block("# /etc/systemd").replace("/srv/images", str(srv))
     service = dict(line.split("=", 1) for line in text.partition("[Timer]")[0].splitlines() if "=" in line)
     words = shlex.split(service["ExecStart"])
     assert words[0].startswith("/")

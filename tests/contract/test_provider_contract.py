@@ -49,7 +49,7 @@ async def sent_for(case, tap, job, **changes):
     async with case.provider(tap, **changes) as provider:
         task = await provider.create(job, ID)
     assert task.id
-    assert tap.account()["creates_accepted"] == len(tap.of("create"))
+    assert tap.usage()["creates_accepted"] == len(tap.of("create"))
     return tap.of("create")[-1]
 
 
@@ -135,7 +135,7 @@ async def test_a_prompt_is_sent_as_it_is_written(case, prompt):
         sent = await sent_for(case, tap, wanted(case, prompt, negative_prompt=prompt))
         assert sent.data["prompt"] == sent.data.get("negative_prompt", prompt) == prompt
         assert json.dumps(prompt, ensure_ascii=False).encode() in sent.body
-        assert tap.account()["tasks"][0]["request"]["prompt"] == prompt
+        assert tap.usage()["tasks"][0]["request"]["prompt"] == prompt
 
 
 @every

@@ -53,7 +53,7 @@ class Command:
 
     def billed(self):
         """Tasks that were paid for, by prompt."""
-        return Counter(task["request"]["prompt"] for task in self.tap.account()["tasks"] if task["status"] != "failed")
+        return Counter(task["request"]["prompt"] for task in self.tap.usage()["tasks"] if task["status"] != "failed")
 
     def creates(self):
         """Creates that arrived, by prompt."""
@@ -304,4 +304,4 @@ def test_a_failed_task_is_tried_anew_under_an_id_of_its_own_until_the_attempts_a
     assert len(command.tap.of("create")) == 3
     ids = {sent.data.get("external_task_id") for sent in command.tap.of("create")}
     assert len(ids) == (3 if case.asks_by_own_id else 1)
-    assert command.tap.account()["images_billed"] == 0
+    assert command.tap.usage()["images_billed"] == 0

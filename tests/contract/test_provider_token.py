@@ -81,7 +81,7 @@ async def test_a_token_that_has_expired_is_made_anew_once_and_the_request_is_sen
         async with CASE.provider(tap) as provider:
             assert (await provider.create(made_job(), ID)).id
         assert len(tap.of("create")) == 2
-        assert tap.account()["creates_accepted"] == 1
+        assert tap.usage()["creates_accepted"] == 1
 
 
 @pytest.mark.parametrize("kind", ["create", "query", "list"])
@@ -115,7 +115,7 @@ async def test_a_clock_that_is_not_the_gateways_stops_no_run(clock, seconds):
             task = await provider.create(made_job(), ID)
             for _ in range(3):
                 await provider.query(task.id)
-        assert tap.account()["creates_accepted"] == 1
+        assert tap.usage()["creates_accepted"] == 1
         assert len(tap.sent) <= 5  # one refusal teaches the gateway's time
 
 

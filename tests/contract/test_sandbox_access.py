@@ -44,7 +44,7 @@ async def test_an_api_key_is_checked(header, code):
         (token(secret="another secret key, as long as the other one"), 1000),
         ("no-token", 1002),
     ],
-    ids=["good", "expired", "early", "stranger", "endless", "forged", "garbage"],
+    ids=["good", "expired", "early", "unknown", "endless", "forged", "garbage"],
 )
 async def test_a_token_is_checked_for_creates_queries_and_lists(key, code):
     async with gateway(key=key, access_key=ACCESS, secret_key=SECRET) as caller:
@@ -62,12 +62,12 @@ async def test_any_key_will_do_where_none_is_set_but_none_will_not():
         await caller.made(prompt="a fox")
 
 
-async def test_images_and_the_account_need_no_key():
-    async with gateway(paint=False) as caller:
+async def test_images_and_the_usage_need_no_key():
+    async with gateway(blank_images=True) as caller:
         links = await caller.links(await caller.made(prompt="a fox"))
         del caller.session.headers["Authorization"]
         assert await caller.fetch(links[0]["url"])
-        assert (await caller.account())["images_billed"] == 1
+        assert (await caller.usage())["images_billed"] == 1
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ BAD = {
 
 @pytest.mark.parametrize("body", GOOD.values(), ids=GOOD.keys())
 async def test_what_keeps_the_rules_is_accepted(body):
-    async with gateway(paint=False) as caller:
+    async with gateway(blank_images=True) as caller:
         answer = await caller.create(**body)
         assert (answer.status, answer.code) == (200, 0), answer.message
         assert answer.data["task_status"] == "submitted"
@@ -111,7 +111,7 @@ async def test_what_breaks_a_rule_is_refused_with_its_code_and_not_billed(body, 
         answer = await caller.create(**body)
         assert (answer.status, answer.code, answer.data) == (status, code, None)
         assert answer.message
-        assert (await caller.account())["creates_accepted"] == 0
+        assert (await caller.usage())["creates_accepted"] == 0
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"a"', b"\xff", b"[" * 100_000])
@@ -127,11 +127,11 @@ async def test_a_body_beyond_every_bound_is_refused_in_the_apis_words():
         assert (answer.status, answer.code) == (400, 1201)
 
 
-async def test_the_account_holds_the_request_as_it_came_and_a_sent_image_by_its_hash():
+async def test_the_usage_holds_the_request_as_it_was_sent_and_a_sent_image_by_its_hash():
     body = GOOD["everything"]
     async with gateway() as caller:
         await caller.create(**body)
-        (task,) = (await caller.account())["tasks"]
+        (task,) = (await caller.usage())["tasks"]
     digest = hashlib.sha256(base64.b64decode(FACE)).hexdigest()
     assert task["request"] == {**body, "image": f"sha256:{digest}"}
     assert list(task["request"]) == list(body)
@@ -141,7 +141,7 @@ async def test_model_in_place_of_model_name_means_kling_v1():
     async with gateway() as caller:
         task = await caller.made(prompt="a fox", model="kling-v3", resolution="1k")
         await caller.query(task)
-        assert caller.sandbox._register.tasks[0].order.model == "kling-v1"
+        assert caller.sandbox.store.tasks[0].request.model == "kling-v1"
 
 
 async def test_an_external_id_is_taken_once():
@@ -149,7 +149,7 @@ async def test_an_external_id_is_taken_once():
         await caller.made(prompt="a fox", external_task_id="one")
         again = await caller.create(prompt="another fox", external_task_id="one")
         assert (again.status, again.code) == (400, 1201)
-        assert (await caller.account())["duplicates"]["external_ids"] == 1
+        assert (await caller.usage())["duplicates"]["external_ids"] == 1
 
 
 async def test_a_refused_create_does_not_use_up_its_external_id():
@@ -176,7 +176,7 @@ async def test_what_is_not_served_gets_1202(method, path):
 
 
 async def test_a_task_is_found_by_both_ids_and_an_unknown_one_is_1203():
-    async with gateway(paint=False) as caller:
+    async with gateway(blank_images=True) as caller:
         task = await caller.made(prompt="a fox", external_task_id="mein/fuchs 1")
         assert (await caller.query(task)).data["task_id"] == task
         by_external = await caller.query("mein%2Ffuchs%201")
@@ -191,7 +191,7 @@ async def test_texts_of_any_script_come_back_unharmed():
         prompt = 'ein "Fuchs" \\ 🦊 \ud800 狐狸\n'
         task = await caller.made(prompt=prompt, external_task_id='"\\\u00fc')
         assert (await caller.query(task)).data["task_info"]["external_task_id"] == '"\\\u00fc'
-        assert (await caller.account())["tasks"][0]["request"]["prompt"] == prompt
+        assert (await caller.usage())["tasks"][0]["request"]["prompt"] == prompt
 
 
 # --- what differs between accounts -------------------------------------------------------------------------
@@ -246,6 +246,6 @@ async def test_the_four_scenes_of_the_kapon_page_are_accepted_as_they_are():
     async with gateway(emulate="kapon") as caller:
         for scene in scenes:
             await caller.made(**scene)
-        account = await caller.account()
-        assert [row["n"] for row in account["tasks"]] == [1, 1, 1, 4]
-        assert json.dumps(account["tasks"][3]["request"]) == json.dumps(scenes[3])
+        usage = await caller.usage()
+        assert [row["n"] for row in usage["tasks"]] == [1, 1, 1, 4]
+        assert json.dumps(usage["tasks"][3]["request"]) == json.dumps(scenes[3])

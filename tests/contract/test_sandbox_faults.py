@@ -1,4 +1,4 @@
-"""Each fault of the table does what it says, and is counted."""
+"""Each fault does what its description says, and is counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sandbox_caller import gateway
 
 from batchgen.errors import CommandError
 from batchgen.sandbox.api_error import STATUS_OF
-from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, Act, FaultSchedule, FaultSettings, Occasion
+from batchgen.sandbox.faults.schedule import FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.table import FAULTS, IN_ALL, Act, Occasion
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
@@ -25,40 +26,40 @@ async def raw(caller, method, url, **more):
         return response.status, response.content_type, await response.read()
 
 
-def test_weather_is_read_from_its_text():
+def test_fault_settings_are_parsed():
     assert FaultSettings.parse("fail=0.02, drop_after=1").rates == {"fail": 0.02, "drop_after": 1.0}
     assert FaultSettings.parse("").rates == {}
     everything = FaultSettings.parse("all=0.1,fail=0").rates
-    assert everything.keys() == set(OF_ALL)
+    assert everything.keys() == set(IN_ALL)
     assert {everything.pop("fail"), *everything.values()} == {0, 0.1}
     assert FaultSettings.parse("all=0.1,refuse_1101=0.5").rates["refuse_1101"] == 0.5
 
 
 def test_all_sets_nothing_that_ends_a_job_or_stops_an_account():
-    answers = {FAULTS[name].code for name in OF_ALL if FAULTS[name].act is Act.REFUSE}
+    answers = {FAULTS[name].code for name in IN_ALL if FAULTS[name].act is Act.REFUSE}
     assert answers == {1302, 1303, 5000, 5001, 5002}
 
 
-@pytest.mark.parametrize("text", ["rain=0.1", "fail", "fail=often", "fail=1.1", "fail=-1", "fail=nan", "=1"])
-def test_weather_that_cannot_be_is_refused_with_a_sentence(text):
+@pytest.mark.parametrize("text", ["unknown=0.1", "fail", "fail=often", "fail=1.1", "fail=-1", "fail=nan", "=1"])
+def test_invalid_fault_settings_are_refused_with_a_sentence(text):
     with pytest.raises(CommandError, match=r"\.$"):
         FaultSettings.parse(text)
 
 
-def test_the_same_seed_brings_the_same_weather_and_rates_are_kept():
-    def strikes(seed, text="fail=0.2"):
-        forecast = FaultSchedule(FaultSettings.parse(text), seed)
-        return [forecast.next(Occasion.TASK, number) is not None for number in range(2000)]
+def test_the_same_seed_injects_the_same_faults_and_rates_are_kept():
+    def injected(seed, text="fail=0.2"):
+        schedule = FaultSchedule(FaultSettings.parse(text), seed)
+        return [schedule.next(Occasion.TASK, number) is not None for number in range(2000)]
 
-    assert strikes(1) == strikes(1) != strikes(2)
-    assert strikes(1) == strikes(1, "fail=0.2,drop_after=0.9")
-    assert 300 < sum(strikes(1)) < 500
+    assert injected(1) == injected(1) != injected(2)
+    assert injected(1) == injected(1, "fail=0.2,drop_after=0.9")
+    assert 300 < sum(injected(1)) < 500
 
 
-def test_a_fault_strikes_only_on_its_occasion():
-    forecast = FaultSchedule(FaultSettings.parse("all=1"), 0)
+def test_a_fault_is_injected_only_on_its_occasion():
+    schedule = FaultSchedule(FaultSettings.parse("all=1"), 0)
     for occasion in Occasion:
-        assert forecast.next(occasion).occasion is occasion
+        assert schedule.next(occasion).occasion is occasion
 
 
 @pytest.mark.parametrize(
@@ -74,10 +75,10 @@ async def test_faults_of_a_create_that_answer(name, status, code, accepted):
     async with gateway(faults=always(name)) as caller:
         answer = await caller.create(prompt="a fox")
         assert (answer.status, answer.code, answer.data) == (status, code, None)
-        account = await caller.account()
-        assert account["creates_accepted"] == account["images_billed"] == accepted
-        assert account["requests"] == {"create": {str(code): 1}}
-        assert account["faults"] == {name: 1}
+        usage = await caller.usage()
+        assert usage["creates_accepted"] == usage["images_billed"] == accepted
+        assert usage["requests"] == {"create": {str(code): 1}}
+        assert usage["faults"] == {name: 1}
 
 
 @pytest.mark.parametrize("code", STATUS_OF)
@@ -86,8 +87,8 @@ async def test_a_create_can_get_each_code_of_the_error_table(code):
         answer = await caller.create(prompt="a fox")
         assert (answer.status, answer.code) == (STATUS_OF[code], code)
         assert answer.message
-        account = await caller.account()
-        assert (account["creates_accepted"], account["faults"]) == (0, {f"refuse_{code}": 1})
+        usage = await caller.usage()
+        assert (usage["creates_accepted"], usage["faults"]) == (0, {f"refuse_{code}": 1})
 
 
 @pytest.mark.parametrize("name", ["too_fast_wait", "too_many_wait"])
@@ -110,7 +111,7 @@ async def test_a_gateway_can_answer_with_an_http_status_alone(name):
         asked = ("GET", f"{caller.url}/1") if name.startswith("query") else ("POST", caller.url)
         body = {} if name.startswith("query") else {"json": {"prompt": "a fox"}}
         assert (await raw(caller, *asked, **body))[:2] == (FAULTS[name].code, "text/html")
-        assert (await caller.account())["creates_accepted"] == 0
+        assert (await caller.usage())["creates_accepted"] == 0
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("drop_before", 0), ("drop_after", 1)])
@@ -120,9 +121,9 @@ async def test_a_create_can_be_cut_before_and_after_it_was_accepted(name, accept
             await caller.create(prompt="a fox", external_task_id="mine")
         found = await caller.query("mine")
         assert found.code == (0 if accepted else 1203)
-        account = await caller.account()
-        assert account["creates_accepted"] == accepted
-        assert account["requests"]["create"] == {"cut": 1}
+        usage = await caller.usage()
+        assert usage["creates_accepted"] == accepted
+        assert usage["requests"]["create"] == {"cut": 1}
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("page_before", 0), ("page_after", 1)])
@@ -130,25 +131,25 @@ async def test_a_proxy_can_answer_a_create_with_a_page(name, accepted):
     async with gateway(faults=always(name)) as caller:
         status, kind, _ = await raw(caller, "POST", caller.url, json={"prompt": "a fox"})
         assert (status, kind) == (502, "text/html")
-        assert (await caller.account())["creates_accepted"] == accepted
+        assert (await caller.usage())["creates_accepted"] == accepted
 
 
 @pytest.mark.parametrize(("name", "accepted"), [("hang_before", 0), ("hang", 1)])
 async def test_a_create_can_hang_and_a_closing_sandbox_lets_go_of_it(name, accepted):
     async with gateway(faults=always(name)) as caller:
         waiting = asyncio.create_task(caller.create(prompt="a fox"))
-        while not (await caller.account())["requests"].get("create"):
+        while not (await caller.usage())["requests"].get("create"):
             assert not waiting.done()
-        account = await caller.account()
-        assert account["requests"]["create"] == {"hang": 1}
-        assert account["creates_accepted"] == accepted
+        usage = await caller.usage()
+        assert usage["requests"]["create"] == {"hang": 1}
+        assert usage["creates_accepted"] == accepted
         caller.sandbox._closing.set()
         with pytest.raises(CUT):
             await waiting
 
 
 @pytest.mark.parametrize(("name", "status", "code"), [("query_error", 503, 5001), ("query_too_fast", 429, 1302)])
-async def test_faults_of_a_query_strike_the_list_too(name, status, code):
+async def test_faults_of_a_query_are_injected_into_the_list_too(name, status, code):
     async with gateway(faults=always(name)) as caller:
         task = await caller.made(prompt="a fox")
         for answer in (await caller.query(task), await caller.listed()):
@@ -167,19 +168,19 @@ async def test_tasks_fail_by_chance_and_are_not_billed():
     async with gateway(faults=FaultSettings.parse("fail=0.5"), concurrency=1000) as caller:
         for _ in range(60):
             await caller.made(prompt="a fox")
-        account = await caller.account()
-        failed = account["tasks_by_status"]["failed"]
+        usage = await caller.usage()
+        failed = usage["tasks_by_status"]["failed"]
         assert 15 < failed < 45
-        assert account["images_billed"] == 60 - failed
-        assert account["faults"] == {"fail": failed}
+        assert usage["images_billed"] == 60 - failed
+        assert usage["faults"] == {"fail": failed}
 
 
 async def image_in(name):
-    """What a download gives in this weather, and what it ought to be."""
-    async with gateway(faults=always(name), paint=False) as caller:
+    """A download into which this fault is injected, and what it should be."""
+    async with gateway(faults=always(name), blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         (link,) = await caller.links(task)
-        whole = caller.sandbox._images._gallery.ready(caller.sandbox._register.tasks[0].order, task, 0, watermark=False)
+        whole = await caller.sandbox._images.content(caller.sandbox.store.tasks[0], 0)
         return *(await raw(caller, "GET", link["url"])), whole
 
 
@@ -203,15 +204,15 @@ async def test_a_download_can_be_cut_expired_or_a_page():
     assert (await image_in("image_page"))[:2] == (200, "text/html")
 
 
-async def test_in_every_weather_at_once_the_account_still_adds_up():
-    weather = FaultSettings.parse("all=0.1,hang=0,hang_before=0,query_hang=0,image_hang=0")
-    async with gateway(faults=weather, concurrency=1000, paint=False) as caller:
+async def test_with_every_fault_at_once_the_usage_still_adds_up():
+    faults = FaultSettings.parse("all=0.1,hang=0,hang_before=0,query_hang=0,image_hang=0")
+    async with gateway(faults=faults, concurrency=1000, blank_images=True) as caller:
         for number in range(150):
             with suppress(*CUT, aiohttp.ContentTypeError):
                 await caller.create(prompt="a fox", external_task_id=str(number))
-        account = await caller.account()
-        answers = account["requests"]["create"]
+        usage = await caller.usage()
+        answers = usage["requests"]["create"]
         assert sum(answers.values()) == 150
-        lost = sum(account["faults"].get(name, 0) for name in ("drop_after", "error_after", "page_after"))
-        assert account["creates_accepted"] == answers["0"] + lost
-        assert account["images_billed"] == account["tasks_by_status"]["succeed"]
+        lost = sum(usage["faults"].get(name, 0) for name in ("drop_after", "error_after", "page_after"))
+        assert usage["creates_accepted"] == answers["0"] + lost
+        assert usage["images_billed"] == usage["tasks_by_status"]["succeed"]

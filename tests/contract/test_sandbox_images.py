@@ -1,4 +1,4 @@
-"""What the sandbox's image host serves: formats, sizes, links that do not live for ever; and runs that meet them."""
+"""What the sandbox's image host serves: formats, sizes, links that expire; and runs that meet them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 from sandbox_caller import Clock, gateway
 from sandbox_process import ROOT, SandboxProcess
 
-from batchgen.sandbox.formats import Format, numbered, padded
-from batchgen.sandbox.painter import plain
+from batchgen.sandbox.formats import Format, padded, with_comment
+from batchgen.sandbox.painter import blank
 from batchgen.storage.images import inspect
 
 EVERY = pytest.mark.parametrize("kind", list(Format))
@@ -28,7 +28,7 @@ SIZES = (0, 1, 11, 12, 13, 4096, 65_533, 65_534, 65_535, 65_536, 131_080, 2_000_
 @EVERY
 @pytest.mark.parametrize("more", SIZES)
 def test_a_padded_image_is_whole_and_hardly_larger_than_asked_for(kind, more):
-    content = numbered(plain((1024, 1024), kind), kind, "1/0")
+    content = with_comment(blank((1024, 1024), kind), kind, "1/0")
     filled = padded(content, kind, len(content) + more)
     assert len(content) + more <= len(filled) <= len(content) + more + 16 + 4 * (more // 65_533)
     assert (inspect(filled).format, inspect(filled).width) == (kind, 1024)
@@ -37,9 +37,9 @@ def test_a_padded_image_is_whole_and_hardly_larger_than_asked_for(kind, more):
 
 
 @EVERY
-@pytest.mark.parametrize("paint", [True, False])
-async def test_images_are_served_in_the_format_and_size_that_was_asked_for(kind, paint):
-    async with gateway(image_format=kind, image_bytes=400_000, paint=paint) as caller:
+@pytest.mark.parametrize("blank_images", [True, False])
+async def test_images_are_served_in_the_format_and_size_that_was_asked_for(kind, blank_images):
+    async with gateway(image_format=kind, image_bytes=400_000, blank_images=blank_images) as caller:
         task = await caller.made(prompt="a fox", n=2, watermark_info={"enabled": True})
         bodies = []
         for link in await caller.links(task):
@@ -51,6 +51,16 @@ async def test_images_are_served_in_the_format_and_size_that_was_asked_for(kind,
         for body in bodies:
             assert 400_000 <= len(body) < 800_000
             assert (inspect(body).format, inspect(body).width) == (kind, 1360)
+
+
+async def test_blank_images_are_small_and_differ_from_each_other():
+    async with gateway(blank_images=True) as caller:
+        links = [await caller.links(await caller.made(prompt="a fox", n=2)) for _ in range(2)]
+        contents = {await caller.fetch(link["url"]) for pair in links for link in pair}
+    assert len(contents) == 4
+    for content in contents:
+        assert len(content) < 1500
+        assert inspect(content).width == 1360
 
 
 @pytest.mark.parametrize(
@@ -73,9 +83,9 @@ async def status_of(caller, url):
         return response.status
 
 
-async def test_a_link_lives_as_long_as_it_says_and_a_query_gives_a_new_one():
+async def test_a_link_expires_when_it_says_and_a_query_gives_a_new_one():
     clock = Clock()
-    async with gateway(clock, link_ttl=60, paint=False) as caller:
+    async with gateway(clock, link_ttl=60, blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         clock.now += 1
         (link,) = await caller.links(task)
@@ -88,12 +98,12 @@ async def test_a_link_lives_as_long_as_it_says_and_a_query_gives_a_new_one():
         assert await status_of(caller, fresh["url"]) == 200
         for forged in ("", "?expires=", "?expires=soon", "?expires=-1", "?x=1"):
             assert await status_of(caller, fresh["url"].partition("?")[0] + forged) == 403
-        assert (await caller.account())["requests"]["image"] == {"0": 2, "403": 6}
+        assert (await caller.usage())["requests"]["image"] == {"0": 2, "403": 6}
 
 
 async def test_images_are_gone_after_a_while_and_the_query_still_names_them():
     clock = Clock()
-    async with gateway(clock, image_ttl=3600, paint=False) as caller:
+    async with gateway(clock, image_ttl=3600, blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         clock.now += 3600.9
         (link,) = await caller.links(task)
@@ -105,7 +115,7 @@ async def test_images_are_gone_after_a_while_and_the_query_still_names_them():
 
 @pytest.mark.parametrize("expire", [None, 60])
 async def test_a_link_may_lead_to_its_image_by_way_of_others(expire):
-    async with gateway(image_redirects=3, link_ttl=expire, paint=False) as caller:
+    async with gateway(image_redirects=3, link_ttl=expire, blank_images=True) as caller:
         (link,) = await caller.links(await caller.made(prompt="a fox"))
         async with caller.session.get(link["url"]) as response:
             assert (response.status, len(response.history)) == (200, 3)
@@ -116,7 +126,7 @@ async def test_a_link_may_lead_to_its_image_by_way_of_others(expire):
 
 
 def creates(sandbox):
-    return sandbox.ledger(tasks=False)["creates_accepted"]
+    return sandbox.usage(tasks=False)["creates_accepted"]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +139,14 @@ def test_images_that_cannot_be_had_now_are_fetched_by_a_later_run_and_never_made
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Left for the next run: 3" in done.stdout
-        assert sandbox.ledger(tasks=False)["requests"]["image"].keys() == {answer}
+        assert sandbox.usage(tasks=False)["requests"]["image"].keys() == {answer}
         port = urlsplit(sandbox.base_url).port
     with SandboxProcess(*options, "--link-ttl", "60", "--port", str(port)) as sandbox:
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(check_invariant(tmp_path / "outputs" / "tried")) == 6
         assert creates(sandbox) == 3
-        assert sandbox.ledger(tasks=False)["requests"]["image"]["0"] == 6
+        assert sandbox.usage(tasks=False)["requests"]["image"]["0"] == 6
 
 
 @EVERY

@@ -23,22 +23,22 @@ async def test_a_restarted_sandbox_knows_its_tasks_and_paints_the_same_images(tm
         "external_task_id": "mine",
         "watermark_info": {"enabled": True},
     }
-    tellings = []
+    starts = []
     for start in range(2):
         async with gateway(state=state) as caller:
             if start == 0:
                 await caller.made(**body)
                 await caller.made(prompt="fail-this-task")
             links = await caller.links("mine")
-            account = await caller.account()
-            account.pop("requests")
-            account.pop("most_units_held")
-            for task in account["tasks"]:
-                task.pop("told_at")
+            usage = await caller.usage()
+            usage.pop("requests")
+            usage.pop("peak_units_held")
+            for task in usage["tasks"]:
+                task.pop("reported_at")
             files = [await caller.fetch(link[kind]) for link in links for kind in ("url", "watermark_url")]
-            tellings.append((account, files))
+            starts.append((usage, files))
             assert (await caller.create(**body)).code == 1201 or start == 0
-    first, second = tellings
+    first, second = starts
     assert len(set(first[1])) == 4
     first[0]["duplicates"] = second[0]["duplicates"] = None
     assert first == second
@@ -80,7 +80,7 @@ async def test_a_torn_last_line_is_forgotten_and_the_journal_goes_on(tmp_path):
         assert (await caller.query("torn")).code == 1203
         await caller.made(prompt="a fox", external_task_id="after")
     async with gateway(state=state) as caller:
-        assert [row["external_task_id"] for row in (await caller.account())["tasks"]] == ["whole", "after"]
+        assert [row["external_task_id"] for row in (await caller.usage())["tasks"]] == ["whole", "after"]
 
 
 @pytest.mark.parametrize("line", ["not json", "[]", '{"id": "1"}', '{"body": {}}', '{"body": 7}'])
@@ -94,7 +94,7 @@ async def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, lin
 
 
 async def test_a_state_that_cannot_be_opened_is_a_sentence(tmp_path):
-    with pytest.raises(CommandError, match=r"cannot be opened.*\.$"):
+    with pytest.raises(CommandError, match=r"Cannot open the sandbox.*\.$"):
         async with gateway(state=tmp_path):
             pass
 
@@ -116,7 +116,7 @@ def test_a_killed_process_has_forgotten_no_task_that_it_answered(tmp_path):
             _create(sandbox.base_url, {"prompt": "a fox", "external_task_id": str(number)})
         sandbox.kill()
     with SandboxProcess(*options) as sandbox:
-        ids = [row["external_task_id"] for row in sandbox.ledger()["tasks"]]
+        ids = [row["external_task_id"] for row in sandbox.usage()["tasks"]]
         assert ids == [str(number) for number in range(20)]
 
 

@@ -1,4 +1,4 @@
-"""A task's life by the clock, what it holds meanwhile, what it costs, and what the account tells of it."""
+"""A task's states by the clock, the units it holds, its price, and how the usage reports it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sandbox_caller import Clock, gateway
 
 async def test_a_task_goes_through_its_states_as_time_passes():
     clock = Clock()
-    async with gateway(clock, latency=3.0, paint=False) as caller:
+    async with gateway(clock, latency=3.0, blank_images=True) as caller:
         task = await caller.made(prompt="a fox", n=2, resolution="2k", model_name="kling-v2-1")
         seen = []
         for seconds in (0, 0.999, 0.001, 1.999, 0.001):
@@ -28,7 +28,7 @@ async def test_a_task_goes_through_its_states_as_time_passes():
 
 async def test_an_image_is_not_there_before_its_task_has_succeeded():
     clock = Clock()
-    async with gateway(clock, paint=False) as caller:
+    async with gateway(clock, blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         url = f"{caller.sandbox.origin}/images/{task}/0.png"
         assert (await caller.ask("GET", url)).status == 404
@@ -38,7 +38,7 @@ async def test_an_image_is_not_there_before_its_task_has_succeeded():
 
 @pytest.mark.parametrize("name", ["1.png", "-1.png", "0", "0.jpg", "00.png", "0-watermark.png", "x/0.png", ""])
 async def test_only_the_images_that_a_task_made_are_there(name):
-    async with gateway(paint=False) as caller:
+    async with gateway(blank_images=True) as caller:
         task = await caller.made(prompt="a fox", n=1)
         answer = await caller.ask("GET", f"{caller.sandbox.origin}/images/{task}/{name}")
         assert (answer.status, answer.code) == (404, 1203)
@@ -61,9 +61,9 @@ async def test_a_task_can_be_made_to_fail_and_then_costs_nothing():
         assert answer.data["task_status"] == "failed"
         assert answer.data["task_status_msg"]
         assert answer.data["final_unit_deduction"] == "0"
-        account = await caller.account()
-        assert (account["images_billed"], account["units_billed"]) == (0, "0")
-        assert account["tasks_by_status"] == {"failed": 1}
+        usage = await caller.usage()
+        assert (usage["images_billed"], usage["units_billed"]) == (0, "0")
+        assert usage["tasks_by_status"] == {"failed": 1}
 
 
 async def test_a_task_holds_as_many_units_as_it_makes_images_until_it_ends():
@@ -78,8 +78,8 @@ async def test_a_task_holds_as_many_units_as_it_makes_images_until_it_ends():
         clock.now += 0.5  # the first has ended
         assert (await caller.create(prompt="a fox", n=6)).code == 1303
         await caller.made(prompt="a fox", n=5)
-        account = await caller.account()
-        assert (account["units_held"], account["most_units_held"]) == (9, 9)
+        usage = await caller.usage()
+        assert (usage["units_held"], usage["peak_units_held"]) == (9, 9)
 
 
 async def test_creates_beyond_the_pace_are_refused_until_a_minute_has_passed():
@@ -95,7 +95,7 @@ async def test_creates_beyond_the_pace_are_refused_until_a_minute_has_passed():
         assert (await caller.create(prompt="a fox")).code == 1302
 
 
-async def test_an_account_runs_dry_by_what_is_spent_and_reserved_but_not_by_failures():
+async def test_a_balance_is_used_up_by_spent_and_reserved_units_but_not_by_failures():
     async with gateway(balance=3) as caller:
         await caller.made(prompt="fail-this-task", n=3)
         await caller.made(prompt="a fox", n=2)
@@ -110,7 +110,7 @@ async def test_latencies_spread_round_their_median_and_follow_from_the_seed():
         async with gateway(clock, latency=10.0, latency_sigma=0.5, seed=seed, concurrency=1000) as caller:
             for _ in range(101):
                 await caller.made(prompt="a fox")
-            return [row["ends_at"] - row["created_at"] for row in (await caller.account())["tasks"]]
+            return [row["ends_at"] - row["created_at"] for row in (await caller.usage())["tasks"]]
 
     first, again, other = [await durations(seed) for seed in (1, 1, 2)]
     assert first == again != other
@@ -156,11 +156,11 @@ async def test_pages_out_of_bounds_are_refused(query):
         assert (answer.status, answer.code) == (400, 1201)
 
 
-# --- the account -------------------------------------------------------------------------------------------
+# --- usage ------------------------------------------------------------------------------------------------
 
 
-async def test_the_account_counts_requests_by_kind_and_code():
-    async with gateway(paint=False) as caller:
+async def test_the_usage_counts_requests_by_kind_and_code():
+    async with gateway(blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         await caller.create(prompt="")
         await caller.create(prompt="forbidden-word")
@@ -168,17 +168,17 @@ async def test_the_account_counts_requests_by_kind_and_code():
         await caller.query("unknown")
         await caller.listed()
         await caller.fetch((await caller.links(task))[0]["url"])
-        account = await caller.account("?tasks=0")
-        assert account["requests"] == {
+        usage = await caller.usage("?tasks=0")
+        assert usage["requests"] == {
             "create": {"0": 1, "1201": 1, "1301": 1},
             "query": {"0": 2, "1203": 1},
             "list": {"0": 1},
             "image": {"0": 1},
         }
-        assert "tasks" not in account
+        assert "tasks" not in usage
 
 
-async def test_the_account_keeps_when_a_query_or_a_list_first_told_of_a_tasks_end():
+async def test_the_usage_keeps_when_a_query_or_a_list_first_reported_a_tasks_end():
     clock = Clock()
     async with gateway(clock, latency=10.0) as caller:
         asked, listed, unasked = [await caller.made(prompt=f"a fox, {number}") for number in range(3)]
@@ -190,28 +190,28 @@ async def test_the_account_keeps_when_a_query_or_a_list_first_told_of_a_tasks_en
         await caller.listed("?pageNum=2&pageSize=1")
         clock.now += 1
         await caller.query(asked)
-        told = {row["task_id"]: row["told_at"] for row in (await caller.account())["tasks"]}
-        assert told == {asked: ends + 1000, listed: ends + 2000, unasked: None}
+        reported = {row["task_id"]: row["reported_at"] for row in (await caller.usage())["tasks"]}
+        assert reported == {asked: ends + 1000, listed: ends + 2000, unasked: None}
 
 
-async def test_the_account_bills_each_image_of_a_task_that_succeeded():
+async def test_the_usage_bills_each_image_of_a_task_that_succeeded():
     async with gateway() as caller:
         await caller.made(prompt="a fox", n=3)
         await caller.made(prompt="a hare", n=2, resolution="2k", model_name="kling-v2-1")
         await caller.made(prompt="fail-this-task", n=4)
-        account = await caller.account()
-        assert (account["images_billed"], account["units_billed"]) == (5, "7")
-        assert [row["units_billed"] for row in account["tasks"]] == ["3", "4", "0"]
+        usage = await caller.usage()
+        assert (usage["images_billed"], usage["units_billed"]) == (5, "7")
+        assert [row["units_billed"] for row in usage["tasks"]] == ["3", "4", "0"]
 
 
-async def test_the_account_names_what_was_made_twice_whatever_its_id_and_spelling():
+async def test_the_usage_counts_repeated_requests_whatever_their_ids_and_spelling():
     async with gateway() as caller:
         await caller.made(prompt="a fox", n=2, external_task_id="one")
         await caller.made(n=2, prompt="a fox", external_task_id="two", callback_url="http://127.0.0.1:9/")
         await caller.made(prompt="a fox", n=3)
         await caller.made(prompt="fail-this-task", external_task_id="three")
         await caller.made(prompt="fail-this-task", external_task_id="four")
-        assert (await caller.account())["duplicates"] == {"requests": 2, "images_billed": 2, "external_ids": 0}
+        assert (await caller.usage())["duplicates"] == {"requests": 2, "images_billed": 2, "external_ids": 0}
 
 
 async def test_a_page_at_the_root_says_what_this_is():

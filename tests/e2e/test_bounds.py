@@ -29,7 +29,7 @@ MOST = 23  # images
 
 def billed(gateway):
     """Images that were or will be paid for."""
-    return sum(task["n"] for task in gateway.ledger()["tasks"] if task["status"] != "failed")
+    return sum(task["n"] for task in gateway.usage()["tasks"] if task["status"] != "failed")
 
 
 def many(tmp_path, gateway, profile, more=""):
@@ -87,7 +87,7 @@ def test_a_limit_begins_so_many_jobs_and_no_other_however_often_they_are_tried(t
         for runs in (1, 2):
             done = batchgen("run", path, "--limit", "11", cwd=tmp_path)
             assert done.returncode in {0, 1}, done.stderr
-            begun = {(task["request"]["prompt"], task["n"]) for task in gateway.ledger()["tasks"]}
+            begun = {(task["request"]["prompt"], task["n"]) for task in gateway.usage()["tasks"]}
             assert len(begun) <= 11 * runs
         if profile == "kapon":
             assert len(billed_by_job(gateway)) == 22
@@ -98,7 +98,7 @@ def test_a_deadline_of_no_time_begins_nothing(tmp_path, gateway):
     path = manifest(tmp_path, gateway, prompts(5))
     done = batchgen("run", path, "--deadline", "0s", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    assert gateway.ledger()["creates_accepted"] == 0
+    assert gateway.usage()["creates_accepted"] == 0
 
 
 @WITH_FAULTS
@@ -113,4 +113,4 @@ def test_nothing_is_begun_after_the_deadline(tmp_path, faults):
         intents = [at for (at,) in ledger.execute("SELECT intended_at FROM attempt")]
         ledger.close()
         assert max(intents) <= datetime.fromisoformat(came).timestamp() * 1000
-        assert len(gateway.ledger()["tasks"]) <= len(intents)
+        assert len(gateway.usage()["tasks"]) <= len(intents)

@@ -30,11 +30,11 @@ def callback(port, path="/hook", more=""):
 
 def addresses(gateway):
     """The address that each create named, by task."""
-    return {task["task_id"]: task["request"].get("callback_url", "") for task in gateway.ledger()["tasks"]}
+    return {task["task_id"]: task["request"].get("callback_url", "") for task in gateway.usage()["tasks"]}
 
 
 def asked(gateway):
-    requests = gateway.ledger(tasks=False)["requests"]
+    requests = gateway.usage(tasks=False)["requests"]
     return sum(sum(requests.get(kind, {}).values()) for kind in ("query", "list"))
 
 
@@ -112,7 +112,7 @@ def test_calls_come_through_a_proxy_that_cuts_the_path_and_when_it_fails_the_usu
         "--emulate", "kapon", "--latency", "0.6", "--latency-sigma", "0.4", "--blank-images", "--no-lists"
     ) as gateway:
         run = started("run", manifest(tmp_path, gateway, prompts(60, address), concurrency=6), cwd=tmp_path)
-        wait_for(lambda: gateway.ledger(tasks=False)["creates_accepted"] >= 30)
+        wait_for(lambda: gateway.usage(tasks=False)["creates_accepted"] >= 30)
         works.clear()
         before = asked(gateway)
         out, errors = run.communicate(timeout=60)
@@ -146,7 +146,7 @@ def test_bad_calls_do_no_harm(tmp_path, weather):
         path = manifest(tmp_path, gateway, prompts(30, callback(free_port())), concurrency=8)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 30, done)
-        faults = gateway.ledger()["faults"]
+        faults = gateway.usage()["faults"]
         assert sum(number for name, number in faults.items() if name.startswith("callback_")) > 20
 
 
@@ -221,7 +221,7 @@ def test_a_port_in_use_is_a_sentence_before_anything_is_sent_or_written(tmp_path
     assert "callback.listen" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
-    assert gateway.ledger()["creates_accepted"] == 0
+    assert gateway.usage()["creates_accepted"] == 0
 
 
 def test_a_second_run_of_the_same_output_still_leaves_with_4(tmp_path):

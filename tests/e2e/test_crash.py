@@ -172,7 +172,7 @@ def crash_everywhere(trial: Trial, stride: int, capsys) -> list[str]:
     steps = sorted(sampled(points, stride))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(trial.check, steps))
-    tasks = trial.gateway.ledger()["tasks"]
+    tasks = trial.gateway.usage()["tasks"]
     billed = Counter(asked_by(task["request"]) for task in tasks)
     assert {key: number for key, number in billed.items() if number != 1} == {}
     with capsys.disabled():

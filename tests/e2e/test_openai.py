@@ -21,9 +21,9 @@ from sandbox_process import SandboxProcess
 
 from batchgen.http.client import Answer
 from batchgen.providers.openai import task_from, versioned
-from batchgen.sandbox.painter import plain
+from batchgen.sandbox.painter import blank
 
-IMAGE = plain((64, 64))
+IMAGE = blank((64, 64))
 
 
 def sandbox(*options, **more):
@@ -95,7 +95,7 @@ def test_everything_is_delivered_and_billed_once_and_the_ledger_keeps_no_image(t
         assert done.returncode == 0, done.stderr
         assert len(check_invariant(output(tmp_path))) == 48
         assert Counter(billed_by_job(gateway).values()) == {1: 24}
-        assert gateway.ledger(tasks=False)["images_billed"] == 48
+        assert gateway.usage(tasks=False)["images_billed"] == 48
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         assert accepted_by(gateway) == 24
         assert not [url for (url,) in ledger(tmp_path, "SELECT url FROM image") if len(url) > 200]
@@ -108,7 +108,7 @@ def test_more_than_the_gateway_runs_at_once_is_waited_for(tmp_path):
     with sandbox("--concurrency", "2") as gateway:
         path = written(tmp_path, gateway.base_url, prompts(8), ", limits: {concurrency: 5}")
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-        assert gateway.ledger(tasks=False)["requests"]["create"]["1303"] > 0
+        assert gateway.usage(tasks=False)["requests"]["create"]["1303"] > 0
         assert set(billed_by_job(gateway).values()) == {1}
         assert len(check_invariant(output(tmp_path))) == 8
 
@@ -241,7 +241,7 @@ def test_killed_at_any_step_after_the_answer_is_recorded_the_image_comes_unpaid(
                 assert (done.returncode, len(rows)) == (0, 1), (step, met[-1], done.stdout, done.stderr)
             else:
                 assert (done.returncode, len(rows)) in {(0, 1), (1, 0)}, (step, met[-1])
-        assert gateway.ledger(tasks=False)["duplicates"]["requests"] == 0
+        assert gateway.usage(tasks=False)["duplicates"]["requests"] == 0
         assert set(billed_by_job(gateway).values()) == {1}
 
 
@@ -281,7 +281,7 @@ def test_a_link_that_has_expired_is_not_paid_for_again_unasked(tmp_path):
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1
         assert "--retry-failed" in done.stdout + done.stderr
-        asked = gateway.ledger(tasks=False)["requests"]
+        asked = gateway.usage(tasks=False)["requests"]
         assert (asked["create"], sum(asked["image"].values())) == ({"0": 1}, 6)
         assert "query" not in asked
 

@@ -124,7 +124,7 @@ def test_a_second_output_of_the_same_manifest_adopts_what_the_first_paid_for(tmp
         done = batchgen("run", path, "--output", tmp_path / "second", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(check_invariant(tmp_path / "second")) == 3
-        assert gateway.ledger()["images_billed"] == 3
+        assert gateway.usage()["images_billed"] == 3
 
 
 def test_a_file_that_the_user_changed_is_set_aside_not_overwritten(tmp_path, gateway):
@@ -148,10 +148,10 @@ def test_a_copy_with_new_times_is_hashed_once_and_known_again(tmp_path, gateway)
         data = file.read_bytes()
         file.unlink()
         file.write_bytes(data)
-    before = gateway.ledger()["requests"]
+    before = gateway.usage()["requests"]
     done = batchgen("run", path, cwd=tmp_path)
     assert "Nothing to do" in done.stdout
-    assert gateway.ledger()["requests"]["image"] == before["image"]
+    assert gateway.usage()["requests"]["image"] == before["image"]
 
 
 def test_another_providers_tasks_are_finished_at_that_provider(tmp_path):
@@ -182,7 +182,7 @@ def test_the_intent_is_in_the_ledger_before_the_create_can_be_answered(tmp_path)
     with SandboxProcess(*LINES, "--faults", "drop_before=1") as gateway:
         path = manifest(tmp_path, gateway, prompts(2, "run: {max_attempts: 2}\n"))
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
-        asked = sum(gateway.ledger()["requests"]["create"].values())
+        asked = sum(gateway.usage()["requests"]["create"].values())
         db = sqlite3.connect(tmp_path / "outputs" / "tried" / "state.sqlite3")
         assert db.execute("SELECT count(*) FROM attempt").fetchone() == (asked,)
         db.close()

@@ -1,4 +1,4 @@
-"""The README's page on rehearsals: each of its commands is run as it stands, each of its faults does what it says."""
+"""docs/fault-injection.md: each of its commands is run as it stands, each of its faults does what it says."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from command import ROOT, batchgen, manifest, prompts
 from output_checks import rows_of
 from sandbox_process import SandboxProcess
 
-from batchgen.sandbox.faults.schedule import FAULTS, OF_ALL, FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.schedule import FaultSchedule, FaultSettings
+from batchgen.sandbox.faults.table import FAULTS, IN_ALL
 
-PAGE = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Rehearse a manifest")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "fault-injection.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
-ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| `")]
+TABLE = PAGE.partition("## Faults")[2].partition("\n## ")[0]
+ROWS = [line.strip("| ").split(" | ") for line in TABLE.splitlines() if line.startswith("| `")]
 FAULTS_OF_ROWS = [(re.findall(r"`(\w+)`", row[0]), int(row[-1])) for row in ROWS]
 
 
@@ -41,10 +43,10 @@ def test_the_page_s_commands_do_what_the_page_says(tmp_path):
                 continue
             done = batchgen(*rest, cwd=tmp_path)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
-        account = gateway.ledger(tasks=False)
-    assert account["faults"].keys() == {"fail", "drop_after", "too_many", "truncate"}
-    assert account["images_billed"] == len(rows_of(tmp_path / "outputs" / "storm")) == 20
-    assert account["duplicates"]["images_billed"] == 0
+        usage = gateway.usage(tasks=False)
+    assert usage["faults"].keys() == {"fail", "drop_after", "too_many", "truncate"}
+    assert usage["images_billed"] == len(rows_of(tmp_path / "outputs" / "storm")) == 20
+    assert usage["duplicates"]["images_billed"] == 0
     assert not (tmp_path / "outputs" / "spring").exists()
 
 
@@ -58,11 +60,11 @@ def test_the_other_command_of_the_page_is_served(tmp_path):
         assert [int(row["bytes"]) for row in rows_of(tmp_path / "outputs" / "tried")] == [2_000_000]
 
 
-def test_every_fault_that_all_sets_stands_in_the_table_once():
+def test_the_table_has_every_fault_that_all_sets_once():
     named = [fault for faults, _ in FAULTS_OF_ROWS for fault in faults]
     assert [fault for fault in named if fault not in FAULTS] == []
-    assert sorted(fault for fault in named if fault in OF_ALL) == sorted(OF_ALL)
-    assert {fault for fault in named if fault not in OF_ALL} == {
+    assert sorted(fault for fault in named if fault in IN_ALL) == sorted(IN_ALL)
+    assert {fault for fault in named if fault not in IN_ALL} == {
         fault for row in FAULTS_OF_ROWS[-3:] for fault in row[0]
     }
 
@@ -75,29 +77,29 @@ QUICK = [
 ]
 
 
-def seed_that_strikes_once(fault, rate):
-    """The first seed with which a fault strikes on the first occasion, and on none of the next few."""
-    weather, occasion = FaultSettings(rates={fault: rate}), FAULTS[fault].occasion
+def seed_with_one_fault(fault, rate):
+    """The first seed that injects the fault on the first occasion, and on none of the next few."""
+    settings, occasion = FaultSettings(rates={fault: rate}), FAULTS[fault].occasion
     for seed in range(1000):
-        strikes = [FaultSchedule(weather, seed).next(occasion, number) is not None for number in range(1, 8)]
-        if strikes == [True] + 6 * [False]:
+        injected = [FaultSchedule(settings, seed).next(occasion, number) is not None for number in range(1, 8)]
+        if injected == [True] + 6 * [False]:
             return seed
-    raise AssertionError("no seed strikes once")
+    raise AssertionError("no seed injects the fault once")
 
 
 @pytest.mark.parametrize(("fault", "code"), QUICK, ids=str)
 def test_a_fault_does_what_the_table_says(tmp_path, fault, code):
     rate = 0.3 if code == 0 else 1
-    seed = 0 if code else seed_that_strikes_once(fault, rate)
-    weather = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
-    with SandboxProcess("--emulate", "kapon", *weather) as gateway:
+    seed = 0 if code else seed_with_one_fault(fault, rate)
+    faults = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
+    with SandboxProcess("--emulate", "kapon", *faults) as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, prompts(6)), cwd=tmp_path)
-        account = gateway.ledger(tasks=False)
+        usage = gateway.usage(tasks=False)
     assert done.returncode == code, done.stderr
-    assert account["faults"][fault] > 0
-    assert account["duplicates"]["images_billed"] == 0
-    assert account["images_billed"] == (6 if code == 0 else 0)
-    assert account["images_billed"] == len(rows_of(tmp_path / "outputs" / "tried"))
+    assert usage["faults"][fault] > 0
+    assert usage["duplicates"]["images_billed"] == 0
+    assert usage["images_billed"] == (6 if code == 0 else 0)
+    assert usage["images_billed"] == len(rows_of(tmp_path / "outputs" / "tried"))
 
 
 def test_at_anyapi_a_lost_answer_is_held_as_unknown(tmp_path):

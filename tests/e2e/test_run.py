@@ -26,12 +26,12 @@ def test_a_second_run_sends_nothing_and_leaves_the_index_as_it_is_to_the_byte(tm
     path = manifest(tmp_path, gateway, prompts(5))
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     output = tmp_path / "outputs" / "tried"
-    index, before = (output / "index.csv").read_bytes(), gateway.ledger()["requests"]
+    index, before = (output / "index.csv").read_bytes(), gateway.usage()["requests"]
     again = batchgen("run", path, cwd=tmp_path)
     assert again.returncode == 0
     assert "Nothing to do" in again.stdout
-    after = gateway.ledger()["requests"]
-    before.pop("ledger", None), after.pop("ledger", None)
+    after = gateway.usage()["requests"]
+    before.pop("usage", None), after.pop("usage", None)
     assert after == before
     assert (output / "index.csv").read_bytes() == index
 
@@ -118,7 +118,7 @@ def test_a_missing_key_is_a_sentence_with_its_name_and_nothing_is_written(tmp_pa
     assert done.returncode == 2
     assert "NO_SUCH_KEY" in done.stderr
     assert not (tmp_path / "outputs").exists()
-    assert gateway.ledger()["requests"].get("create") is None
+    assert gateway.usage()["requests"].get("create") is None
 
 
 def test_a_wrong_manifest_names_every_fault_and_writes_nothing(tmp_path, gateway):
@@ -181,11 +181,11 @@ def test_a_budget_stops_before_it_is_passed_and_a_raised_one_goes_on(tmp_path, g
     done = batchgen("run", path, cwd=tmp_path)
     assert done.returncode == 3
     assert "max_images" in done.stderr
-    assert gateway.ledger()["images_billed"] == 6
+    assert gateway.usage()["images_billed"] == 6
     assert len(check_invariant(tmp_path / "outputs" / "tried")) == 6
     path.write_text(path.read_text(encoding="utf-8").replace("max_images: 7", "max_images: 70"), encoding="utf-8")
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
-    assert gateway.ledger()["images_billed"] == 20
+    assert gateway.usage()["images_billed"] == 20
 
 
 def test_only_and_limit_narrow_what_is_begun_and_retire_nothing(tmp_path, gateway):
@@ -254,7 +254,7 @@ include:
 """
     done = batchgen("run", manifest(tmp_path, gateway, text), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    requests = [task["request"] for task in gateway.ledger()["tasks"]]
+    requests = [task["request"] for task in gateway.usage()["tasks"]]
     for request in requests:
         assert request.pop("external_task_id").startswith("bg-")
     key = lambda request: request["prompt"]  # noqa: E731
@@ -303,7 +303,7 @@ def test_an_account_that_knows_fewer_fields_is_sent_fewer(tmp_path):
     with SandboxProcess("--emulate", "anyapi", "--latency", "0.1", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(1), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-        (task,) = gateway.ledger()["tasks"]
+        (task,) = gateway.usage()["tasks"]
         assert task["request"] == {
             "model_name": "kling-v1",
             "prompt": "prompt number 0",

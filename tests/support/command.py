@@ -55,12 +55,12 @@ def prompts(number: int, more: str = "") -> str:
 
 def billed_by_job(gateway: SandboxProcess) -> Counter[str]:
     """Tasks that were or will be paid for, by the job of their external id."""
-    tasks = [task for task in gateway.ledger()["tasks"] if task["status"] != "failed"]
+    tasks = [task for task in gateway.usage()["tasks"] if task["status"] != "failed"]
     return Counter(task["external_task_id"].split("-")[1] for task in tasks)
 
 
 def accepted_by(gateway: SandboxProcess) -> int:
-    return gateway.ledger(tasks=False)["creates_accepted"]
+    return gateway.usage(tasks=False)["creates_accepted"]
 
 
 def wait_for(claim, seconds: float = 30.0) -> None:

@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from batchgen.sandbox.painter import plain
+from batchgen.sandbox.painter import blank
 
 KEY = "the-key-of-drawings"
 
@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind == "drawings":
             self._say(200, json.dumps(self.of.parse_callback(name)).encode())
         else:
-            self._say(200, plain((64, 64)))
+            self._say(200, blank((64, 64)))
 
     def _say(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 from PIL import Image
 
-from batchgen.sandbox.server import PATH, Sandbox
+from batchgen.sandbox.api import PATH
+from batchgen.sandbox.server import Sandbox
 from batchgen.sandbox.settings import Settings
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Caller:
     async def links(self, task: str) -> list[dict[str, Any]]:
         return (await self.query(task)).data["task_result"]["images"]
 
-    async def account(self, query: str = "") -> dict[str, Any]:
+    async def usage(self, query: str = "") -> dict[str, Any]:
         async with self.session.get(f"{self.sandbox.origin}/_usage{query}") as response:
             return await response.json()
 

@@ -1,4 +1,4 @@
-"""`batchgen sandbox` as a process of its own, for tests that need a gateway which outlives what they kill."""
+"""`batchgen sandbox` as a process of its own, for tests that need a gateway while they kill something else."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _ADDRESS = re.compile(r"listens on (http://\S+)")
 class SandboxProcess:
     """Started when made, on a free port unless `--port` is among the options; stopped at the context's end.
 
-    It stands in for a real account, unless it is `marked` as the sandbox that it is. `base_url` is what an account's
-    `base_url` is to be.
+    It plays a real account unless it is `marked` as a sandbox. `base_url` is that of an account at it.
     """
 
     def __init__(self, *options: str, env: dict[str, str] | None = None, marked: bool = False) -> None:
@@ -39,8 +38,8 @@ class SandboxProcess:
             raise RuntimeError(f"the sandbox did not start: exit code {self._process.wait()}")
         self.base_url = found[1]
 
-    def ledger(self, *, tasks: bool = True) -> dict[str, Any]:
-        """What was asked and billed so far."""
+    def usage(self, *, tasks: bool = True) -> dict[str, Any]:
+        """What was requested and billed so far."""
         url = f"{self.base_url.removesuffix('/kling')}/_usage?tasks={int(tasks)}"
         with urlopen(url, timeout=30) as answer:  # noqa: S310 - our own server's
             return json.load(answer)
@@ -50,7 +49,7 @@ class SandboxProcess:
         return self._end(signal.SIGTERM)
 
     def kill(self) -> int:
-        """End it without a chance to tidy up."""
+        """Kill it."""
         return self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> int:

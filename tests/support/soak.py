@@ -1,7 +1,7 @@
-"""Thousands of jobs in every weather at once, and the gateway's own account of what was asked and billed.
+"""Runs thousands of jobs with every fault at once, and checks the gateway's usage.
 
-As a script it prints that account: `python tests/support/soak.py --jobs 2000 --seed 1`. Its exit code says whether
-everything that can be delivered was, each billed once.
+As a script it prints that usage: `python tests/support/soak.py --jobs 2000 --seed 1`. Its exit code is 0 when
+everything that can be delivered was delivered and billed once.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from command import batchgen, billed_by_job, manifest
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
 
-REJECTED = ("forbidden-word", "policy-word")  # words that the sandbox refuses (batchgen/sandbox/rules.py)
+REJECTED = ("forbidden-word", "policy-word")  # words that the sandbox refuses (batchgen/sandbox/kling_rules.py)
 _REJECTED_EVERY = 100  # jobs, of each word
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """What is run, and in which weather."""
+    """What is run, and with which faults."""
 
     jobs: int = 2000
     seed: int = 1
@@ -35,27 +35,27 @@ class Soak:
     concurrency: int = 100
     emulate: str = "kapon"
     latency: float = 1.0  # seconds
-    runs: int = 3  # an image may stay torn through all tries of one run
+    runs: int = 3  # an image may stay damaged through all attempts of one run
     timeout: float = 1200.0  # seconds for one run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How it ended: what the output holds, and what the gateway says."""
+    """The output and the gateway's usage afterwards."""
 
     codes: tuple[int, ...]  # of the runs
-    said: str  # by the last run
+    printed: str  # by the last run
     seconds: float
     deliverable: int
     delivered: int
     rejected: Counter[str]
     failures: list[dict[str, str]]
     billed: Counter[str]  # tasks that were paid for, by job
-    account: dict[str, Any]
+    usage: dict[str, Any]
 
     @property
-    def faults(self) -> list[str]:
-        """What is wrong, each as a sentence; empty where all is as promised."""
+    def violations(self) -> list[str]:
+        """Broken promises, each as a sentence."""
         rejected = sum(self.rejected.values())
         claims = {
             f"{self.delivered} of {self.deliverable} images were delivered": self.delivered == self.deliverable,
@@ -63,29 +63,29 @@ class Outcome:
             f"jobs were billed twice: {[job for job, times in self.billed.items() if times > 1][:5]}": (
                 set(self.billed.values()) == {1}
             ),
-            f"failures are named that are no rejections: {self.failures[:3]}": len(self.failures) == rejected,
-            f"the last run ended with {self.codes[-1]}: {self.said}": self.codes[-1] == (1 if rejected else 0),
+            f"failures that are not rejections: {self.failures[:3]}": len(self.failures) == rejected,
+            f"the last run ended with {self.codes[-1]}: {self.printed}": self.codes[-1] == (1 if rejected else 0),
         }
-        return [said for said, holds in claims.items() if not holds]
+        return [violation for violation, holds in claims.items() if not holds]
 
     def table(self) -> str:
-        """The account of requests, for people."""
-        account = self.account
+        """The usage as text."""
+        usage = self.usage
         lines = [
             f"runs ended with {', '.join(map(str, self.codes))} after {self.seconds:.0f} s in all",
-            f"delivered {self.delivered} of {self.deliverable} images; rejected and named: "
+            f"delivered {self.delivered} of {self.deliverable} images; rejected: "
             + (", ".join(f"{number} × {code}" for code, number in sorted(self.rejected.items())) or "none"),
             (
-                f"tasks accepted {account['creates_accepted']}, by status {account['tasks_by_status']};"
-                f" images billed {account['images_billed']}, billed twice {account['duplicates']['images_billed']};"
-                f" ids sent again {account['duplicates']['external_ids']}; most units held {account['most_units_held']}"
+                f"tasks accepted {usage['creates_accepted']}, by status {usage['tasks_by_status']};"
+                f" images billed {usage['images_billed']}, billed twice {usage['duplicates']['images_billed']};"
+                f" ids repeated {usage['duplicates']['external_ids']}; peak of units held {usage['peak_units_held']}"
             ),
             "",
             "| request | answers |",
             "|---|---|",
-            *(f"| {kind} ({sum(answers.values())}) | {_listed(answers)} |" for kind, answers in _requests(account)),
+            *(f"| {kind} ({sum(answers.values())}) | {_join(answers)} |" for kind, answers in _requests(usage)),
             "",
-            f"faults struck ({sum(account['faults'].values())}): {_listed(account['faults'])}",
+            f"injected faults ({sum(usage['faults'].values())}): {_join(usage['faults'])}",
         ]
         return "\n".join(lines)
 
@@ -93,19 +93,19 @@ class Outcome:
 def soak(plan: Soak, folder: Path) -> Outcome:
     """Run it in this folder."""
     options = [
-        *("--emulate", plan.profile, "--concurrency", str(plan.concurrency), "--seed", str(plan.seed)),
-        *("--latency", str(plan.latency), "--latency-sigma", "0.5", "--blank-images", "--faults", plan.weather),
+        *("--emulate", plan.emulate, "--concurrency", str(plan.concurrency), "--seed", str(plan.seed)),
+        *("--latency", str(plan.latency), "--latency-sigma", "0.5", "--blank-images", "--faults", plan.faults),
     ]
     texts = [_prompt(number) for number in range(plan.jobs)]
     lines = "".join(f"    - {text}\n" for text in texts)
     with SandboxProcess(*options) as gateway:
         text = f"run: {{max_attempts: 8}}\nmatrix:\n  prompt:\n{lines}"
-        path = manifest(folder, gateway, text, use=plan.profile, concurrency=plan.concurrency)
-        patient = path.read_text(encoding="utf-8")
+        path = manifest(folder, gateway, text, use=plan.emulate, concurrency=plan.concurrency)
+        text = path.read_text(encoding="utf-8")
         path.write_text(
-            patient.replace("visibility_delay: 2", "visibility_delay: 2, request_timeout: 10"), encoding="utf-8"
+            text.replace("visibility_delay: 2", "visibility_delay: 2, request_timeout: 10"), encoding="utf-8"
         )
-        began, codes = time.monotonic(), []
+        started, codes = time.monotonic(), []
         for _ in range(plan.runs):
             done = batchgen("run", path, "--json", cwd=folder, timeout=plan.timeout)
             codes.append(done.returncode)
@@ -115,14 +115,14 @@ def soak(plan: Soak, folder: Path) -> Outcome:
         failures = rows_of(output, "failures.csv")
         return Outcome(
             codes=tuple(codes),
-            said=(done.stdout + done.stderr)[-2000:],
-            seconds=time.monotonic() - began,
+            printed=(done.stdout + done.stderr)[-2000:],
+            seconds=time.monotonic() - started,
             deliverable=sum(not any(word in text for word in REJECTED) for text in texts),
             delivered=len(check_invariant(output)),
             rejected=Counter(row["code"] for row in failures if row["status"] == "rejected"),
             failures=failures,
             billed=billed_by_job(gateway),
-            account=gateway.ledger(tasks=False),
+            usage=gateway.usage(tasks=False),
         )
 
 
@@ -131,11 +131,11 @@ def _prompt(number: int) -> str:
     return f"a {word} for picture {number}"
 
 
-def _requests(account: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
-    return [(kind, answers) for kind, answers in account["requests"].items() if kind != "ledger"]
+def _requests(usage: dict[str, Any]) -> list[tuple[str, dict[str, int]]]:
+    return [(kind, answers) for kind, answers in usage["requests"].items() if kind != "usage"]
 
 
-def _listed(numbers: dict[str, int]) -> str:
+def _join(numbers: dict[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items(), key=_by_name))
 
 
@@ -153,9 +153,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcome = soak(Soak(**vars(parser.parse_args())), Path(folder))
     print(outcome.table())
-    for fault in outcome.faults:
-        print(f"WRONG: {fault}")
-    return 1 if outcome.faults else 0
+    for violation in outcome.violations:
+        print(f"WRONG: {violation}")
+    return 1 if outcome.violations else 0
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Tap:
     """Runs between `with` and its end. `settings` are the sandbox's."""
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = Settings(**{"latency": 0.0, "paint": False, **settings})
+        self._settings = Settings(**{"latency": 0.0, "blank_images": True, **settings})
         self.answers: dict[str, Callable[[Sent], Reply | None]] = {}
         self.sent: list[Sent] = []
         self.origin = ""
@@ -76,9 +76,9 @@ class Tap:
         self.sent.clear()
         self.answers.clear()
 
-    def account(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
         """What the sandbox has billed so far."""
-        return self.sandbox.bill.account()
+        return self.sandbox.usage.report()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         kind = _kind(request.method, request.path)

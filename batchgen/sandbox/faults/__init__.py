@@ -1,1 +1,1 @@
-"""Fault injection: which faults strike, and when."""
+"""Fault injection: which faults there are, when each is injected, and what it does. Loaded only with `--faults`."""

@@ -1,4 +1,4 @@
-"""What a gateway's own account tells of a run: how full it was, what it refused, when the end of a task was noticed."""
+"""What the sandbox's usage says about a run: how full its slots were, what was refused, when an end was noticed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _THROTTLED = ("1302", "1303")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedTask:
     """A task that the gateway accepted; Unix seconds."""
 
     units: int
     created: float
     ended: float
-    told: float | None  # when an answer first told of its end
+    reported: float | None  # when an answer first reported its end
 
     @property
     def seconds(self) -> float:
@@ -30,25 +30,25 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """The gateway's account after a run."""
+class GatewayUsage:
+    """The usage after a run."""
 
-    tasks: tuple[Served, ...]  # in the order in which they were accepted
+    tasks: tuple[ServedTask, ...]  # in the order in which they were accepted
     requests: dict[str, dict[str, int]]
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Account:
-        """Read what the sandbox gives at /_usage."""
+    def of(cls, usage: dict[str, Any]) -> GatewayUsage:
+        """Read what the sandbox reports at /_usage."""
         tasks = tuple(
-            Served(
+            ServedTask(
                 units=task["n"],
                 created=task["created_at"] / 1000,
                 ended=task["ends_at"] / 1000,
-                told=task["told_at"] and task["told_at"] / 1000,
+                reported=task["reported_at"] and task["reported_at"] / 1000,
             )
-            for task in told["tasks"]
+            for task in usage["tasks"]
         )
-        return cls(tasks=tasks, requests=told["requests"])
+        return cls(tasks=tasks, requests=usage["requests"])
 
     @property
     def first_create(self) -> float:
@@ -57,7 +57,7 @@ class Account:
 
     @property
     def last_create(self) -> float:
-        """When the last task was accepted: until then there was work for every slot."""
+        """When the last task was accepted: until then every slot had work."""
         return max(task.created for task in self.tasks)
 
     @property
@@ -65,8 +65,8 @@ class Account:
         """Seconds from the first create to the last task's end."""
         return max(task.ended for task in self.tasks) - self.first_create
 
-    def asked(self, kind: str) -> int:
-        """How many requests of a kind (create, query, list, image) were answered, in whatever way."""
+    def count(self, kind: str) -> int:
+        """Requests of a kind (create, query, list, image) that were answered."""
         return sum(self.requests.get(kind, {}).values())
 
     @property
@@ -74,22 +74,22 @@ class Account:
         """Creates that were answered 1302 or 1303."""
         return throttled(self.requests)
 
-    def full(self, units: int) -> float:
+    def utilization(self, units: int) -> float:
         """The share of `units` that tasks held, from the first create to the last end."""
         return sum(task.units * task.seconds for task in self.tasks) / (units * self.makespan)
 
-    def full_between(self, units: int, since: float, until: float) -> float:
-        """The same for a stretch of Unix time."""
+    def utilization_between(self, units: int, since: float, until: float) -> float:
+        """The same between two Unix times."""
         held = sum(task.units * max(0.0, min(task.ended, until) - max(task.created, since)) for task in self.tasks)
         return held / (units * (until - since))
 
     def against_list_scheduling(self, units: int) -> float:
-        """How close the run came to greedy list scheduling of the very same tasks in the same order."""
+        """The makespan of greedy list scheduling of the same tasks in the same order, divided by this run's."""
         return list_scheduling([(task.units, task.seconds) for task in self.tasks], units) / self.makespan
 
-    def noticed_late(self) -> float:
-        """How long after its end a task was told of, as a share of how long it took; the median."""
-        return median((task.told - task.ended) / task.seconds for task in self.tasks if task.told is not None)
+    def notice_delay(self) -> float:
+        """Median time from a task's end to the first answer that reported it, as a share of its latency."""
+        return median((task.reported - task.ended) / task.seconds for task in self.tasks if task.reported is not None)
 
 
 def throttled(requests: dict[str, dict[str, int]]) -> int:
