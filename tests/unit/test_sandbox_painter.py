@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from batchgen.catalog import catalog
+from batchgen.catalog.load import builtin
 from batchgen.sandbox import painter
 from batchgen.sandbox.tasks import CreateRequest
 
@@ -49,7 +49,7 @@ def opened(content):
 
 def test_every_ratio_of_the_catalogue_has_a_size():
     assert painter.SIZES == EXPECTED
-    assert set(EXPECTED) == set(catalog.builtin().aspect_ratios)
+    assert set(EXPECTED) == set(builtin().aspect_ratios)
 
 
 @pytest.mark.parametrize("ratio", EXPECTED)
