@@ -55,7 +55,7 @@ class Axes:
             first = seen.setdefault(block.name, at)
             if first != at:
                 message = f'Two blocks are called "{cut(block.name)}".'
-                self.reader.diagnostics.add(at, message, "Give one of them another name.", also=[first])
+                self.reader.faults.add(at, message, "Give one of them another name.", also=[first])
 
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
         names = block.get("vars")
@@ -86,16 +86,16 @@ class Axes:
         for axis in names:
             if axis.name == "zip" and not axis.is_zip and with_ids:
                 message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
-                self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
+                self.reader.faults.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
         if "prompt" not in block:
             if self.default_prompt is not None:
                 yield Prompts(texts=[self.default_prompt[0]], path=self.default_prompt[1])
-            elif not self.reader.diagnostics.errors:
+            elif not self.reader.faults.errors:
                 named = f'The block "{cut(str(block["name"]), 30)}"' if "name" in block else "This block of the matrix"
                 message = f"{named} has no prompt."
-                self.reader.diagnostics.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
+                self.reader.faults.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
             return
         run: list[str] = []
         start: NodePath = ()
@@ -137,17 +137,17 @@ class Axes:
 
     def _refuse_key(self, entry: Mapping[str, Value], key: str, path: NodePath, message: str) -> None:
         if key in entry:
-            self.reader.diagnostics.add((*path, key), message, "Take it out.", key=True)
+            self.reader.faults.add((*path, key), message, "Take it out.", key=True)
 
     def _prompt_file(self, entry: Mapping[str, Value], path: NodePath, settings: Settings) -> Prompts | None:
         if "from" in entry and "rows" in entry:
             message = "An entry has either `from` (the prompts of a file) or `rows` (a template's table), not both."
-            self.reader.diagnostics.add((*path, "rows"), message, "Take one out.", key=True)
+            self.reader.faults.add((*path, "rows"), message, "Take one out.", key=True)
             return None
         if "from" in entry and "prompt" in entry:
             message = "An entry has either `prompt` or `from`, not both."
             hint = "Take one out; to fill a prompt from each row of a table, write `rows` in place of `from`."
-            self.reader.diagnostics.add((*path, "prompt"), message, hint, key=True)
+            self.reader.faults.add((*path, "prompt"), message, hint, key=True)
             return None
         template = None
         if "rows" in entry:
@@ -164,13 +164,13 @@ class Axes:
         text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
         if text is not None and not templates.is_template(text):
             message = "This prompt names no column: every row of the table would make the same images."
-            self.reader.diagnostics.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or take `rows` out.")
+            self.reader.faults.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or take `rows` out.")
             return None
         try:
             if text is not None:
                 templates.read(text)
         except templates.TemplateFault as fault:
-            self.reader.diagnostics.add((*path, "prompt"), str(fault))
+            self.reader.faults.add((*path, "prompt"), str(fault))
             return None
         return text
 
@@ -192,7 +192,7 @@ class Axes:
             column=entry.get("column") if template is None else None,
             id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
             where={name: tuple(self._matches(name, names[name], (*path, "where", name))) for name in names},
-            diagnostics=self.reader.diagnostics,
+            faults=self.reader.faults,
             settings_of=self.reader.row_settings,
         )
         found = file.read(settings)
@@ -203,7 +203,7 @@ class Axes:
         for name, values in names.items():
             at = (*path, name)
             if fault := name_fault(name):
-                self.reader.diagnostics.add(at, *fault, key=True)
+                self.reader.faults.add(at, *fault, key=True)
             entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
             yield Axis(name=name, entries=tuple(e for e in entries if e is not None), path=at, vars=(name,))
 
@@ -211,15 +211,15 @@ class Axes:
         if not isinstance(entry, dict):
             text = self.reader.written(path)
             return Entry(text=text, id=None, settings={}, path=path, values={name: text})
-        diagnostics = self.reader.diagnostics
+        faults = self.reader.faults
         known = [name, "id", *PARAMETER_NAMES]
         for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
-            diagnostics.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
+            faults.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
         if name not in entry:
-            diagnostics.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
+            faults.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
             return None
         if isinstance(entry[name], (dict, list)):
-            diagnostics.add((*path, name), "The value of a var must be a text or a number.", "Write it as a text.")
+            faults.add((*path, name), "The value of a var must be a text or a number.", "Write it as a text.")
             return None
         faulty = _check_settings(entry, path, self.reader)
         settings = self.reader.settings(faulty, path)
@@ -260,14 +260,14 @@ class Axes:
         names = written if isinstance(written, dict) else {}
         for name in names:
             if fault := name_fault(name):
-                self.reader.diagnostics.add((*path, "vars", name), *fault, key=True)
+                self.reader.faults.add((*path, "vars", name), *fault, key=True)
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
         elif self.default_prompt is not None:
             prompt = self.default_prompt[0]
         else:
             prompt = None
-            self.reader.diagnostics.add(path, "This job has no prompt.", "Add `prompt: …`.")
+            self.reader.faults.add(path, "This job has no prompt.", "Add `prompt: …`.")
         if prompt is None:
             return None
         texts = {name: self.reader.written((*path, "vars", name)) for name in names}
@@ -299,7 +299,7 @@ class Axes:
                 if key not in known and (unknown := unknown + 1) <= MOST_UNKNOWN:
                     words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
                     message = f"`{cut(key)}` is neither a parameter nor a var."
-                    self.reader.diagnostics.add(at, message, meant(key, words), key=True)
+                    self.reader.faults.add(at, message, meant(key, words), key=True)
         return Exclusion(
             prompt=whole.get("prompt"),
             prompt_id=whole.get("prompt_id"),
@@ -355,8 +355,8 @@ def _check_settings(entry: Mapping[str, Value], path: NodePath, reader: Reader) 
     from batchgen.manifest import schema  # noqa: PLC0415 - needed by few manifests
 
     parameters = {key: value for key, value in entry.items() if key in PARAMETER_NAMES or key == "id"}
-    diagnostics = schema.check([parameters], "entry")
-    for fault in diagnostics:
-        reader.diagnostics.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
-    cleaned: Mapping[str, Value] = schema.cleaned([parameters], diagnostics)[0]
+    faults = schema.check([parameters], "entry")
+    for fault in faults:
+        reader.faults.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
+    cleaned: Mapping[str, Value] = schema.cleaned([parameters], faults)[0]
     return cleaned

@@ -22,7 +22,7 @@ from batchgen.storage import paths
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import (
         Block,
         Exclusion,
@@ -64,7 +64,7 @@ class Check:
     """One pass over a manifest. `quiet`: without warnings that another fault may be the cause of."""
 
     manifest: Manifest
-    diagnostics: Diagnostics
+    faults: Faults
     quiet: bool = False
     _used_rules: set[int] = field(default_factory=set)
     _found: dict[tuple[str, tuple[NodePath | None, ...]], _Found] = field(default_factory=dict)
@@ -79,21 +79,21 @@ class Check:
         return tuple(sorted(self._left_out.values(), key=lambda found: -found.jobs))
 
     def run(self) -> None:
-        """Everything, into the diagnostics; samples are chosen before the paths of their jobs are looked at."""
+        """Everything, into the faults; samples are chosen before the paths of their jobs are looked at."""
         if not self._is_countable():
             return
         for block in self.manifest.blocks:
-            BlockTemplates(self.manifest, block, self.diagnostics, quiet=self.quiet).run()
+            BlockTemplates(self.manifest, block, self.faults, quiet=self.quiet).run()
         for job in self.manifest.include:
-            check_inclusion(job, self.diagnostics)
-        if self.diagnostics.errors and any(self._has_templates(block) for block in self.manifest.blocks):
+            check_inclusion(job, self.faults)
+        if self.faults.errors and any(self._has_templates(block) for block in self.manifest.blocks):
             self.quiet = True
         for block in self.manifest.blocks:
             self._block(block)
         for job in self.manifest.include:
             self._examine(job.settings, job.path, self.manifest.repeat)
         self._report()
-        if not self.diagnostics.errors:
+        if not self.faults.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
         self._paths()
 
@@ -126,10 +126,10 @@ class Check:
                 f"({came}) x {manifest.repeat:,} repeats" if len(sums) > 1 else f"{came} x {manifest.repeat:,} repeats"
             )
         message = f"The manifest asks for {came} = {total:,} jobs; max_jobs is {manifest.max_jobs:,}."
-        raw = self.diagnostics.document.value
+        raw = self.faults.document.value
         where: NodePath = ("max_jobs",) if "max_jobs" in raw else ("matrix",)
         hint = f"Shorten an axis, or write `max_jobs: {total}` if that many are meant."
-        self.diagnostics.add(where, message, hint, key=where == ("matrix",))
+        self.faults.add(where, message, hint, key=where == ("matrix",))
         return False
 
     def _is_sampleable(self) -> bool:
@@ -140,7 +140,7 @@ class Check:
             if block.sample is not None and size > sample.MOST_LOOKED_THROUGH:
                 most = f"{sample.MOST_LOOKED_THROUGH:,}"
                 message = f"The sample would be chosen from {_product(block)} = {size:,} jobs; {most} is the most."
-                self.diagnostics.add((*block.path, "sample"), message, "Shorten an axis.", key=True)
+                self.faults.add((*block.path, "sample"), message, "Shorten an axis.", key=True)
                 good = False
         return good
 
@@ -149,7 +149,7 @@ class Check:
     def _block(self, block: Block) -> None:
         whole = {number: rule for number, rule in enumerate(self.manifest.exclude) if not rule.is_of_parameters_only}
         groups = _groups(block, whole)
-        if not groups and self.diagnostics.errors:  # the prompts are faulty: look at the other axes all the same
+        if not groups and self.faults.errors:  # the prompts are faulty: look at the other axes all the same
             groups = [_Group((), frozenset(), 1)]
         for group in groups:
             for entries in itertools.product(*(axis.entries for axis in block.axes)):
@@ -202,7 +202,7 @@ class Check:
         if reason not in self._left_out:
             example = {name: _written(getattr(parameters, name)) for name in breach.of}
             paths_of = [settings[name].path for name in breach.of if name in settings]
-            places = tuple(self.diagnostics.document.place(path) for path in paths_of)
+            places = tuple(self.faults.document.place(path) for path in paths_of)
             self._left_out[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
         found = self._left_out[reason]
         self._left_out[reason] = replace(found, jobs=found.jobs + count)
@@ -223,18 +223,16 @@ class Check:
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)
             message = f"`{name}` is set twice for one job: by {written_path(first)} and by {written_path(second)}."
-            self.diagnostics.add(
-                second, message, "Keep one, or leave the combination out with `exclude`.", also=[first]
-            )
-        if self.quiet or self._clashes or self.diagnostics.errors:
+            self.faults.add(second, message, "Keep one, or leave the combination out with `exclude`.", also=[first])
+        if self.quiet or self._clashes or self.faults.errors:
             return
         for number, rule in enumerate(self.manifest.exclude):
             if number not in self._used_rules:
                 hint = "Look at its spelling, or take it out."
-                self.diagnostics.add(rule.path, "This exclusion matches no job.", hint, warning=True)
+                self.faults.add(rule.path, "This exclusion matches no job.", hint, warning=True)
 
     def _order(self, path: NodePath) -> tuple[int, int]:
-        place = self.diagnostics.document.place(path)
+        place = self.faults.document.place(path)
         return place.line, place.column
 
     def _report_breach(self, found: _Found) -> None:
@@ -246,7 +244,7 @@ class Check:
         if not breach.soft and len(breach.of) > 1 and any(path[0] == "matrix" for path in known):
             hint = f"{hint} {self._cure(found)}".strip()
         also = [path for path in known[1:] if path != place]
-        self.diagnostics.add(place, breach.message + jobs, hint, also=also, warning=breach.soft)
+        self.faults.add(place, breach.message + jobs, hint, also=also, warning=breach.soft)
 
     def _cure(self, found: _Found) -> str:
         """The exclusion that would leave the combination out."""
@@ -260,7 +258,7 @@ class Check:
         """As written, which for an image and a prompt is what an exclusion compares."""
         text = value
         if path is not None and name in {"image", "negative_prompt"}:
-            text = self.diagnostics.document.written(path) or value
+            text = self.faults.document.written(path) or value
         plain = text.replace(":", "").replace("-", "").replace(".", "").replace("/", "").replace("_", "")
         return text if plain.isalnum() else f'"{cut(text)}"'
 
@@ -275,8 +273,8 @@ class Check:
         if self._most_images > 1 and "index" not in template.fields:
             message = f"The path cannot tell the {self._most_images} images of one task apart."
             also = [self._many_at] if self._many_at else []
-            self.diagnostics.add(at, message, "Put {index} into it.", also=also)
-        if "job_id" in template.fields or self.diagnostics.errors:
+            self.faults.add(at, message, "Put {index} into it.", also=also)
+        if "job_id" in template.fields or self.faults.errors:
             return
         seen: dict[str, tuple[str, str, str]] = {}
         for job in itertools.islice(product.expand(self.manifest), _MOST_PATHS):
@@ -287,7 +285,7 @@ class Check:
                 first = f'"{cut(other[1], 40)}" ({other[2]})'
                 second = f'"{cut(job.prompt, 40)}" ({_written(job.parameters)})'
                 message = f"Two jobs would write {path}: {first} and {second}."
-                self.diagnostics.add(at, message, "Put {job_id} into the path, or what tells them apart.")
+                self.faults.add(at, message, "Put {job_id} into the path, or what tells them apart.")
                 return
 
 

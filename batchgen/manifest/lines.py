@@ -1,4 +1,4 @@
-"""A file that a manifest names, line by line, with the diagnostics of its own lines."""
+"""A file that a manifest names, line by line, with the faults of its own lines."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import NodePath
 
 MOST_FAULTS = 20  # of one file; a file of another encoding would have thousands
 
 
 class TooMany(Exception):
-    """The file has so many diagnostics that the rest is not read."""
+    """The file has so many faults that the rest is not read."""
 
 
 class Broken(Exception):
-    """The file cannot be read on; why is among the diagnostics."""
+    """The file cannot be read on; why is among the faults."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,9 +37,9 @@ class LineFile:
     name: str  # as messages name it
     path: NodePath  # of the entry
     key: str  # of the entry, which names the file
-    diagnostics: Diagnostics
+    faults: Faults
     digest: str = ""  # known once it is read
-    said: int = 0  # diagnostics so far
+    said: int = 0  # faults so far
 
     def check_there(self) -> None:
         """Say what is wrong when the file cannot be read. Raises Broken."""
@@ -49,9 +49,9 @@ class LineFile:
         except (OSError, ValueError):
             there = folder = False
         if folder:
-            self.diagnostics.add(at, f"{self.name} is a folder.", "Name one prompt file.")
+            self.faults.add(at, f"{self.name} is a folder.", "Name one prompt file.")
         elif not there and self.file.exists():
-            self.diagnostics.add(at, f"{cut(self.name)} is no ordinary file.", "Name a file that holds the prompts.")
+            self.faults.add(at, f"{cut(self.name)} is no ordinary file.", "Name a file that holds the prompts.")
         elif not there:
             try:
                 names = [other.name for other in self.file.parent.iterdir()]
@@ -59,9 +59,9 @@ class LineFile:
                 names = []
             guess = nearest(self.file.name, names)
             hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
-            self.diagnostics.add(at, f"The file {cut(self.name)} does not exist.", hint)
+            self.faults.add(at, f"The file {cut(self.name)} does not exist.", hint)
         elif self.file.stat().st_size > encoding.MAX_BYTES:
-            self.diagnostics.add(at, f"{self.name} is larger than 64 MB.", "Split it into several files.")
+            self.faults.add(at, f"{self.name} is larger than 64 MB.", "Split it into several files.")
         else:
             return
         raise Broken
@@ -93,10 +93,8 @@ class LineFile:
 
     def fault(self, line: int, column: int, message: str, hint: str = "", also: Sequence[NodePath] = ()) -> None:
         """One more, at a place of the file; after many of them the reading ends. Raises TooMany."""
-        self.diagnostics.add(self.path, message, hint, place=self.place(line, column), also=also)
+        self.faults.add(self.path, message, hint, place=self.place(line, column), also=also)
         self.said += 1
         if self.said >= MOST_FAULTS:
-            self.diagnostics.add(
-                self.path, "The file has more diagnostics than are listed here.", place=self.place(line)
-            )
+            self.faults.add(self.path, "The file has more faults than are listed here.", place=self.place(line))
             raise TooMany

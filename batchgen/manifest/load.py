@@ -15,7 +15,7 @@ from batchgen.jobs import ID_VERSION
 from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.check import Check
-from batchgen.manifest.diagnostics import Diagnostics
+from batchgen.manifest.diagnostics import Faults
 from batchgen.manifest.model import Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
@@ -39,51 +39,43 @@ def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
     path = Path(path)
     data = encoding.load_bytes(path, str(path))
     found, problems = document.collect(encoding.decode(data, str(path)), str(path))
-    diagnostics = Diagnostics(found)
-    diagnostics.extend(problems)
-    raw = _by_schema(found.value, diagnostics)
-    manifest = _assembled(path, raw, provider, diagnostics, data) if isinstance(raw, dict) else None
-    if manifest is None or diagnostics.errors:
-        raise ManifestInvalid(diagnostics.in_order())
-    return replace(manifest, warnings=diagnostics.in_order())
+    faults = Faults(found)
+    faults.extend(problems)
+    raw = _by_schema(found.value, faults)
+    manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
+    if manifest is None or faults.errors:
+        raise ManifestInvalid(faults.in_order())
+    return replace(manifest, warnings=faults.in_order())
 
 
-def _by_schema(value: Value, diagnostics: Diagnostics) -> Value:
+def _by_schema(value: Value, faults: Faults) -> Value:
     """The document without what the schema refuses, which is reported."""
     if not isinstance(value, dict):
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
-        diagnostics.add((), "A manifest is a mapping: keys with values.", hint)
+        faults.add((), "A manifest is a mapping: keys with values.", hint)
         return None
     errors = schema.check(value)
     for error in errors:
-        diagnostics.add(error.path, error.message, error.hint, key=error.key)
+        faults.add(error.path, error.message, error.hint, key=error.key)
     if "matrix" not in value and "include" not in value:
-        diagnostics.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
+        faults.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
     return schema.cleaned(value, errors)
 
 
-def _assembled(
-    path: Path, raw: dict[str, Any], provider: str | None, diagnostics: Diagnostics, data: bytes
-) -> Manifest | None:
+def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
     folder = path.parent
-    references = References(folder, diagnostics)
+    references = References(folder, faults)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
-        diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    known = accounts.accounts(raw.get("providers", {}), diagnostics)
-    in_force = accounts.in_force(provider, raw, known, diagnostics) or ("sandbox", known["sandbox"], known["sandbox"])
-    reader = Reader(
-        document=diagnostics.document,
-        folder=folder,
-        diagnostics=diagnostics,
-        references=references,
-        account=in_force[2],
-    )
+        faults.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
+    known = accounts.accounts(raw.get("providers", {}), faults)
+    in_force = accounts.in_force(provider, raw, known, faults) or ("sandbox", known["sandbox"], known["sandbox"])
+    reader = Reader(document=faults.document, folder=folder, faults=faults, references=references, account=in_force[2])
     axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
+    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, faults)
     manifest = Manifest(
         path=path,
         name=name,
@@ -102,10 +94,10 @@ def _assembled(
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), in_force[1], diagnostics),
+        callback=settings.callback(raw.get("callback"), in_force[1], faults),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    check = Check(manifest=manifest, diagnostics=diagnostics, quiet=bool(diagnostics.errors))
+    check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
     check.run()
     digest = _digest(data, in_force[0], axes, references)
     return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
@@ -120,14 +112,12 @@ def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(
-    raw: dict[str, Any], names: frozenset[str] | set[str], diagnostics: Diagnostics
-) -> PathTemplate | None:
+def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: Faults) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
     except PathFault as fault:
-        diagnostics.add(("output", "path"), str(fault))
+        faults.add(("output", "path"), str(fault))
         return None
 
 

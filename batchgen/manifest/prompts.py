@@ -61,7 +61,7 @@ class PromptFile(LineFile):
         self._filter = Where(self.where)
 
     def read(self, settings: Settings) -> Prompts | None:
-        """Its prompts; None where there are none, which is then among the diagnostics."""
+        """Its prompts; None where there are none, which is then among the faults."""
         kind = self.file.suffix.lower()
         readers: dict[str, Callable[[], None]] = {
             ".txt": self._read_txt,
@@ -73,18 +73,18 @@ class PromptFile(LineFile):
         }
         if kind not in readers:
             what = f"A prompt file cannot be of the kind {kind or 'without an ending'}."
-            self.diagnostics.add((*self.path, self.key), what, f"It may be {listed(KINDS)}.")
+            self.faults.add((*self.path, self.key), what, f"It may be {listed(KINDS)}.")
             return None
-        before = self.diagnostics.errors
+        before = self.faults.errors
         try:
             self.check_there()
             readers[kind]()
         except (TooMany, Broken):
             return None
         except OSError as error:
-            self.diagnostics.add((*self.path, self.key), f"{self.name} cannot be read: {error.strerror or error}.")
+            self.faults.add((*self.path, self.key), f"{self.name} cannot be read: {error.strerror or error}.")
             return None
-        if self.diagnostics.errors == before:
+        if self.faults.errors == before:
             self._check_found()
         if not self._rows.texts:
             return None
@@ -108,14 +108,14 @@ class PromptFile(LineFile):
         if self._filter.rows_seen:
             for column, number, message, hint in self._filter.unmet(self.name):
                 at = (*self.path, "where", column) if number is None else (*self.path, "where", column, number)
-                self.diagnostics.add(at, message, hint, warning=bool(self._rows.texts))
+                self.faults.add(at, message, hint, warning=bool(self._rows.texts))
         if not self._rows.texts and not self._filter.unmet(self.name):
             what = "row" if self.template is not None else "prompt"
             at, message, hint = (*self.path, self.key), f"The file {self.name} holds no {what}.", "Write some into it."
             if self._filter.rows_seen:
                 at = (*self.path, "where")
                 message, hint = f"No row of {self.name} matches.", "Each key matches some row, but none matches all."
-            self.diagnostics.add(at, message, hint)
+            self.faults.add(at, message, hint)
 
     # --- lines to prompts
 
@@ -172,21 +172,19 @@ class PromptFile(LineFile):
             hint = f"Did you mean {{{{ {guess} }}}}? " if guess else ""
             message = f"The prompt names no column of {self.name}: every row would make the same images."
             here = self.place(line)
-            self.diagnostics.add((*self.path, "prompt"), message, f"{hint}There is {known}.", also=[here])
+            self.faults.add((*self.path, "prompt"), message, f"{hint}There is {known}.", also=[here])
             raise Broken
         return self._used
 
     def _read_txt(self) -> None:
-        before = self.diagnostics.errors
+        before = self.faults.errors
         if self.template is not None:
-            self.diagnostics.add(
-                (*self.path, self.key), "A .txt file has no columns.", "Use a .csv, .tsv or .jsonl file."
-            )
+            self.faults.add((*self.path, self.key), "A .txt file has no columns.", "Use a .csv, .tsv or .jsonl file.")
         asked = {"column": self.column, "id": self.id_column, "where": self.where or None}
         for key in (key for key, value in asked.items() if value is not None):
             hint = "Take the key out, or use a .csv, .tsv or .jsonl file."
-            self.diagnostics.add((*self.path, key), "A .txt file has no columns.", hint, key=True)
-        if self.diagnostics.errors > before and (self.template is not None or self.where):
+            self.faults.add((*self.path, key), "A .txt file has no columns.", hint, key=True)
+        if self.faults.errors > before and (self.template is not None or self.where):
             raise Broken
         for number, line in enumerate(self.lines(), 1):
             if not line.isspace():
@@ -252,7 +250,7 @@ class PromptFile(LineFile):
             hint = "It seems to be separated by tabs: call it .tsv. "
         ask = "" if is_wish else "Name the column of the prompts with `column`. "
         message = f"{self.name} has no column `{cut(name)}`."
-        self.diagnostics.add(
+        self.faults.add(
             path,
             message,
             f"{hint}{ask}There is {listed([f'`{cut(h, 30)}`' for h in header])}.",
@@ -325,19 +323,19 @@ class PromptFile(LineFile):
             found = document.parse(encoding.decode(data, self.name), self.name)
         except ManifestInvalid as error:
             for problem in error.problems:
-                self.diagnostics.add(self.path, problem.message, problem.hint, place=problem.place, also=problem.also)
+                self.faults.add(self.path, problem.message, problem.hint, place=problem.place, also=problem.also)
             raise Broken from None
         except CommandError as error:
-            self.diagnostics.add((*self.path, self.key), str(error))
+            self.faults.add((*self.path, self.key), str(error))
             raise Broken from None
         if not isinstance(found.value, list):
             self.fault(1, 1, "The file must be a list of prompts.", "Begin each prompt with a dash.")
             return
-        diagnostics = [] if self._has_columns else schema.check(found.value, "entry_prompt")
-        for fault in diagnostics:
+        faults = [] if self._has_columns else schema.check(found.value, "entry_prompt")
+        for fault in faults:
             place = found.place(fault.path, key=fault.key)
             self.fault(place.line, place.column, fault.message, fault.hint)
-        for number, entry in enumerate(schema.cleaned(found.value, diagnostics)):
+        for number, entry in enumerate(schema.cleaned(found.value, faults)):
             self._take_entry(entry, number, found)
 
     def _take_entry(self, entry: Value, number: int, found: document.Document) -> None:

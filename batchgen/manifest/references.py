@@ -16,7 +16,7 @@ from batchgen.manifest.diagnostics import cut, nearest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import NodePath
 
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
@@ -35,19 +35,19 @@ class _Refused(Exception):
 class References:
     """The reference images of one manifest, by what is written."""
 
-    def __init__(self, folder: Path, diagnostics: Diagnostics) -> None:
+    def __init__(self, folder: Path, faults: Faults) -> None:
         self._folder = folder
-        self._faults = diagnostics
+        self._faults = faults
         self._known: dict[str, Reference | _Refused] = {}
 
-    def reporting_to(self, diagnostics: Diagnostics) -> References:
+    def reporting_to(self, faults: Faults) -> References:
         """The same images, for another file that names them."""
-        other = References(self._folder, diagnostics)
+        other = References(self._folder, faults)
         other._known = self._known
         return other
 
     def get(self, written: str, path: NodePath) -> Reference | None:
-        """The reference image, or None where it cannot be used, which is then among the diagnostics."""
+        """The reference image, or None where it cannot be used, which is then among the faults."""
         if written not in self._known:
             try:
                 self._known[written] = self._find(written)

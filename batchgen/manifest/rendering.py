@@ -14,13 +14,13 @@ from batchgen.manifest.texts import fault_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.diagnostics import Faults
     from batchgen.manifest.model import Axis, Block, Inclusion, Manifest, NodePath, Prompts, Settings
 
 _MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
 
 
-def check_inclusion(job: Inclusion, diagnostics: Diagnostics) -> None:
+def check_inclusion(job: Inclusion, faults: Faults) -> None:
     """The templates of a job of its own."""
     texts = [(job.prompt, (*job.path, "prompt"), False)]
     negative = job.settings.get("negative_prompt")
@@ -28,31 +28,29 @@ def check_inclusion(job: Inclusion, diagnostics: Diagnostics) -> None:
         texts.append((negative.value, negative.path, True))
     for text, path, may_be_empty in texts:
         if templates.is_template(text):
-            _render_included(job, text, path, diagnostics, may_be_empty=may_be_empty)
+            _render_included(job, text, path, faults, may_be_empty=may_be_empty)
 
 
-def _render_included(
-    job: Inclusion, text: str, path: NodePath, diagnostics: Diagnostics, *, may_be_empty: bool
-) -> None:
+def _render_included(job: Inclusion, text: str, path: NodePath, faults: Faults, *, may_be_empty: bool) -> None:
     try:
         template = templates.read(text)
         if missing := sorted(template.names - job.vars.keys()):
-            diagnostics.add(path, *_undefined(missing[0], job.vars), also=[job.path])
+            faults.add(path, *_undefined(missing[0], job.vars), also=[job.path])
             return
         rendered = template.render(job.vars)
     except templates.TemplateFault as fault:
-        diagnostics.add(path, str(fault))
+        faults.add(path, str(fault))
         return
     fault_found = fault_of(rendered, rendered=True)
     if fault_found and not (may_be_empty and not rendered.strip()):
-        diagnostics.add(path, *fault_found)
+        faults.add(path, *fault_found)
 
 
 class BlockTemplates:
     """Those of one block."""
 
-    def __init__(self, manifest: Manifest, block: Block, diagnostics: Diagnostics, *, quiet: bool) -> None:
-        self.manifest, self.block, self.diagnostics, self.quiet = manifest, block, diagnostics, quiet
+    def __init__(self, manifest: Manifest, block: Block, faults: Faults, *, quiet: bool) -> None:
+        self.manifest, self.block, self.faults, self.quiet = manifest, block, faults, quiet
         self._used: set[str] = set()
         self._said: Counter[str] = Counter()
 
@@ -194,7 +192,7 @@ class BlockTemplates:
     ) -> None:
         self._said[message] += 1
         if self._said[message] <= _MOST_OF_A_KIND:
-            self.diagnostics.add(path, message, hint, place=place, also=also)
+            self.faults.add(path, message, hint, place=place, also=also)
 
     def _unused(self) -> None:
         fields = self.manifest.output_path.fields
@@ -204,7 +202,7 @@ class BlockTemplates:
                     message = f"No prompt uses the var `{name}`: each of its values makes the same images."
                     hint = f"Write {{{{ {name} }}}} into a prompt, or take the var out."
                     at = axis.path if not axis.is_zip else (*axis.entries[0].path, "vars", name)
-                    self.diagnostics.add(at, message, hint, key=True, warning=True)
+                    self.faults.add(at, message, hint, key=True, warning=True)
 
 
 def _undefined(name: str, known: Iterable[str]) -> tuple[str, str]:

@@ -67,16 +67,14 @@ def _check_keys(entries: Sequence[tuple[Mapping[str, Value], NodePath]], reader:
             hint = f"Add `{missing[0]}: …`; null leaves a parameter to the API."
             if ("vars", missing[0]) in wanted:
                 hint = f"Add `vars: {{{missing[0]}: …}}`."
-            reader.diagnostics.add(path, message, hint, also=[other])
+            reader.faults.add(path, message, hint, also=[other])
     for name in {name for entry, _ in entries for name in _vars(entry)}:
         if fault := name_fault(name):
             first = next(at for entry, at in entries if name in _vars(entry))
-            reader.diagnostics.add((*first, "vars", name), *fault, key=True)
+            reader.faults.add((*first, "vars", name), *fault, key=True)
     if not wanted:
         message = "This entry of `zip` sets nothing."
-        reader.diagnostics.add(
-            entries[0][1], message, "Write what goes together: {aspect_ratio: 16:9, resolution: 2k}."
-        )
+        reader.faults.add(entries[0][1], message, "Write what goes together: {aspect_ratio: 16:9, resolution: 2k}.")
 
 
 def _check_clashes(
@@ -93,4 +91,4 @@ def _check_clashes(
             continue
         message = f"`{name}` is set by `zip` and is an axis of its own."
         hint = "Take one out: what goes together stands in `zip` only."
-        reader.diagnostics.add((*at, *key), message, hint, key=True, also=[axis])
+        reader.faults.add((*at, *key), message, hint, key=True, also=[axis])
