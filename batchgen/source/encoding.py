@@ -77,9 +77,9 @@ def character_fault(character: str) -> tuple[str, str]:
     return f"The control character {code} is not allowed.", "Take it out; tab and newline are allowed."
 
 
-def problem_at(place: SourceLocation, message: str, hint: str = "") -> Diagnostic:
-    """A fault that has a place and no path."""
-    return Diagnostic(place=place, path="", message=message, hint=hint)
+def problem_at(place: SourceLocation, message: str, hint: str = "", *also: SourceLocation) -> Diagnostic:
+    """An error that has a place and no path."""
+    return Diagnostic(place=place, path="", message=message, hint=hint, also=also)
 
 
 def invalid_file(file: str, message: str, hint: str = "") -> ManifestInvalid:
