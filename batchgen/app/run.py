@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from batchgen.budget import Budget
 from batchgen.catalog.catalog import Capability, price_at
 from batchgen.descriptors import connections
 from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Budget
 from batchgen.engine.concurrency import MOST
 from batchgen.engine.context import Context, RunStats
 from batchgen.engine.runner import ASKED_AGAIN
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
+    from batchgen.budget import BudgetLimits
     from batchgen.callbacks.endpoint import Address
     from batchgen.catalog.catalog import Account
-    from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
     from batchgen.engine.counters import Counters
     from batchgen.engine.shutdown import Deadline
@@ -69,7 +69,7 @@ class Order:
     accounts: Mapping[str, Account]  # all that are known by name, for tasks of an earlier run
     template: PathTemplate
     rules: Rules
-    limits: Limits
+    limits: BudgetLimits
     downloads: int
     retry: frozenset[Status] = frozenset()
     refetch: bool = False  # images that are all away are lost indeed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.app.run import Order, Result, RunEnvironment, perform
+from batchgen.budget import BudgetLimits
 from batchgen.cli import options as common
 from batchgen.cli import terminal
 from batchgen.cli.gateway import gateway_in, way_back
@@ -17,7 +18,6 @@ from batchgen.cli.hooks import Finish
 from batchgen.cli.progress import Progress
 from batchgen.cli.run_report import Ending, ending_of
 from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Limits
 from batchgen.engine.context import Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.shutdown import signals_raised
@@ -151,7 +151,7 @@ def _order(options: Namespace, manifest: Manifest, selection: Selection, address
             give_up_after=run.give_up_after,
             grace=run.grace,
         ),
-        limits=Limits(
+        limits=BudgetLimits(
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
             run_cost=micros(options.max_cost),

@@ -14,8 +14,8 @@ from batchgen.ledger.events import redacted
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from batchgen.budget import Budget
     from batchgen.catalog.catalog import Account
-    from batchgen.engine.budget import Budget
     from batchgen.engine.counters import Counters
     from batchgen.engine.timings import SlotTime
     from batchgen.http.client import HttpClient

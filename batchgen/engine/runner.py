@@ -162,7 +162,7 @@ class AttemptRunner:
             self._context.stats.unmarked += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
-        self._context.budget.settle(price, charge, earlier=work.earlier)
+        self._context.budget.charge(price, charge, earlier=work.earlier)
         self._context.counters.cost = self._context.budget.cost_of_run
 
     # --- fetched: the images are in place -----------------------------------------------------------------

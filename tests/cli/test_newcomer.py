@@ -46,7 +46,7 @@ def test_a_budget_in_money_counts_prices_not_the_gateways_units(tmp_path, gatewa
     assert done.returncode == 3
     rows = check_invariant(output_of(path))
     assert [row["cost"] for row in rows] == ["0.5", "0.5"]
-    assert "1 EUR spent, in flight or in doubt" in done.stderr
+    assert "1 EUR spent, in flight or unknown" in done.stderr
 
 
 def test_a_rehearsal_counts_the_manifests_own_money(tmp_path):

@@ -27,14 +27,15 @@ LAYERS = {
     "manifest": "errors jobs source catalog storage",
     "matrix": "errors jobs catalog storage manifest",
     "ledger": "errors jobs money redaction storage",
+    "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money ledger storage",
     "reconcile": "errors jobs money ledger storage reports",
-    "plan": "errors jobs money catalog storage manifest matrix ledger reconcile",
+    "plan": "errors jobs money budget catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
-    "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan"
-    " http providers callbacks engine",
+    "engine": "errors jobs money durations budget catalog storage ledger http providers reconcile",
+    "app": "descriptors errors jobs money durations budget catalog storage manifest matrix ledger reports reconcile"
+    " plan http providers callbacks engine",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
+from batchgen.budget import Budget, BudgetLimits
 from batchgen.engine.attempt import Work
 from batchgen.engine.backoff import Gate
-from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.concurrency import MOST, AdaptiveConcurrency
 from batchgen.engine.latency import Latencies, Spread, next_by_chance
 from batchgen.engine.rate import AdaptiveRate, quota
@@ -318,7 +318,7 @@ def test_endless_refusal_ends_the_run_with_a_sentence():
 
 
 def test_a_budget_counts_what_is_in_flight():
-    budget = Budget(Spent(images=8, cost=0, unpriced=0), Limits(images=10))
+    budget = Budget(Spent(images=8, cost=0, unpriced=0), BudgetLimits(images=10))
     assert budget.refusal(2, None) is None
     budget.reserve(2, None)
     assert budget.refusal(1, None) is not None
@@ -327,10 +327,10 @@ def test_a_budget_counts_what_is_in_flight():
 
 
 def test_a_bound_on_this_run_does_not_count_earlier_ones():
-    budget = Budget(Spent(images=0, cost=90, unpriced=0), Limits(cost=100, run_cost=5))
+    budget = Budget(Spent(images=0, cost=90, unpriced=0), BudgetLimits(cost=100, run_cost=5))
     assert budget.refusal(1, 5) is None
     budget.reserve(1, 5)
-    budget.settle(5, 4)
+    budget.charge(5, 4)
     assert budget.refusal(1, 1) is None
     assert "--max-cost" in str(budget.refusal(1, 2))
 

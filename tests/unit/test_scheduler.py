@@ -9,9 +9,9 @@ from itertools import count
 import pytest
 from jobs_for_tests import job
 
+from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.catalog import builtin
 from batchgen.engine.attempt import Work
-from batchgen.engine.budget import Budget, Limits
 from batchgen.engine.context import Context, Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
@@ -84,7 +84,7 @@ async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
             door=None,
             downloader=None,
             rules=RULES,
-            budget=Budget(Spent(images=0, cost=0, unpriced=0), Limits()),
+            budget=Budget(Spent(images=0, cost=0, unpriced=0), BudgetLimits()),
             counters=Counters(),
             downloads=asyncio.Semaphore(1),
             writes=asyncio.Semaphore(1),

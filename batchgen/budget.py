@@ -1,0 +1,94 @@
+"""The price of a task, and what may still be spent.
+
+Counts the ledger's own reservations, never the account's balance, which lags by hours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batchgen.errors import BudgetSpent
+from batchgen.money import micros, plain
+
+if TYPE_CHECKING:
+    from batchgen.catalog.catalog import Account
+    from batchgen.jobs import Parameters
+    from batchgen.ledger.reader import Spent
+
+
+def cost_of(account: Account, parameters: Parameters) -> int | None:
+    """Today's price of one task at an account, in millionths of its unit; None where it is not known."""
+    return micros(account.prices.of_task(parameters))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetLimits:
+    """Limits of the whole output, and of this run; money in millionths, None for no limit."""
+
+    images: int | None = None
+    cost: int | None = None
+    run_cost: int | None = None
+    unit: str = ""  # of the money
+
+
+class Budget:
+    """What is spent and reserved, against the limits. A price that is not known (None) counts as nothing."""
+
+    def __init__(self, spent: Spent, limits: BudgetLimits) -> None:
+        self.images = spent.images
+        self.cost = spent.cost
+        self._cost_before = spent.cost
+        self._limits = limits
+
+    def refusal(self, images: int, price: int | None) -> BudgetSpent | None:
+        """Why a task with so many images exceeds a limit, or None."""
+        limits, cost = self._limits, price or 0
+        if limits.images is not None and self.images + images > limits.images:
+            return BudgetSpent(
+                f"The next task, of {images} images, exceeds the budget of {limits.images} images"
+                f" ({self.images} made, in flight or unknown). Raise budget.max_images, then run again to continue."
+            )
+        if limits.cost is not None and self.cost + cost > limits.cost:
+            return self._too_expensive("the budget", limits.cost, self.cost, cost, "Raise budget.max_cost, then run")
+        if limits.run_cost is not None and self.cost_of_run + cost > limits.run_cost:
+            return self._too_expensive("this run's --max-cost", limits.run_cost, self.cost_of_run, cost, "Run")
+        return None
+
+    def _too_expensive(self, name: str, limit: int, spent: int, cost: int, advice: str) -> BudgetSpent:
+        return BudgetSpent(
+            f"The next task, at {self._money(cost)}, exceeds {name} of {self._money(limit)}"
+            f" ({self._money(spent)} spent, in flight or unknown). {advice} again to continue."
+        )
+
+    def _money(self, micros: int) -> str:
+        return f"{plain(micros)} {self._limits.unit}".rstrip()
+
+    @property
+    def cost_of_run(self) -> int:
+        """What this run has spent or reserved."""
+        return self.cost - self._cost_before
+
+    def reserve(self, images: int, price: int | None) -> None:
+        """Count a task that is about to be sent."""
+        self.images += images
+        self.cost += price or 0
+
+    def release(self, images: int, price: int | None, *, earlier: bool = False) -> None:
+        """Refund a task that certainly made nothing. `earlier`: an earlier run sent it, so this one did not pay."""
+        self.images -= images
+        self._change(-(price or 0), earlier=earlier)
+
+    def charge(self, price: int | None, charged: int | None, *, earlier: bool = False) -> None:
+        """Replace a task's reserved price by what the gateway charged, where it says so. `earlier` as in `release`."""
+        if charged is not None:
+            self._change(charged - (price or 0), earlier=earlier)
+
+    def adopt(self, price: int | None) -> None:
+        """Take a reservation off this run: an earlier run, or that of another output, paid for the task."""
+        self._cost_before += price or 0
+
+    def _change(self, by: int, *, earlier: bool) -> None:
+        self.cost += by
+        if earlier:
+            self._cost_before += by
