@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import header
 from batchgen.errors import ReasonCode
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
 from batchgen.plan.selection import Selection
 from batchgen.plan.survey import Group, Plan, check_any, standings, survey

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen.app.load import load_manifest
 from batchgen.app.run import Order, Result, RunEnvironment, perform
 from batchgen.budget import BudgetLimits
 from batchgen.cli import options as common
@@ -26,7 +27,6 @@ from batchgen.jobs import Status
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.money import micros

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.ledger.store import Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
 from batchgen.plan.selection import Selection
 from batchgen.plan.survey import check_any

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchgen.app.load import load_manifest
 from batchgen.errors import ManifestInvalid
 from batchgen.manifest import schema
 from batchgen.manifest.explain import render
-from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.source import document

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchgen.app.load import load_manifest
 from batchgen.errors import ManifestInvalid
 from batchgen.manifest import sample
-from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
 
 HEAD = "version: 1\nname: x\nprovider: kapon\n"

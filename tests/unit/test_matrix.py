@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
+from batchgen.app.load import load_manifest
 from batchgen.jobs import job_id
-from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand, slug
 
 HEAD = "version: 1\nname: x\nprovider: sandbox\n"
