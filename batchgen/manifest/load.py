@@ -1,4 +1,4 @@
-"""Reading a manifest: text → schema → meaning → `Manifest`, or every problem in one pass."""
+"""Reading a manifest: text → schema → `Manifest`, and every problem of it in one pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import batchgen
-from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
 from batchgen.manifest import schema, settings
 from batchgen.manifest.axes import Axes
-from batchgen.manifest.check import Check
 from batchgen.manifest.diagnostics import Faults
 from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
@@ -29,11 +27,10 @@ if TYPE_CHECKING:
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
-def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
-    """A manifest that is right in every respect; `provider` takes the place of its own account.
+def read_manifest(path: Path | str, *, provider: str | None = None) -> tuple[Manifest | None, Faults]:
+    """A manifest as far as it can be read without a walk of its matrix, and what is wrong with it.
 
-    Raises ManifestInvalid with every problem, in the order of their places; CommandError when the file
-    cannot be read.
+    `provider` replaces its own account. Raises CommandError when the file cannot be read.
     """
     path = Path(path)
     data = encoding.load_bytes(path, str(path))
@@ -42,9 +39,7 @@ def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
     faults.extend(problems)
     raw = _by_schema(found.value, faults)
     manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
-    if manifest is None or faults.errors:
-        raise ManifestInvalid(faults.in_order())
-    return replace(manifest, warnings=faults.in_order())
+    return manifest, faults
 
 
 def _by_schema(value: Value, faults: Faults) -> Value:
@@ -99,10 +94,7 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         callback=settings.callback(raw.get("callback"), in_force[1], faults),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
-    check.run()
-    digest = _digest(data, in_force[0], axes, references)
-    return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
+    return replace(manifest, digest=_digest(data, in_force[0], axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:

@@ -247,7 +247,7 @@ class Manifest:
     callback: Callback | None = None
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
-    left_out: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
+    skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
 
     @property
