@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.checks.templates import BlockTemplates, check_inclusion
+from batchgen.checks.templates import MOST_OF_A_KIND, check_block, check_inclusion
 from batchgen.jobs import Parameters
 from batchgen.manifest import rules, templates
 from batchgen.manifest.diagnostics import cut, written_path
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from batchgen.manifest.rules import Violation
     from batchgen.matrix.expand import Combination, VariantKind
 
-MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
 _MOST_PATHS = 2_000_000
 _MOST_REASONS = 30  # for which combinations are skipped
 
@@ -75,7 +74,7 @@ class _Check:
         if not self._is_countable():
             return
         for block in self.manifest.blocks:
-            BlockTemplates(self.manifest, block, self.faults, quiet=self.quiet).run()
+            check_block(self.manifest, block, self.faults, quiet=self.quiet)
         for job in self.manifest.include:
             check_inclusion(job, self.faults)
         if self.faults.errors and any(_has_templates(block) for block in self.manifest.blocks):

@@ -25,6 +25,22 @@ class ReadingEnded(Exception):
     """The rest of the file is not read; why is among the problems."""
 
 
+def reason_missing(file: Path, name: str) -> tuple[str, str] | None:
+    """Why a file that a manifest names cannot be read, if so: message and hint."""
+    try:
+        if file.is_file():
+            return None
+        if file.is_dir():
+            return f"{name} is a folder.", "Name one file of it."
+        if file.exists():
+            return f"{name} is no ordinary file.", "Name a file."
+        guess = nearest(file.name, [other.name for other in file.parent.iterdir()])
+    except (OSError, ValueError):
+        guess = ""
+    hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
+    return f"The file {name} does not exist.", hint
+
+
 @dataclass(slots=True, kw_only=True)
 class TextFile:
     """One file, from its entry in the manifest."""
@@ -39,28 +55,12 @@ class TextFile:
 
     def check_exists(self) -> None:
         """Report why the file cannot be read, if so. Raises ReadingEnded."""
-        at = (*self.path, self.key)
-        try:
-            is_file, is_folder = self.file.is_file(), self.file.is_dir()
-        except (OSError, ValueError):
-            is_file = is_folder = False
-        if is_folder:
-            self.faults.add(at, f"{self.name} is a folder.", "Name one prompt file.")
-        elif not is_file and self.file.exists():
-            self.faults.add(at, f"{cut(self.name)} is no ordinary file.", "Name a file that holds the prompts.")
-        elif not is_file:
-            try:
-                names = [other.name for other in self.file.parent.iterdir()]
-            except (OSError, ValueError):
-                names = []
-            guess = nearest(self.file.name, names)
-            hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
-            self.faults.add(at, f"The file {cut(self.name)} does not exist.", hint)
-        elif self.file.stat().st_size > encoding.MAX_BYTES:
-            self.faults.add(at, f"{self.name} is larger than 64 MB.", "Split it into several files.")
-        else:
-            return
-        raise ReadingEnded
+        problem = reason_missing(self.file, cut(self.name))
+        if problem is None and self.file.stat().st_size > encoding.MAX_BYTES:
+            problem = f"{self.name} is larger than 64 MB.", "Split it into several files."
+        if problem is not None:
+            self.faults.add((*self.path, self.key), *problem)
+            raise ReadingEnded
 
     def lines(self) -> Iterator[str]:
         """The lines, decoded, with LF at their ends. Raises ReadingEnded at the first that is not UTF-8."""
