@@ -34,17 +34,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(slots=True, kw_only=True)
-class _Rows:
-    """What was read so far."""
-
-    texts: list[str] = field(default_factory=list)
-    ids: list[str | None] = field(default_factory=list)
-    lines: array[int] = field(default_factory=lambda: array("I"))
-    settings: dict[int, Settings] = field(default_factory=dict)
-    cells: list[tuple[str, ...]] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
 class PromptFile(TextFile):
     """One file of prompts (`from`), or one table whose rows fill a template (`rows`)."""
 
@@ -54,7 +43,11 @@ class PromptFile(TextFile):
     template: str | None = None  # with `rows`: what each row fills
     uses: frozenset[str] = frozenset()  # the names in the template
     where: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
-    _rows: _Rows = field(default_factory=_Rows)
+    _texts: list[str] = field(default_factory=list)
+    _ids: list[str | None] = field(default_factory=list)
+    _lines: array[int] = field(default_factory=lambda: array("I"))
+    _settings: dict[int, Settings] = field(default_factory=dict)  # of single prompts
+    _cells: list[tuple[str, ...]] = field(default_factory=list)
     _header: tuple[str, ...] = ()
     _used: tuple[str, ...] | None = None  # the columns that the template uses; None: no row was read
     _wanted: list[tuple[str, NodePath]] = field(init=False)  # keys of a row, each with what asks for it
@@ -96,19 +89,18 @@ class PromptFile(TextFile):
             return None
         if self.faults.errors == before:
             self._check_found()
-        rows = self._rows
-        if not rows.texts:
+        if not self._texts:
             return None
         return Prompts(
-            texts=rows.texts,
-            ids=rows.ids if any(name is not None for name in rows.ids) else None,
+            texts=self._texts,
+            ids=self._ids if any(name is not None for name in self._ids) else None,
             settings=settings,
-            row_settings=rows.settings,
+            row_settings=self._settings,
             path=self.path,
             file=self.name,
-            lines=rows.lines,
+            lines=self._lines,
             columns=self._used or (),
-            cells=rows.cells,
+            cells=self._cells,
             header=self._header,
         )
 
@@ -117,8 +109,8 @@ class PromptFile(TextFile):
         unmatched = self._filter.unmatched(self.name) if self._filter.rows_seen else []
         for column, number, message, hint in unmatched:
             at = (*self.path, "where", column) if number is None else (*self.path, "where", column, number)
-            self.faults.add(at, message, hint, warning=bool(self._rows.texts))
-        if self._rows.texts or unmatched:
+            self.faults.add(at, message, hint, warning=bool(self._texts))
+        if self._texts or unmatched:
             return
         if self._filter.rows_seen:
             hint = "Each key matches some row, but none matches all."
@@ -139,12 +131,11 @@ class PromptFile(TextFile):
         if fault is not None:
             self.fault(line, column, *fault)
             return
-        rows = self._rows
-        rows.texts.append(text)
-        rows.ids.append(name)
-        rows.lines.append(line)
+        self._texts.append(text)
+        self._ids.append(name)
+        self._lines.append(line)
         if cells is not None:
-            rows.cells.append(cells)
+            self._cells.append(cells)
 
     def _take_values(self, values: Sequence[str], line: int, column: int = 0) -> None:
         """One row, its values in the order of `_keys`; unless `where` leaves it out."""
@@ -192,16 +183,16 @@ class PromptFile(TextFile):
 
     def _keys(self, header: Sequence[str], line: int, column: int = 0) -> list[str] | None:
         """What is read of a row with these keys; None where one is missing, which is then reported."""
-        keys = []
+        keys, known = [], set(header)
         for name, path in self._wanted:
-            key = name if name in header else self._similar_key(name, path, header)
+            key = name if name in known else self._similar_key(name, path, header)
             if key is None:
                 self._report_missing(name, path, header, line, column)
                 return None
             keys.append(key)
         if self._used is None:
             self._header = tuple(header)
-            self._used = tuple(sorted(self.uses & set(header)))
+            self._used = tuple(sorted(self.uses & known))
             if self.template is not None and not self._used:
                 guess = next((near for name in sorted(self.uses) if (near := nearest(name, header))), "")
                 hint = f"Did you mean {{{{ {guess} }}}}? There is " if guess else "There is "
@@ -210,7 +201,7 @@ class PromptFile(TextFile):
                 self.faults.add(at, message, f"{hint}{_shown(header)}.", also=also)
                 raise ReadingEnded
         for name in self._used:
-            if name not in header:
+            if name not in known:
                 self._report_missing(name, (*self.path, "prompt"), header, line, column)
                 return None
         return [*keys, *self._used]
@@ -378,12 +369,12 @@ class PromptFile(TextFile):
             return
         if "prompt" not in entry:
             return
-        before = len(self._rows.texts)
+        before = len(self._texts)
         name = found.written((number, "id")) if entry.get("id") is not None else None
         self._take(found.written((number, "prompt")) or "", name, line, column)
         settings = self.settings_of(entry, found, (number,), self.path)
-        if settings and len(self._rows.texts) > before:
-            self._rows.settings[before] = settings
+        if settings and len(self._texts) > before:
+            self._settings[before] = settings
 
 
 def _shown(header: Sequence[str]) -> str:

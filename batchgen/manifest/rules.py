@@ -1,4 +1,4 @@
-"""What a model and an account can do with the parameters of one job (source: the API's reference)."""
+"""The rules of a model and an account for the parameters of one job (source: the API's reference)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _ALWAYS = frozenset({"model", "aspect_ratio", "resolution", "n"})
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A rule that a job's parameters break, by the parameters that break it together."""
+    """A rule that is broken, and the parameters that break it together."""
 
     rule: str
     of: tuple[str, ...]
     message: str
     hint: str = ""
-    soft: bool = False  # upstream's, which a gateway may not share
+    soft: bool = False  # a known limitation upstream, which a gateway may not have: a warning
 
 
 def violations(parameters: Parameters, settings: Settings, account: Account, units: int) -> Iterator[Violation]:
     """The hard rules that a job breaks; `units` is the concurrency of the account in force."""
     yield from _of_model(parameters, settings, account)
     yield from _of_size(parameters, account)
-    if "image" in account.fields:  # else it is said below that the account does not know these
+    if "image" in account.fields:  # otherwise they are reported below as unknown
         yield from _of_image(parameters)
     for name, setting in settings.items():
         if name not in account.fields and setting.value is not None:
             message = f"The account `{account.name}` does not know `{name}`."
-            yield Violation(f"field {name}", (name,), message, "Take it out, or use another account.")
+            yield Violation(f"field {name}", (name,), message, "Remove it, or use another account.")
     if parameters.n > units:
         message = f"A task of n {parameters.n} could never start: the account's concurrency is {units}."
         yield Violation("units", ("n",), message, f"Write n: {units} or less, and `repeat` for more images.")
@@ -49,7 +49,7 @@ def violations(parameters: Parameters, settings: Settings, account: Account, uni
 def _of_model(parameters: Parameters, settings: Settings, account: Account) -> Iterator[Violation]:
     name = parameters.model
     if name not in account.models and "model" not in settings:
-        message = f'No model is given, and the default, "{name}", is none of the account `{account.name}`.'
+        message = f'No model is given, and the account `{account.name}` does not have the default, "{name}".'
         hint = f"Write `defaults: {{model: {account.models[0]}}}`, for instance. It has {listed(account.models)}."
         yield Violation("no model", ("model",), message, hint)
     elif name not in account.models:
@@ -64,12 +64,12 @@ def _of_model(parameters: Parameters, settings: Settings, account: Account) -> I
             hint = f"Only {able or 'no model'} does."
             yield Violation("image_reference", ("image_reference", "model"), message, hint)
     elif parameters.image is not None and parameters.image_reference is None:
-        message = f"{name} wants `image_reference` with every image."
+        message = f"{name} requires `image_reference` with every image."
         yield Violation("no image_reference", ("image", "model"), message, "Add `image_reference: subject` or `face`.")
 
 
 def _of_size(parameters: Parameters, account: Account) -> Iterator[Violation]:
-    """Where an account wants pixels, a ratio must have a size there."""
+    """Where an account requires pixels, it must have a size for the ratio."""
     if not account.sizes or account.size_of(parameters) is not None:
         return
     ratio, resolution = parameters.aspect_ratio, parameters.resolution
@@ -81,9 +81,7 @@ def _of_size(parameters: Parameters, account: Account) -> Iterator[Violation]:
     else:
         message = f"The account `{account.name}` has no size for {ratio} at {resolution}."
         hint, of = f"It has {listed(table)}.", ("aspect_ratio", "resolution")
-    more = (
-        f"Or say what it makes: providers: {{{account.name}: {{sizes: {{{resolution}: {{{ratio}: WIDTHxHEIGHT}}}}}}}}."
-    )
+    more = f"Or define it: providers: {{{account.name}: {{sizes: {{{resolution}: {{{ratio}: WIDTHxHEIGHT}}}}}}}}."
     yield Violation(f"size {ratio} {resolution}", of, message, f"{hint} {more}")
 
 
@@ -91,12 +89,12 @@ def _of_image(parameters: Parameters) -> Iterator[Violation]:
     if parameters.image is not None:
         if parameters.negative_prompt is not None:
             message = "A negative prompt cannot go together with an image."
-            hint = "Take one of the two away; `negative_prompt: ~` takes a default away."
+            hint = "Remove one of the two; `negative_prompt: ~` removes a default."
             yield Violation("negative_prompt", ("image", "negative_prompt"), message, hint)
         return
     for name in _WITH_IMAGE:
         if getattr(parameters, name) is not None:
-            yield Violation(f"{name} alone", (name,), f"`{name}` needs an `image`.", "Add the image, or take it out.")
+            yield Violation(f"{name} alone", (name,), f"`{name}` needs an `image`.", "Add the image, or remove it.")
 
 
 def doubts(parameters: Parameters) -> Iterator[Violation]:
@@ -110,7 +108,7 @@ def doubts(parameters: Parameters) -> Iterator[Violation]:
             of = ("model", oddity.parameter)
             yield Violation(f"unlikely {oddity.parameter}", of, message, "The gateway may differ.", soft=True)
     if parameters.human_fidelity is not None and parameters.image_reference == "face":
-        message = "`human_fidelity` is said to have effect with `image_reference: subject` only."
+        message = "According to the API, `human_fidelity` works with `image_reference: subject` only."
         yield Violation("human_fidelity", ("human_fidelity", "image_reference"), message, soft=True)
 
 

@@ -87,7 +87,7 @@ def is_template(text: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a template reads this name as a word of its own."""
+    """Whether this name is a keyword of templates."""
     return name in _RESERVED
 
 
@@ -100,7 +100,7 @@ def read(text: str) -> Template:
 
 
 def _plain(text: str) -> _Plain | None:
-    """The text as a plain template, or None where more than names stands in it."""
+    """The text as a plain template, or None where it contains more than names."""
     parts = _NAME.split(text)
     names = frozenset(parts[1::2])
     if names & _RESERVED or _MARKS.search("".join(parts[::2])):

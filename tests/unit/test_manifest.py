@@ -223,7 +223,7 @@ def test_a_reference_image_is_known_by_its_content_not_by_its_name(tmp_path):
         ("matrix: {prompt: a, model: kling-v2-new}", "kling-v2-new with no image may fail"),
         (
             "matrix: {prompt: a, image: http://e.org/a, model: kling-v1-5, image_reference: face, human_fidelity: 1}",
-            "`human_fidelity` is said to have effect",
+            "`human_fidelity` works with",
         ),
     ],
 )
