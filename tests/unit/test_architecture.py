@@ -51,7 +51,7 @@ HOMES = {
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine",
     "tqdm": "cli",
-    "PIL": "storage sandbox manifest",
+    "PIL": "sandbox",
     "jwt": "providers sandbox",
 }
 
