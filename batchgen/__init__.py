@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from batchgen.app.load import load_manifest
     from batchgen.errors import BatchgenError
     from batchgen.jobs import Job, Status
-    from batchgen.manifest.load import load_manifest
     from batchgen.matrix.expand import expand
 
 __all__ = ["BatchgenError", "Job", "Status", "__version__", "expand", "load_manifest"]
@@ -22,7 +22,7 @@ _HOMES = {
     "BatchgenError": "batchgen.errors",
     "Job": "batchgen.jobs",
     "Status": "batchgen.jobs",
-    "load_manifest": "batchgen.manifest.load",
+    "load_manifest": "batchgen.app.load",
     "expand": "batchgen.matrix.expand",
 }
 

@@ -1,10 +1,9 @@
-"""What is asked for: `Job`, its parameters, its id, and the states of its life.
+"""What is asked for: `Job`, its parameters, its id and its states.
 
-The id is a **versioned** hash of the canonical request: the rendered prompt, the parameters with the
-defaults of the contract filled in, a reference image by its content, and the number of the repeat.
-Provider, order, names and spelling of the manifest are not in it, so that an edit which asks for the
-same image again finds it. Changing what this module hashes makes every user pay again: do not, without
-a new `ID_VERSION` and a way to compute the old one.
+The id is a **versioned** hash of the canonical request: the rendered prompt, the parameters with the API's defaults
+filled in, a reference image by its content, and the number of the repeat. Provider, order, names and spelling of the
+manifest are not part of it, so that an edit which asks for the same image again finds it. Changing what this module
+hashes makes every user pay again: do not, without a new `ID_VERSION` and a way to compute the old one.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ ID_LENGTH = 26  # the version's character and 125 bits in base32
 
 
 class Status(StrEnum):
-    """How far a job has come. Only the ledger moves it."""
+    """The state of a job. Only the ledger changes it."""
 
-    PENDING = "pending"  # nothing sent, or every attempt so far certainly made nothing
-    INTENT = "intent"  # an attempt is about to be sent, or was, and no answer is recorded
-    SUBMITTED = "submitted"  # the gateway took it: there is a task id
+    PENDING = "pending"  # nothing was sent, or every attempt so far certainly made nothing
+    INTENT = "intent"  # an attempt is about to be sent, or was sent and no answer is recorded
+    SUBMITTED = "submitted"  # the gateway accepted it: there is a task id
     MADE = "made"  # the task succeeded: there are links
     DONE = "done"  # every image is in its place
     PARTIAL = "partial"  # the gateway delivered fewer images than asked for; those are in place
     FAILED = "failed"  # parameters refused, or every attempt failed
     REJECTED = "rejected"  # refused by policy
     UNKNOWN = "unknown"  # sent without a clear answer, and the gateway cannot be asked
-    GONE = "gone"  # made, but the gateway has the images no more
+    GONE = "gone"  # made, but the gateway no longer has the images
 
 
 LIVE = frozenset({Status.INTENT, Status.SUBMITTED, Status.MADE})
@@ -55,7 +54,7 @@ class Reference:
 
     @property
     def identity(self) -> str:
-        """What the job's id knows of it: the link, or the content."""
+        """What goes into the job's id: the link, or the content."""
         return f"sha256:{self.sha256}" if self.sha256 else f"url:{self.url}"
 
 
@@ -63,8 +62,7 @@ class Reference:
 class Parameters:
     """What is asked for besides the prompt. `None` means: not asked for.
 
-    The defaults are those of the API's own reference (contract: an absent axis takes the default), the
-    only place where they stand.
+    The defaults are those of the API's own reference; they are defined here only.
     """
 
     model: str = "kling-v1"
@@ -132,9 +130,9 @@ class Job:
 
     @classmethod
     def from_json(cls, job_id: str, text: str) -> Job:
-        """Read back what `to_json` wrote; later versions may have written more, which is left out."""
+        """Read what `to_json` wrote; fields that a later version may have added are ignored."""
         if not is_id(job_id):
-            raise CommandError(f"The ledger names a job {job_id!r}, which is no id of batchgen's. Nothing was changed.")
+            raise CommandError(f"The ledger has a job {job_id!r}, which is not an id of batchgen. Nothing was changed.")
         record = json.loads(text)
         known = {k: v for k, v in record["parameters"].items() if k in PARAMETER_NAMES}
         if image := known.get("image"):
@@ -152,39 +150,39 @@ class Job:
 def job_id(prompt: str, parameters_digest: bytes, repeat: int = 0) -> str:
     """The id of a request: version, then 125 bits of SHA-256 in lower-case base32.
 
-    Base32, for ids stand in file names and some file systems fold case.
+    Base32, because ids are parts of file names and some file systems ignore case.
     """
-    mould = hashlib.sha256(b"batchgen job 1\0")
-    mould.update(hashlib.sha256(prompt.encode()).digest())
-    mould.update(parameters_digest)
-    mould.update(repeat.to_bytes(4, "big"))
-    return ID_VERSION + b32encode(mould.digest()[:16])[: ID_LENGTH - 1].decode().lower()
+    hasher = hashlib.sha256(b"batchgen job 1\0")
+    hasher.update(hashlib.sha256(prompt.encode()).digest())
+    hasher.update(parameters_digest)
+    hasher.update(repeat.to_bytes(4, "big"))
+    return ID_VERSION + b32encode(hasher.digest()[:16])[: ID_LENGTH - 1].decode().lower()
 
 
 _AN_ID = re.compile(r"[0-9][a-z2-7]{25}")
 
 
 def is_id(text: str) -> bool:
-    """Whether this can be a job's id: names of files are made of it."""
+    """Whether this can be a job's id; ids become parts of file names."""
     return _AN_ID.fullmatch(text) is not None
 
 
 def external_id(job: str, attempt: int) -> str:
-    """The caller's own id of one attempt (numbered from 1): it follows from the job, so no crash forgets it."""
+    """Our own id of one attempt (from 1): it follows from the job, so that no crash loses it."""
     return f"bg-{job}-{attempt}"
 
 
-INLINE = "data:"  # how a link begins that holds the image itself (RFC 2397)
+INLINE = "data:"  # the scheme of a link that contains the image itself (RFC 2397)
 
 
 def is_inline(url: str) -> bool:
-    """Whether the image is in the link."""
+    """Whether the link contains the image itself."""
     return url.startswith(INLINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLink:
-    """An image at the gateway, to be fetched."""
+    """An image at the gateway, to be downloaded."""
 
     index: int
     url: str
@@ -193,7 +191,7 @@ class ImageLink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """An image that is here. `path` is relative to the output folder, with `/`."""
+    """An image that was downloaded. `path` is relative to the output folder, with `/`."""
 
     index: int
     path: str

@@ -1,4 +1,4 @@
-"""Money as the ledger keeps it: whole millionths of the account's unit, so that sums are exact."""
+"""Money in whole millionths of the account's unit, as in the ledger, so that sums are exact."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from batchgen.app.audit import (
     books,
     paid_beside,
 )
+from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
 from batchgen.cli.adopt_files import Taken, take_in_files, take_in_rows
 from batchgen.cli.gateway import gateway_in
@@ -28,7 +29,6 @@ from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.events import redacted
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
 from batchgen.reconcile import reconcile
 from batchgen.reports.index import INDEX

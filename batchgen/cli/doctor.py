@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
+from batchgen.app.load import load_manifest
 from batchgen.catalog.load import builtin
 from batchgen.cli import options as common
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError
-from batchgen.manifest.load import load_manifest
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

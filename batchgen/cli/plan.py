@@ -1,24 +1,24 @@
-"""`batchgen plan`: what a run would do against what is there; sends nothing, writes nothing."""
+"""`batchgen plan`: what a run would do; sends nothing, writes nothing."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import header
 from batchgen.errors import ReasonCode
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
 from batchgen.plan.selection import Selection
-from batchgen.plan.survey import Group, Plan, check_any, standings, survey
+from batchgen.plan.survey import Group, Plan, check_any, job_states, survey
 from batchgen.reports.index import INDEX
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from batchgen.jobs import Job
@@ -34,9 +34,9 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
-    parser.add_argument("--detailed", action="store_true", help="list every job, in both forms")
+    parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")
     parser.add_argument(
-        "--exit-code", action="store_true", help=f"leave with {SOMETHING_TO_DO} when there is something to do, else 0"
+        "--exit-code", action="store_true", help=f"exit with {SOMETHING_TO_DO} when there is something to do, else 0"
     )
     common.add_json(parser)
 
@@ -54,7 +54,7 @@ def execute(options: Namespace) -> int:
     if manifest.warnings:
         problems.tell(manifest.warnings)
     code = SOMETHING_TO_DO if options.exit_code and plan.anything_to_do else 0
-    listed = ((job, row) for job, row in standings(manifest, ledger) if selection.takes(job))
+    listed = ((job, row) for job, row in job_states(manifest, ledger) if selection.takes(job))
     if options.json:
         data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
         if options.detailed:
@@ -76,10 +76,10 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
         "done": _group(plan.done),
-        "resumed": _group(plan.again),
+        "resumed": _group(plan.resumed),
         "ended": {status.value: _group(group) for status, group in plan.ended.items()},
         "retired_images": plan.retired_images,
-        "left_out": [_left_out(found) for found in manifest.left_out],
+        "skipped": [_skipped(group) for group in manifest.skipped],
         "price_unit": manifest.account.prices.unit,
         "prices_as_of": manifest.account.prices.as_of,
         "seconds": plan.seconds,
@@ -92,9 +92,9 @@ def _group(group: Group) -> dict[str, Any]:
     return {"jobs": group.jobs, "images": group.images, "cost": cost, "reasons": dict(group.reasons)}
 
 
-def _left_out(found: Skipped) -> dict[str, Any]:
-    places = [{"file": p.file, "line": p.line, "column": p.column} for p in found.places]
-    return {"reason": found.reason, "jobs": found.jobs, "example": dict(found.example), "places": places}
+def _skipped(group: Skipped) -> dict[str, Any]:
+    places = [{"file": p.file, "line": p.line, "column": p.column} for p in group.places]
+    return {"reason": group.reason, "jobs": group.jobs, "example": dict(group.example), "places": places}
 
 
 def _job(job: Job, row: JobState) -> dict[str, Any]:
@@ -116,14 +116,14 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make)
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
-    if plan.again.jobs:
-        lines += _section("taken up again", f"{_line(plan.again)}; not paid again", plan.again)
+    if plan.resumed.jobs:
+        lines += _section("resumed", f"{_line(plan.resumed)}; not paid again", plan.resumed)
     lines += _section("done", _line(plan.done), plan.done)
     for status, group in plan.ended.items():
         lines += _section(status.value, f"{_line(group)}; {_ADVICE[status.value]}", group)
     if plan.retired_images:
         lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
-    lines += _skipped(manifest)
+    lines += _skipped_lines(manifest.skipped)
     prices = manifest.account.prices
     if prices.as_of and plan.make.jobs > plan.make.unpriced:
         lines.append(f"  {'prices':<18}as of {prices.as_of}")
@@ -132,13 +132,13 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if plan.anything_to_do:
         slots = _number(manifest.account.concurrency, "slot")
         if manifest.account.adaptive_concurrency:
-            slots += "; a run tries whether the account takes more (else say providers.*.limits.concurrency)"
+            slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
         lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
     return "\n".join(lines)
 
 
 def _section(title: str, text: str, group: Group) -> list[str]:
-    """A group's line, and below it why, the commonest reasons first."""
+    """A group's line, and below it the reasons, the most frequent first."""
     lines = [f"  {title:<18}{text}"]
     shown = group.reasons.most_common(_REASONS_SHOWN)
     lines += [f"    - {reason}: {_number(jobs, 'job')}" for reason, jobs in shown]
@@ -147,16 +147,16 @@ def _section(title: str, text: str, group: Group) -> list[str]:
     return lines
 
 
-def _skipped(manifest: Manifest) -> list[str]:
+def _skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
     """What `on_illegal: skip` leaves out, and by which rules."""
-    if not manifest.left_out:
+    if not skipped:
         return []
-    jobs = sum(found.jobs for found in manifest.left_out)
-    lines = [f"  {'left out':<18}{_number(jobs, 'job')} that cannot be made (on_illegal: skip)"]
-    for found in manifest.left_out[:_REASONS_SHOWN]:
-        where = f" [{found.places[0]}]" if found.places else ""
-        lines.append(f"    - {found.reason.rstrip('.')}: {_number(found.jobs, 'job')}{where}")
-    if (more := len(manifest.left_out) - _REASONS_SHOWN) > 0:
+    jobs = sum(group.jobs for group in skipped)
+    lines = [f"  {'skipped':<18}{_number(jobs, 'job')} that cannot be made (on_illegal: skip)"]
+    for group in skipped[:_REASONS_SHOWN]:
+        where = f" [{group.places[0]}]" if group.places else ""
+        lines.append(f"    - {group.reason.rstrip('.')}: {_number(group.jobs, 'job')}{where}")
+    if (more := len(skipped) - _REASONS_SHOWN) > 0:
         lines.append(f"    - and {_number(more, 'other reason')}")
     return lines
 
@@ -165,8 +165,8 @@ _ADVICE = {
     "failed": "another attempt with run --retry-failed",
     "rejected": "refused by policy; change the prompt",
     "unknown": "may have been paid for; sent again only with run --retry-unknown",
-    "gone": "made, but lost at the gateway; made anew with run --retry-failed",
-    "partial": "fewer images than asked for; made anew with run --retry-failed",
+    "gone": "made, but lost at the gateway; made again with run --retry-failed",
+    "partial": "fewer images than asked for; made again with run --retry-failed",
 }
 
 
@@ -178,7 +178,7 @@ def _cost(group: Group, unit: str) -> str:
     if not group.jobs:
         return ""
     if group.unpriced == group.jobs:
-        return ", price not known"
+        return ", price unknown"
     known = f", {plain(group.cost)} {unit}".rstrip()
     return f"{known} and {_number(group.unpriced, 'job')} of unknown price" if group.unpriced else known
 
@@ -189,7 +189,7 @@ def _number(count: int, noun: str) -> str:
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
-        return "not known before the first tasks have ended"
+        return "unknown until the first tasks have ended"
     if seconds < 60:
         return "under a minute"
     hours, minutes = divmod(round(seconds / 60), 60)

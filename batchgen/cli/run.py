@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen.app.load import load_manifest
 from batchgen.app.run import Order, Result, RunEnvironment, perform
 from batchgen.budget import BudgetLimits
 from batchgen.cli import options as common
@@ -26,12 +27,11 @@ from batchgen.jobs import Status
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.money import micros
 from batchgen.plan.selection import Selection
-from batchgen.plan.survey import check_any, standings, unpriced
+from batchgen.plan.survey import check_any, job_states, unpriced
 from batchgen.providers import registry
 from batchgen.reports.index import INDEX
 from batchgen.storage.tree import Tree
@@ -171,7 +171,7 @@ def _pending(
 ) -> Iterator[Attempt | None]:
     """What is to be begun, at most `limit` of it; None now and then where nothing is."""
     begun = 0
-    for looked_at, (job, standing) in enumerate(standings(manifest, ledger), 1):
+    for looked_at, (job, standing) in enumerate(job_states(manifest, ledger), 1):
         if limit is not None and begun >= limit:
             return
         if standing.status is Status.PENDING and selection.takes(job):
@@ -183,7 +183,7 @@ def _pending(
 
 def _to_come(options: Namespace, manifest: Manifest, ledger: LedgerReader, selection: Selection) -> tuple[int, int]:
     """Jobs and images that this run is to bring: what was begun, and what is to be begun."""
-    if not selection.wishes and options.limit is None:
+    if not selection.wanted and options.limit is None:
         return ledger.images_missing()
     jobs, images = ledger.images_missing(begun_only=True)
     for work in filter(None, _pending(manifest, ledger, selection, options.limit)):
@@ -193,10 +193,10 @@ def _to_come(options: Namespace, manifest: Manifest, ledger: LedgerReader, selec
 
 def _scope(manifest: Manifest, ledger: LedgerReader, selection: Selection) -> dict[Status, int]:
     """How the jobs stand that this run's exit code is about."""
-    if not selection.wishes:
+    if not selection.wanted:
         return ledger.counts()
     counts: dict[Status, int] = {}
-    for job, standing in standings(manifest, ledger):
+    for job, standing in job_states(manifest, ledger):
         if selection.takes(job):
             counts[standing.status] = counts.get(standing.status, 0) + 1
     return counts

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchgen.catalog.accounts import Account
-    from batchgen.manifest.diagnostics import Faults
+    from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.source.document import Value
 
 _REQUIRED = ("protocol", "base_url", "models")  # of an account that starts from no built-in one
@@ -33,22 +33,22 @@ _OWN_HEADERS = frozenset(
 _SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 
 
-def accounts(raw: Mapping[str, Value], faults: Faults) -> dict[str, Account]:
+def accounts(raw: Mapping[str, Value], diagnostics: Diagnostics) -> dict[str, Account]:
     """The built-in accounts and the manifest's, by name."""
     found = dict(builtin().accounts)
     known = builtin().raw_accounts
     for name, changes in raw.items():
         base = changes.get("use", name)
         if base not in known:
-            if "use" in faults.document.value["providers"][name]:
+            if "use" in diagnostics.document.value["providers"][name]:
                 continue  # reported already
-            if not _stands_alone(name, changes, faults):
+            if not _stands_alone(name, changes, diagnostics):
                 continue
         account = parse_account(name, known.get(base) or _unlisted(changes["protocol"]), changes)
         found[name] = account
-        _check_address(name, account.base_url, faults)
-        _check_headers(name, account, faults)
-        _check_values(name, account, changes, faults)
+        _check_address(name, account.base_url, diagnostics)
+        _check_headers(name, account, diagnostics)
+        _check_values(name, account, changes, diagnostics)
     return found
 
 
@@ -57,55 +57,59 @@ def _unlisted(protocol: str) -> Mapping[str, Value]:
     return merge(builtin().of_protocol.get(protocol, {}), UNLISTED)
 
 
-def _stands_alone(name: str, changes: Mapping[str, Value], faults: Faults) -> bool:
+def _stands_alone(name: str, changes: Mapping[str, Value], diagnostics: Diagnostics) -> bool:
     """Whether an account that starts from no built-in one has what it needs."""
     missing = [key for key in _REQUIRED if key not in changes]
     if "protocol" in missing:
         message = f"The account `{name}` is not built in and does not say what it starts from."
-        faults.add(("providers", name), message, f"Add `use:` with one of {', '.join(builtin().accounts)}.", key=True)
+        diagnostics.add(
+            ("providers", name), message, f"Add `use:` with one of {', '.join(builtin().accounts)}.", key=True
+        )
     elif missing:
         message = f"The account `{name}` uses the protocol {changes['protocol']} and starts from no built-in account."
-        faults.add(("providers", name), message, f"Add `{'` and `'.join(missing)}`.", key=True)
+        diagnostics.add(("providers", name), message, f"Add `{'` and `'.join(missing)}`.", key=True)
     return not missing
 
 
-def _check_address(name: str, url: str, faults: Faults) -> None:
+def _check_address(name: str, url: str, diagnostics: Diagnostics) -> None:
     at = ("providers", name, "base_url")
     if "@" in url:
-        faults.add(at, *PASSWORD)
+        diagnostics.add(at, *PASSWORD)
         return
     try:
         is_port = urlsplit(url).port != 0
     except ValueError:
         is_port = False
     if not is_port:
-        faults.add(at, f"The port of {url} does not exist.", "A port is a number from 1 to 65535.")
+        diagnostics.add(at, f"The port of {url} does not exist.", "A port is a number from 1 to 65535.")
 
 
-def _check_headers(name: str, account: Account, faults: Faults) -> None:
+def _check_headers(name: str, account: Account, diagnostics: Diagnostics) -> None:
     for header in (*account.headers, *account.header_variables):
         at = ("providers", name, "headers", header)
         if not _HEADER.fullmatch(header):
-            faults.add(at, f"`{cut(header)}` is not the name of a header.", "Use letters, digits and -.", key=True)
+            diagnostics.add(at, f"`{cut(header)}` is not the name of a header.", "Use letters, digits and -.", key=True)
         elif header.lower() in _OWN_HEADERS:
             hint = "The key goes into the variable that `api_key_env` names." if "auth" in header.lower() else ""
-            faults.add(at, f"The header `{header}` is set by batchgen.", hint or "Leave it out.", key=True)
+            diagnostics.add(at, f"The header `{header}` is set by batchgen.", hint or "Leave it out.", key=True)
         elif header in account.headers and _SECRET_HEADER.search(header):
             hint = f"Put it into an environment variable: {header}: {{env: NAME}}."
-            faults.add(at, "A key is never written into a manifest.", hint, key=True)
+            diagnostics.add(at, "A key is never written into a manifest.", hint, key=True)
 
 
-def _check_values(name: str, account: Account, changes: Mapping[str, Value], faults: Faults) -> None:
+def _check_values(name: str, account: Account, changes: Mapping[str, Value], diagnostics: Diagnostics) -> None:
     for key in _OF_OPENAI:
         if key in changes and account.protocol != "openai":
             message = f"The account `{name}` has the protocol {account.protocol}, which has no field `{key}`."
-            faults.add(("providers", name, key), message, "Only accounts that start from openai send it.", key=True)
+            diagnostics.add(
+                ("providers", name, key), message, "Only accounts that start from openai send it.", key=True
+            )
     for key, value in changes.get("defaults", {}).items():
         if value is not None and (problem := outside_bounds(account, key, value)):
-            faults.add(("providers", name, "defaults", key), *problem)
+            diagnostics.add(("providers", name, "defaults", key), *problem)
     if missing := [key for key in account.key_settings if not getattr(account, key)]:
         message = f"The account `{name}` does not say which variable holds its key."
-        faults.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
+        diagnostics.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
 
 
 def own_defaults(account: Account) -> dict[str, Setting]:
@@ -114,7 +118,7 @@ def own_defaults(account: Account) -> dict[str, Setting]:
 
 
 def in_force(
-    wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], faults: Faults
+    wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], diagnostics: Diagnostics
 ) -> tuple[str, Account, Account] | None:
     """The account in force, by name, and the one whose rules decide; `wanted` replaces the manifest's own.
 
@@ -123,13 +127,13 @@ def in_force(
     own = raw.get("provider")
     if own is not None and own not in found:
         if own not in raw.get("providers", {}):  # else what is wrong with it is reported already
-            faults.add(("provider",), f'There is no account "{own}".', meant(str(own), found, allowed="There are"))
+            diagnostics.add(("provider",), f'There is no account "{own}".', meant(str(own), found, allowed="There are"))
         own = None
     name = wanted if wanted is not None else own
     if name is None:
         return None
     if name not in found:
-        faults.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
+        diagnostics.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
         return None
     account = found[name]
     if own is None or not account.is_local_sandbox:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest import templates
+from batchgen.manifest import schema, templates
 from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
@@ -17,7 +17,7 @@ from batchgen.manifest.vars import name_fault
 from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
@@ -36,7 +36,7 @@ class Axes:
     # --- blocks
 
     def blocks(self, matrix: Value) -> list[Block]:
-        """The blocks of a matrix; what is faulty in them is left out, and said."""
+        """The blocks of a matrix; what is invalid in them is left out and reported."""
         if isinstance(matrix, dict):
             return [self._block(matrix, ("matrix",))]
         if isinstance(matrix, list):
@@ -55,7 +55,7 @@ class Axes:
             first = seen.setdefault(block.name, at)
             if first != at:
                 message = f'Two blocks are called "{cut(block.name)}".'
-                self.reader.faults.add(at, message, "Give one of them another name.", also=[first])
+                self.reader.diagnostics.add(at, message, "Give one of them another name.", also=[first])
 
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
         names = block.get("vars")
@@ -74,28 +74,28 @@ class Axes:
         return Block(
             prompts=prompts,
             vars=tuple(names_axes),
-            axes=tuple(axis for axis in axes if axis.entries),  # one of faulty entries only would hide the rest
+            axes=tuple(axis for axis in axes if axis.entries),  # an axis without a valid entry would hide the rest
             path=path,
             name=name,
             sample=_sample(block.get("sample")),
         )
 
     def _check_labels(self, names: list[Axis], axes: list[Axis]) -> None:
-        """A var called like what names the entries of `zip` in paths."""
+        """A var with the name that the entries of `zip` have in paths."""
         with_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
         for axis in names:
             if axis.name == "zip" and not axis.is_zip and with_ids:
                 message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
-                self.reader.faults.add(axis.path, message, "Give it another name.", key=True)
+                self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
         if "prompt" not in block:
             if self.default_prompt is not None:
                 yield Prompts(texts=[self.default_prompt[0]], path=self.default_prompt[1])
-            elif not self.reader.faults.errors:
+            elif not self.reader.diagnostics.errors:
                 named = f'The block "{cut(str(block["name"]), 30)}"' if "name" in block else "This block of the matrix"
                 message = f"{named} has no prompt."
-                self.reader.faults.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
+                self.reader.diagnostics.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
             return
         run: list[str] = []
         start: NodePath = ()
@@ -105,7 +105,7 @@ class Axes:
                 if text is not None:
                     if not run:
                         start = at
-                    elif at[-1] != int(start[-1]) + len(run):  # a faulty one stood between
+                    elif at[-1] != int(start[-1]) + len(run):  # an invalid one stood between
                         yield Prompts(texts=run, path=start, indexed=True)
                         run, start = [], at
                     run.append(text)
@@ -137,17 +137,17 @@ class Axes:
 
     def _refuse_key(self, entry: Mapping[str, Value], key: str, path: NodePath, message: str) -> None:
         if key in entry:
-            self.reader.faults.add((*path, key), message, "Take it out.", key=True)
+            self.reader.diagnostics.add((*path, key), message, "Remove it.", key=True)
 
     def _prompt_file(self, entry: Mapping[str, Value], path: NodePath, settings: Settings) -> Prompts | None:
         if "from" in entry and "rows" in entry:
             message = "An entry has either `from` (the prompts of a file) or `rows` (a template's table), not both."
-            self.reader.faults.add((*path, "rows"), message, "Take one out.", key=True)
+            self.reader.diagnostics.add((*path, "rows"), message, "Remove one.", key=True)
             return None
         if "from" in entry and "prompt" in entry:
             message = "An entry has either `prompt` or `from`, not both."
-            hint = "Take one out; to fill a prompt from each row of a table, write `rows` in place of `from`."
-            self.reader.faults.add((*path, "prompt"), message, hint, key=True)
+            hint = "Remove one; to fill a prompt from each row of a table, write `rows` in place of `from`."
+            self.reader.diagnostics.add((*path, "prompt"), message, hint, key=True)
             return None
         template = None
         if "rows" in entry:
@@ -160,17 +160,17 @@ class Axes:
     def _template(self, entry: Mapping[str, Value], path: NodePath) -> str | None:
         """The prompt that rows fill."""
         if "prompt" not in entry:
-            return None  # said already
+            return None  # reported already
         text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
         if text is not None and not templates.is_template(text):
             message = "This prompt names no column: every row of the table would make the same images."
-            self.reader.faults.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or take `rows` out.")
+            self.reader.diagnostics.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or remove `rows`.")
             return None
         try:
             if text is not None:
                 templates.read(text)
-        except templates.TemplateFault as fault:
-            self.reader.faults.add((*path, "prompt"), str(fault))
+        except templates.TemplateSyntaxError as fault:
+            self.reader.diagnostics.add((*path, "prompt"), str(fault))
             return None
         return text
 
@@ -192,7 +192,7 @@ class Axes:
             column=entry.get("column") if template is None else None,
             id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
             where={name: tuple(self._matches(name, names[name], (*path, "where", name))) for name in names},
-            faults=self.reader.faults,
+            diagnostics=self.reader.diagnostics,
             settings_of=self.reader.row_settings,
         )
         found = file.read(settings)
@@ -203,29 +203,54 @@ class Axes:
         for name, values in names.items():
             at = (*path, name)
             if fault := name_fault(name):
-                self.reader.faults.add(at, *fault, key=True)
-            entries = [self._var(name, entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
-            yield Axis(name=name, entries=tuple(e for e in entries if e is not None), path=at, vars=(name,))
+                self.reader.diagnostics.add(at, *fault, key=True)
+            entries = [(entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
+            mappings = [
+                (entry, p) for entry, p in entries if isinstance(entry, dict) and self._names_var(name, entry, p)
+            ]
+            parameters = self._checked_parameters(mappings)
+            found = [
+                self._var(name, entry, p, parameters.get(p, {}))
+                for entry, p in entries
+                if p in parameters or not isinstance(entry, dict)
+            ]
+            yield Axis(name=name, entries=tuple(found), path=at, vars=(name,))
 
-    def _var(self, name: str, entry: Value, path: NodePath) -> Entry | None:
+    def _var(self, name: str, entry: Value, path: NodePath, parameters: Mapping[str, Value]) -> Entry:
         if not isinstance(entry, dict):
             text = self.reader.written(path)
             return Entry(text=text, id=None, settings={}, path=path, values={name: text})
-        faults = self.reader.faults
+        settings = self.reader.settings(parameters, path)
+        text = self.reader.written((*path, name))
+        return Entry(text=text, id=self.reader.name(entry, path), settings=settings, path=path, values={name: text})
+
+    def _names_var(self, name: str, entry: Mapping[str, Value], path: NodePath) -> bool:
+        """Whether an entry gives the var's value; what else is wrong with its keys is reported too."""
+        diagnostics = self.reader.diagnostics
         known = [name, "id", *PARAMETER_NAMES]
         for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
-            faults.add((*path, key), f"There is no key `{cut(key)}` here.", meant(key, known), key=True)
+            diagnostics.add((*path, key), f"Unknown key `{cut(key)}`.", meant(key, known), key=True)
         if name not in entry:
-            faults.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
-            return None
+            diagnostics.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
+            return False
         if isinstance(entry[name], (dict, list)):
-            faults.add((*path, name), "The value of a var must be a text or a number.", "Write it as a text.")
-            return None
-        faulty = _check_settings(entry, path, self.reader)
-        settings = self.reader.settings(faulty, path)
-        own_id = self.reader.name(entry, path)
-        text = self.reader.written((*path, name))
-        return Entry(text=text, id=own_id, settings=settings, path=path, values={name: text})
+            diagnostics.add((*path, name), "The value of a var must be a text or a number.", "Write it as a text.")
+            return False
+        return True
+
+    def _checked_parameters(
+        self, entries: Sequence[tuple[Mapping[str, Value], NodePath]]
+    ) -> dict[NodePath, Mapping[str, Value]]:
+        """The valid parameters of a var's entries: the schema does not know the var's own key beside them."""
+        if not entries:
+            return {}
+        parameters = [{k: v for k, v in entry.items() if k in PARAMETER_NAMES or k == "id"} for entry, _ in entries]
+        refused = schema.check(parameters, "entry")
+        for fault in refused:
+            path = entries[int(fault.path[0])][1]
+            self.reader.diagnostics.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
+        cleaned = schema.cleaned(parameters, refused)
+        return {path: kept for (_, path), kept in zip(entries, cleaned, strict=True)}
 
     def _axis(self, name: str, values: Value, path: NodePath) -> Axis:
         found = [self._entry(name, e, p) for e, p in _entries(values, path) if e is not INVALID]
@@ -246,7 +271,7 @@ class Axes:
         text = str(entry["enabled"]).lower() if isinstance(entry, dict) else self.reader.written(path)
         return Entry(text=text, id=None, settings={name: Setting(value, path)}, path=path)
 
-    # --- besides the blocks
+    # --- beside the blocks
 
     def inclusions(self, include: Value) -> Iterator[Inclusion]:
         """Whole jobs, each with the defaults that it does not change."""
@@ -260,14 +285,14 @@ class Axes:
         names = written if isinstance(written, dict) else {}
         for name in names:
             if fault := name_fault(name):
-                self.reader.faults.add((*path, "vars", name), *fault, key=True)
+                self.reader.diagnostics.add((*path, "vars", name), *fault, key=True)
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
         elif self.default_prompt is not None:
             prompt = self.default_prompt[0]
         else:
             prompt = None
-            self.reader.faults.add(path, "This job has no prompt.", "Add `prompt: …`.")
+            self.reader.diagnostics.add(path, "This job has no prompt.", "Add `prompt: …`.")
         if prompt is None:
             return None
         texts = {name: self.reader.written((*path, "vars", name)) for name in names}
@@ -275,7 +300,7 @@ class Axes:
         return Inclusion(prompt=prompt, id=name, settings=settings, vars=texts, path=path)
 
     def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
-        """What is to be left out."""
+        """The rules of `exclude`."""
         for number, rule in enumerate(exclude if isinstance(exclude, list) else []):
             if isinstance(rule, dict) and rule:
                 yield self._exclusion(rule, ("exclude", number), known_vars)
@@ -299,7 +324,7 @@ class Axes:
                 if key not in known and (unknown := unknown + 1) <= MOST_UNKNOWN:
                     words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
                     message = f"`{cut(key)}` is neither a parameter nor a var."
-                    self.reader.faults.add(at, message, meant(key, words), key=True)
+                    self.reader.diagnostics.add(at, message, meant(key, words), key=True)
         return Exclusion(
             prompt=whole.get("prompt"),
             prompt_id=whole.get("prompt_id"),
@@ -323,7 +348,7 @@ class Axes:
 
 
 def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
-    """The entries of an axis: a list's, or the one value itself."""
+    """The entries of an axis: those of a list, or the one value itself."""
     if isinstance(value, list):
         for number, entry in enumerate(value):
             yield entry, (*path, number)
@@ -338,25 +363,13 @@ def _sample(value: Value) -> Sample | None:
 
 
 def _uses(template: str | None, settings: Settings) -> frozenset[str]:
-    """The names in a template and in the negative prompt beside it; faulty ones are said when all are checked."""
+    """The names in a template and in the negative prompt beside it; invalid ones are reported when all are checked."""
     found: set[str] = set()
     negative = settings.get("negative_prompt")
     for text in (template, None if negative is None else negative.value):
         if template is not None and text and templates.is_template(text):
             try:
                 found |= templates.read(text).names
-            except templates.TemplateFault:
+            except templates.TemplateSyntaxError:
                 continue
     return frozenset(found)
-
-
-def _check_settings(entry: Mapping[str, Value], path: NodePath, reader: Reader) -> Mapping[str, Value]:
-    """The parameters of a var's entry, checked: the schema cannot know the var's own key beside them."""
-    from batchgen.manifest import schema  # noqa: PLC0415 - needed by few manifests
-
-    parameters = {key: value for key, value in entry.items() if key in PARAMETER_NAMES or key == "id"}
-    faults = schema.check([parameters], "entry")
-    for fault in faults:
-        reader.faults.add((*path, *fault.path[1:]), fault.message, fault.hint, key=fault.key)
-    cleaned: Mapping[str, Value] = schema.cleaned([parameters], faults)[0]
-    return cleaned

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchgen.source.document import Document
 
 
-class Faults:
+class Diagnostics:
     """The errors and warnings of one manifest and its files."""
 
     def __init__(self, document: Document) -> None:

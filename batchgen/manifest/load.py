@@ -1,4 +1,4 @@
-"""Loads a manifest: text → schema → `Manifest`, or every error in one pass."""
+"""Reads a manifest: text → schema → `Manifest`, with every error in one pass."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import batchgen
 from batchgen.catalog.load import catalog_text
-from batchgen.errors import ManifestInvalid
 from batchgen.jobs import ID_VERSION
 from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
-from batchgen.manifest.check import Check
-from batchgen.manifest.diagnostics import Faults
+from batchgen.manifest.diagnostics import Diagnostics
 from batchgen.manifest.model import Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
 from batchgen.manifest.schema_file import default
 from batchgen.source import document, encoding
-from batchgen.storage.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
+from batchgen.storage.paths import DEFAULT_TEMPLATE, PathError, PathTemplate
 
 if TYPE_CHECKING:
     from batchgen.manifest.model import Settings
@@ -30,52 +28,57 @@ if TYPE_CHECKING:
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
-def load_manifest(path: Path | str, *, provider: str | None = None) -> Manifest:
-    """A valid manifest; `provider` replaces its own account.
+def read_manifest(path: Path | str, *, provider: str | None = None) -> tuple[Manifest | None, Diagnostics]:
+    """A manifest as far as it can be read without a walk of its matrix, and what is wrong with it.
 
-    Raises ManifestInvalid with every error, in the order of their places; CommandError when the file
-    cannot be read.
+    `provider` replaces its own account. Raises CommandError when the file cannot be read.
     """
     path = Path(path)
     data = encoding.load_bytes(path, str(path))
     found, problems = document.collect(encoding.decode(data, str(path)), str(path))
-    faults = Faults(found)
-    faults.extend(problems)
-    raw = _by_schema(found.value, faults)
-    manifest = _assembled(path, raw, provider, faults, data) if isinstance(raw, dict) else None
-    if manifest is None or faults.errors:
-        raise ManifestInvalid(faults.in_order())
-    return replace(manifest, warnings=faults.in_order())
+    diagnostics = Diagnostics(found)
+    diagnostics.extend(problems)
+    raw = _by_schema(found.value, diagnostics)
+    manifest = _assembled(path, raw, provider, diagnostics, data) if isinstance(raw, dict) else None
+    return manifest, diagnostics
 
 
-def _by_schema(value: Value, faults: Faults) -> Value:
+def _by_schema(value: Value, diagnostics: Diagnostics) -> Value:
     """The document without what the schema refuses, which is reported."""
     if not isinstance(value, dict):
         hint = "Begin with `version: 1`, `name: …` and `provider: sandbox`."
-        faults.add((), "A manifest is a mapping: keys with values.", hint)
+        diagnostics.add((), "A manifest is a mapping: keys with values.", hint)
         return None
     errors = schema.check(value)
     for error in errors:
-        faults.add(error.path, error.message, error.hint, key=error.key)
+        diagnostics.add(error.path, error.message, error.hint, key=error.key)
     if "matrix" not in value and "include" not in value:
-        faults.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
+        diagnostics.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
     return schema.cleaned(value, errors)
 
 
-def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Faults, data: bytes) -> Manifest | None:
+def _assembled(
+    path: Path, raw: dict[str, Any], provider: str | None, diagnostics: Diagnostics, data: bytes
+) -> Manifest | None:
     folder = path.parent
-    references = References(folder, faults)
+    references = References(folder, diagnostics)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
-        faults.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    known = accounts.accounts(raw.get("providers", {}), faults)
-    in_force = accounts.in_force(provider, raw, known, faults) or ("sandbox", known["sandbox"], known["sandbox"])
-    reader = Reader(document=faults.document, folder=folder, faults=faults, references=references, account=in_force[2])
+        diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
+    known = accounts.accounts(raw.get("providers", {}), diagnostics)
+    in_force = accounts.in_force(provider, raw, known, diagnostics) or ("sandbox", known["sandbox"], known["sandbox"])
+    reader = Reader(
+        document=diagnostics.document,
+        folder=folder,
+        diagnostics=diagnostics,
+        references=references,
+        account=in_force[2],
+    )
     axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include")))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, faults)
+    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
     manifest = Manifest(
         path=path,
         name=name,
@@ -94,13 +97,10 @@ def _assembled(path: Path, raw: dict[str, Any], provider: str | None, faults: Fa
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), in_force[1], faults),
+        callback=settings.callback(raw.get("callback"), in_force[1], diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    check = Check(manifest=manifest, faults=faults, quiet=bool(faults.errors))
-    check.run()
-    digest = _digest(data, in_force[0], axes, references)
-    return replace(manifest, blocks=check.manifest.blocks, left_out=check.left_out, digest=digest)
+    return replace(manifest, digest=_digest(data, in_force[0], axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
@@ -112,12 +112,14 @@ def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: Faults) -> PathTemplate | None:
+def _output_path(
+    raw: dict[str, Any], names: frozenset[str] | set[str], diagnostics: Diagnostics
+) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
-    except PathFault as fault:
-        faults.add(("output", "path"), str(fault))
+    except PathError as fault:
+        diagnostics.add(("output", "path"), str(fault))
         return None
 
 

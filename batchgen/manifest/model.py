@@ -1,4 +1,4 @@
-"""What a checked manifest is: frozen values, typed, with the path of each in the file."""
+"""The values of a manifest: frozen, typed, each with its path in the file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NodePath: TypeAlias = tuple[str | int, ...]
 
 
 class OnUnknown(StrEnum):
-    """What becomes of a task that may have been taken, where the gateway cannot be asked."""
+    """What to do with a task that may have been accepted, where the gateway cannot be queried."""
 
     HOLD = "hold"
     RESEND = "resend"  # it may be paid twice
 
 
 class OnIllegal(StrEnum):
-    """What becomes of a combination that the model or the account cannot do."""
+    """What to do with a combination that the model or the account does not support."""
 
     ERROR = "error"
     SKIP = "skip"
@@ -48,7 +48,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What the runs of one output may ask for, together; None: no bound."""
+    """What all runs of one output may spend together; None: no limit."""
 
     max_images: int | None = None
     max_cost: Decimal | None = None  # in the unit of the account's prices
@@ -56,7 +56,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callback:
-    """Where the gateway may report, and where to listen for it."""
+    """Where the gateway sends callbacks, and where to listen for them."""
 
     public_url: str
     host: str
@@ -65,7 +65,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A parameter's value and the place that gave it."""
+    """A parameter's value and where it was set."""
 
     value: Any
     path: NodePath
@@ -87,21 +87,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A parameter, a var or (`zip`) several of them together, with the entries that it takes in turn."""
+    """A parameter, a var or (`zip`) several of them together, with its entries."""
 
     name: str
     entries: tuple[Entry, ...]
     path: NodePath
-    vars: tuple[str, ...] = ()  # to which each entry gives a value
+    vars: tuple[str, ...] = ()  # that each entry gives a value
     is_zip: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """Prompts that came from one place: neighbours written as plain texts, one entry, or a file's rows.
+    """Prompts from one place: consecutive plain texts, one entry, or the rows of a file.
 
-    Of a template that is filled from a table (`rows`), `texts` is the template as often as there are rows,
-    and `cells` holds of each row the columns that it uses.
+    For a template that a table fills (`rows`), `texts` has the template once for each row, and `cells` the columns that
+    it uses of each row.
     """
 
     texts: Sequence[str]
@@ -109,7 +109,7 @@ class Prompts:
     settings: Settings = field(default_factory=dict)  # of every prompt here
     row_settings: Mapping[int, Settings] = field(default_factory=dict)  # of single ones, besides
     path: NodePath  # of the first, or of the entry that names the file
-    indexed: bool = False  # whether the prompts are neighbours in a list that begins at `path`
+    indexed: bool = False  # whether the prompts are consecutive in a list, the first at `path`
     file: str | None = None
     lines: Sequence[int] | None = None  # in `file`
     columns: tuple[str, ...] = ()  # that the template uses
@@ -126,11 +126,11 @@ class Prompts:
         return self.ids[number] if self.ids is not None else None
 
     def values_of(self, number: int) -> dict[str, str]:
-        """What the prompt's row of a table gives to its template."""
+        """The values of a table's row for its template."""
         return dict(zip(self.columns, self.cells[number], strict=True)) if self.columns else {}
 
     def path_of(self, number: int) -> NodePath:
-        """Where in the manifest the prompt stands."""
+        """The prompt's path in the manifest."""
         last = self.path[-1]
         if self.indexed and isinstance(last, int):
             return (*self.path[:-1], last + number)
@@ -139,11 +139,11 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """So many jobs of a block: those that rank lowest (see `batchgen.manifest.sample`)."""
+    """A number of jobs of a block: those that rank lowest (see `batchgen.matrix.sample`)."""
 
     count: int
     seed: int = 0
-    bound: int | None = None  # the highest rank that is in; None: not looked for yet, or all are in
+    bound: int | None = None  # the highest rank that is in; None: not computed yet, or all are in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ class Block:
 
     @property
     def placeholders(self) -> frozenset[str]:
-        """What its jobs have besides the fixed names, for paths and for `--only`."""
+        """The names that its jobs have beside the fixed ones, for paths and for `--only`."""
         named = {"block"} if self.name is not None else set()
         zipped = (axis for axis in (*self.vars, *self.axes) if axis.is_zip)
         named |= {"zip" for axis in zipped if any(entry.id is not None for entry in axis.entries)}
@@ -178,7 +178,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inclusion:
-    """A whole job besides the matrix. `settings` holds the defaults that it did not change too."""
+    """A whole job beside the matrix. `settings` includes the defaults that it does not change."""
 
     prompt: str
     id: str | None
@@ -189,7 +189,7 @@ class Inclusion:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A value of an exclusion: the text as written, where `*` and `?` may stand, and the value."""
+    """A value of an exclusion: the text as written, in which `*` and `?` are wildcards, and the value."""
 
     text: str
     value: Any
@@ -219,19 +219,19 @@ class Skipped:
     reason: str
     jobs: int
     example: Mapping[str, str]  # the parameters of one of them that break the rule
-    places: tuple[SourceLocation, ...]  # which gave those
+    places: tuple[SourceLocation, ...]  # where those were set
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest that is right: nothing in it needs another look."""
+    """A manifest; once `load_manifest` returns it, everything in it has been checked."""
 
     path: Path
     name: str
-    provider: str  # the key of the account in force
-    account: Account  # in force
-    accounts: Mapping[str, Account]  # all that are known by name, the built-in ones and the manifest's
-    rule_account: Account  # whose rules decide; differs when a manifest is rehearsed in the sandbox
+    provider: str  # the key of the account that is used
+    account: Account  # that is used
+    accounts: Mapping[str, Account]  # by name, the built-in ones and the manifest's
+    rule_account: Account  # whose rules apply; another one when a manifest is rehearsed in the sandbox
     output_path: PathTemplate
     spreadsheet_safe: bool
     defaults: Settings
@@ -246,7 +246,7 @@ class Manifest:
     callback: Callback | None = None
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
-    left_out: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
+    skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
 
     @property
@@ -257,7 +257,7 @@ class Manifest:
 
 
 def build(settings: Settings) -> Parameters:
-    """The parameters that settings make; null takes a default away, which leaves the API's own."""
+    """The parameters of settings; null removes a default, so that the API's own applies."""
     return Parameters(
         **{
             name: setting.value

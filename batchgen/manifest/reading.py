@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import templates
-from batchgen.manifest.diagnostics import Faults, cut, written_path
+from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
@@ -42,7 +42,7 @@ class Reader:
 
     document: Document
     folder: Path
-    faults: Faults
+    diagnostics: Diagnostics
     references: References
     account: Account  # whose bounds hold
 
@@ -61,10 +61,10 @@ class Reader:
         """A prompt's text; None where it is invalid, which is reported."""
         text = self.written(path)
         if value is None and text in {"", "~"}:
-            self.faults.add(path, "The prompt is empty.", "Write what the images show.")
+            self.diagnostics.add(path, "The prompt is empty.", "Write what the images show.")
             return None
         if fault := fault_of(text):
-            self.faults.add(path, *fault)
+            self.diagnostics.add(path, *fault)
             return None
         return text
 
@@ -74,7 +74,7 @@ class Reader:
             return None
         text = self.written((*path, key))
         if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
-            self.faults.add((*path, key), "This cannot name anything.", "Write letters and digits.")
+            self.diagnostics.add((*path, key), "This cannot name anything.", "Write letters and digits.")
             return None
         return text
 
@@ -90,10 +90,12 @@ class Reader:
 
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
-        faults = Faults(found)
-        other = replace(self, document=found, faults=faults, references=self.references.reporting_to(faults))
+        diagnostics = Diagnostics(found)
+        other = replace(
+            self, document=found, diagnostics=diagnostics, references=self.references.reporting_to(diagnostics)
+        )
         settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
-        self.faults.extend(replace(problem, path=written_path(entry)) for problem in faults.problems)
+        self.diagnostics.extend(replace(problem, path=written_path(entry)) for problem in diagnostics.problems)
         return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
@@ -110,7 +112,7 @@ class Reader:
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
         if problem := outside_bounds(self.account, name, value):
-            self.faults.add(path, *problem)
+            self.diagnostics.add(path, *problem)
             return UNUSABLE
         if name == "n":
             return int(value)
@@ -127,6 +129,6 @@ class Reader:
         if fault is None and templates.is_template(text):
             return text
         if fault is not None:
-            self.faults.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
+            self.diagnostics.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
             return UNUSABLE
         return text

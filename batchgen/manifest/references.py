@@ -1,29 +1,27 @@
 """Reference images: links, and files that are checked against the API's rules before anything is sent.
 
-Each file is read once, however many jobs name it, and not kept; its size in pixels comes from its header.
+Each file is read once, however many jobs name it, and not kept in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
 from typing import TYPE_CHECKING
 
 from batchgen.catalog.load import builtin
+from batchgen.errors import ImageBroken
 from batchgen.jobs import Reference
-from batchgen.manifest.diagnostics import cut, nearest
+from batchgen.manifest.diagnostics import cut
+from batchgen.manifest.text_file import reason_missing
+from batchgen.storage.images import inspect
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from batchgen.manifest.diagnostics import Faults
+    from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import NodePath
 
-_JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_OTHERS = {
-    b"GIF8": "a GIF", b"RIFF": "a WebP or another RIFF file", b"BM": "a BMP", b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF", b"<svg": "an SVG", b"%PDF": "a PDF",
-}  # fmt: skip
+_KINDS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 
 
 class _Refused(Exception):
@@ -35,19 +33,19 @@ class _Refused(Exception):
 class References:
     """The reference images of one manifest, by what is written."""
 
-    def __init__(self, folder: Path, faults: Faults) -> None:
+    def __init__(self, folder: Path, diagnostics: Diagnostics) -> None:
         self._folder = folder
-        self._faults = faults
+        self._faults = diagnostics
         self._known: dict[str, Reference | _Refused] = {}
 
-    def reporting_to(self, faults: Faults) -> References:
-        """The same images, for another file that names them."""
-        other = References(self._folder, faults)
+    def reporting_to(self, diagnostics: Diagnostics) -> References:
+        """The same images, with their errors reported for another file that names them."""
+        other = References(self._folder, diagnostics)
         other._known = self._known
         return other
 
     def get(self, written: str, path: NodePath) -> Reference | None:
-        """The reference image, or None where it cannot be used, which is then among the faults."""
+        """The reference image, or None where it cannot be used, which is then reported."""
         if written not in self._known:
             try:
                 self._known[written] = self._find(written)
@@ -60,7 +58,7 @@ class References:
         return found
 
     def identities(self) -> list[str]:
-        """What each is known by, for the manifest's digest."""
+        """What identifies each of them, for the manifest's digest."""
         return [f"{w}={r.identity}" for w, r in self._known.items() if isinstance(r, Reference)]
 
     def _find(self, written: str) -> Reference:
@@ -83,14 +81,14 @@ def _checked(file: Path, written: str) -> str:
     """The sha256 of a file that keeps to the API's rules."""
     limits = builtin().limits
     name = cut(written)
+    if missing := reason_missing(file, name):
+        raise _Refused(*missing)
     try:
-        if not file.is_file():
-            raise _Refused(*_absent(file, name))
         if (size := file.stat().st_size) > limits.image_bytes:
             raise _Refused(f"{name} has {size / 1e6:.1f} MB.", "An image may have at most 10 MB; save it smaller.")
         data = file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise _Refused(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.", "") from error
+    except OSError as error:
+        raise _Refused(f"{name} cannot be read: {error.strerror or error}.", "") from error
     width, height = _pixels(data, name)
     if min(width, height) < limits.image_side_pixels:
         raise _Refused(
@@ -105,49 +103,14 @@ def _checked(file: Path, written: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _absent(file: Path, name: str) -> tuple[str, str]:
-    if file.is_dir():
-        return f"{name} is a folder.", "Name one image of it."
-    if file.exists():
-        return f"{name} is no ordinary file.", "Name a .jpg or .png file."
-    try:
-        names = [other.name for other in file.parent.iterdir()]
-    except OSError:
-        return f"The file {name} does not exist.", "Its path is relative to the manifest."
-    guess = nearest(file.name, names)
-    hint = f"Did you mean {guess}?" if guess else "Its path is relative to the manifest."
-    return f"The file {name} does not exist.", hint
-
-
 def _pixels(data: bytes, name: str) -> tuple[int, int]:
-    """Width and height, from the header."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 33 and data[12:16] == b"IHDR":
-        width, height = struct.unpack(">II", data[16:24])
-        return int(width), int(height)
-    if data.startswith(b"\xff\xd8\xff"):
-        size = _jpeg_pixels(data)
-        if size is None:
-            raise _Refused(f"{name} is a broken JPEG.", "Save it again.")
-        return size
-    what = next((words for magic, words in _OTHERS.items() if data.startswith(magic)), "")
-    message = f"{name} is {what}, no jpg or png." if what else f"{name} is no jpg or png by its content."
-    raise _Refused(message if data else f"{name} is empty.", "Save it as jpg or png.")
-
-
-def _jpeg_pixels(data: bytes) -> tuple[int, int] | None:
-    """Walk the segments to the first frame header."""
-    at = 2
-    while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            return None
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-        elif marker in _JPEG_FRAMES:
-            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
-            return int(width), int(height)
-        elif 0xD0 <= marker <= 0xD8 or marker == 0x01:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+    """Width and height of a JPEG or PNG."""
+    try:
+        image = inspect(data)
+    except ImageBroken:
+        kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
+        what = f"a broken {kind}" if kind else "no jpg or png by its content"
+        raise _Refused(f"{name} is {what if data else 'empty'}.", "Save it again as jpg or png.") from None
+    if image.format.called not in _KINDS.values():
+        raise _Refused(f"{name} is a {image.format.called} image, no jpg or png.", "Save it as jpg or png.")
+    return image.width, image.height

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchgen.catalog.accounts import Account
-    from batchgen.manifest.diagnostics import Faults
+    from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.source.document import Value
 
 PASSWORD = ("A password is never written into a manifest.", "Take the part before the @ out.")
@@ -48,30 +48,30 @@ def budget(raw: Mapping[str, Value]) -> Budget:
     )
 
 
-def callback(raw: Mapping[str, Value] | None, account: Account, faults: Faults) -> Callback | None:
+def callback(raw: Mapping[str, Value] | None, account: Account, diagnostics: Diagnostics) -> Callback | None:
     """Where the gateway may report; an account that cannot gets a warning."""
     if not raw or "public_url" not in raw:
         return None
-    _check_public_url(raw["public_url"], faults)
+    _check_public_url(raw["public_url"], diagnostics)
     if "callback_url" not in account.fields:
         message = f"The account `{account.name}` does not know the field `callback_url`; it runs without callbacks."
-        faults.add(("callback",), message, warning=True, key=True)
+        diagnostics.add(("callback",), message, warning=True, key=True)
     host, _, port = str(raw.get("listen", default("callback", "listen"))).rpartition(":")
     if not 0 < int(port) < 65536:
-        faults.add(("callback", "listen"), f"{port} is not a port.", "A port is from 1 to 65535.")
+        diagnostics.add(("callback", "listen"), f"{port} is not a port.", "A port is from 1 to 65535.")
     return Callback(public_url=raw["public_url"], host=host.strip("[]"), port=int(port))
 
 
-def _check_public_url(url: str, faults: Faults) -> None:
+def _check_public_url(url: str, diagnostics: Diagnostics) -> None:
     path = ("callback", "public_url")
     try:
         parts = urlsplit(url)
         has_password, _ = parts.username is not None, parts.port
     except ValueError:
-        faults.add(path, f"{url} is not an address.", "Write it as in https://example.org/hook.")
+        diagnostics.add(path, f"{url} is not an address.", "Write it as in https://example.org/hook.")
         return
     if has_password:
-        faults.add(path, *PASSWORD)
+        diagnostics.add(path, *PASSWORD)
 
 
 def on_finish(raw: Value) -> tuple[str, ...] | str | None:

@@ -1,8 +1,8 @@
 """Prompts with `{{ }}`: read once, rendered for each combination of vars.
 
-Templates are Jinja2's, of which a small, harmless part is allowed: names, conditions, comparison, `~` and a
-few filters. Without loops, calls and arithmetic none can run long or grow big. Most templates only put
-names into a text; those are split once and joined, without Jinja2.
+Templates are Jinja2's, of which a small, harmless part is allowed: names, conditions, comparison, `~` and a few
+filters. Without loops, calls and arithmetic, none can run long or produce a huge text. Most templates only put names
+into a text; those are split once and joined, without Jinja2.
 """
 
 from __future__ import annotations
@@ -23,62 +23,17 @@ LONGEST_TEMPLATE = 20_000  # characters
 LONGEST_RESULT = 100_000  # of a filter, long before a prompt's own bound matters
 
 _NAME = re.compile(r"\{\{[ \t\n]*([A-Za-z_][A-Za-z0-9_]*)[ \t\n]*\}\}")
-_RESERVED = frozenset(
-    [
-        "true",
-        "false",
-        "none",
-        "True",
-        "False",
-        "None",
-        "not",
-        "and",
-        "or",
-        "if",
-        "else",
-        "elif",
-        "endif",
-        "is",
-        "in",
-        "for",
-        "endfor",
-        "set",
-        "block",
-        "import",
-        "include",
-        "from",
-        "macro",
-        "call",
-        "filter",
-        "raw",
-        "self",
-        "loop",
-        "super",
-        "namespace",
-        "caller",
-        "varargs",
-        "kwargs",
-    ]
-)
+_MARKS = re.compile(r"\{\{|\}\}|\{%|%\}|\{#")
+_RESERVED = frozenset({
+    "true", "false", "none", "True", "False", "None", "not", "and", "or", "if", "else", "elif", "endif", "is", "in",
+    "for", "endfor", "set", "block", "import", "include", "from", "macro", "call", "filter", "raw", "self", "loop",
+    "super", "namespace", "caller", "varargs", "kwargs",
+})  # fmt: skip
 _FILTERS = frozenset({"upper", "lower", "title", "capitalize", "trim", "replace", "default", "d"})
-_NODES = frozenset(
-    [
-        "Template",
-        "Output",
-        "TemplateData",
-        "Name",
-        "Const",
-        "If",
-        "CondExpr",
-        "Compare",
-        "Operand",
-        "And",
-        "Or",
-        "Not",
-        "Concat",
-        "Filter",
-    ]
-)
+_NODES = frozenset({
+    "Template", "Output", "TemplateData", "Name", "Const", "If", "CondExpr", "Compare", "Operand", "And", "Or", "Not",
+    "Concat", "Filter",
+})  # fmt: skip
 _NODE_WORDS = {
     "For": "a loop", "Call": "a call", "Getattr": "a dot", "Getitem": "[ ]", "Assign": "{% set %}",
     "Mul": "*", "Pow": "**", "Add": "+ (use ~ to join texts)", "Sub": "-", "Div": "/", "Mod": "%",
@@ -87,7 +42,7 @@ _NODE_WORDS = {
 }  # fmt: skip
 
 
-class TemplateFault(BatchgenError):
+class TemplateSyntaxError(BatchgenError):
     """A template that cannot be read or rendered; the message says why and what to write instead."""
 
     exit_code = 2
@@ -95,7 +50,7 @@ class TemplateFault(BatchgenError):
 
 @dataclass(frozen=True, slots=True)
 class _Plain:
-    """A text with names in it: literals and names by turns, a literal first and last."""
+    """A text with names in it: literals and names alternate, a literal comes first and last."""
 
     parts: tuple[str, ...]
     names: frozenset[str]
@@ -114,13 +69,13 @@ class _Jinja:
     names: frozenset[str]
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text that it makes. Raises TemplateFault."""
+        """The text that it makes. Raises TemplateSyntaxError."""
         from jinja2 import TemplateError  # noqa: PLC0415 - costs 50 ms; most templates need none of it
 
         try:
             return self.template.render(values)
         except (TemplateError, TypeError, ValueError, RecursionError, MemoryError) as error:
-            raise TemplateFault(f"The template cannot be rendered: {_said(error)}.") from error
+            raise TemplateSyntaxError(f"The template cannot be rendered: {_reason(error)}.") from error
 
 
 Template: TypeAlias = _Plain | _Jinja
@@ -132,26 +87,23 @@ def is_template(text: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a template reads this name as a word of its own."""
+    """Whether this name is a keyword of templates."""
     return name in _RESERVED
 
 
 @lru_cache(maxsize=16384)
 def read(text: str) -> Template:
-    """A template from its text. Raises TemplateFault for what is not allowed in one."""
+    """A template from its text. Raises TemplateSyntaxError for what is not allowed in one."""
     if len(text) > LONGEST_TEMPLATE:
-        raise TemplateFault(f"The template is longer than {LONGEST_TEMPLATE:,} characters. Shorten it.")
+        raise TemplateSyntaxError(f"The template is longer than {LONGEST_TEMPLATE:,} characters. Shorten it.")
     return _plain(text) or _jinja(text)
 
 
 def _plain(text: str) -> _Plain | None:
-    """The text as a plain template, or None where more than names stands in it."""
+    """The text as a plain template, or None where it contains more than names."""
     parts = _NAME.split(text)
-    literals = "".join(parts[::2])
     names = frozenset(parts[1::2])
-    if any(mark in literals for mark in ("{{", "}}", "{%", "%}", "{#")) or names & _RESERVED:
-        return None
-    if any(mark in literal for literal in parts[::2] for mark in ("{{", "{%", "{#")):
+    if names & _RESERVED or _MARKS.search("".join(parts[::2])):
         return None
     return _Plain(tuple(parts), names)
 
@@ -166,12 +118,12 @@ def _jinja(text: str) -> _Jinja:
         names = frozenset(meta.find_undeclared_variables(tree))
         return _Jinja(environment.from_string(text), names)
     except TemplateSyntaxError as error:
-        raise TemplateFault(f"The template cannot be read: {_said(error)}. Write names as {{{{ name }}}}.") from error
+        raise TemplateSyntaxError(f"The template cannot be read: {_reason(error)}. Write names as {{{{ name }}}}.") from error
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
-        raise TemplateFault(f"The template cannot be read: {_said(error)}.") from error
+        raise TemplateSyntaxError(f"The template cannot be read: {_reason(error)}.") from error
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, RecursionError | MemoryError):
         return "it is nested too deeply"
     lines = (str(error) or type(error).__name__).splitlines()
@@ -180,13 +132,13 @@ def _said(error: BaseException) -> str:
 
 def _refuse(node: Any, depth: int = 0) -> None:  # noqa: ANN401 - a node of Jinja2, whose types are all alike
     if depth > 40:
-        raise TemplateFault("The template is nested too deeply. Write it more simply.")
+        raise TemplateSyntaxError("The template is nested too deeply. Write it more simply.")
     kind = type(node).__name__
     if kind not in _NODES:
         what = _NODE_WORDS.get(kind, kind)
-        raise TemplateFault(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
+        raise TemplateSyntaxError(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
     if kind == "Filter" and node.name not in _FILTERS:
-        raise TemplateFault(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
+        raise TemplateSyntaxError(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
     for child in node.iter_child_nodes():
         _refuse(child, depth + 1)
 

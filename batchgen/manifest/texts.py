@@ -1,4 +1,4 @@
-"""What the text of a prompt, and the name of one, may be."""
+"""Which texts are valid as a prompt, and which as the name of one."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def name_fault(name: str, column: str | None) -> tuple[str, str] | None:
     if len(name) > LONGEST_ID:
         return f"The name is {len(name)} characters long.", f"It may have at most {LONGEST_ID}."
     if encoding.CONTROL.search(name) or "\n" in name:
-        return "The name holds a control character or a line break.", "Take it out."
+        return "The name holds a control character or a line break.", "Remove it."
     return None

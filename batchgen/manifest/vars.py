@@ -1,4 +1,4 @@
-"""What a var may be called: `{{ }}` must be able to name it, and nothing else may be called so."""
+"""Names of vars: `{{ }}` must be able to use them, and they must be distinct from all other names."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ _TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "co
 def name_fault(name: str) -> tuple[str, str] | None:
     """What is wrong with a var's name, if anything: message and hint."""
     if name in _TAKEN:
-        return f"A var cannot be called `{name}`, which has a meaning of its own.", "Give it another name."
+        return f"A var cannot be called `{name}`: that name is reserved.", "Give it another name."
     if not _VAR.fullmatch(name) or templates.is_reserved(name):
         guess = re.sub(r"\W", "_", name, flags=re.ASCII)
         hint = f"Call it `{guess}`." if _VAR.fullmatch(guess) and not templates.is_reserved(guess) else ""
-        return f"A var cannot be called `{cut(name)}`: {{{{ }}}} could not name it.", hint or "Use letters and _."
+        return (
+            f"A var cannot be called `{cut(name)}`: {{{{ }}}} cannot contain that name.",
+            hint or "Use letters and _.",
+        )
     return None

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 
 def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, reader: Reader) -> Axis:
-    """The axis that a block's `zip` makes; what also is an axis of its own is said, and the zip left without it."""
+    """The axis of a block's `zip`; a key that is also an axis of its own is reported and left out of the zip."""
     good = [(entry, (*path, number)) for number, entry in enumerate(values) if isinstance(entry, dict)]
     if good:
-        raw = [(reader.raw(at), at) for _, at in good]  # what was refused counts as set: it is said already
+        raw = [(reader.raw(at), at) for _, at in good]  # what the schema refused counts as set: it is reported already
         _check_keys(raw, reader)
         _check_clashes(raw[0][0], block, path, raw[0][1], reader)
     entries = [_entry(entry, at, _axes_beside(block), reader) for entry, at in good]
     known = {name: value for entry in reversed(entries) for name, value in entry.values.items()}
-    if any(len(entry.values) < len(known) for entry in entries):  # said; so that prompts can be looked at all the same
+    if any(
+        len(entry.values) < len(known) for entry in entries
+    ):  # reported; so that prompts can be checked all the same
         entries = [replace(entry, values={**known, **entry.values}) for entry in entries]
     return Axis(name="zip", entries=tuple(entries), path=path, vars=tuple(known), is_zip=True)
 
@@ -56,7 +58,7 @@ def _keys(entry: Mapping[str, Value]) -> list[NodePath]:
 
 
 def _check_keys(entries: Sequence[tuple[Mapping[str, Value], NodePath]], reader: Reader) -> None:
-    """Each entry sets what every other sets: a pair that lacks a half would silently take a default."""
+    """Each entry sets what every other sets: an entry that lacks one would silently take a default."""
     wanted = dict.fromkeys(key for entry, _ in entries for key in _keys(entry))
     for entry, path in entries:
         there = set(_keys(entry))
@@ -67,14 +69,16 @@ def _check_keys(entries: Sequence[tuple[Mapping[str, Value], NodePath]], reader:
             hint = f"Add `{missing[0]}: …`; null leaves a parameter to the API."
             if ("vars", missing[0]) in wanted:
                 hint = f"Add `vars: {{{missing[0]}: …}}`."
-            reader.faults.add(path, message, hint, also=[other])
+            reader.diagnostics.add(path, message, hint, also=[other])
     for name in {name for entry, _ in entries for name in _vars(entry)}:
         if fault := name_fault(name):
             first = next(at for entry, at in entries if name in _vars(entry))
-            reader.faults.add((*first, "vars", name), *fault, key=True)
+            reader.diagnostics.add((*first, "vars", name), *fault, key=True)
     if not wanted:
         message = "This entry of `zip` sets nothing."
-        reader.faults.add(entries[0][1], message, "Write what goes together: {aspect_ratio: 16:9, resolution: 2k}.")
+        reader.diagnostics.add(
+            entries[0][1], message, "Write the values that belong together: {aspect_ratio: 16:9, resolution: 2k}."
+        )
 
 
 def _check_clashes(
@@ -90,5 +94,5 @@ def _check_clashes(
         else:
             continue
         message = f"`{name}` is set by `zip` and is an axis of its own."
-        hint = "Take one out: what goes together stands in `zip` only."
-        reader.faults.add((*at, *key), message, hint, key=True, also=[axis])
+        hint = "Remove one: values that belong together are in `zip` only."
+        reader.diagnostics.add((*at, *key), message, hint, key=True, also=[axis])

@@ -1,4 +1,4 @@
-"""Why a job is still to be made: what is new about it, against what the ledger has seen."""
+"""Why a job is still to be made: what is new about it, compared with the jobs in the ledger."""
 
 from __future__ import annotations
 
@@ -13,49 +13,46 @@ if TYPE_CHECKING:
 
 NOTHING_YET = "nothing is there yet"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
-NEW_PROMPT = "new prompt"
-NEW_COMBINATION = "new combination of a known prompt"
-ONE_MORE = "one more repeat"
-_REMEMBERED = 10_000  # jobs no longer asked for whose parameters are compared
+_MOST_DROPPED = 10_000  # jobs no longer wanted whose parameters are compared
 
 
 class Reasons:
-    """What the ledger has seen, small enough to be held: prompts by a hash, and what is no longer asked for."""
+    """What the ledger knows, small enough for memory: prompts by a hash, and jobs that are no longer wanted."""
 
     def __init__(self, ledger: LedgerReader, painted: Collection[str] = ()) -> None:
         self._painted = painted
-        self._prompts = {_mark(prompt) for prompt in ledger.known_prompts()}
+        self._prompts = {_digest(prompt) for prompt in ledger.known_prompts()}
         self._dropped: dict[bytes, list[Mapping[str, object]]] = {}
-        for job in ledger.dropped_jobs(_REMEMBERED):
-            self._dropped.setdefault(_mark(job.prompt), []).append(_asked(job))
+        for job in ledger.dropped_jobs(_MOST_DROPPED):
+            self._dropped.setdefault(_digest(job.prompt), []).append(_parameters(job))
 
-    def of(self, job: Job, standing: JobState) -> str:
+    def of(self, job: Job, state: JobState) -> str:
         """Why this pending job is pending, in a few words that many jobs share."""
         if job.id in self._painted:
             return PAINTED
-        if standing.attempt:
+        if state.attempt:
             return "made nothing before: another attempt"
         if not self._prompts:
             return NOTHING_YET
-        mark = _mark(job.prompt)
-        if mark not in self._prompts:
-            return NEW_PROMPT
-        change = self._nearest_change(mark, _asked(job))
+        digest = _digest(job.prompt)
+        if digest not in self._prompts:
+            return "new prompt"
+        change = self._nearest_change(digest, _parameters(job))
         if change:
             return f"changed: {change}"
-        return ONE_MORE if job.repeat else NEW_COMBINATION
+        return "one more repeat" if job.repeat else "new combination of a known prompt"
 
-    def _nearest_change(self, mark: bytes, asked: Mapping[str, object]) -> str:
-        """The one parameter in which this job differs from a job of the same prompt that is no longer asked for."""
-        for before in self._dropped.get(mark, ()):
-            differing = sorted(name for name in before.keys() | asked.keys() if before.get(name) != asked.get(name))
+    def _nearest_change(self, digest: bytes, wanted: Mapping[str, object]) -> str:
+        """The one parameter in which this job differs from a job of the same prompt that is no longer wanted."""
+        for before in self._dropped.get(digest, ()):
+            differing = sorted(name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name))
             if len(differing) == 1:
                 (name,) = differing
-                return f"{name} {_shown(before.get(name))} → {_shown(asked.get(name))}"
+                return f"{name} {_shown(before.get(name))} → {_shown(wanted.get(name))}"
         return ""
 
 
-def _asked(job: Job) -> dict[str, object]:
+def _parameters(job: Job) -> dict[str, object]:
     return {**job.parameters.canonical(), "repeat": job.repeat}
 
 
@@ -64,5 +61,5 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
-def _mark(prompt: str) -> bytes:
+def _digest(prompt: str) -> bytes:
     return hashlib.blake2b(prompt.encode(), digest_size=8).digest()

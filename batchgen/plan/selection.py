@@ -1,14 +1,14 @@
-"""What `--only KEY=VALUE` leaves of a manifest's jobs."""
+"""`--only KEY=VALUE`: which of a manifest's jobs a command is about."""
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest import wildcards
+from batchgen.manifest.diagnostics import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,30 +18,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What `--only KEY=VALUE` leaves: a job is in when, for every key given, one of its values matches."""
+    """What `--only KEY=VALUE` selects: a job for which, under every key given, one of the values matches."""
 
-    wishes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    wanted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, texts: Sequence[str], vars_known: Sequence[str]) -> Selection:
         """Read `--only` options. Raises CommandError for a key that no job has."""
-        wishes: dict[str, tuple[str, ...]] = {}
+        wanted: dict[str, tuple[str, ...]] = {}
         known = [*PARAMETER_NAMES, "prompt", "prompt_id", "job_id", *vars_known]
         for text in texts:
             key, found, value = text.partition("=")
             if not found or key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                meant = f" Did you mean {near[0]}?" if near else ""
+                near = nearest(key, known)
+                meant = f" Did you mean {near}?" if near else ""
                 raise CommandError(
                     f"--only {text}: write KEY=VALUE with one of the keys {', '.join(sorted(known))}.{meant}"
                 )
-            wishes[key] = (*wishes.get(key, ()), value)
-        return cls(wishes=wishes)
+            wanted[key] = (*wanted.get(key, ()), value)
+        return cls(wanted=wanted)
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return " ".join(f"--only {key}={value}" for key, values in self.wanted.items() for value in values)
 
     def takes(self, job: Job) -> bool:
-        """Whether the job is in. `*`, `?` and `[…]` in a value are wildcards."""
+        """Whether the job is selected. `*` and `?` in a value are wildcards."""
         return all(
-            any(fnmatchcase(_value_of(job, key), wish) for wish in wishes) for key, wishes in self.wishes.items()
+            any(wildcards.matches(value, _value_of(job, key)) for value in values)
+            for key, values in self.wanted.items()
         )
 
 

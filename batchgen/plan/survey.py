@@ -1,17 +1,17 @@
-"""Jobs against the ledger: what a run would make, reuse, take up again or leave, and why.
+"""Jobs against the ledger: what a run would make, keep, resume or leave, and why.
 
-Streams: a million jobs pass through here without being held.
+Jobs are streamed: a million of them need no more memory than a thousand.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from batchgen.budget import Budget, BudgetLimits, cost_of
 from batchgen.catalog.accounts import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from batchgen.catalog.prices import Prices
     from batchgen.jobs import Job
     from batchgen.ledger.reader import JobState, LedgerReader
     from batchgen.ledger.store import Ledger
@@ -35,29 +34,28 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
-REAL_KEPT = "made by a real account: kept, not painted anew"
-FILE_BACK = "a file that was lost is back: to be taken back, unpaid"
-FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it anew, which is paid again"
+REAL_KEPT = "made by a real account: kept, not painted again"
+FILE_BACK = "a file that was lost is back: it is recorded again, unpaid"
+FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed makes it again, which is paid again"
 
 
 def check_any(manifest: Manifest, selection: Selection) -> None:
-    """Raise CommandError where no job is meant at all: a slip in `exclude`, `on_illegal: skip` or `--only`."""
+    """Raise CommandError where no job is selected: a mistake in `exclude`, `on_illegal: skip` or `--only`."""
     any_job = False
     for job in expand(manifest):
         any_job = True
         if selection.takes(job):
             return
     if any_job:
-        wishes = " ".join(f"--only {key}={value}" for key, values in selection.wishes.items() for value in values)
-        raise CommandError(f"No job of {manifest.path} is meant by {wishes}; see them with: batchgen plan --detailed")
+        raise CommandError(f"No job of {manifest.path} matches {selection}; list them with: batchgen plan --detailed")
     raise CommandError(
-        f"{manifest.path} asks for nothing: `exclude` or `on_illegal: skip` leaves no job of its matrix."
+        f"{manifest.path} asks for nothing: `exclude` or `on_illegal: skip` leaves out every job of its matrix."
         " Nothing was sent and nothing was changed."
     )
 
 
-def standings(manifest: Manifest, ledger: LedgerReader) -> Iterator[tuple[Job, JobState]]:
-    """Every wanted job once, in the manifest's order, with how it stands. The ledger holds the list of them."""
+def job_states(manifest: Manifest, ledger: LedgerReader) -> Iterator[tuple[Job, JobState]]:
+    """Every wanted job once, in the manifest's order, with its state. The ledger holds the list of them."""
     numbered = enumerate(expand(manifest))
     while page := list(islice(numbered, _PAGE)):
         rows = {row.seq: row for row in ledger.page(page[0][0], page[-1][0] + 1)}
@@ -76,36 +74,33 @@ class Group:
     unpriced: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, job: Job, prices: Prices, reason: str = "") -> None:
+    def add(self, images: int, cost: int | None, reason: str = "") -> None:
         """Count one job, and why it is here."""
         if reason:
             self.reasons[reason] += 1
         self.jobs += 1
-        self.images += job.parameters.n
-        price = micros(prices.of_task(job.parameters))
-        if price is None:
-            self.unpriced += 1
-        else:
-            self.cost += price
+        self.images += images
+        self.cost += cost or 0
+        self.unpriced += cost is None
 
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What a run would do. `again`: begun by an earlier run, to be finished without a new create."""
+    """What a run would do. `resumed`: started by an earlier run, and finished without a new create."""
 
     make: Group = field(default_factory=Group)
     make_by_model: dict[str, Group] = field(default_factory=dict)
     done: Group = field(default_factory=Group)
-    again: Group = field(default_factory=Group)
+    resumed: Group = field(default_factory=Group)
     ended: dict[Status, Group] = field(default_factory=dict)
     retired_images: int = 0
     seconds: float | None = None  # at the account's limits; None where too little is known
-    within_budget: int | None = None  # jobs that the manifest's budget lets begin; None: all of them
+    within_budget: int | None = None  # jobs that the manifest's budget allows; None: all of them
 
     @property
     def anything_to_do(self) -> bool:
         """Whether a run would send anything."""
-        return bool(self.make.jobs or self.again.jobs)
+        return bool(self.make.jobs or self.resumed.jobs)
 
 
 def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection, limit: int | None = None) -> Plan:
@@ -117,12 +112,21 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     ledger.preview_want(expand(manifest))
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
-    funds = _Funds(manifest, ledger)
-    for job, standing in standings(manifest, ledger):
-        if selection.takes(job):
-            if standing.status is Status.PENDING and plan.within_budget is None and not funds.take(job):
+    budget = _budget(manifest, ledger)
+    for job, state in job_states(manifest, ledger):
+        if not selection.takes(job):
+            continue
+        images, cost = job.parameters.n, cost_of(account, job.parameters)
+        if state.status is Status.PENDING and plan.within_budget is None:
+            if budget.refusal(images, cost) is not None:
                 plan.within_budget = plan.make.jobs
-            _count(plan, job, standing, manifest.account.prices, reasons, limit=limit, lost=lost.get(job.id))
+            budget.reserve(images, cost)
+        group, reason = _group_of(plan, job, state, reasons, lost)
+        if group is not plan.make:
+            group.add(images, cost, reason)
+        elif limit is None or plan.make.jobs < limit:
+            group.add(images, cost, reason)
+            plan.make_by_model.setdefault(job.parameters.model, Group()).add(images, cost)
     plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
     if account.is_local_sandbox and (kept := real_jobs(ledger)):
         plan.done.reasons[REAL_KEPT] = kept
@@ -130,52 +134,35 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     return plan
 
 
-class _Funds:
-    """What the budget still lets begin: what is spent, in flight or unknown counts (see engine.budget)."""
-
-    def __init__(self, manifest: Manifest, ledger: LedgerReader) -> None:
-        spent = ledger.spent(partial(price_at, manifest.accounts))
-        bounds = manifest.budget
-        cost = micros(bounds.max_cost)
-        self._prices = manifest.account.prices
-        self._images = math.inf if bounds.max_images is None else bounds.max_images - spent.images
-        self._cost = math.inf if cost is None else cost - spent.cost
-
-    def take(self, job: Job) -> bool:
-        """Take a job's price and images, if they are there."""
-        self._images -= job.parameters.n
-        self._cost -= micros(self._prices.of_task(job.parameters)) or 0
-        return self._images >= 0 and self._cost >= 0
+def _budget(manifest: Manifest, ledger: LedgerReader) -> Budget:
+    spent = ledger.spent(partial(price_at, manifest.accounts))
+    limits = BudgetLimits(images=manifest.budget.max_images, cost=micros(manifest.budget.max_cost))
+    return Budget(spent, limits)
 
 
-def _count(
-    plan: Plan, job: Job, standing: JobState, prices: Prices, reasons: Reasons, *, limit: int | None, lost: str | None
-) -> None:
-    status = standing.status
+def _group_of(plan: Plan, job: Job, state: JobState, reasons: Reasons, lost: dict[str, str]) -> tuple[Group, str]:
+    """The group of the plan that a job belongs to, and why."""
+    status = state.status
     if status is Status.PENDING:
-        if limit is None or plan.make.jobs < limit:
-            plan.make.add(job, prices, reasons.of(job, standing))
-            plan.make_by_model.setdefault(job.parameters.model, Group()).add(job, prices)
-    elif lost is not None:
-        plan.again.add(job, prices, lost)
-    elif status is Status.DONE:
-        plan.done.add(job, prices)
-    elif status in LIVE:
-        plan.again.add(job, prices, _BEGUN[status])
-    else:
-        why = f"{standing.code} {standing.message}".strip()
-        plan.ended.setdefault(status, Group()).add(job, prices, why)
+        return plan.make, reasons.of(job, state)
+    if job.id in lost:
+        return plan.resumed, lost[job.id]
+    if status is Status.DONE:
+        return plan.done, ""
+    if status in LIVE:
+        return plan.resumed, _STARTED[status]
+    return plan.ended.setdefault(status, Group()), f"{state.code} {state.message}".strip()
 
 
-_BEGUN = {
-    Status.INTENT: "sent, no answer recorded: to be asked for",
-    Status.SUBMITTED: "at the gateway: to be waited for",
+_STARTED = {
+    Status.INTENT: "sent, no answer recorded: the gateway will be asked",
+    Status.SUBMITTED: "at the gateway: will be waited for",
     Status.MADE: "made: to be fetched",
 }
 
 
 def _jobs_with_lost_files(ledger: LedgerReader, root: Path) -> dict[str, str]:
-    """Jobs with an image whose file is not there or not what it was, and what follows; as a run sees it."""
+    """Jobs with an image whose file is missing or changed, and what a run does about it."""
     lost: dict[str, str] = {}
     away = looked_at = 0
     for image in chain(ledger.current_images(), ledger.lost_and_wanted()):
@@ -190,19 +177,16 @@ def _jobs_with_lost_files(ledger: LedgerReader, root: Path) -> dict[str, str]:
 
 
 def _seconds(plan: Plan, manifest: Manifest, ledger: LedgerReader) -> float | None:
-    """How long the account's limits make it take; the time of a task is what this output has seen."""
+    """How long it takes within the account's limits; the time of a task is the mean of this output so far."""
     account = manifest.account
     paced = plan.make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0
     usual = ledger.usual_seconds()
     if usual is None:
         return paced or None
-    return max(paced, usual * (plan.make.images + plan.again.images) / account.concurrency)
+    return max(paced, usual * (plan.make.images + plan.resumed.images) / account.concurrency)
 
 
 def unpriced(manifest: Manifest) -> set[tuple[str, str]]:
     """The (model, resolution) pairs of the manifest whose price is not known."""
-    prices = manifest.account.prices
-    seen: set[tuple[str, str]] = set()
-    for job in expand(manifest):
-        seen.add((job.parameters.model, job.parameters.resolution))
-    return {pair for pair in seen if prices.of_image(*pair) is None}
+    pairs = {(job.parameters.model, job.parameters.resolution) for job in expand(manifest)}
+    return {pair for pair in pairs if manifest.account.prices.of_image(*pair) is None}

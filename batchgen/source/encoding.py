@@ -1,4 +1,4 @@
-"""Files as text: bytes that must be UTF-8, and the characters that no manifest and no prompt may hold."""
+"""Files as text: bytes that must be UTF-8, and the characters that neither a manifest nor a prompt may contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab a
 _RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
 ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
-_MOST_SAID = 20
+_MOST_LISTED = 20
 
 
 def load_bytes(path: Path | str, file: str) -> bytes:
@@ -49,7 +49,7 @@ def decode(data: bytes, file: str) -> str:
 
 
 def refuse_raw(text: str, file: str) -> None:
-    """Refuse what no YAML may hold as it stands. Raises ManifestInvalid, with the first twenty places."""
+    """Refuse characters that YAML does not allow unescaped. Raises ManifestInvalid, with the first twenty places."""
     if len(text) > MAX_BYTES:
         raise invalid_file(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
     problems = []
@@ -59,29 +59,29 @@ def refuse_raw(text: str, file: str) -> None:
         start = ends[-1].end() if ends else 0
         place = SourceLocation(file=file, line=len(ends) + 1, column=match.start() - start + 1)
         problems.append(problem_at(place, *character_fault(match.group()[0])))
-        if len(problems) == _MOST_SAID:
+        if len(problems) == _MOST_LISTED:
             break
     if problems:
         raise ManifestInvalid(problems)
 
 
 def character_fault(character: str) -> tuple[str, str]:
-    """What to say of a character that no text may hold: message and hint."""
+    """The error of a character that is not allowed: message and hint."""
     code = f"U+{ord(character):04X}"
     if character in "\u2028\u2029":
-        return f"The character {code} is a line break to YAML.", r'Take it out, or write it as "\L" or "\P".'
+        return f"The character {code} is a line break to YAML.", r'Remove it, or write it as "\L" or "\P".'
     if character == "\r":
-        return "A carriage return stands alone here.", "Save the file with LF or CR-LF line ends."
+        return "There is a carriage return alone here.", "Save the file with LF or CR-LF line ends."
     if "\ud800" <= character <= "\udfff":
-        return f"{code} is half a character (a lone surrogate).", "Take it out."
-    return f"The control character {code} is not allowed.", "Take it out; tab and newline are allowed."
+        return f"{code} is half a character (a lone surrogate).", "Remove it."
+    return f"The control character {code} is not allowed.", "Remove it; tab and newline are allowed."
 
 
-def problem_at(place: SourceLocation, message: str, hint: str = "") -> Diagnostic:
-    """A fault that has a place and no path."""
-    return Diagnostic(place=place, path="", message=message, hint=hint)
+def problem_at(place: SourceLocation, message: str, hint: str = "", *also: SourceLocation) -> Diagnostic:
+    """An error that has a place and no path."""
+    return Diagnostic(place=place, path="", message=message, hint=hint, also=also)
 
 
 def invalid_file(file: str, message: str, hint: str = "") -> ManifestInvalid:
-    """The fault of a file as a whole."""
+    """The error of a file as a whole."""
     return ManifestInvalid([problem_at(SourceLocation(file=file), f"The file {message}", hint)])

@@ -136,10 +136,10 @@ async def bare(way: str, origin: str, images: int, at_once: int, folder: Path) -
 
 def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
     """A manifest, and an output whose ledger says that all tasks are made and nothing is downloaded."""
+    from batchgen.app.load import load_manifest
     from batchgen.jobs import ImageLink, external_id
     from batchgen.ledger.events import Accepted, Intent, Made
     from batchgen.ledger.store import FILE_NAME, Ledger
-    from batchgen.manifest.load import load_manifest
     from batchgen.matrix.expand import expand
 
     prompts = "\n".join(f"    - prompt {number}" for number in range(images // IMAGES_PER_TASK))

@@ -19,7 +19,7 @@ BARE = "import hashlib, itertools\nfor i in range({jobs}): hashlib.sha256(b'%d' 
 PARSED = """
 import time, yaml
 from pathlib import Path
-from batchgen.manifest.load import load_manifest
+from batchgen.app.load import load_manifest
 file = Path({file!r})
 load_manifest(file)
 def best(call):

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 import rig
 
+from batchgen.app.load import load_manifest
 from batchgen.jobs import ID_VERSION, ImageFile, ImageLink, external_id
 from batchgen.ledger.events import Accepted, Fetched, Intent, Made
 from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
 from batchgen.storage.tree import Tree
 

@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 from command import ROOT
 
-from batchgen.catalog import catalog
+from batchgen.catalog.load import builtin
 from batchgen.cli.main import COMMANDS
 from batchgen.errors import ReasonCode
 
@@ -44,5 +44,5 @@ def test_every_reason_code_is_described_and_no_other():
 
 
 def test_every_key_of_a_built_in_account_is_described():
-    wanted = {name for account in catalog.builtin().accounts.values() for name in account.key_variables}
+    wanted = {name for account in builtin().accounts.values() for name in account.key_variables}
     assert {name for name in wanted if f"`{name}`" not in section("Environment")} == set()

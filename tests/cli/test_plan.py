@@ -79,6 +79,17 @@ def test_jobs_are_listed_only_when_details_are_asked_for(made):
     assert len(batchgen("plan", made, "--detailed", cwd=made.parent).stdout.splitlines()) >= 5
 
 
+def test_only_selects_what_is_planned(made):
+    edit(made, "[1:1]", "[1:1, 16:9]")
+    plan = planned(made, "--only", "prompt=*number 1", "--only", "aspect_ratio=16:9")
+    assert (plan["make"]["jobs"], plan["done"]["jobs"]) == (1, 0)
+
+
+def test_a_valid_manifest_is_reported_with_its_jobs(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, prompts(3, "  n: [1, 2]\n"))
+    assert batchgen("validate", path.name, cwd=tmp_path).stdout == f"{path.name}: valid, 6 jobs\n"
+
+
 def test_a_damaged_ledger_is_refused_and_kept(made):
     state = made.parent / "outputs" / "tried" / "state.sqlite3"
     state.write_bytes(b"not a ledger " * 100)

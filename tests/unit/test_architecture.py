@@ -25,7 +25,8 @@ LAYERS = {
     "storage": "errors jobs descriptors",
     "http": "errors jobs descriptors redaction",
     "manifest": "errors jobs source catalog storage",
-    "matrix": "errors jobs catalog storage manifest",
+    "matrix": "errors jobs source manifest",
+    "checks": "errors jobs storage manifest matrix",
     "ledger": "errors jobs money redaction storage",
     "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money ledger storage",
@@ -34,8 +35,8 @@ LAYERS = {
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
     "engine": "errors jobs money durations budget catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations budget catalog storage manifest matrix ledger reports reconcile"
-    " plan http providers callbacks engine",
+    "app": "descriptors errors jobs money durations budget catalog storage manifest matrix checks ledger reports"
+    " reconcile plan http providers callbacks engine",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
@@ -50,7 +51,7 @@ HOMES = {
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "storage sandbox manifest",
+    "PIL": "sandbox",
     "jwt": "providers sandbox",
 }
 

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchgen.app.load import load_manifest
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import is_id
 from batchgen.manifest import schema
 from batchgen.manifest.explain import render
-from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
 from batchgen.manifest.schema_file import manifest_schema
 from batchgen.matrix.expand import expand
@@ -235,7 +235,7 @@ def test_a_reference_image_is_known_by_its_content_not_by_its_name(tmp_path):
         ("matrix: {prompt: a, model: kling-v2-new}", "kling-v2-new with no image may fail"),
         (
             "matrix: {prompt: a, image: http://e.org/a, model: kling-v1-5, image_reference: face, human_fidelity: 1}",
-            "`human_fidelity` is said to have effect",
+            "`human_fidelity` works with",
         ),
     ],
 )

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batchgen.app.load import load_manifest
 from batchgen.cli.main import main
 from batchgen.errors import ManifestInvalid
 from batchgen.jobs import is_id
-from batchgen.manifest import sample
-from batchgen.manifest.load import load_manifest
+from batchgen.matrix import sample
 from batchgen.matrix.expand import expand
 
 HEAD = "version: 1\nname: x\nprovider: kapon\n"
@@ -317,35 +317,35 @@ def test_what_skip_leaves_out_is_counted_by_reason_with_an_example(loaded):
         "on_illegal: skip\nrepeat: 2\nmatrix:\n  prompt: [a, b, c]\n  model: [kling-v2, kling-v3]\n"
         "  image: [~, https://e.org/a.png]\n  negative_prompt: [~, dull]\n"
     )
-    assert [(part.jobs, part.example) for part in found.left_out] == [
+    assert [(part.jobs, part.example) for part in found.skipped] == [
         (24, {"model": "kling-v3"}),
         (6, {"image": "https://e.org/a.png", "negative_prompt": "dull"}),
     ]
-    assert found.left_out[0].places[0].line == 8
+    assert found.skipped[0].places[0].line == 8
     assert len(list(expand(found))) == 3 * 2 * 2 * 2 * 2 - 30
 
 
-def test_nothing_is_left_out_without_skip(loaded):
-    assert loaded("matrix: {prompt: a}\n").left_out == ()
+def test_nothing_is_skipped_without_skip(loaded):
+    assert loaded("matrix: {prompt: a}\n").skipped == ()
 
 
 def test_reasons_for_leaving_out_are_bounded(loaded):
     models = ", ".join(f"other-{i}" for i in range(200))
     found = loaded(f"on_illegal: skip\nmatrix: {{prompt: a, model: [kling-v1, {models}]}}\n")
-    assert len(found.left_out) <= 31
-    assert sum(part.jobs for part in found.left_out) == 200
+    assert len(found.skipped) <= 31
+    assert sum(part.jobs for part in found.skipped) == 200
 
 
-def test_plan_says_what_is_left_out(tmp_path, capsys):
+def test_plan_says_what_is_skipped(tmp_path, capsys):
     file = tmp_path / "m.yaml"
     file.write_text(HEAD + "on_illegal: skip\nmatrix: {prompt: a, model: [kling-v1, kling-v3]}\n")
     command = ["plan", str(file), "--output", str(tmp_path / "out")]
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert re.search(r"left out +1 job .*\n +- .*kling-v3.*: 1 job", text)
+    assert re.search(r"skipped +1 job .*\n +- .*kling-v3.*: 1 job", text)
     assert main([*command, "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert [(part["jobs"], part["places"][0]["line"]) for part in data["left_out"]] == [(1, 5)]
+    assert [(part["jobs"], part["places"][0]["line"]) for part in data["skipped"]] == [(1, 5)]
 
 
 # --- identity ---------------------------------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import time
 import tracemalloc
 
 import pytest
 
+from batchgen.app.load import load_manifest
 from batchgen.jobs import job_id
-from batchgen.manifest.load import load_manifest
+from batchgen.manifest import wildcards
 from batchgen.matrix.expand import expand, slug
+from batchgen.plan.selection import Selection
 
 HEAD = "version: 1\nname: x\nprovider: sandbox\n"
 
@@ -104,6 +107,32 @@ def test_an_exclusion_leaves_out_where_every_key_matches(jobs, rule, left):
     if rule == "{model: kling-v2-1}":
         body = body.replace("model: kling-v2\n", "model: [kling-v2-1, kling-v2]\n").replace("[1:1, 16:9]", "1:1")
     assert len(jobs(body)) == left
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "is_match"),
+    [
+        ("a*c", "a\nbc", True), ("a?c", "abc", True), ("a?c", "ac", False), ("*", "", True), ("a", "A", False),
+        ("[ab]*", "a", False), ("[ab]*", "[ab] c", True), ("a*b*c", "a-b-c-b", False), ("v.*", "vx", False),
+    ],
+)  # fmt: skip
+def test_only_star_and_question_mark_are_wildcards(pattern, text, is_match):
+    assert wildcards.matches(pattern, text) is is_match
+
+
+def test_a_pattern_of_many_stars_is_matched_in_linear_time():
+    began = time.process_time()
+    assert not wildcards.matches("*a" * 100 + "b", "a" * 100_000)
+    assert time.process_time() - began < 2
+
+
+def test_only_selects_jobs_with_the_wildcards_of_exclude(jobs):
+    found = jobs("matrix: {prompt: ['a [1]', b], model: [kling-v2, kling-v2-1, kling-v3], n: [1, 2]}\n")
+    selection = Selection.parse(["prompt=a [1]", "model=kling-v2*", "model=kling-v?-1", "n=2"], ())
+    assert [(j.prompt, j.parameters.model) for j in found if selection.takes(j)] == [
+        ("a [1]", "kling-v2"),
+        ("a [1]", "kling-v2-1"),
+    ]
 
 
 def test_include_is_not_touched_by_exclude(jobs):

@@ -1,8 +1,8 @@
 """The choice of a sample: the jobs that rank lowest, each ranked by itself.
 
-A job's rank is a hash of the seed and of its id (of its first repeat), so the choice is the same on every
-machine and in every order, a larger count keeps all of a smaller one, and a job that is added to the block
-displaces at most one. Nothing but the `count` lowest ranks is held while they are looked for.
+A job's rank is a hash of the seed and of its id (of its first repeat), so the choice is the same on every machine and
+in every order, a larger count keeps all jobs of a smaller one, and a job that is added to the block displaces at most
+one. Only the `count` lowest ranks are held during the search.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MOST_LOOKED_THROUGH = 10_000_000  # combinations; about a minute
+MOST_RANKED = 10_000_000  # combinations; about a minute
 
 
 def rank(job_id: str, seed: int) -> int:
-    """Where a job stands among those that a sample chooses from. Never change it: users would pay again."""
+    """A job's rank among those that a sample chooses from. Never change it: users would pay again."""
     return int.from_bytes(hashlib.sha256(f"batchgen sample 1\0{seed}\0{job_id}".encode()).digest()[:16], "big")
 
 
 def bound(ids: Iterable[str], count: int, seed: int) -> int | None:
-    """The rank up to which jobs are in; None when all are. Jobs that are equal count once."""
+    """The highest rank that is in the sample; None when all jobs are. Equal jobs count once."""
     lowest: list[int] = []  # a heap of negated ranks: the highest of them first
     held: set[int] = set()
     left_out = False

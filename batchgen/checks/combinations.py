@@ -1,0 +1,317 @@
+"""What the combinations of a manifest mean: rules of models and accounts, settings that clash, paths that collide.
+
+Works on combinations, not on jobs: prompts that set nothing of their own are one kind, however many there are, so that
+a matrix of a million jobs is checked by its few hundred combinations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from batchgen.checks.templates import MOST_OF_A_KIND, check_block, check_inclusion
+from batchgen.jobs import Parameters
+from batchgen.manifest import rules, templates
+from batchgen.manifest.diagnostics import cut, written_path
+from batchgen.manifest.model import OnIllegal, Skipped, build
+from batchgen.matrix import expand, sample
+from batchgen.matrix.exclusions import matches_parameters
+from batchgen.storage import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.model import Block, Manifest, NodePath, Settings
+    from batchgen.manifest.rules import Violation
+    from batchgen.matrix.expand import Combination, VariantKind
+
+_MOST_PATHS = 2_000_000
+_MOST_REASONS = 30  # for which combinations are skipped
+
+
+def check(manifest: Manifest, diagnostics: Diagnostics) -> Manifest:
+    """The manifest with what only its combinations tell: the bounds of samples, and what is skipped.
+
+    Adds every error and warning to `diagnostics`; warnings that an earlier error may have caused are left out.
+    """
+    found = _Check(manifest=manifest, diagnostics=diagnostics, quiet=bool(diagnostics.errors))
+    found.run()
+    skipped = sorted(found.skipped.values(), key=lambda group: -group.jobs)
+    return replace(found.manifest, skipped=tuple(skipped))
+
+
+@dataclass(slots=True)
+class _Broken:
+    """One rule broken by values from the same places."""
+
+    violation: Violation
+    origins: tuple[NodePath | None, ...]
+    values: dict[str, str]
+    where: NodePath
+    count: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Check:
+    """One pass over a manifest."""
+
+    manifest: Manifest
+    diagnostics: Diagnostics
+    quiet: bool
+    skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
+    _used_exclusions: set[NodePath] = field(default_factory=set)
+    _broken: dict[tuple[str, tuple[NodePath | None, ...]], _Broken] = field(default_factory=dict)
+    _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
+    _most_images: int = 1
+    _many_at: NodePath | None = None
+
+    def run(self) -> None:
+        """Everything; samples are chosen before the paths of their jobs are compared."""
+        if not self._is_countable():
+            return
+        for block in self.manifest.blocks:
+            check_block(self.manifest, block, self.diagnostics, quiet=self.quiet)
+        for job in self.manifest.include:
+            check_inclusion(job, self.diagnostics)
+        if self.diagnostics.errors and any(_has_templates(block) for block in self.manifest.blocks):
+            self.quiet = True
+        for block in self.manifest.blocks:
+            self._block(block)
+        for job in self.manifest.include:
+            self._examine(build(job.settings), job.settings, job.path, self.manifest.repeat)
+        self._report()
+        if not self.diagnostics.errors:
+            self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
+        self._paths()
+
+    def _sampled(self, block: Block) -> Block:
+        """The block with the highest rank that is in its sample."""
+        chosen = block.sample
+        if chosen is None or chosen.count >= _size(block):
+            return block
+        ids = expand.ids_of_block(self.manifest, block)
+        bound = sample.bound(ids, chosen.count, chosen.seed)
+        return replace(block, sample=replace(chosen, bound=bound))
+
+    # --- how many
+
+    def _is_countable(self) -> bool:
+        """Whether there are at most `max_jobs`, by arithmetic, and no sample has too many to choose from."""
+        manifest = self.manifest
+        total = sum(_count(block) for block in manifest.blocks) + len(manifest.include)
+        total *= manifest.repeat
+        if total <= manifest.max_jobs:
+            sampleable = [self._is_sampleable(block) for block in manifest.blocks]  # each reports its own error
+            return all(sampleable)
+        sums = [_explained_count(block) for block in manifest.blocks]
+        sums += [f"{len(manifest.include):,} of include"] if manifest.include else []
+        explanation = " + ".join(sums)
+        if manifest.repeat > 1:
+            explanation = f"({explanation})" if len(sums) > 1 else explanation
+            explanation += f" x {manifest.repeat:,} repeats"
+        message = f"The manifest asks for {explanation} = {total:,} jobs; max_jobs is {manifest.max_jobs:,}."
+        is_given = "max_jobs" in self.diagnostics.document.value
+        hint = f"Shorten an axis, or write `max_jobs: {total}` if that many are meant."
+        self.diagnostics.add(("max_jobs",) if is_given else ("matrix",), message, hint, key=not is_given)
+        return False
+
+    def _is_sampleable(self, block: Block) -> bool:
+        size, most = _size(block), sample.MOST_RANKED
+        if block.sample is None or size <= most:
+            return True
+        message = f"The sample would be chosen from {_factors(block)} = {size:,} jobs; {most:,} is the most."
+        self.diagnostics.add((*block.path, "sample"), message, "Shorten an axis.", key=True)
+        return False
+
+    # --- combinations
+
+    def _block(self, block: Block) -> None:
+        kinds = expand.kinds(block, self.manifest.exclude)
+        if not kinds and self.diagnostics.errors:  # the prompts have errors: check the other axes all the same
+            kinds = [expand.VariantKind((), frozenset(), 1)]
+        for kind in kinds:
+            for combination in expand.combinations(self.manifest, block, *kind.sources):
+                self._combination(block, kind, combination)
+
+    def _combination(self, block: Block, kind: VariantKind, combination: Combination) -> None:
+        if self._is_excluded(kind, combination.parameters):
+            return
+        if not (clashing := _clashing(combination.sources)):
+            count = kind.count * self.manifest.repeat
+            self._examine(combination.parameters, combination.settings, block.path, count)
+            return
+        other = dict(self.manifest.defaults)
+        for source in reversed(combination.sources):
+            other.update(source)
+        if not self._is_excluded(kind, build(other)):
+            self._clashes.update(clashing)
+
+    def _is_excluded(self, kind: VariantKind, parameters: Parameters) -> bool:
+        matching = {
+            rule.path
+            for rule in self.manifest.exclude
+            if (rule.is_of_parameters_only or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
+        }
+        self._used_exclusions |= matching
+        return bool(matching)
+
+    def _examine(self, parameters: Parameters, settings: Settings, where: NodePath, count: int) -> None:
+        account, units = self.manifest.rule_account, self.manifest.account.concurrency
+        broken = list(rules.violations(parameters, settings, account, units))
+        if broken and self.manifest.on_illegal is OnIllegal.SKIP:
+            self._skip(broken[0], parameters, settings, count)
+            return
+        if parameters.n > self._most_images:
+            self._most_images = parameters.n
+            self._many_at = settings["n"].path
+        for violation in broken or rules.doubts(parameters):
+            self._note(violation, parameters, settings, where, count)
+
+    def _skip(self, violation: Violation, parameters: Parameters, settings: Settings, count: int) -> None:
+        """Count what is skipped: under the first rule it breaks, so that the counts add up."""
+        reason = violation.message
+        if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
+            reason = "others"
+        if reason not in self.skipped:
+            example = {name: _written(getattr(parameters, name)) for name in violation.of}
+            origins = [settings[name].path for name in violation.of if name in settings]
+            places = tuple(self.diagnostics.document.place(path) for path in origins)
+            self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
+        found = self.skipped[reason]
+        self.skipped[reason] = replace(found, jobs=found.jobs + count)
+
+    def _note(
+        self, violation: Violation, parameters: Parameters, settings: Settings, where: NodePath, count: int
+    ) -> None:
+        origins = tuple(settings[name].path if name in settings else None for name in violation.of)
+        key = (violation.rule, origins)
+        if key not in self._broken:
+            given = {name: getattr(parameters, name) for name in violation.of}
+            values = {name: _written(value) for name, value in given.items() if value is not None}
+            self._broken[key] = _Broken(violation, origins, values, where)
+        self._broken[key].count += count
+
+    # --- what is reported of them
+
+    def _report(self) -> None:
+        for broken in self._broken.values():
+            self._report_broken(broken)
+        for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
+            first, second = sorted(both, key=self._order)
+            message = f"`{name}` is set twice for one job: by {written_path(first)} and by {written_path(second)}."
+            self.diagnostics.add(
+                second, message, "Keep one, or leave the combination out with `exclude`.", also=[first]
+            )
+        if self.quiet or self._clashes or self.diagnostics.errors:
+            return
+        for rule in self.manifest.exclude:
+            if rule.path not in self._used_exclusions:
+                hint = "Check its spelling, or remove it."
+                self.diagnostics.add(rule.path, "This exclusion matches no job.", hint, warning=True)
+
+    def _order(self, path: NodePath) -> tuple[int, int]:
+        place = self.diagnostics.document.place(path)
+        return place.line, place.column
+
+    def _report_broken(self, broken: _Broken) -> None:
+        violation = broken.violation
+        known = [path for path in broken.origins if path is not None]
+        place = known[0] if known else broken.where
+        jobs = f" ({broken.count:,} jobs)" if broken.count > 1 else ""
+        hint = violation.hint
+        if not violation.soft and len(violation.of) > 1 and any(path[0] == "matrix" for path in known):
+            hint = f"{hint} {self._suggest_exclusion(broken)}".strip()
+        also = [path for path in known[1:] if path != place]
+        self.diagnostics.add(place, violation.message + jobs, hint, also=also, warning=violation.soft)
+
+    def _suggest_exclusion(self, broken: _Broken) -> str:
+        """The exclusion that would leave the combination out."""
+        keys = []
+        for name, path in zip(broken.violation.of, broken.origins, strict=True):
+            if name in broken.values and (path is None or path[0] == "matrix"):
+                keys.append(f"{name}: {self._value_text(name, path, broken.values[name])}")
+        return f"Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip."
+
+    def _value_text(self, name: str, path: NodePath | None, value: str) -> str:
+        """As written, which for an image and a prompt is what an exclusion compares."""
+        text = value
+        if path is not None and name in {"image", "negative_prompt"}:
+            text = self.diagnostics.document.written(path) or value
+        plain = text.translate(_PUNCTUATION)
+        return text if plain.isalnum() else f'"{cut(text)}"'
+
+    # --- paths
+
+    def _paths(self) -> None:
+        template = self.manifest.output_path
+        at: NodePath = ("output", "path")
+        if self._most_images > 1 and "index" not in template.fields:
+            message = f"The path cannot tell the {self._most_images} images of one task apart."
+            also = [self._many_at] if self._many_at else []
+            self.diagnostics.add(at, message, "Put {index} into it.", also=also)
+        if "job_id" in template.fields or self.diagnostics.errors:
+            return
+        seen: dict[str, tuple[str, str, str]] = {}
+        for job in islice(expand.expand(self.manifest), _MOST_PATHS):
+            path = template.render(job, 0, ".png")
+            other = seen.setdefault(paths.folded(path), (job.id, job.prompt, _written(job.parameters)))
+            if other[0] != job.id:
+                first = f'"{cut(other[1], 40)}" ({other[2]})'
+                second = f'"{cut(job.prompt, 40)}" ({_written(job.parameters)})'
+                message = f"Two jobs would write {path}: {first} and {second}."
+                self.diagnostics.add(
+                    at, message, "Put {job_id} into the path, or another placeholder in which they differ."
+                )
+                return
+
+
+_PUNCTUATION = str.maketrans("", "", ":-./_")
+
+
+def _has_templates(block: Block) -> bool:
+    return any(templates.is_template(text) for group in block.prompts for text in group.texts)
+
+
+def _size(block: Block) -> int:
+    """How many combinations a block has, whatever its sample."""
+    return math.prod(size for _, size in block.factors())
+
+
+def _count(block: Block) -> int:
+    """How many jobs a block asks for at most."""
+    return _size(block) if block.sample is None else min(_size(block), block.sample.count)
+
+
+def _factors(block: Block) -> str:
+    """The sizes of a block's axes: `2 prompt x 3 model`."""
+    shown = [f"{size:,} {name}" for name, size in block.factors() if size != 1] or ["1 job"]
+    return " x ".join(shown)
+
+
+def _explained_count(block: Block) -> str:
+    """How the number of a block's jobs is computed."""
+    shown = _factors(block)
+    if _count(block) < _size(block):
+        shown = f"a sample of {_count(block):,} from ({shown})"
+    return shown if block.name is None else f"{shown} ({cut(block.name, 30)})"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Parameters):
+        return f"{value.model}, {value.aspect_ratio}, {value.resolution}"
+    return str(getattr(value, "url", None) or getattr(value, "path", None) or value)
+
+
+def _clashing(sources: Sequence[Settings]) -> list[tuple[str, NodePath, NodePath]]:
+    """Parameters that two sources set."""
+    seen: dict[str, NodePath] = {}
+    found = []
+    for name, setting in (pair for source in sources for pair in source.items()):
+        first = seen.setdefault(name, setting.path)
+        if first != setting.path:
+            found.append((name, first, setting.path))
+    return found
