@@ -93,7 +93,7 @@ class _Check:
         """One template; with `rows`, the rows of a table fill it."""
         try:
             template = templates.read(text)
-        except templates.TemplateSyntaxError as fault:
+        except templates.TemplateInvalid as fault:
             self._report(path, place, str(fault))
             return
         self._used |= template.names
@@ -158,7 +158,7 @@ class _Check:
                 values.update(entry.values)
             try:
                 rendered = template.render(values)
-            except templates.TemplateSyntaxError as fault:
+            except templates.TemplateInvalid as fault:
                 self._report(path, place, str(fault), also=also)
                 return False
             problem = fault_of(rendered, rendered=True)

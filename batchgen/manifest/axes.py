@@ -169,7 +169,7 @@ class Axes:
         try:
             if text is not None:
                 templates.read(text)
-        except templates.TemplateSyntaxError as fault:
+        except templates.TemplateInvalid as fault:
             self.reader.diagnostics.add((*path, "prompt"), str(fault))
             return None
         return text
@@ -370,6 +370,6 @@ def _uses(template: str | None, settings: Settings) -> frozenset[str]:
         if template is not None and text and templates.is_template(text):
             try:
                 found |= templates.read(text).names
-            except templates.TemplateSyntaxError:
+            except templates.TemplateInvalid:
                 continue
     return frozenset(found)

@@ -19,7 +19,7 @@ from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
 from batchgen.manifest.schema_file import default
 from batchgen.source import document, encoding
-from batchgen.storage.paths import DEFAULT_TEMPLATE, PathError, PathTemplate
+from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
     from batchgen.manifest.model import Settings
@@ -118,7 +118,7 @@ def _output_path(
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
-    except PathError as fault:
+    except PathInvalid as fault:
         diagnostics.add(("output", "path"), str(fault))
         return None
 

@@ -42,7 +42,7 @@ _NODE_WORDS = {
 }  # fmt: skip
 
 
-class TemplateSyntaxError(BatchgenError):
+class TemplateInvalid(BatchgenError):
     """A template that cannot be read or rendered; the message says why and what to write instead."""
 
     exit_code = 2
@@ -69,13 +69,13 @@ class _Jinja:
     names: frozenset[str]
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text that it makes. Raises TemplateSyntaxError."""
+        """The text that it makes. Raises TemplateInvalid."""
         from jinja2 import TemplateError  # noqa: PLC0415 - costs 50 ms; most templates need none of it
 
         try:
             return self.template.render(values)
         except (TemplateError, TypeError, ValueError, RecursionError, MemoryError) as error:
-            raise TemplateSyntaxError(f"The template cannot be rendered: {_reason(error)}.") from error
+            raise TemplateInvalid(f"The template cannot be rendered: {_reason(error)}.") from error
 
 
 Template: TypeAlias = _Plain | _Jinja
@@ -93,9 +93,9 @@ def is_reserved(name: str) -> bool:
 
 @lru_cache(maxsize=16384)
 def read(text: str) -> Template:
-    """A template from its text. Raises TemplateSyntaxError for what is not allowed in one."""
+    """A template from its text. Raises TemplateInvalid for what is not allowed in one."""
     if len(text) > LONGEST_TEMPLATE:
-        raise TemplateSyntaxError(f"The template is longer than {LONGEST_TEMPLATE:,} characters. Shorten it.")
+        raise TemplateInvalid(f"The template is longer than {LONGEST_TEMPLATE:,} characters. Shorten it.")
     return _plain(text) or _jinja(text)
 
 
@@ -118,9 +118,9 @@ def _jinja(text: str) -> _Jinja:
         names = frozenset(meta.find_undeclared_variables(tree))
         return _Jinja(environment.from_string(text), names)
     except TemplateSyntaxError as error:
-        raise TemplateSyntaxError(f"The template cannot be read: {_reason(error)}. Write names as {{{{ name }}}}.") from error
+        raise TemplateInvalid(f"The template cannot be read: {_reason(error)}. Write names as {{{{ name }}}}.") from error
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
-        raise TemplateSyntaxError(f"The template cannot be read: {_reason(error)}.") from error
+        raise TemplateInvalid(f"The template cannot be read: {_reason(error)}.") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -132,13 +132,13 @@ def _reason(error: BaseException) -> str:
 
 def _refuse(node: Any, depth: int = 0) -> None:  # noqa: ANN401 - a node of Jinja2, whose types are all alike
     if depth > 40:
-        raise TemplateSyntaxError("The template is nested too deeply. Write it more simply.")
+        raise TemplateInvalid("The template is nested too deeply. Write it more simply.")
     kind = type(node).__name__
     if kind not in _NODES:
         what = _NODE_WORDS.get(kind, kind)
-        raise TemplateSyntaxError(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
+        raise TemplateInvalid(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
     if kind == "Filter" and node.name not in _FILTERS:
-        raise TemplateSyntaxError(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
+        raise TemplateInvalid(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
     for child in node.iter_child_nodes():
         _refuse(child, depth + 1)
 

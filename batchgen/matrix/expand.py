@@ -233,7 +233,7 @@ def _variant(block: Block, group: Prompts, number: int, entries: Sequence[Entry]
 
 
 def render(text: str, values: Mapping[str, str]) -> str:
-    """A prompt as it is sent. Raises TemplateSyntaxError."""
+    """A prompt as it is sent. Raises TemplateInvalid."""
     return templates.read(text).render(values) if templates.is_template(text) else text
 
 
@@ -269,7 +269,7 @@ def _single_variants(
             for entries in product(*(axis.entries for axis in block.vars)):
                 try:
                     variant = _variant(block, group, number, entries)
-                except (templates.TemplateSyntaxError, KeyError):
+                except (templates.TemplateInvalid, KeyError):
                     continue  # reported already
                 own = (group.settings_of(number), *(entry.settings for entry in entries))
                 matching = frozenset(rule.path for rule in rules if matches_variant(rule, variant))
