@@ -12,8 +12,8 @@ from batchgen.errors import ReasonCode
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.money import plain
-from batchgen.plan.selection import Selection
-from batchgen.plan.survey import Group, Plan, check_any, standings, survey
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import Group, Plan, check_any, standings, survey
 from batchgen.reports.index import INDEX
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from batchgen.manifest.load import load_manifest
 from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.money import micros
-from batchgen.plan.selection import Selection
-from batchgen.plan.survey import check_any, standings, unpriced
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import check_any, standings, unpriced
 from batchgen.providers import registry
 from batchgen.reports.index import INDEX
 from batchgen.storage.tree import Tree

@@ -13,8 +13,8 @@ from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLoc
 from batchgen.ledger.store import Ledger
 from batchgen.manifest.load import load_manifest
 from batchgen.matrix.expand import expand
-from batchgen.plan.selection import Selection
-from batchgen.plan.survey import check_any
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import check_any
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace

@@ -29,11 +29,11 @@ LAYERS = {
     "ledger": "errors jobs money redaction storage",
     "reports": "errors jobs money ledger storage",
     "reconcile": "errors jobs money ledger storage reports",
-    "plan": "errors jobs money catalog storage manifest matrix ledger reconcile",
+    "planning": "errors jobs money catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
     "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan"
+    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile planning"
     " http providers callbacks engine",
     "sandbox": "errors catalog",
 }
