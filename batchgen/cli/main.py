@@ -118,9 +118,9 @@ def _failed(error: BaseException, arguments: Sequence[str]) -> int:
 def _summarize(error: _UsageError, arguments: Sequence[str]) -> None:
     """A run whose command line is wrong has a summary too."""
     if (path := _given(arguments, "--summary")) and _command_of(arguments) == "run":
-        from batchgen.cli.hooks import Finish  # noqa: PLC0415 - only where it is needed
+        from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
 
-        Finish(None, Path(path)).end_by(error)
+        RunHooks(None, Path(path)).report_error(error)
 
 
 def _command_of(arguments: Sequence[str]) -> str | None:

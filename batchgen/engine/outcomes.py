@@ -51,12 +51,12 @@ class Endings:
         failures = work.failures + int(counts)
         if counts and outcome is Outcome.REFUSED:
             await self._suspend(work, error, outcome)
-        elif counts and failures >= self._context.rules.max_attempts:
+        elif counts and failures >= self._context.policy.max_attempts:
             await self.end(work, Status.FAILED, outcome, error)
         else:
             await self._record_not_made(work, error, outcome, counts=counts)
             if work.wanted:
-                self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else wait)
+                self.later(work.again(counts=counts), soon(failures, self._context.rng) if counts else wait)
 
     async def refused(self, work: Work, error: JobError) -> None:
         """Rejected or failed for good; or pending, as long as it may be the account that is refused."""
@@ -74,10 +74,10 @@ class Endings:
         failures = work.failures + int(counts)
         if suspended.is_own and isinstance(error, PageReceived):
             self.later(work.again(counts=False), math.inf)
-        elif suspended.is_own and (isinstance(error, JobRefused) or failures >= self._context.rules.max_attempts):
+        elif suspended.is_own and (isinstance(error, JobRefused) or failures >= self._context.policy.max_attempts):
             await self.end(work, Status.FAILED, None, error)
         else:
-            self.later(work.again(counts=counts), soon(failures, self._context.chance) if counts else 0.0)
+            self.later(work.again(counts=counts), soon(failures, self._context.rng) if counts else 0.0)
 
     async def end(self, work: Work, status: Status, outcome: Outcome | None, error: BatchgenError) -> None:
         """The job ends short; `outcome` None leaves the attempt's as it is."""
@@ -101,12 +101,12 @@ class Endings:
 
     def leave(self, work: Work, why: str) -> None:
         """The job stays as it is for the next run."""
-        self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
+        self._context.stats.defer(f"{why[:1].upper()}{why[1:]}", wanted=work.wanted)
 
     def stop(self, reason: RunStopped) -> None:
         """An account that stops ends its own work, which may be the run's; everything else (the disk) ends the run."""
         stop = self._account_stop if isinstance(reason, AccountStopped) else self._context.stop
-        stop.request(reason, grace=self._context.rules.grace)
+        stop.request(reason, grace=self._context.policy.grace)
 
     def price(self, work: Work) -> int | None:
         """What the attempt is reckoned to cost, in millionths."""

@@ -117,7 +117,7 @@ class AttemptRunner:
         hold.enter(Phase.RUNNING)
         context = self._context
         try:
-            async with asyncio.timeout(context.rules.task_timeout):
+            async with asyncio.timeout(context.policy.task_timeout):
                 task = await self._watch.ended(work.task_id, work.job.parameters, work.id_to_echo)
         except TimeoutError:
             self.ends.leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
@@ -159,7 +159,7 @@ class AttemptRunner:
         charge = micros(task.cost) if counts else price
         links = task.images(work.units)
         if work.wanted and work.job.parameters.watermark_info:
-            self._context.stats.unmarked += sum(not link.watermark_url for link in links)
+            self._context.stats.without_watermark += sum(not link.watermark_url for link in links)
         made = Made(job_id=work.job.id, attempt=work.attempt, links=links, cost=charge, at=self._context.now_ms())
         await self._context.record(*before, made)
         self._context.budget.settle(price, charge, earlier=work.earlier)

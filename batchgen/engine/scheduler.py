@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from batchgen.durations import duration
 from batchgen.engine.backoff import Gate
 from batchgen.engine.limits import AccountLimits
 from batchgen.engine.poller import Watch
@@ -19,6 +18,7 @@ from batchgen.engine.rate import quota
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.timings import Idle
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
+from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.money import micros
 from batchgen.providers.base import TaskState
@@ -51,21 +51,21 @@ class AccountScheduler:
         self._flow = AccountLimits(
             provider.account,
             clock=context.clock,
-            chance=context.chance,
-            give_up_after=context.rules.give_up_after,
+            chance=context.rng,
+            give_up_after=context.policy.give_up_after,
             can_ask=provider.can_find or provider.can_list,
-            say=context.say,
+            say=context.notify,
             freed=self._wake.set,
         )
         self._outage = self._flow.outage
         self._quota = quota(provider.account.creates_per_minute)
         self._paced: asyncio.Task[None] | None = None  # waits for the quota, or has waited
-        self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
+        self._asking = Gate(context.clock, context.rng, context.policy.give_up_after)
         self._watch = Watch(
             provider,
             clock=context.clock,
             wall=context.wall,
-            chance=context.chance,
+            chance=context.rng,
             on_trouble=self._asking_failed,
             on_answer=self._asking.served,
             jobs_wait=lambda: bool(self._waiting),
@@ -101,7 +101,7 @@ class AccountScheduler:
                 try:
                     await self._feed(lives, source)
                 except RunStopped as reason:  # the ledger cannot be read: what is in flight has its grace
-                    self._context.stop.request(reason, grace=self._context.rules.grace)
+                    self._context.stop.request(reason, grace=self._context.policy.grace)
                 finally:
                     self._end_feeding()
             for loop in loops:
@@ -109,13 +109,13 @@ class AccountScheduler:
         self._context.stats.slot_times[self._account.name] = self._flow.time
         if self.stop.reason is not None and not self._context.stop.is_asked:
             name = self._account.name
-            self._context.stats.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
+            self._context.stats.defer(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
     async def _feed(self, lives: asyncio.TaskGroup, source: Iterator[Work | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
             if (reason := self._outage.reason_to_stop()) is not None:
-                self.stop.request(reason, grace=self._context.rules.grace)
+                self.stop.request(reason, grace=self._context.policy.grace)
                 break
             await self._carry_out_verdicts()
             if self._fill(source):
@@ -143,7 +143,7 @@ class AccountScheduler:
             for suspended in self._life.ends.verdicts.take():
                 await self._life.ends.conclude(suspended)
         except RunStopped as reason:
-            self._context.stop.request(reason, grace=self._context.rules.grace)
+            self._context.stop.request(reason, grace=self._context.policy.grace)
 
     def _decide_the_rest(self) -> None:
         """Nothing more will be created that could show whose fault the last refusals were."""
@@ -206,7 +206,7 @@ class AccountScheduler:
         if may_go_on or len(self._lives) > recovery.doubts:
             recovery.no_last_call()
         else:
-            recovery.last_call(for_one=self._context.rules.resend_unknown)
+            recovery.last_call(for_one=self._context.policy.resend_unknown)
 
     def _held_back(self, lives: asyncio.TaskGroup) -> Idle | None:
         """Why no work at all may begin now, if so."""
@@ -296,7 +296,7 @@ class AccountScheduler:
 
     def _say_who_is_waited_for(self) -> None:
         if waiting := len(self._lives & self._life.creates.unaskable):
-            self._context.say(
+            self._context.notify(
                 f"{waiting:,} tasks are still waited for, at most {self._account.request_timeout:g} s: the account"
                 f" {self._account.name!r} tells what became of a task only in its answer."
             )
@@ -314,7 +314,7 @@ class AccountScheduler:
 
     def _put_back(self, work: Work, seconds: float) -> None:
         if not self._begins:  # money is spent at the manifest's own account only
-            self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
+            self._context.stats.defer(f"An attempt at the account {self._account.name!r} made nothing; run again.")
             return
         self._put += 1
         heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
@@ -328,7 +328,7 @@ class AccountScheduler:
 
     def _asking_failed(self, error: BatchgenError) -> None:
         """A query met trouble: free to repeat, but an account that never answers ends the lane."""
-        grace = self._context.rules.grace
+        grace = self._context.policy.grace
         if isinstance(error, AccountStopped):
             self.stop.request(error, grace=grace)
             return
@@ -342,9 +342,9 @@ class AccountScheduler:
             return
         self._unknown_statuses[status] += 1
         if self._unknown_statuses[status] == _SAID_AFTER:
-            limit = self._context.rules.task_timeout
+            limit = self._context.policy.task_timeout
             until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
-            self._context.say(
+            self._context.notify(
                 f"The gateway says {status!r} of the task {task.id}, a status that batchgen does not know: it is asked"
                 f" again, {until}."
             )

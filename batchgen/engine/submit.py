@@ -81,7 +81,7 @@ class Creates:
             is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.moved,
             sleep=context.sleep,
             clock=context.clock,
-            chance=context.chance,
+            chance=context.rng,
             changed=changed,
         )
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -157,7 +157,7 @@ class Creates:
                 rehearsal=context.is_local(self._provider.account.name),
             )
         )
-        context.stats.begun += 1
+        context.stats.started += 1
 
     async def _looked_for(
         self, work: Work, hold: SlotPermit, status: Status, because: BatchgenError | None = None
@@ -261,7 +261,7 @@ class Creates:
     async def _undecided(self, work: Work, error: Undecided, status: Status) -> None:
         # What could not be asked just now is held at first: only a later run, told to, sends it again.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
-        if self._context.rules.resend_unknown and not is_first_doubt:
+        if self._context.policy.resend_unknown and not is_first_doubt:
             await self._ends.not_made(work, error, Outcome.UNKNOWN, counts=True)
         else:
             await self._ends.end(work, Status.UNKNOWN, Outcome.UNKNOWN, error)
@@ -277,7 +277,7 @@ class Creates:
                 self._ends.verdicts.excuse(self._outage.jobs)
         reason = self._flow.unclear(error) if is_unclear else self._flow.refused(hold, error)
         if reason is not None:
-            self._account_stop.request(reason, grace=self._context.rules.grace)
+            self._account_stop.request(reason, grace=self._context.policy.grace)
 
     def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
         """Tasks that this account is known to have accepted in earlier runs, the latest first."""

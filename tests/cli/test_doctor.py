@@ -158,7 +158,7 @@ def test_a_wrong_key_is_a_problem_of_access(tmp_path, use):
         ("  ", "set K"),
         (f'"{KEY}"', "quotation marks"),
         (f"Bearer {KEY}", "Bearer"),
-        ("sk two words", "holds a space"),
+        ("sk two words", "contains a space"),
         ("sk-one\nsk-two", "line break"),
     ],
 )

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "batchgen"
 # Each package or module of the top level and what it may import, for types too: no cycle, no import upwards.
 LAYERS = {
     "redaction": "",
-    "durations": "",
+    "formatting": "",
     "money": "",
     "descriptors": "",
     "errors": "redaction",
@@ -32,9 +32,9 @@ LAYERS = {
     "planning": "errors jobs money catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
-    "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile planning"
-    " http providers callbacks engine",
+    "engine": "errors jobs money formatting catalog ledger http providers",
+    "app": "descriptors errors jobs money formatting catalog storage manifest matrix ledger reports reconcile planning"
+    " http providers callbacks engine sandbox",
     "sandbox": "errors catalog",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything

@@ -12,7 +12,7 @@ from jobs_for_tests import job
 from batchgen.catalog.catalog import builtin
 from batchgen.engine.attempt import Work
 from batchgen.engine.budget import Budget, Limits
-from batchgen.engine.context import Context, Rules
+from batchgen.engine.context import Context, RunPolicy
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, TaskNotFound, Unclear
@@ -20,9 +20,8 @@ from batchgen.ledger.reader import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.providers.base import Provider
-from batchgen.storage.tree import Tree
 
-RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
+RULES = RunPolicy(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -77,18 +76,13 @@ async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
     ledger = Ledger.open(folder / "state.sqlite3")
     async with Writer(ledger) as writer:
         context = Context(
-            writer=writer,
+            recorder=writer,
+            storage=None,
             reader=ledger,
-            tree=Tree(folder),
-            template=None,
-            door=None,
-            downloader=None,
-            rules=RULES,
+            policy=RULES,
             budget=Budget(Spent(images=0, cost=0, unpriced=0), Limits()),
             counters=Counters(),
-            downloads=asyncio.Semaphore(1),
-            writes=asyncio.Semaphore(1),
-            say=print,
+            notify=print,
             **more,
         )
         await AccountScheduler(context, provider, begins=True).run([], iter([Work.of(job(), 0, 0)]))
