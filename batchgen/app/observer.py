@@ -37,7 +37,10 @@ class Observer:
 async def observed(
     counters: Counters, observer: Observer, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> AsyncIterator[None]:
-    """Show the counters to the observer while this is entered."""
+    """Show the counters to the observer while this is entered.
+
+    An observer's error is raised at the end: the jobs are paid for, and go on without it.
+    """
 
     async def look() -> None:
         while True:
@@ -52,3 +55,5 @@ async def observed(
         looking.cancel()
         await asyncio.wait([looking])
         observer.on_end(counters)
+    if not looking.cancelled():
+        looking.result()

@@ -95,7 +95,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         "--latency-sigma", type=float, default=0.0, metavar="SIGMA", help="of log-normal latencies (default: 0)"
     )
     parser.add_argument("--faults", default="", metavar="FAULT=RATE,…", help="faults by chance, such as fail=0.02")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of latencies and weather (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of latencies and faults (default: 0)")
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:

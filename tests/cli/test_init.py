@@ -25,7 +25,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path):
     (tmp_path / "manifest.yaml").write_text("mine", encoding="utf-8")
     done = batchgen("init", cwd=tmp_path)
     assert done.returncode == 2
-    assert "manifest.yaml is there already" in done.stderr
+    assert "manifest.yaml exists already" in done.stderr
     assert (tmp_path / "manifest.yaml").read_text(encoding="utf-8") == "mine"
 
 
