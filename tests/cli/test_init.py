@@ -54,7 +54,7 @@ def test_a_starter_from_a_prompt_file_finds_its_columns(tmp_path, name, content,
     [
         (("prompts.csv",), "init --from prompts.csv"),
         (("m.yaml", "--from", "nothing.csv"), "There is no file nothing.csv"),
-        (("m.yaml", "--from", "photo.jpg"), "no prompt file"),
+        (("m.yaml", "--from", "photo.jpg"), "not a prompt file"),
         (("no/such/folder/m.yaml",), "cannot be written"),
     ],
 )

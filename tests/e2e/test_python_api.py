@@ -63,7 +63,7 @@ def test_the_code_of_the_guide_runs_as_in_a_notebook(capsys):
     namespace = {"__name__": "notebook"}
 
     async def notebook():
-        await eval(code, namespace)
+        await eval(code, namespace)  # noqa: S307 - our own guide
 
     asyncio.run(notebook())
     assert (namespace["plan"].make.jobs, namespace["again"].images) == (4, 4)
@@ -126,7 +126,7 @@ def test_an_output_that_another_run_has_is_raised():
 
 
 async def test_inside_an_event_loop_run_says_what_to_use():
-    with pytest.raises(CommandError, match="await batchgen.run_async"):
+    with pytest.raises(CommandError, match=r"await batchgen\.run_async"):
         batchgen.run(rehearsal("matrix: {prompt: [a fox]}\n"))
 
 
@@ -141,7 +141,7 @@ def test_no_signal_handler_is_installed_unless_asked():
     during = []
 
     class Look(batchgen.Observer):
-        def on_start(self, counters):
+        def on_start(self, _counters):
             during.extend(signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP))
 
     batchgen.run(rehearsal("matrix: {prompt: [a fox]}\n"), observer=Look())
@@ -169,7 +169,7 @@ def test_an_observer_that_fails_is_raised_when_the_jobs_have_ended():
     class Broken(batchgen.Observer):
         interval = 0.001
 
-        def on_progress(self, counters):
+        def on_progress(self, _counters):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
