@@ -1,4 +1,4 @@
-"""What the engine needs of its surroundings: somebody who records events, and somebody who keeps images.
+"""What the engine needs from outside: somebody who records events, and somebody who keeps images.
 
 The engine opens no file. Whoever starts it passes these in; inside it, the poller and the slots of an account are
 replaceable in the same way.
