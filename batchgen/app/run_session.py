@@ -311,7 +311,7 @@ class RunSession:
 
     def _signals(self, stop: Stop, before_exit: Callable[[int, str], None] | None) -> AbstractContextManager[None]:
         consequence = "nothing is lost either way"
-        if not self._workload.can_be_asked(self._manifest.account.name):
+        if not self._workload.can_find_lost_creates(self._manifest.account.name):
             consequence = (
                 "a task whose answer has not arrived is then marked `unknown`, because this account cannot be queried"
             )

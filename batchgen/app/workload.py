@@ -88,10 +88,10 @@ class Workload:
         return ledger.open_attempts() + [
             attempt
             for attempt in ended
-            if attempt.status in ASKED_AGAIN or resend_unknown or self.can_be_asked(attempt.account)
+            if attempt.status in ASKED_AGAIN or resend_unknown or self.can_find_lost_creates(attempt.account)
         ]
 
-    def can_be_asked(self, name: str) -> bool:
+    def can_find_lost_creates(self, name: str) -> bool:
         """Whether an account can say what became of a create whose answer was lost."""
         account = self._manifest.accounts.get(name)
         return account is not None and {account.lookup_by_external_id, account.lists_tasks} != {Capability.NO}
