@@ -99,7 +99,7 @@ def test_another_picture_under_a_lost_image_s_name_is_kept_and_said(tmp_path, ga
     done = run(path)
     assert done.returncode == 0
     assert "is not the image that was lost" in done.stderr
-    assert "1 image is odd" in done.stdout
+    assert "1 image is unusual" in done.stdout
     rows = check_invariant(output_of(path))
     assert lost.read_bytes() == other
     assert before[0]["sha256"] in rows[0]["warning"]
