@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -168,23 +169,11 @@ def describe(counters: Counters, rate: float | None, *, short: bool = False) -> 
 def facts(counters: Counters, rate: float | None) -> dict[str, Any]:
     """The counters as data. `cost` is a decimal string, for sums must be exact."""
     left = seconds_left(counters, rate)
-    return {
-        "images_done": counters.images_done,
-        "images_wanted": counters.images_wanted,
-        "images_to_fetch": counters.images_to_fetch,
-        "jobs_done": counters.jobs_done,
-        "jobs_failed": counters.jobs_failed,
-        "jobs_wanted": counters.jobs_wanted,
-        "slots_in_use": counters.slots_in_use,
-        "slots": counters.slots,
-        "waiting": counters.waiting,
+    return asdict(counters) | {
         "task_seconds": None if counters.task_seconds is None else round(counters.task_seconds, 1),
-        "refusals": counters.refusals,
         "images_a_second": None if rate is None else round(rate, 3),
         "seconds_left": None if left is None else round(left),
         "cost": None if counters.cost is None else plain(counters.cost),
-        "unit": counters.unit,
-        "note": counters.note,
     }
 
 
