@@ -8,13 +8,27 @@ batchgen decides by matching on a message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command; a signal's is 128 plus its number."""
+
+    OK = 0
+    INCOMPLETE = 1
+    INVALID = 2
+    STOPPED = 3
+    OUTPUT_BUSY = 4
+    CHANGES = 5  # `plan --exit-code`: there is something to do
+    ACCOUNT = 6
+    DEFECT = 70
+    BROKEN_PIPE = 141  # as if by SIGPIPE
 
 
 class ReasonCode(StrEnum):
@@ -40,7 +54,7 @@ class ReasonCode(StrEnum):
 class BatchgenError(Exception):
     """The root: everything that batchgen raises on purpose."""
 
-    exit_code = 1
+    exit_code: int = ExitCode.INCOMPLETE
     reason_code = ReasonCode.INCOMPLETE
 
     def __str__(self) -> str:
@@ -54,7 +68,7 @@ class BatchgenError(Exception):
 class CommandError(BatchgenError):
     """The command cannot be carried out as given: a wrong option, a missing file, a missing key."""
 
-    exit_code = 2
+    exit_code = ExitCode.INVALID
     reason_code = ReasonCode.COMMAND_INVALID
 
 
@@ -108,7 +122,7 @@ class ManifestInvalid(CommandError):
 class RunStopped(BatchgenError):
     """Nothing more is begun; what is in flight is collected; a later run goes on from there."""
 
-    exit_code = 3
+    exit_code: int = ExitCode.STOPPED
     reason_code = ReasonCode.STOPPED
 
 
@@ -139,14 +153,14 @@ class GatewayUnavailable(RunStopped):
 class OutputBusy(BatchgenError):
     """Another run of the same output is going."""
 
-    exit_code = 4
+    exit_code = ExitCode.OUTPUT_BUSY
     reason_code = ReasonCode.OUTPUT_BUSY
 
 
 class AccountStopped(RunStopped):
     """No job of this account can succeed now: key wrong, balance empty, address not allowed. A person has to act."""
 
-    exit_code = 6
+    exit_code = ExitCode.ACCOUNT
     reason_code = ReasonCode.ACCOUNT
 
 
@@ -220,7 +234,7 @@ class ProxyFailed(NotSent):
 
 
 class RequestBlocked(NotSent):
-    """Our own door held the request back: only questions were to be sent, and it is none."""
+    """Our own client blocked the request: only GET requests may be sent here, and it is none."""
 
 
 class Unclear(BatchgenError):

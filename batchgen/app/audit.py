@@ -1,272 +1,214 @@
-"""What was paid for against what is there: from the ledger, and from the gateway where it can be asked.
+"""Compares what was paid for with what is there: the ledger, the files, and the gateway where it can be queried.
 
-A task of the gateway is ours by its external id, `bg-<job>-<attempt>`, which follows from the job: so a task that
-no ledger knows, of a job that the manifest asks for, can be adopted instead of being paid for again.
+A task that no ledger knows, of a job that the manifest asks for, can be adopted instead of being paid for again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from functools import partial
-from random import Random
-from typing import TYPE_CHECKING, TypeVar
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from batchgen.engine.list_proof import SKEW_MS
-from batchgen.engine.retry import backoff
-from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.app.adopt_files import Taken, take_in_files, take_in_rows
+from batchgen.app.gateway import open_gateway
+from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
+from batchgen.app.ledger_totals import LedgerTotals, ledger_totals
+from batchgen.errors import BatchgenError, CommandError
+from batchgen.ledger import lock
 from batchgen.ledger.adoption import another_attempt, latest_of
-from batchgen.ledger.events import Accepted, Outcome
-from batchgen.ledger.payments import Payment, payments
-from batchgen.providers.base import TaskState
-from batchgen.reconcile.files import is_asked_for, look_at
+from batchgen.ledger.events import Accepted, Outcome, redacted
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.matrix.expand import expand
+from batchgen.reconcile import reconcile
+from batchgen.reports.index import INDEX
+from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from batchgen.catalog.accounts import Account
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
-    from batchgen.providers.base import Page, Provider, Task
-
-T = TypeVar("T")
-_OURS = re.compile(r"bg-(?P<job>[0-9][a-z2-7]{25})-(?P<attempt>[0-9]{1,9})")
-_PAGE = 500
-_MOST_PAGES = 1000  # the API's own bound
-_TRIES = 5
+    from batchgen.manifest.model import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrphanTask:
-    """A task at the gateway, made or running, that this ledger does not count as paid."""
+class AuditReport:
+    """What ledger and gateways say about an output."""
 
-    account: str
-    base_url: str
-    external_id: str
-    job_id: str
-    attempt: int
-    task: Task
+    root: Path
+    totals: LedgerTotals
+    gateways: list[GatewayReport]
+    orphans: list[OrphanTask]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
+    paid_besides: tuple[int, int]  # images of these: paid for, and how many of those are duplicates
+    of_other_outputs: int  # tasks of jobs that neither knows
+    adoptable: list[OrphanTask]
+    adopted: bool
+    taken: Taken
+    painted: int  # jobs of which a sandbox painted something, which counts for nothing
 
+    @property
+    def is_consistent(self) -> bool:
+        """Whether all that was paid for is here, once, and nothing is in doubt."""
+        totals = self.totals
+        left = len(self.orphans) - (len(self.adoptable) if self.adopted else 0)
+        return not (totals.unknown or totals.undelivered or totals.twice or left or self.taken.left)
 
-@dataclass(slots=True, kw_only=True)
-class LedgerTotals:
-    """The ledger's side. Numbers count images, except where they say tasks."""
+    @property
+    def paid(self) -> int:
+        """Images, by the ledger and by what the gateway has besides."""
+        return self.totals.paid + self.paid_besides[0]
 
-    paid: int = 0
-    delivered: int = 0
-    twice: int = 0
-    adopted_tasks: int = 0
-    in_flight: int = 0
-    unknown: list[Payment] = field(default_factory=list)
-    undelivered: list[Payment] = field(default_factory=list)
-    sent: dict[str, Payment] = field(default_factory=dict)  # every attempt, by its external id
-    tasks: set[str] = field(default_factory=set)  # the tasks of attempts that are or may be paid for
-    images: dict[str, int] = field(default_factory=dict)  # that each job asks for
-    latest: dict[str, int] = field(default_factory=dict)  # the latest attempt of each job
-    oldest: dict[str, int] = field(default_factory=dict)  # when the first attempt was sent (Unix ms), by account
-    live: set[str] = field(default_factory=set)  # jobs that have a live, made or paid attempt
+    @property
+    def twice(self) -> int:
+        """Images beyond those that their jobs ask for."""
+        return self.totals.twice + self.paid_besides[1]
 
-
-def books(ledger: LedgerReader, root: Path) -> LedgerTotals:
-    """Add up what the ledger knows of the output `root`; a file that is not there is not delivered."""
-    found = LedgerTotals()
-    lost = _lost_files(ledger, root)
-    paid_jobs: dict[str, int] = {}
-    for recorded in payments(ledger):
-        payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
-        _enter(found, payment)
-        if payment.is_paid:
-            # The images of all paid attempts but one: only what a job costs beyond its first time is twice.
-            found.twice += min(payment.images, paid_jobs.get(payment.job_id, 0))
-            paid_jobs[payment.job_id] = max(payment.images, paid_jobs.get(payment.job_id, 0))
-    return found
+    @property
+    def sentence(self) -> str:
+        """The result in one sentence."""
+        return f"{self.paid} images paid for, {self.totals.delivered} delivered, {self.twice} twice."
 
 
-def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
-    """How many images of which attempts have no file, or one that was changed. What was retired was delivered."""
-    return Counter(
-        (image.job_id, image.attempt)
-        for image in ledger.stored_images()
-        if not image.marked and is_asked_for(image) and look_at(str(root), image).fault is not None
+def audit(
+    manifest: Manifest, root: Path, *, offline: bool = False, adopt: bool = False, rescue: Path | None = None
+) -> AuditReport:
+    """Compare both sides; with `adopt`, take into the ledger what it does not know. Otherwise nothing is written.
+
+    `offline`: query no gateway. `rescue`: with `adopt`, the file into which a run wrote what a full disk refused.
+    """
+    state = root / FILE_NAME
+    if rescue is not None and not adopt:
+        raise CommandError("--rescue names what --adopt is to take in: give both.")
+    if not state.exists() and not (root / INDEX).exists():
+        raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {manifest.path}")
+    if not adopt:
+        Ledger.check_not_lost(state, root / INDEX)
+    with ExitStack() as stack:
+        if adopt:
+            stack.enter_context(lock.held(root))
+        ledger = Ledger.open(state) if adopt else Ledger.preview(state)
+        stack.callback(ledger.close if adopt else ledger.db.close)
+        if not adopt:
+            ledger.preview_as_settled()
+        painted = _drop_rehearsals(ledger, manifest.account, root, adopt=adopt)
+        taken = take_in_rows(ledger, manifest, root, rescue) if adopt else Taken()
+        report = _compared(manifest, root, ledger, taken, offline=offline, painted=painted)
+        return _adopt(report, manifest, ledger) if adopt else report
+
+
+def _drop_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: bool) -> int:
+    """Leave out what a sandbox painted, where the account in force is a real one; returns of how many jobs."""
+    if account.is_local_sandbox:
+        return 0
+    if adopt:
+        return reconcile.drop_rehearsals(ledger, Tree(root), account.base_url)[0]
+    return len(ledger.preview_drop_rehearsals(account.base_url))
+
+
+def _compared(
+    manifest: Manifest, root: Path, ledger: Ledger, taken: Taken, *, offline: bool, painted: int
+) -> AuditReport:
+    totals = ledger_totals(ledger, root)
+    names = sorted({manifest.account.name, *totals.oldest})
+    gateways = [] if offline else asyncio.run(_query_all(manifest, root, totals, names))
+    orphans = [orphan for gateway in gateways for orphan in gateway.orphans]
+    jobs = _jobs_of(orphans, manifest)
+    here = [orphan for orphan in orphans if orphan.job_id in jobs or orphan.job_id in totals.latest]
+    images = totals.images | {job.id: job.parameters.n for job in jobs.values()}
+    return AuditReport(
+        root=root,
+        totals=totals,
+        gateways=gateways,
+        orphans=here,
+        paid_besides=paid_besides(here, images, totals),
+        of_other_outputs=len(orphans) - len(here),
+        adoptable=adoptable(orphans, jobs, totals),
+        adopted=False,
+        taken=taken,
+        painted=painted,
     )
 
 
-def _enter(found: LedgerTotals, payment: Payment) -> None:
-    found.sent[payment.external_id] = payment
-    found.images[payment.job_id] = payment.images
-    found.latest[payment.job_id] = max(payment.number, found.latest.get(payment.job_id, 0))
-    found.oldest.setdefault(payment.account, payment.intended_at)
-    found.adopted_tasks += payment.found
-    found.delivered += payment.delivered
-    if payment.is_paid:
-        found.paid += payment.images
-        if payment.delivered < payment.images:
-            found.undelivered.append(payment)
-    if payment.outcome is Outcome.LIVE:
-        found.in_flight += payment.images
-    if payment.outcome is Outcome.UNKNOWN:
-        found.unknown.append(payment)
-    if payment.is_paid or payment.outcome is Outcome.LIVE:
-        found.live.add(payment.job_id)
-        if payment.task_id:
-            found.tasks.add(payment.task_id)
+def _adopt(report: AuditReport, manifest: Manifest, ledger: Ledger) -> AuditReport:
+    now = int(time.time() * 1000)
+    jobs = _jobs_of(report.adoptable, manifest)
+    for orphan in report.adoptable:
+        ledger.record(map(redacted, adoption(orphan, jobs[orphan.job_id], ledger, now)))
+    report.taken.files = take_in_files(ledger, manifest, report.root, now)
+    return replace(report, totals=ledger_totals(ledger, report.root), adopted=True)
 
 
-@dataclass(slots=True, kw_only=True)
-class GatewayReport:
-    """The gateway's side of one account."""
-
-    account: str
-    base_url: str
-    tasks: int = 0  # that the gateway told of
-    strangers: int = 0  # not batchgen's, or without an id of the caller's
-    strays: list[OrphanTask] = field(default_factory=list)
-    how: str = ""  # "list" or "one by one"; empty where it was not asked
-    error: str = ""
+def _jobs_of(orphans: Iterable[OrphanTask], manifest: Manifest) -> dict[str, Job]:
+    ids = {orphan.job_id for orphan in orphans}
+    return {job.id: job for job in expand(manifest) if job.id in ids} if ids else {}
 
 
-class GatewayQuery:
-    """Asks one account what it knows."""
-
-    def __init__(
-        self, provider: Provider, books: LedgerTotals, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> None:
-        self._provider = provider
-        self._books = books
-        self._sleep = sleep
-        self._chance = Random()
-        self._nameless: dict[str, str] = {}  # the task that was seen first of an attempt whose own is not known
-
-    async def ask(self) -> GatewayReport:
-        """Look through the account's list or, where it has none, ask for each doubtful attempt by its id.
-
-        Never raises for an account that cannot be asked: the answer says why.
-        """
-        account = self._provider.account
-        answered = GatewayReport(account=account.name, base_url=account.base_url)
-        try:
-            if self._provider.can_list and await self._through_the_list(answered):
-                answered.how = "list"
-            elif self._provider.can_find:
-                await self._one_by_one(answered)
-                answered.how = "one by one"
-            else:
-                answered.error = "it lists no tasks and knows none by our own ids"
-        except BatchgenError as error:
-            answered.error = str(error)
-        return answered
-
-    async def _through_the_list(self, answered: GatewayReport) -> bool:
-        """Every task back to our first; False where the account has no list after all."""
-        first = self._books.oldest.get(answered.account, 0) - SKEW_MS
-        for number in range(1, _MOST_PAGES + 1):
-            try:
-                page: Page = await self._patiently(partial(self._provider.page, number, _PAGE))
-            except TaskNotFound:
-                return False
-            for task in page.tasks:
-                self._note(answered, task)
-            if not page.tasks:
-                return True
-            created = page.tasks[-1].created_ms
-            if created is not None and first > 0 and created < first:
-                return True
-        return True
-
-    async def _one_by_one(self, answered: GatewayReport) -> None:
-        for payment in self._books.unknown:
-            if payment.account != answered.account:
-                continue
-            try:
-                task: Task = await self._patiently(partial(self._provider.find, payment.external_id))
-            except TaskNotFound:
-                continue
-            self._note(answered, task, payment.external_id)
-
-    def _note(self, answered: GatewayReport, task: Task, asked: str = "") -> None:
-        answered.tasks += 1
-        external_id = asked or task.external_id or ""
-        ours = _OURS.fullmatch(external_id)
-        if ours is None:
-            answered.strangers += 1
-            return
-        if task.state in {TaskState.FAILED, TaskState.REJECTED} or self._is_counted(external_id, task):
-            return
-        answered.strays.append(
-            OrphanTask(
-                account=answered.account,
-                base_url=answered.base_url,
-                external_id=external_id,
-                job_id=ours["job"],
-                attempt=int(ours["attempt"]),
-                task=task,
-            )
-        )
-
-    def _is_counted(self, external_id: str, task: Task) -> bool:
-        """Whether the ledger counts this very task; another one of the same external id was paid for besides."""
-        sent = self._books.sent.get(external_id)
-        if task.id in self._books.tasks:
-            return True
-        if sent is None or sent.task_id or not (sent.is_paid or sent.outcome is Outcome.LIVE):
-            return False
-        return self._nameless.setdefault(external_id, task.id) == task.id
-
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        for tries in range(1, _TRIES):
-            try:
-                return await ask()
-            except (Throttled, Unclear, NotSent) as error:
-                asked = error.retry_after if isinstance(error, Throttled) else None
-                await self._sleep(backoff(tries, self._chance, asked=asked))
-        return await ask()
+async def _query_all(manifest: Manifest, root: Path, totals: LedgerTotals, names: list[str]) -> list[GatewayReport]:
+    return [await _query(manifest, root, totals, name) for name in names]
 
 
-def adoptable(strays: Iterable[OrphanTask], wanted: Mapping[str, Job], found: LedgerTotals) -> list[OrphanTask]:
+async def _query(manifest: Manifest, root: Path, totals: LedgerTotals, name: str) -> GatewayReport:
+    from batchgen.http.client import open_http_client  # noqa: PLC0415 - `offline` needs no network
+    from batchgen.providers.registry import provider_for  # noqa: PLC0415
+
+    account = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
+    if account is None:
+        return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
+    try:
+        async with open_gateway(account, root) as reached, open_http_client(8) as client:
+            return await GatewayQuery(provider_for(reached, client), totals).ask()
+    except BatchgenError as error:
+        return GatewayReport(account=name, base_url=account.base_url, error=str(error))
+
+
+def adoptable(orphans: Iterable[OrphanTask], wanted: Mapping[str, Job], totals: LedgerTotals) -> list[OrphanTask]:
     """Tasks whose job is asked for and has nothing else that is or may be paid for; one for each job.
 
-    An attempt that the ledger holds as unknown is taken as it is; any other has to be later than the job's latest.
+    The task of an attempt whose status is unknown belongs to it; any other has to be later than the job's latest.
     """
     chosen: dict[str, OrphanTask] = {}
-    for stray in sorted(strays, key=lambda stray: stray.attempt):
-        sent = found.sent.get(stray.external_id)
-        is_held = sent is not None and sent.outcome is Outcome.UNKNOWN
-        latest = found.latest.get(stray.job_id, 0)
-        fits = stray.attempt == latest if is_held else stray.attempt > latest
-        if fits and stray.job_id in wanted and stray.job_id not in found.live:
-            chosen.setdefault(stray.job_id, stray)
+    for orphan in sorted(orphans, key=lambda orphan: orphan.attempt):
+        sent = totals.sent.get(orphan.external_id)
+        is_unknown = sent is not None and sent.outcome is Outcome.UNKNOWN
+        latest = totals.latest.get(orphan.job_id, 0)
+        fits = orphan.attempt == latest if is_unknown else orphan.attempt > latest
+        if fits and orphan.job_id in wanted and orphan.job_id not in totals.live:
+            chosen.setdefault(orphan.job_id, orphan)
     return list(chosen.values())
 
 
-def adoption(stray: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> list[Event]:
+def adoption(orphan: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> list[Event]:
     """The events that take a task into the ledger, so that the next run fetches it. `at` is Unix ms.
 
-    The job may be pending, or have ended without images; an attempt that is held is taken as it is.
+    The job may be pending, or have ended without images; an unknown attempt keeps its number.
     """
+    task = orphan.task
     accepted = Accepted(
-        job_id=job.id, attempt=stray.attempt, task_id=stray.task.id, at=at, found=True, rehearsal=stray.task.rehearsal
+        job_id=job.id, attempt=orphan.attempt, task_id=task.id, at=at, found=True, rehearsal=task.rehearsal
     )
     latest = latest_of(ledger, job.id)
-    if latest is not None and latest.external_id == stray.external_id:
+    if latest is not None and latest.external_id == orphan.external_id:
         return [accepted]
-    sent = stray.task.created_ms
+    sent = task.created_ms
     earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
-    return another_attempt(ledger, job, earlier, stray.account, stray.base_url)
+    return another_attempt(ledger, job, earlier, orphan.account, orphan.base_url)
 
 
-def paid_beside(strays: Iterable[OrphanTask], images: Mapping[str, int], found: LedgerTotals) -> tuple[int, int]:
-    """Images that the gateway made, or is making, and the ledger does not count; and how many of them are twice.
+def paid_besides(orphans: Iterable[OrphanTask], images: Mapping[str, int], totals: LedgerTotals) -> tuple[int, int]:
+    """Images that the gateway made, or is making, and the ledger does not count; and how many of them are duplicates.
 
-    `images` are those that each job asks for: not every list tells what a task has made.
+    `images` are those that each job asks for: not every list says what a task has made.
     """
     paid = twice = 0
-    counted = set(found.live)
-    for stray in strays:
-        number = max(len(stray.task.links), images.get(stray.job_id, 1))
+    counted = set(totals.live)
+    for orphan in orphans:
+        number = max(len(orphan.task.links), images.get(orphan.job_id, 1))
         paid += number
-        twice += number if stray.job_id in counted else 0
-        counted.add(stray.job_id)
+        twice += number if orphan.job_id in counted else 0
+        counted.add(orphan.job_id)
     return paid, twice

@@ -1,6 +1,6 @@
-"""After a run: its summary as one JSON line in a file, and a command or a webhook that is told of it.
+"""After a run: its summary as one JSON line in a file, and on the stdin of a command or in a webhook.
 
-Whatever goes wrong here is said and changes no exit code: the images are made, and paid for.
+A failure here is reported and changes no exit code, because the images are made and paid for.
 """
 
 from __future__ import annotations
@@ -19,35 +19,34 @@ from typing import TYPE_CHECKING, Any, Self
 from batchgen.cli import terminal
 from batchgen.cli.outcome import header, outcome_of
 from batchgen.errors import ReasonCode
+from batchgen.formatting import utc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
-    from batchgen.cli.run_report import Ending
+    from batchgen.app.run_result import RunResult
     from batchgen.manifest.model import Manifest
 
-SECONDS = 30.0  # that a command or a webhook may take
-MOMENT_SECONDS = 3.0  # that it may take where the process is to leave at once
-_MOST_SAID = 65_536  # bytes of a command's output that a log of JSON takes in
-
-OnFinish = tuple[str, ...] | str | None
+TIMEOUT_SECONDS = 30.0  # for a command or a webhook
+EXIT_TIMEOUT_SECONDS = 3.0  # where the process is about to exit
+_MAX_OUTPUT = 65_536  # bytes of a command's output that a log of JSON takes in
 
 
-class Finish:
-    """The end of a run, as a context: however it comes, it is told. `path` is the manifest's, None where none was read.
+class RunHooks:
+    """Reports the end of a run, however it ends. `path` is the manifest's, None where none was read.
 
-    Who runs fills in what becomes known: the manifest as soon as it is read, `say` for complaints, the ending.
+    The caller fills in what becomes known: the manifest as soon as it is read, `notify` for warnings, the result.
     """
 
     def __init__(self, path: Path | None, summary: Path | None) -> None:
         self.manifest: Manifest | None = None
-        self.ending: Ending | None = None
-        self.say: Callable[..., None] = _complain
+        self.result: RunResult | None = None
+        self.notify: Callable[..., None] = _print_warning
         self._path = path
         self._summary = summary
-        self._began = datetime.now(UTC)
+        self._started = datetime.now(UTC)
 
     def __enter__(self) -> Self:
         return self
@@ -56,35 +55,34 @@ class Finish:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.end_by(error)
-        elif self.ending is not None:
-            self._tell(self.ending.as_data())
+            self.report_error(error)
+        elif self.result is not None:
+            self._report(self.result.as_data())
 
-    def end_by(self, error: BaseException) -> None:
-        """Tell of a run that ends by an error."""
-        self._tell(outcome_of(error, running=True).as_data())
+    def report_error(self, error: BaseException) -> None:
+        """Report a run that ends with an error."""
+        self._report(outcome_of(error, running=True).as_data())
 
-    def end_at_once(self, exit_code: int, reason: str) -> None:
-        """Tell of a run whose process is about to leave: nobody is waited for longer than a moment."""
+    def before_exit(self, exit_code: int, reason: str) -> None:
+        """Report a run whose process is about to exit, without waiting for anybody longer than a moment."""
         line = self._line({**header(exit_code, ReasonCode.INTERRUPTED), "reason": reason})
         self._append(line)
-        teller = threading.Thread(target=self._hand_over, args=(line, MOMENT_SECONDS), daemon=True)
-        teller.start()
-        teller.join(MOMENT_SECONDS + 1)
+        thread = threading.Thread(target=self._call, args=(line, EXIT_TIMEOUT_SECONDS), daemon=True)
+        thread.start()
+        thread.join(EXIT_TIMEOUT_SECONDS + 1)
 
-    def _tell(self, ending: dict[str, Any]) -> None:
-        line = self._line(ending)
+    def _report(self, outcome: dict[str, Any]) -> None:
+        line = self._line(outcome)
         self._append(line)
-        self._hand_over(line, SECONDS)
+        self._call(line, TIMEOUT_SECONDS)
 
-    def _line(self, ending: dict[str, Any]) -> str:
-        now = datetime.now(UTC)
+    def _line(self, outcome: dict[str, Any]) -> str:
         record = {
             "name": None if self.manifest is None else self.manifest.name,
             "manifest": None if self._path is None else str(self._path),
-            "began": self._began.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "ended": now.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            **ending,
+            "started_at": utc(self._started, timespec="seconds"),
+            "ended_at": utc(timespec="seconds"),
+            **outcome,
         }
         return terminal.harmless(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
 
@@ -96,36 +94,35 @@ class Finish:
             with path.open("a", encoding="utf-8") as file:  # one write of one line: runs may share a file
                 file.write(line + "\n")
         except OSError as error:
-            self.say(f"The summary could not be written to {path}: {error.strerror}.", level="warning")
+            self.notify(f"The summary could not be written to {path}: {error.strerror}.", level="warning")
 
-    def _hand_over(self, line: str, seconds: float) -> None:
-        to: OnFinish = None if self.manifest is None else self.manifest.on_finish
-        problem = ""
-        if isinstance(to, str):
-            problem = _posted(to, line, seconds)
-        elif to:
-            problem = _run(to, line, seconds)
+    def _call(self, line: str, timeout: float) -> None:
+        """Run the command, or call the webhook, that the manifest names in `on_finish`."""
+        hook = None if self.manifest is None else self.manifest.on_finish
+        if not hook:
+            return
+        problem = _post(hook, line, timeout) if isinstance(hook, str) else _run(hook, line, timeout)
         if problem:
-            self.say(f"on_finish: {problem}", level="warning")
+            self.notify(f"on_finish: {problem}", level="warning")
 
 
-def _complain(message: str, **_: object) -> None:
+def _print_warning(message: str, **_: object) -> None:
     print(message, file=sys.stderr)
 
 
-def _run(words: tuple[str, ...], line: str, seconds: float) -> str:
-    """Run a command with the summary on its stdin; what is wrong with it, or nothing. Its output goes to stderr."""
+def _run(words: tuple[str, ...], line: str, timeout: float) -> str:
+    """Run a command with the summary on its stdin; its output goes to stderr. Returns the problem, or nothing."""
     if not terminal.is_log(sys.stderr):
-        return _run_into(words, line, 2, seconds)
+        return _run_into(words, line, 2, timeout)
     with tempfile.TemporaryFile() as file:  # no pipe: what the command leaves running would hold it open
-        problem = _run_into(words, line, file.fileno(), seconds)
+        problem = _run_into(words, line, file.fileno(), timeout)
         file.seek(0)
-        for said in file.read(_MOST_SAID).decode("utf-8", "replace").splitlines():
-            terminal.write(terminal.beneath(sys.stderr), terminal.record(level="info", on_finish=said) + "\n")
+        for text in file.read(_MAX_OUTPUT).decode("utf-8", "replace").splitlines():
+            terminal.write(terminal.beneath(sys.stderr), terminal.record(level="info", on_finish=text) + "\n")
     return problem
 
 
-def _run_into(words: tuple[str, ...], line: str, output: int, seconds: float) -> str:
+def _run_into(words: tuple[str, ...], line: str, output: int, timeout: float) -> str:
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's own command, without a shell
             words,
@@ -139,31 +136,31 @@ def _run_into(words: tuple[str, ...], line: str, output: int, seconds: float) ->
     except OSError as error:
         return f"{words[0]} could not be started: {error.strerror}."
     try:
-        process.communicate(line + "\n", timeout=seconds)
+        process.communicate(line + "\n", timeout=timeout)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
         process.wait()
-        return f"{words[0]} took more than {seconds:.3g} seconds and was ended."
+        return f"{words[0]} took more than {timeout:.3g} seconds and was ended."
     return f"{words[0]} ended with {process.returncode}." if process.returncode else ""
 
 
-def _posted(url: str, line: str, seconds: float) -> str:
-    """POST the summary to a webhook; what is wrong with it, or nothing."""
+def _post(url: str, line: str, timeout: float) -> str:
+    """POST the summary to a webhook. Returns the problem, or nothing."""
     import asyncio  # noqa: PLC0415 - only where there is a webhook
 
     from batchgen.errors import BatchgenError  # noqa: PLC0415
     from batchgen.http.client import open_http_client  # noqa: PLC0415
 
     async def post() -> str:
-        async with asyncio.timeout(seconds), open_http_client(1) as door:
+        async with asyncio.timeout(timeout), open_http_client(1) as client:
             headers = {"Content-Type": "application/json"}
-            answer = await door.send("POST", url, headers=headers, body=line.encode())
+            answer = await client.send("POST", url, headers=headers, body=line.encode())
         return "" if 200 <= answer.status < 300 else f"the webhook answered HTTP {answer.status}."
 
     try:
         return asyncio.run(post())
     except TimeoutError:
-        return f"the webhook took more than {seconds:.3g} seconds."
+        return f"the webhook took more than {timeout:.3g} seconds."
     except BatchgenError as error:
         return str(error)

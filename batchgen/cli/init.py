@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchgen.cli.terminal import harmless
 from batchgen.errors import CommandError
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ _FILE_PROMPTS = """\
 
 # budget: {{max_images: 100}}      # a run stops rather than make more
 """
-_KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
+_FORMATS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml", ".yml")
 _TEXT_COLUMNS = ("prompt", "text", "caption", "description")
 _ID_COLUMNS = ("id", "sku", "key", "slug", "name")
-_LOOKED_AT = 200  # rows
+_ROWS_READ = 200
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -76,33 +77,33 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Write the starter; a file that is there already is never touched."""
+    """Write the starter manifest; an existing file is never changed."""
     path: Path = options.file
-    if path.suffix.lower() in _KINDS[:4]:
-        raise CommandError(f"{path} is no name for a manifest. For one with the prompts of it: init --from {path}")
+    if path.suffix.lower() in _FORMATS[:4]:
+        raise CommandError(f"{path} is no manifest. To make one with its prompts: batchgen init --from {path}")
     prompts = _OWN_PROMPTS if options.source is None else _FILE_PROMPTS.format(entry=_entry(options.source, path))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "images"
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(_HEAD.format(file=shlex.quote(str(path)), name=_scalar(name)) + prompts)
     except FileExistsError as error:
-        raise CommandError(f"{path} is there already; give another name: batchgen init OTHER.yaml") from error
+        raise CommandError(f"{path} exists already; give another name: batchgen init OTHER.yaml") from error
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
-    print(f"{path} is written. Look at it, then: batchgen run {shlex.quote(str(path))}")
+    print(f"{path} is written. Read it, then: batchgen run {shlex.quote(str(path))}")
     return 0
 
 
 def _entry(source: Path, manifest: Path) -> str:
     """The entry `from: …, column: …, id: …` for a prompt file, its path as seen from the manifest."""
     kind = source.suffix.lower()
-    if kind not in _KINDS:
-        raise CommandError(f"{source} is no prompt file; its kind must be one of {', '.join(_KINDS[:5])}.")
+    if kind not in _FORMATS:
+        raise CommandError(f"{source} is not a prompt file; its name must end in one of {', '.join(_FORMATS[:5])}.")
     if not source.is_file():
         raise CommandError(f"There is no file {source}.")
     shown = source if source.is_absolute() else Path(os.path.relpath(source, manifest.parent))
     parts = [f"from: {_scalar(shown.as_posix())}"]
-    rows = list(islice(_rows(source, kind), _LOOKED_AT))
+    rows = list(islice(_rows(source, kind), _ROWS_READ))
     if rows:
         column = _text_column(rows)
         parts.append(f"column: {_scalar(column)}")
@@ -111,7 +112,7 @@ def _entry(source: Path, manifest: Path) -> str:
 
 
 def _rows(source: Path, kind: str) -> Iterator[dict[str, str]]:
-    """The first rows of a table; nothing for a kind without columns. What is wrong in it is `validate`'s to say."""
+    """The first rows of a table; nothing for a format without columns. `validate` reports what is wrong in it."""
     if kind not in {".csv", ".tsv"}:
         return
     with source.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -133,7 +134,7 @@ def _text_column(rows: list[dict[str, str]]) -> str:
 
 
 def _id_column(rows: list[dict[str, str]], text: str) -> list[str]:
-    """The column of ids, if one is called so and tells the rows apart."""
+    """The column of ids, if one has such a name and its values differ."""
     for wanted in _ID_COLUMNS:
         for column in rows[0]:
             values = [row.get(column, "") for row in rows]
@@ -144,8 +145,7 @@ def _id_column(rows: list[dict[str, str]], text: str) -> list[str]:
 
 def _scalar(text: str) -> str:
     """A text as YAML reads it back, quoted where it would be read as something else."""
-    return text if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) and not _is_word(text) else json.dumps(text)
-
-
-def _is_word(text: str) -> bool:
-    return text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "~"}
+    is_word = text.lower() in {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "~"}
+    if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", text) and not is_word:
+        return text
+    return harmless(json.dumps(text, ensure_ascii=False))  # an escaped pair of surrogates would be refused

@@ -1,8 +1,8 @@
-"""Where an existing output is: for commands that need no more of a manifest than its name."""
+"""Finds an existing output: for commands that need no more of a manifest than its name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog.load import builtin
 from batchgen.cli import options as common
@@ -14,40 +14,41 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def found_output(options: Namespace) -> Path:
-    """The output folder that the options mean.
+def find_output(options: Namespace) -> Path:
+    """The output folder that the options mean. Raises CommandError where there is none.
 
     Only the manifest's name is read, so that a manifest which is being edited does not hide its output.
-    Raises CommandError where it has none.
     """
     if options.output is not None:
         return _folder(common.output_folder(options, ""))
-    read = document.read(options.manifest)
-    name = read.value.get("name") if isinstance(read.value, dict) else None
+    raw = _mapping(document.read(options.manifest).value)
+    name = raw.get("name")
     if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
         raise CommandError(f"{options.manifest} has no usable `name`; check it with: batchgen validate")
-    accounts = {*builtin().accounts, *(read.value.get("providers") or {})}
+    accounts = {*builtin().accounts, *map(str, _mapping(raw.get("providers")))}
     if options.provider is not None and options.provider not in accounts:
         raise CommandError(f"There is no account {options.provider!r}. There are: {', '.join(sorted(accounts))}.")
     return _folder(common.output_folder(options, name))
 
 
 def unit_of(options: Namespace) -> str:
-    """The unit of the costs of the account that the manifest names; empty where the manifest does not tell."""
+    """The unit of the costs of the account that the manifest names; empty where the manifest does not say."""
     try:
-        raw = document.read(options.manifest).value
+        raw = _mapping(document.read(options.manifest).value)
     except CommandError:
         return ""
-    raw = raw if isinstance(raw, dict) else {}
     name = str(options.provider or raw.get("provider"))
-    own = raw.get("providers")
-    account = own.get(name) if isinstance(own, dict) else None
-    account = account if isinstance(account, dict) else {}
-    prices = account.get("prices")
-    if isinstance(prices, dict) and "unit" in prices:
+    account = _mapping(_mapping(raw.get("providers")).get(name))
+    prices = _mapping(account.get("prices"))
+    if "unit" in prices:
         return str(prices["unit"])
     known = builtin().accounts.get(str(account.get("use", name)))
     return "" if known is None else known.prices.unit
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    """The value where it is a mapping, else an empty one: what is wrong with it is for `validate` to say."""
+    return value if isinstance(value, dict) else {}
 
 
 def _folder(root: Path) -> Path:

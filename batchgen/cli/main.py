@@ -1,4 +1,4 @@
-"""The command `batchgen`: finds the subcommand, and is the only place that catches."""
+"""The command `batchgen`: finds the subcommand and reports every error."""
 
 from __future__ import annotations
 
@@ -14,32 +14,48 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from batchgen import __version__
 from batchgen.cli import terminal
 from batchgen.cli.outcome import header, outcome_of
-from batchgen.errors import BatchgenError, CommandError, ManifestInvalid, ReasonCode
+from batchgen.errors import BatchgenError, CommandError, ExitCode, ManifestInvalid, ReasonCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = {
     "init": "write a commented starter manifest",
-    "validate": "check manifests: every fault with file:line:column and what to do",
-    "plan": "say what a run would do; sends nothing",
+    "validate": "check manifests: every error with file:line:column and what to do",
+    "plan": "show what a run would do; sends nothing",
     "doctor": "check the accounts: keys, host, access, clock; costs nothing",
-    "run": "make it; started again, it goes on",
-    "status": "how a run stands, also while one is going",
+    "run": "make the images; run again, it goes on",
+    "status": "show the state of a run, also during one",
     "verify": "check every file against the index",
-    "audit": "what was paid for against what is there",
-    "sandbox": "the local gateway, as a server of its own",
-    "models": "the catalogue of models and accounts",
+    "audit": "compare what was paid for with what is there",
+    "sandbox": "serve the local gateway",
+    "models": "list the catalogue of models and accounts",
     "schema": "print a JSON Schema",
 }
 
 _EPILOG = """\
 exit codes: 0 everything asked for is there; 1 some jobs failed, were rejected or are unknown; 2 the manifest or
 the command is wrong, nothing was sent or written; 3 stopped before the end (budget, deadline, disk, a gateway that
-cannot be reached), run again to go on; 4 another run of the same output is going; 5 plan --exit-code: there is
+cannot be reached), run again to go on; 4 another run of the same output is active; 5 plan --exit-code: there is
 something to do; 6 stopped, and only a person can help (key refused, account empty or closed); 70 a defect of
 batchgen; 129, 130, 143 terminal closed, interrupted, terminated: run again to go on.
 """
+# Options that had another name in the release before, by command: an error names the new one, for this release.
+_RENAMED = {
+    "sandbox": {
+        "--weather": "--faults",
+        "--spread": "--latency-sigma",
+        "--no-paint": "--blank-images",
+        "--images-kept": "--image-ttl",
+        "--links-expire": "--link-ttl",
+        "--answers": "--response-format",
+        "--profile": "--emulate",
+        "--finds-by-external-id": "--lookup-by-external-id",
+        "--no-finds-by-external-id": "--no-lookup-by-external-id",
+    },
+    "doctor": {"--patience": "--timeout"},
+    "run": {"--profile-engine": "--timings"},
+}
 
 
 def entry() -> NoReturn:
@@ -49,7 +65,7 @@ def entry() -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """A stream that was closed (`2>&-`) is none: the next file opened, the ledger, would take its number."""
+    """Replace closed streams (`2>&-`): the next file that is opened, the ledger, would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -63,25 +79,23 @@ def _open_closed_streams() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become sentences on stderr."""
     with terminal.guarded(as_records=_given(arguments, "--log-format") == "json"):
-        return _carried_out(arguments)
+        return _executed(arguments)
 
 
-def _carried_out(arguments: Sequence[str]) -> int:
+def _executed(arguments: Sequence[str]) -> int:
     options = argparse.Namespace(command="")
     try:
         _parser(arguments).parse_args(arguments, options)
         code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has left: that is their right, and nothing to report.
+        # Whoever read our output has left, which is no error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (BatchgenError, KeyboardInterrupt, OSError) as error:
-        return _failed(error, arguments)
-    except Exception as error:
-        if os.environ.get("BATCHGEN_TRACEBACK"):
+        return ExitCode.BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("BATCHGEN_TRACEBACK") and not isinstance(error, BatchgenError | KeyboardInterrupt):
             raise
-        return _failed(error, arguments)
+        return _report_error(error, arguments)
     return code
 
 
@@ -94,14 +108,14 @@ def _given(arguments: Sequence[str], option: str) -> str | None:
     return None
 
 
-def _failed(error: BaseException, arguments: Sequence[str]) -> int:
-    """Say an error, for people and as data."""
+def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
+    """Print an error, for people and as data."""
     outcome = outcome_of(error, running=_command_of(arguments) == "run")
     listed: list[dict[str, Any]] = []
     if isinstance(error, ManifestInvalid):
         from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
 
-        problems.tell(error.problems)
+        problems.report(error.problems)
         listed = problems.as_data(error.problems)
     elif isinstance(error, _UsageError):
         print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
@@ -118,9 +132,9 @@ def _failed(error: BaseException, arguments: Sequence[str]) -> int:
 def _summarize(error: _UsageError, arguments: Sequence[str]) -> None:
     """A run whose command line is wrong has a summary too."""
     if (path := _given(arguments, "--summary")) and _command_of(arguments) == "run":
-        from batchgen.cli.hooks import Finish  # noqa: PLC0415 - only where it is needed
+        from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
 
-        Finish(None, Path(path)).end_by(error)
+        RunHooks(None, Path(path)).report_error(error)
 
 
 def _command_of(arguments: Sequence[str]) -> str | None:
@@ -144,16 +158,22 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Command(_Parser):
-    """A command's parser, which says with its own usage what it does not know, and what may have been meant."""
+    """A command's parser: an error shows the usage of the command, and the option that was probably meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
         """As argparse has it, but nothing unknown is left for the parser above."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            word = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+            self._refuse(unknown)
         return found, unknown
+
+    def _refuse(self, unknown: list[str]) -> NoReturn:
+        renamed = _RENAMED.get(self.prog.split()[-1], {})
+        for word in unknown:
+            if new := renamed.get(word.partition("=")[0]):
+                self.error(f"Unknown option {word.partition('=')[0]}; it is now {new}.")
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, n=1)
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

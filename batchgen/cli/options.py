@@ -33,7 +33,7 @@ def add_manifest(parser: ArgumentParser) -> None:
 
 
 def add_selection(parser: ArgumentParser) -> None:
-    """Which of the manifest's jobs are meant."""
+    """Which of the manifest's jobs are selected."""
     parser.add_argument(
         "--only",
         metavar="KEY=VALUE",
@@ -41,7 +41,7 @@ def add_selection(parser: ArgumentParser) -> None:
         default=[],
         help="only jobs with this model, prompt_id, variable …; wildcards; repeatable (the same key: any of)",
     )
-    parser.add_argument("--limit", metavar="N", type=count, help="begin at most N jobs that are not yet there")
+    parser.add_argument("--limit", metavar="N", type=count, help="start at most N jobs that are not made yet")
 
 
 def add_json(parser: ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_json(parser: ArgumentParser) -> None:
 
 def add_logging(parser: ArgumentParser) -> None:
     """How progress is shown on stderr."""
-    parser.add_argument("--quiet", action="store_true", help="no progress, no result: only errors")
+    parser.add_argument("--quiet", action="store_true", help="print no progress and no result, only errors")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="progress as text or JSON lines")
 
 
@@ -100,8 +100,8 @@ def money(text: str) -> Decimal:
 
 
 def deadline(text: str) -> Deadline:
-    """A deadline: a duration (`90m`), a time of day (`06:00`) or a date and time, by the clock on the wall."""
-    from batchgen.engine.shutdown import Deadline  # noqa: PLC0415 - asyncio, for one option
+    """A deadline: a duration (`90m`), a time of day (`06:00`) or a date and time in local time."""
+    from batchgen.engine.shutdown import Deadline  # noqa: PLC0415 - loads asyncio, for one option
 
     if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
         return Deadline(at=time.monotonic() + float(match[1]) * _UNITS[match[2]], clock=time.monotonic)
@@ -110,22 +110,22 @@ def deadline(text: str) -> Deadline:
         then = moment(text, now)
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no deadline: write a duration (90m, 8h), a time (06:00) or a date (2027-01-31T06:00)"
+            f"{text!r} is not a deadline; write a duration (90m, 8h), a time (06:00) or a date (2027-01-31T06:00)"
         ) from None
     if then <= now:
-        raise argparse.ArgumentTypeError(f"{text} is past")
+        raise argparse.ArgumentTypeError(f"{text} has passed already")
     return Deadline(at=then, clock=time.time)
 
 
 def moment(text: str, now: float) -> float:
     """The Unix time of a date and time, or of the next time that a clock here shows `06:00`. Raises ValueError.
 
-    Reckoned in local time, not in seconds: a day may have 23 hours or 25, and an hour may come twice.
+    Computed in local time, not in seconds: a day may have 23 hours or 25, and an hour may come twice.
     """
     match = re.fullmatch(r"([0-9]{1,2}):([0-9]{2})", text)
     if match is None:
         return datetime.fromisoformat(text).timestamp()
-    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - what the clock on the wall shows
+    today = datetime.fromtimestamp(now)  # noqa: DTZ006 - local time is meant
     shown = today.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0, fold=0)
     times = (shown, shown.replace(fold=1), shown + timedelta(days=1))
     return next(at for at in (each.timestamp() for each in times) if at > now)

@@ -1,34 +1,36 @@
-"""How a command ended, as every JSON result, every summary and the exit code tell it."""
+"""How a command ended: in every JSON result, in every summary, and as the exit code."""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Any
 
-from batchgen.errors import BatchgenError, ReasonCode
+from batchgen.errors import BatchgenError, ExitCode, ReasonCode
 from batchgen.redaction import redact
 
-_FINE = frozenset({0, 5})  # 5: `plan --exit-code` found something to do, which is nothing wrong
+_SUCCESSES = frozenset({ExitCode.OK, ExitCode.CHANGES})
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+_SIGNALS = {129: "The terminal was closed", 130: "Interrupted", 143: "Terminated"}
 
 
 def header(exit_code: int, reason_code: ReasonCode) -> dict[str, Any]:
-    """What every JSON result begins with."""
-    return {"ok": exit_code in _FINE, "exit_code": exit_code, "reason_code": reason_code.value}
+    """The first keys of every JSON result."""
+    return {"ok": exit_code in _SUCCESSES, "exit_code": int(exit_code), "reason_code": reason_code.value}
 
 
-def checked(*, ok: bool, exit_code: int = 1) -> dict[str, Any]:
-    """The header of a command that looks for what is wrong."""
-    return header(0, ReasonCode.COMPLETE) if ok else header(exit_code, ReasonCode.FINDINGS)
+def checked(*, ok: bool, exit_code: int = ExitCode.INCOMPLETE) -> dict[str, Any]:
+    """The header of a command that looks for problems."""
+    return header(ExitCode.OK, ReasonCode.COMPLETE) if ok else header(exit_code, ReasonCode.FINDINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """An end by an error: its exit code, its reason and the sentence for people."""
+    """The end of a command by an error: its exit code, its reason and a sentence for people."""
 
     exit_code: int
     reason_code: ReasonCode
     sentence: str
-    is_defect: bool = False
 
     def as_data(self) -> dict[str, Any]:
         """For a summary."""
@@ -36,7 +38,7 @@ class Outcome:
 
 
 def outcome_of(error: BaseException, *, running: bool) -> Outcome:
-    """What an error means that nobody below has dealt with. `running`: the command was `run`."""
+    """What an error means for the command. `running`: the command is `run`."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, BatchgenError):
@@ -44,20 +46,21 @@ def outcome_of(error: BaseException, *, running: bool) -> Outcome:
     interrupt = error if isinstance(error, KeyboardInterrupt) else error.__cause__
     if isinstance(interrupt, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
         code = getattr(interrupt, "exit_code", 130)
-        return Outcome(exit_code=code, reason_code=ReasonCode.INTERRUPTED, sentence=f"{_NAMES[code]}. {_GO_ON}")
-    if isinstance(error, OSError):
-        # A file or folder of the user's that cannot be read or written; what a run meets on its way it says itself.
+        sentence = f"{_SIGNALS[code]}. Run again to go on."
+        return Outcome(exit_code=code, reason_code=ReasonCode.INTERRUPTED, sentence=sentence)
+    if isinstance(error, OSError) and is_about_a_file(error):
         what = f"{error.filename}: " if error.filename else ""
         return Outcome(
-            exit_code=3 if running else 2,
+            exit_code=ExitCode.STOPPED if running else ExitCode.INVALID,
             reason_code=ReasonCode.DISK,
             sentence=f"{what}{error.strerror or error}. Fix it, then try again.",
         )
-    return Outcome(exit_code=70, reason_code=ReasonCode.DEFECT, sentence=_defect(error), is_defect=True)
+    return Outcome(exit_code=ExitCode.DEFECT, reason_code=ReasonCode.DEFECT, sentence=_defect(error))
 
 
-_GO_ON = "Run again to go on."
-_NAMES = {129: "The terminal was closed", 130: "Interrupted", 143: "Terminated"}
+def is_about_a_file(error: OSError) -> bool:
+    """Whether it names a file, or is a disk's refusal: the user can fix that. Any other one is a defect."""
+    return bool(error.filename) or error.errno in _DISK_ERRORS
 
 
 def _defect(error: BaseException) -> str:

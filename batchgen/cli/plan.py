@@ -6,15 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.load import load_manifest
+from batchgen.app.plan import previewed
 from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import header
-from batchgen.errors import ReasonCode
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.errors import ExitCode, ReasonCode
 from batchgen.money import plain
-from batchgen.plan.selection import Selection
-from batchgen.plan.survey import Group, Plan, check_any, job_states, survey
-from batchgen.reports.index import INDEX
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import Group, Plan, job_states
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Manifest, Skipped
 
 
-SOMETHING_TO_DO = 5
 _REASONS_SHOWN = 8
 
 
@@ -36,7 +34,7 @@ def configure(parser: ArgumentParser) -> None:
     common.add_selection(parser)
     parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")
     parser.add_argument(
-        "--exit-code", action="store_true", help=f"exit with {SOMETHING_TO_DO} when there is something to do, else 0"
+        "--exit-code", action="store_true", help=f"exit with {ExitCode.CHANGES} when there is something to do, else 0"
     )
     common.add_json(parser)
 
@@ -45,26 +43,21 @@ def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
     manifest = load_manifest(options.manifest, provider=options.provider)
     selection = Selection.parse(options.only, manifest.var_names)
-    check_any(manifest, selection)
     root = common.output_folder(options, manifest.name)
-    Ledger.check_not_lost(root / FILE_NAME, root / INDEX)
-    state = root / FILE_NAME
-    ledger = Ledger.preview(state if state.exists() else None)
-    plan = survey(manifest, ledger, root, selection, options.limit)
-    if manifest.warnings:
-        problems.tell(manifest.warnings)
-    code = SOMETHING_TO_DO if options.exit_code and plan.anything_to_do else 0
-    listed = ((job, row) for job, row in job_states(manifest, ledger) if selection.takes(job))
-    if options.json:
-        data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
-        if options.detailed:
-            data["listed"] = [_job(job, row) for job, row in listed]
-        print(json.dumps(data, ensure_ascii=False, indent=2))
-    else:
-        print(_as_text(plan, manifest, root))
-        if options.detailed:
-            _print_jobs(listed)
-    ledger.close()
+    with previewed(manifest, root, selection, options.limit) as (plan, ledger):
+        if manifest.warnings:
+            problems.report(manifest.warnings)
+        code = ExitCode.CHANGES if options.exit_code and plan.anything_to_do else ExitCode.OK
+        listed = ((job, row) for job, row in job_states(manifest, ledger) if selection.takes(job))
+        if options.json:
+            data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
+            if options.detailed:
+                data["listed"] = [_job(job, row) for job, row in listed]
+            print(json.dumps(data, ensure_ascii=False, indent=2))
+        else:
+            print(_as_text(plan, manifest, root))
+            if options.detailed:
+                _print_jobs(listed)
     return code
 
 

@@ -1,4 +1,4 @@
-"""Faults of a manifest, for people and as data."""
+"""Prints what is wrong with a manifest, for people and as data."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from batchgen.errors import Diagnostic, SourceLocation
 
 
-def tell(problems: Sequence[Diagnostic]) -> None:
-    """Say them on standard error: with their source lines for people, as a record each in a log of JSON."""
+def report(problems: Sequence[Diagnostic]) -> None:
+    """Print them on standard error: with their source lines for people, or as one record each in a log of JSON."""
     if terminal.is_log(sys.stderr):
         for problem in problems:
             print(problem, file=sys.stderr)
-    else:  # its colours are ours; all else in it is harmless
+    else:  # only the colours are control characters, and they are ours
         terminal.write(terminal.beneath(sys.stderr), as_text(problems, sys.stderr) + "\n")
 
 
 def as_text(problems: Sequence[Diagnostic], stream: TextIO) -> str:
-    """Each fault with its source line and a caret; in colour on a terminal only."""
+    """Each problem with its source line and a caret; in colour on a terminal only."""
     from batchgen.manifest.explain import render  # noqa: PLC0415 - only where there is something to explain
 
     color = stream.isatty() and "NO_COLOR" not in os.environ
-    faults = sum(1 for problem in problems if not problem.warning)
+    errors = sum(not problem.warning for problem in problems)
     lines = [render(problem, color=color) for problem in problems]
-    if faults > 1:
-        lines.append(f"{faults} faults; nothing was sent and nothing was written.")
+    if errors > 1:
+        lines.append(f"{errors} errors; nothing was sent and nothing was written.")
     return "\n".join(lines)
 
 

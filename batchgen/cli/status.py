@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.locate import found_output, unit_of
+from batchgen.cli.locate import find_output, unit_of
 from batchgen.cli.status_report import as_text, exit_code, head, standing
 from batchgen.errors import CommandError
 
@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """1 when there are failed, rejected, unknown, gone or partial jobs, else 0."""
-    root = found_output(options)
+    root = find_output(options)
     if options.interval is not None and not options.watch:
         raise CommandError("--interval is the time between two looks of --watch: add --watch, or leave it out.")
     if options.watch:

@@ -1,7 +1,7 @@
-r"""The one writer of all that is shown: no text of a gateway, a file or a command line steers a terminal.
+r"""Writes everything that is printed, so that no text from a gateway, a file or a command line controls the terminal.
 
-What could (ESC, BEL, the other control characters, bidirectional overrides, half surrogate pairs) is written as
-`\u001b`: to be seen in a sentence, and exact in JSON, which reads it back as what it was.
+Characters that could (ESC, BEL, other control characters, bidirectional overrides, lone surrogates) are written as
+`\u001b`: visible in a sentence, and exact in JSON.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import os
 import re
 import sys
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO, cast
 
+from batchgen.formatting import utc
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_STEERS = re.compile(
+_CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed; \x9b is another ESC [
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # what turns the direction of writing
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # change the direction of text
     "\u2028\u2029\ud800-\udfff]"
 )
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def harmless(text: str) -> str:
-    """The text with an escape in place of each character that could steer a terminal."""
-    return _STEERS.sub(_escaped, text)
+    """The text with an escape in place of each character that could control a terminal."""
+    return _CONTROLS.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -41,12 +41,11 @@ def _escaped(found: re.Match[str]) -> str:
 
 def record(**fields: object) -> str:
     """A line of a log as JSON, with the time."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return harmless(json.dumps({"time": now, **fields}, ensure_ascii=False, default=str))
+    return harmless(json.dumps({"time": utc(), **fields}, ensure_ascii=False, default=str))
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write to a stream, with escapes for what its encoding does not have. A terminal that was closed takes nothing."""
+    """Write to a stream, with escapes for characters that its encoding lacks. A closed terminal is no error."""
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -64,40 +63,40 @@ def flush(stream: TextIO) -> None:
 
 
 def _leave_closed_terminal(stream: TextIO, error: OSError) -> None:
-    """What is still buffered for a terminal that is gone goes nowhere: it would fail again when Python ends."""
+    """Discard what is still buffered for a closed terminal: it would fail again when Python exits."""
     if error.errno != errno.EIO:
         raise error
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class HarmlessStream(io.TextIOBase):
     """Standard output or standard error while a command runs; `beneath` is the real one, None where it was closed.
 
-    `as_records` makes each message a line of JSON. A `lenient` stream fails for no reason: nobody reads it.
+    `as_records` makes each message a line of JSON. A `lenient` stream ignores every error of the stream beneath.
     """
 
-    encoding = "utf-8"  # of what it takes; what the stream beneath does not have is escaped
+    encoding = "utf-8"  # of what it accepts; characters that the stream beneath lacks are escaped
 
     def __init__(self, beneath: TextIO | None, *, as_records: bool = False, lenient: bool = False) -> None:
         self.beneath = beneath
         self.as_records = as_records
         self._lenient = lenient
-        self._begun = ""  # a message whose line has not ended
+        self._partial = ""  # a message whose line has not ended
 
     def write(self, text: str) -> int:
-        """Write what is harmless of a text."""
+        """Write a text, with escapes for control characters."""
         if self.as_records:
-            self._begun += text
-            if self._begun.endswith("\n"):
+            self._partial += text
+            if self._partial.endswith("\n"):
                 self._end_record()
         else:
             self._put(harmless(text))
         return len(text)
 
     def _end_record(self) -> None:
-        message, self._begun = self._begun.strip(), ""
+        message, self._partial = self._partial.strip(), ""
         if message:
             self._put(record(level="error", message=message) + "\n")
 
@@ -121,13 +120,13 @@ class HarmlessStream(io.TextIOBase):
                 raise
 
     def end(self) -> None:
-        """Write what is left of a message without an end."""
+        """Write a message whose line has not ended."""
         self._end_record()
         with suppress(OSError, ValueError):
             self.flush()
 
     def close(self) -> None:
-        """Leave the stream beneath open: it is not ours."""
+        """Leave the stream beneath open."""
 
     def isatty(self) -> bool:
         """Whether a person may be looking."""
@@ -150,7 +149,7 @@ def is_log(stream: TextIO) -> bool:
 
 
 def beneath(stream: TextIO) -> TextIO:
-    """The real stream, for who draws on a terminal and sees to it that what it draws is harmless."""
+    """The real stream, for callers that draw on a terminal and escape what they draw."""
     if not isinstance(stream, HarmlessStream):
         return stream
     return io.StringIO() if stream.beneath is None else stream.beneath
@@ -158,7 +157,7 @@ def beneath(stream: TextIO) -> TextIO:
 
 @contextmanager
 def guarded(*, as_records: bool = False) -> Iterator[None]:
-    """Everything that is printed goes through the one writer; with `as_records`, standard error is lines of JSON."""
+    """Route everything that is printed through here; with `as_records`, standard error becomes lines of JSON."""
     before = sys.stdout, sys.stderr
     output = HarmlessStream(before[0])
     errors = HarmlessStream(before[1], as_records=as_records, lenient=True)

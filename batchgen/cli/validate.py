@@ -11,10 +11,11 @@ from batchgen.cli import options as common
 from batchgen.cli import problems
 from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
+from batchgen.formatting import counted
 from batchgen.ledger.store import Ledger
 from batchgen.matrix.expand import expand
-from batchgen.plan.selection import Selection
-from batchgen.plan.survey import check_any
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import check_any
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -46,21 +47,21 @@ def execute(options: Namespace) -> int:
         found += manifest.warnings
         if not options.quiet and not options.json:
             print(f"{path}: valid, {_jobs(manifest)}")
-    invalid = any(not problem.warning for problem in found)
+    valid = all(problem.warning for problem in found)
     if found and not options.json:
-        problems.tell(found)
+        problems.report(found)
     if options.json:
-        head = checked(ok=not invalid, exit_code=ManifestInvalid.exit_code)
-        data = {**head, "valid": not invalid, "problems": problems.as_data(found)}
+        head = checked(ok=valid, exit_code=ManifestInvalid.exit_code)
+        data = {**head, "valid": valid, "problems": problems.as_data(found)}
         print(json.dumps(data, ensure_ascii=False, indent=2))
-    return ManifestInvalid.exit_code if invalid else 0
+    return 0 if valid else ManifestInvalid.exit_code
 
 
 def _jobs(manifest: Manifest) -> str:
-    """How many jobs it asks for; equal ones are made once."""
+    """How many jobs it asks for; identical ones are made once."""
     ledger = Ledger.preview(None)
     written = ledger.preview_want(expand(manifest))
     jobs = sum(ledger.counts().values())
     ledger.close()
-    equal = f" ({written} written; equal jobs are made once)" if written > jobs else ""
-    return f"{jobs} {'job' if jobs == 1 else 'jobs'}{equal}"
+    equal = f" ({written} written, identical ones are made once)" if written > jobs else ""
+    return f"{counted(jobs, 'job')}{equal}"

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.locate import found_output
+from batchgen.cli.locate import find_output
 from batchgen.cli.outcome import checked
 from batchgen.errors import CommandError
 from batchgen.ledger import lock
@@ -31,7 +31,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """0 when all is whole, 1 when anything is changed, missing or foreign."""
-    root = found_output(options)
+    root = find_output(options)
     if not (root / FILE_NAME).exists():
         raise CommandError(f"There is no output in {root} to verify. Make it first, with `run` and the same options.")
     running = lock.holder(root)

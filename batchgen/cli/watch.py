@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from batchgen.cli import terminal
 from batchgen.cli.progress import Rate
 from batchgen.cli.status_report import as_text, cost, exit_code, head, nothing_begun, standing
-from batchgen.durations import duration
 from batchgen.errors import BatchgenError
+from batchgen.formatting import duration
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME

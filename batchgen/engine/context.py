@@ -1,4 +1,4 @@
-"""What the parts of a run share: the ledger's two ends, the tree, the door, time, chance, and the stop."""
+"""What the parts of one run share: the ports, the ledger for reading, the policy, the counters, time and the stop."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ if TYPE_CHECKING:
     from batchgen.budget import Budget
     from batchgen.catalog.accounts import Account
     from batchgen.engine.counters import Counters
+    from batchgen.engine.ports import ImageStorage, Recorder
     from batchgen.engine.timings import SlotTime
-    from batchgen.http.client import HttpClient
-    from batchgen.http.downloads import Downloader
     from batchgen.jobs import Status
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
-    from batchgen.ledger.writer import Writer
-    from batchgen.storage.paths import PathTemplate
-    from batchgen.storage.tree import Tree
+
+_REASONS_KEPT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class RunPolicy:
     """What the manifest's `run` says; durations in seconds."""
 
     max_attempts: int
@@ -43,47 +41,42 @@ class Rules:
 class RunStats:
     """What this run did."""
 
-    begun: int = 0
+    started: int = 0  # attempts that were sent
     fetched_jobs: int = 0
     ended: dict[Status, int] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
-    unfinished: int = 0
+    unfinished: int = 0  # jobs that stay for the next run
+    reasons: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     slot_times: dict[str, SlotTime] = field(default_factory=dict)  # by account
     warned: int = 0  # images that have a warning
-    unmarked: int = 0  # images that came without the watermarked copy that was asked for
+    without_watermark: int = 0  # images that came without the watermarked copy that was asked for
 
-    def leave(self, why: str, *, wanted: bool = True) -> None:
-        """A job stays as it is for the next run; what the manifest no longer asks for does not count."""
+    def defer(self, reason: str, *, wanted: bool = True) -> None:
+        """Count a job that stays as it is for the next run, unless the manifest no longer asks for it."""
         if not wanted:
             return
         self.unfinished += 1
-        if len(self.left) < 5:
-            self.left.append(why)
+        if len(self.reasons) < _REASONS_KEPT:
+            self.reasons.append(reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One run. Clock, sleep and chance are here so that tests need not wait."""
+    """One run. Clock, sleep and random numbers are here so that tests need not wait."""
 
-    writer: Writer
+    recorder: Recorder
+    storage: ImageStorage
     reader: LedgerReader
-    tree: Tree
-    template: PathTemplate
-    door: HttpClient
-    downloader: Downloader
-    rules: Rules
+    policy: RunPolicy
     budget: Budget
     counters: Counters
-    downloads: asyncio.Semaphore
-    writes: asyncio.Semaphore  # images that have come and are on their way to the disk
-    say: Callable[[str], None]  # a line to whoever watches
+    notify: Callable[[str], None]  # a line for whoever watches
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
     stats: RunStats = field(default_factory=RunStats)
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    chance: Random = field(default_factory=Random)
+    rng: Random = field(default_factory=Random)
 
     def is_local(self, account: str) -> bool:
         """Whether the account's gateway was started in this process, at an address of this run alone."""
@@ -100,6 +93,6 @@ class Context:
     async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
         """Return when the events are on disk, and `then` was called. Raises RunStopped where the disk refuses.
 
-        What came from elsewhere enters the ledger here, and no key of ours with it.
+        Text from outside enters the ledger here, and no key of ours with it.
         """
-        await self.writer.record(*map(redacted, events), then=then)
+        await self.recorder.record(*map(redacted, events), then=then)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.durations import duration
 from batchgen.engine.retry import gave_up
 from batchgen.errors import GatewayUnavailable, NotSent, ProxyBusy, Unclear
+from batchgen.formatting import duration
 
 if TYPE_CHECKING:
     import asyncio

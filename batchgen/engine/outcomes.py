@@ -115,7 +115,7 @@ class Outcomes:
         charge = micros(task.cost) if counts else price
         links = task.images(attempt.units)
         if attempt.wanted and attempt.job.parameters.watermark_info:
-            context.stats.unmarked += sum(not link.watermark_url for link in links)
+            context.stats.without_watermark += sum(not link.watermark_url for link in links)
         made = Made(job_id=attempt.job.id, attempt=attempt.number, links=links, cost=charge, at=context.now_ms())
         await context.record(*before, made)
         context.budget.charge(price, charge, earlier=attempt.earlier)
@@ -131,7 +131,7 @@ class Outcomes:
 
     def defer(self, attempt: Attempt, why: str) -> None:
         """The job stays as it is for the next run."""
-        self._context.stats.leave(f"{why[:1].upper()}{why[1:]}", wanted=attempt.wanted)
+        self._context.stats.defer(f"{why[:1].upper()}{why[1:]}", wanted=attempt.wanted)
 
     def requeue(self, attempt: Attempt) -> None:
         """An attempt that was not begun yet waits for a slot."""
@@ -140,18 +140,18 @@ class Outcomes:
     def stop(self, reason: RunStopped) -> None:
         """An account that stops ends its own work, which may be the run's; everything else (the disk) ends the run."""
         stop = self._account_stop if isinstance(reason, AccountStopped) else self._context.stop
-        stop.request(reason, grace=self._context.rules.grace)
+        stop.request(reason, grace=self._context.policy.grace)
 
     def price(self, attempt: Attempt) -> int | None:
         """What the attempt is expected to cost, in millionths."""
         return cost_of(self._account, attempt.job.parameters) if attempt.reserved is None else attempt.reserved
 
     def _is_last(self, attempt: Attempt) -> bool:
-        return attempt.failures + 1 >= self._context.rules.max_attempts
+        return attempt.failures + 1 >= self._context.policy.max_attempts
 
     def _next(self, attempt: Attempt, *, counts: bool, wait: float = 0.0) -> None:
         if counts:
-            wait = short_backoff(attempt.failures + 1, self._context.chance)
+            wait = short_backoff(attempt.failures + 1, self._context.rng)
         self._waiting.requeue(attempt.next(counts=counts), wait)
 
     async def _record_not_made(self, attempt: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool) -> None:

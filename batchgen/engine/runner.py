@@ -99,7 +99,7 @@ class AttemptRunner:
         """Wait for the task's end; whether there are images to fetch."""
         permit.enter(Phase.RUNNING)
         try:
-            async with asyncio.timeout(self._context.rules.task_timeout):
+            async with asyncio.timeout(self._context.policy.task_timeout):
                 task = await self._poller.ended(attempt.task_id, attempt.job.parameters, attempt.id_to_echo)
         except TimeoutError:
             self._outcomes.defer(attempt, f"the task {attempt.task_id} has not ended within run.task_timeout")

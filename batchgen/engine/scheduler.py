@@ -9,7 +9,6 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from batchgen.durations import duration
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
 from batchgen.engine.poller import Watch
@@ -19,6 +18,7 @@ from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
 from batchgen.engine.waiting import WaitingAttempts
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
+from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.providers.base import TaskState
 
@@ -49,10 +49,10 @@ class AccountScheduler:
         self._limits = AccountLimits(
             provider.account,
             clock=context.clock,
-            rng=context.chance,
-            give_up_after=context.rules.give_up_after,
+            rng=context.rng,
+            give_up_after=context.policy.give_up_after,
             can_ask=provider.can_find or provider.can_list,
-            notify=context.say,
+            notify=context.notify,
             wake=self._wake,
         )
         self._outage = self._limits.outage
@@ -66,12 +66,12 @@ class AccountScheduler:
         self._submitter = Submitter(
             context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
         )
-        self._query_backoff = Backoff(context.clock, context.chance, context.rules.give_up_after)
+        self._query_backoff = Backoff(context.clock, context.rng, context.policy.give_up_after)
         self._poller = Watch(
             provider,
             clock=context.clock,
             wall=context.wall,
-            chance=context.chance,
+            rng=context.rng,
             on_trouble=self._query_failed,
             on_answer=self._query_backoff.succeeded,
             jobs_wait=lambda: bool(self._waiting.ready),
@@ -102,7 +102,7 @@ class AccountScheduler:
                 try:
                     await self._feed(attempts, source)
                 except RunStopped as reason:  # the ledger cannot be read: what is in flight has its grace
-                    self._context.stop.request(reason, grace=self._context.rules.grace)
+                    self._context.stop.request(reason, grace=self._context.policy.grace)
                 finally:
                     self._limits.time.idle(Idle.STOPPED)
                     for waited in (self._quota_wait, self._probe):
@@ -113,7 +113,7 @@ class AccountScheduler:
         self._context.stats.slot_times[self._account.name] = self._limits.time
         if self.stop.reason is not None and not self._context.stop.is_asked:
             name = self._account.name
-            self._context.stats.leave(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
+            self._context.stats.defer(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
 
     # --- what is started, and when ------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class AccountScheduler:
         while not self.stop.is_asked:
             self._wake.clear()
             if (reason := self._outage.reason_to_stop()) is not None:
-                self.stop.request(reason, grace=self._context.rules.grace)
+                self.stop.request(reason, grace=self._context.policy.grace)
                 break
             for refusal in self._outcomes.attribution.take_decided():
                 await self._outcomes.conclude(refusal)
@@ -162,7 +162,7 @@ class AccountScheduler:
         if may_go_on or len(self._running) > recovery.doubts:
             recovery.no_last_call()
         else:
-            recovery.last_call(for_one=self._context.rules.resend_unknown)
+            recovery.last_call(for_one=self._context.policy.resend_unknown)
 
     def _start_next(self, attempts: asyncio.TaskGroup) -> Idle | None:
         """Start one attempt, if the limits and the budget allow it; else why not."""
@@ -277,7 +277,7 @@ class AccountScheduler:
         self._submitter.close()
         uncancellable = self._submitter.uncancellable
         if uncancellable and not self._submitter.recovery.can_ask:
-            self._context.say(
+            self._context.notify(
                 f"Waiting for the answers of {len(uncancellable):,} creates, at most"
                 f" {self._account.request_timeout:g} s: the account {self._account.name!r} cannot be asked later what"
                 " became of them."
@@ -290,7 +290,7 @@ class AccountScheduler:
 
     def _defer_retry(self) -> None:
         """Money is spent at the manifest's own account only."""
-        self._context.stats.leave(f"An attempt at the account {self._account.name!r} made nothing; run again.")
+        self._context.stats.defer(f"An attempt at the account {self._account.name!r} made nothing; run again.")
 
     def on_callback(self, call: Mapping[str, Any]) -> None:
         """A callback's body: where it says that a task has ended, the task is asked for soon."""
@@ -305,7 +305,7 @@ class AccountScheduler:
             retry_after = error.retry_after if isinstance(error, Throttled) else None
             reason = self._query_backoff.refused(error, retry_after=retry_after)
         if reason is not None:
-            self.stop.request(reason, grace=self._context.rules.grace)
+            self.stop.request(reason, grace=self._context.policy.grace)
 
     def _note_status(self, task: Task) -> None:
         """Report once that a task keeps an unknown status: it may never end."""
@@ -313,9 +313,9 @@ class AccountScheduler:
             return
         self._unknown_statuses[status] += 1
         if self._unknown_statuses[status] == _REPORTED_AFTER:
-            limit = self._context.rules.task_timeout
+            limit = self._context.policy.task_timeout
             until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
-            self._context.say(
+            self._context.notify(
                 f"The gateway reports the status {status!r} of the task {task.id}, which batchgen does not know: it is"
                 f" queried again, {until}."
             )

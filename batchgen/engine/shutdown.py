@@ -1,12 +1,13 @@
-"""The end of a run before its time: who asked for it, why, and how long what is in flight may take.
+"""Stops a run early: who asked for it, why, and how long what is in flight may take.
 
-A terminal that is closed sends SIGHUP, often twice (by the kernel and by the shell): it is as SIGTERM, but never the
-second signal that leaves at once. Where it was ignored at the start, as under nohup, it stays ignored.
+A closed terminal sends SIGHUP, often twice (from the kernel and from the shell): it counts as SIGTERM, but never as the
+second signal that quits at once. Where it was ignored at the start, as under nohup, it stays ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """A moment by a clock: the wall's for a time of day, the monotonic one for a duration."""
+    """A moment on a clock: the wall clock for a time of day, the monotonic one for a duration."""
 
-    at: float  # seconds, as the clock gives them
+    at: float  # seconds on that clock
     clock: Callable[[], float]
 
     def left(self) -> float:
@@ -34,7 +35,7 @@ class Deadline:
 
 
 class Interrupted(RunStopped):
-    """A signal ended the run; `exit_code` is 128 and the signal's number, as shells have it."""
+    """A signal ended the run; `exit_code` is 128 plus the signal's number, as in shells."""
 
     reason_code = ReasonCode.INTERRUPTED
 
@@ -44,7 +45,7 @@ class Interrupted(RunStopped):
 
 
 class Signalled(KeyboardInterrupt):
-    """A signal came while nothing was in flight: the command ends, as by Ctrl-C."""
+    """A signal came while nothing was in flight: the command ends, as with Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = 128 + number
@@ -54,7 +55,7 @@ class Signalled(KeyboardInterrupt):
 NAMES = {signal.SIGINT: "Interrupted", signal.SIGTERM: "Terminated", signal.SIGHUP: "The terminal was closed"}
 
 
-def heeded() -> tuple[signal.Signals, ...]:
+def _stop_signals() -> tuple[signal.Signals, ...]:
     """The signals that end a run."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return tuple(number for number in NAMES if number is not signal.SIGHUP or not ignored)
@@ -68,36 +69,56 @@ def signals_raised() -> Iterator[None]:
         raise Signalled(number)
 
     with _restored():
-        for number in heeded():
+        for number in _stop_signals():
             if number is not signal.SIGINT:  # Python's own KeyboardInterrupt
                 signal.signal(number, raise_it)
         yield
 
 
 @contextmanager
-def signals_told(told: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """While the running loop works, a signal that ends a run is told of between two of its steps.
+def graceful_signals(
+    stop: Stop,
+    *,
+    grace: float,
+    consequence: str,
+    notify: Callable[[str], None],
+    before_exit: Callable[[int, str], None] | None = None,
+) -> Iterator[None]:
+    """While the running loop works, a signal stops sending and gives what is in flight `grace` seconds.
 
-    Once the terminal is closed, its further signals are for nobody.
+    A second Ctrl-C or SIGTERM ends the process at once, after `before_exit(exit_code, reason)`; `consequence` says what
+    that costs. After the terminal was closed, its further signals are ignored.
     """
     loop = asyncio.get_running_loop()
-    numbers = heeded()
-    closed = False
+    numbers = _stop_signals()
+    received: list[signal.Signals] = []
 
-    def tell(number: signal.Signals) -> None:
-        nonlocal closed
-        closed = closed or number is signal.SIGHUP
-        told(number)
+    def on_signal(number: signal.Signals) -> None:
+        code, name = 128 + number, NAMES[number]
+        is_second = any(each is not signal.SIGHUP for each in received)
+        is_first = not received
+        received.append(number)
+        if number is signal.SIGHUP and not is_first:
+            return
+        if is_second:
+            if before_exit is not None:
+                before_exit(code, f"{name} twice: the run quit at once. Run again to go on.")
+            os._exit(code)  # the ledger is whole at every moment
+        stop.request(Interrupted(f"{name}. Run again to go on.", code), grace=grace)
+        notify(
+            f"{name}: nothing more is sent. Finishing what is in flight (up to {grace:g} s)."
+            f" Press Ctrl-C again to quit now; {consequence}."
+        )
 
     with _restored():
         for number in numbers:
-            loop.add_signal_handler(number, tell, number)
+            loop.add_signal_handler(number, on_signal, number)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
-    if closed:
+    if signal.SIGHUP in received:
         signal.signal(signal.SIGHUP, lambda *_: None)
 
 
@@ -112,33 +133,33 @@ def _restored() -> Iterator[None]:
 
 
 class Stop:
-    """Set by whoever comes first; a later request may only shorten what is in flight.
+    """A request to stop: the first reason stands, and a later request can only shorten the grace period.
 
-    A part of the run that can end by itself (another account's lane) has a stop of its own: `child`.
+    A part of the run that can end by itself (another account's scheduler) has a stop of its own: `child`.
     """
 
     def __init__(self) -> None:
         self.reason: BatchgenError | None = None
         self.asked = asyncio.Event()
-        self._ends: float | None = None  # by the loop's clock; None: what is in flight is finished
+        self._ends: float | None = None  # on the loop's clock; None: no limit
         self._shortened = asyncio.Event()
         self._children: list[Stop] = []
 
     def child(self) -> Stop:
-        """A stop that obeys this one, and whose own requests stay its own."""
+        """A stop that follows this one; its own requests do not reach this one."""
         stop = Stop()
         self._children.append(stop)
         return stop
 
     @property
     def is_asked(self) -> bool:
-        """Whether nothing new is to be begun."""
+        """Whether nothing new may start."""
         return self.reason is not None
 
     def request(self, reason: BatchgenError, *, grace: float | None) -> None:
-        """Begin nothing more; give what is in flight `grace` seconds, or all the time it needs.
+        """Start nothing more; give what is in flight `grace` seconds, or all the time it needs where that is None.
 
-        A signal is the reason even where there was another one: it is what the user did last.
+        A signal replaces an earlier reason: it is what the user did last.
         """
         if self.reason is None or isinstance(reason, Interrupted):
             self.reason = reason
@@ -153,7 +174,7 @@ class Stop:
             child.request(reason, grace=grace)
 
     async def grace_over(self) -> None:
-        """Return when what is in flight has had its time; never, while it may take all it needs."""
+        """Return when the grace period is over; never, while there is no limit."""
         while True:
             left = None if self._ends is None else max(0.0, self._ends - asyncio.get_running_loop().time())
             try:

@@ -73,7 +73,7 @@ class Submitter:
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             sleep=context.sleep,
             clock=context.clock,
-            chance=context.chance,
+            rng=context.rng,
             changed=limits.wake.set,
         )
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -124,7 +124,7 @@ class Submitter:
             await self._record_intent(attempt)
             if self._is_closed:
                 raise Withheld("The run ended before the create was sent.")
-            self._context.stats.begun += 1
+            self._context.stats.started += 1
             if self.recovery.can_ask:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
@@ -214,7 +214,7 @@ class Submitter:
                 self._outcomes.attribution.blame_outage(self._outage.jobs)
         reason = self._limits.unclear(error) if is_unclear else self._limits.refused(permit, error)
         if reason is not None:
-            self._account_stop.request(reason, grace=self._context.rules.grace)
+            self._account_stop.request(reason, grace=self._context.policy.grace)
 
     # --- what became of it ----------------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class Submitter:
     async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
         # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
-        if self._context.rules.resend_unknown and not is_first_doubt:
+        if self._context.policy.resend_unknown and not is_first_doubt:
             await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=True)
         else:
             await self._outcomes.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)

@@ -118,7 +118,9 @@ def _jinja(text: str) -> _Jinja:
         names = frozenset(meta.find_undeclared_variables(tree))
         return _Jinja(environment.from_string(text), names)
     except TemplateSyntaxError as error:
-        raise TemplateInvalid(f"The template cannot be read: {_reason(error)}. Write names as {{{{ name }}}}.") from error
+        raise TemplateInvalid(
+            f"The template cannot be read: {_reason(error)}. Write names as {{{{ name }}}}."
+        ) from error
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError) as error:
         raise TemplateInvalid(f"The template cannot be read: {_reason(error)}.") from error
 

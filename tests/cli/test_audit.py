@@ -118,7 +118,7 @@ def test_tasks_of_another_output_are_counted_and_left_alone(tmp_path):
 
 
 def test_while_a_run_is_going_it_reads_and_does_not_adopt(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "5", "--blank-images") as gateway:
+    with SandboxProcess("--emulate", "kapon", "--latency", "60", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(2))
         run = started("run", path, cwd=tmp_path)
         wait_for(lambda: accepted_by(gateway) == 2)

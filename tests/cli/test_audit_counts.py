@@ -13,7 +13,9 @@ from jobs_for_tests import job
 from scripted_gateway import ScriptedGateway
 from test_ledger_states import SHORT, accepted, ended, fetched, intent, made, not_made
 
-from batchgen.app.audit import GatewayQuery, GatewayReport, OrphanTask, adoptable, adoption, books
+from batchgen.app.audit import adoptable, adoption
+from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
+from batchgen.app.ledger_totals import ledger_totals
 from batchgen.jobs import Status, external_id
 from batchgen.ledger.events import Outcome, Reopened
 from batchgen.ledger.store import Ledger
@@ -84,17 +86,17 @@ def test_whatever_state_a_job_is_in_what_can_be_adopted_is_adopted(events, tasks
             ledger.record([event])
         except IllegalTransition:
             continue
-    held = books(ledger, Path("/nowhere"))
-    answered = GatewayReport(account="kapon", base_url="http://127.0.0.1")
-    inquiry = GatewayQuery(None, held)
+    totals = ledger_totals(ledger, Path("/nowhere"))
+    report = GatewayReport(account="kapon", base_url="http://127.0.0.1")
+    query = GatewayQuery(None, totals)
     for attempt, copy, state in tasks:
         id_ = f"task-{A_JOB.id}-{attempt}" + ("" if copy == 1 else "-copy")
-        inquiry._note(answered, Task(id=id_, state=state, external_id=external_id(A_JOB.id, attempt)))
-    chosen = adoptable(answered.strays, {A_JOB.id: A_JOB}, held)
-    for stray in chosen:
-        ledger.record(adoption(stray, A_JOB, ledger, 9))
+        query._note(report, Task(id=id_, state=state, external_id=external_id(A_JOB.id, attempt)))
+    chosen = adoptable(report.orphans, {A_JOB.id: A_JOB}, totals)
+    for orphan in chosen:
+        ledger.record(adoption(orphan, A_JOB, ledger, 9))
         taken = ledger.attempt_of(A_JOB.id)
-        assert (taken.status, taken.task_id) == (Status.SUBMITTED, stray.task.id)
+        assert (taken.status, taken.task_id) == (Status.SUBMITTED, orphan.task.id)
     assert len(chosen) <= 1
     ledger.db.close()
 
@@ -103,11 +105,11 @@ def test_each_task_of_the_gateway_is_counted_once(tmp_path):
     """Of an attempt whose task the ledger never learnt, one task is its own; any other was paid for besides."""
     ledger = Ledger.open(tmp_path / "state.sqlite3")
     ledger.record([intent(A_JOB, 1)])
-    answered = GatewayReport(account="kapon", base_url="")
-    inquiry = GatewayQuery(None, books(ledger, tmp_path))
+    report = GatewayReport(account="kapon", base_url="")
+    query = GatewayQuery(None, ledger_totals(ledger, tmp_path))
     one = Task(id="T1", state=TaskState.SUCCEEDED, external_id=external_id(A_JOB.id, 1))
     for task in (one, replace(one, id="T2"), one):
-        inquiry._note(answered, task)
-    assert [stray.task.id for stray in answered.strays] == ["T2"]
-    assert all(isinstance(stray, OrphanTask) for stray in answered.strays)
+        query._note(report, task)
+    assert [orphan.task.id for orphan in report.orphans] == ["T2"]
+    assert all(isinstance(orphan, OrphanTask) for orphan in report.orphans)
     ledger.close()

@@ -99,7 +99,7 @@ def test_a_second_ctrl_c_writes_the_summary_and_waits_for_no_one(tmp_path):
         run = started("run", path, "--summary", "runs.jsonl", cwd=tmp_path)
         wait_for(lambda: gateway.count("query") > 0)
         run.send_signal(2)
-        assert "Interrupted" in next(line for line in run.stderr if "Once more" in line)
+        assert "Interrupted" in next(line for line in run.stderr if "again to quit" in line)
         run.send_signal(2)
         assert run.wait(20) == 130
         run.communicate()

@@ -25,7 +25,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path):
     (tmp_path / "manifest.yaml").write_text("mine", encoding="utf-8")
     done = batchgen("init", cwd=tmp_path)
     assert done.returncode == 2
-    assert "manifest.yaml is there already" in done.stderr
+    assert "manifest.yaml exists already" in done.stderr
     assert (tmp_path / "manifest.yaml").read_text(encoding="utf-8") == "mine"
 
 
@@ -54,7 +54,7 @@ def test_a_starter_from_a_prompt_file_finds_its_columns(tmp_path, name, content,
     [
         (("prompts.csv",), "init --from prompts.csv"),
         (("m.yaml", "--from", "nothing.csv"), "There is no file nothing.csv"),
-        (("m.yaml", "--from", "photo.jpg"), "no prompt file"),
+        (("m.yaml", "--from", "photo.jpg"), "not a prompt file"),
         (("no/such/folder/m.yaml",), "cannot be written"),
     ],
 )

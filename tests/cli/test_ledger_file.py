@@ -122,7 +122,7 @@ def test_on_a_network_file_system_no_write_ahead_log_is_used(tmp_path, monkeypat
 def test_a_run_on_a_network_file_system_says_so_and_brings_everything(tmp_path, gateway):
     path = manifest(tmp_path, gateway, prompts(40, "  n: [2]\n"))
     program = (
-        "import sys; from batchgen.ledger import store; from batchgen.cli import main, run\n"
+        "import sys; from batchgen.ledger import store; from batchgen.app import run; from batchgen.cli import main\n"
         "store.shared_kind = run.shared_kind = lambda folder: 'nfs4'\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )

@@ -33,7 +33,7 @@ def test_each_run_appends_one_line_however_it_ends(tmp_path, gateway):
     records = lines(summary)
     assert [(record["name"], record["exit_code"]) for record in records] == [("tried", 3), ("tried", 0), ("tried", 2)]
     assert [record.get("images") for record in records] == [2, 3, None]
-    assert all(record["began"] <= record["ended"] and record["ended"].endswith("Z") for record in records)
+    assert all(record["started_at"] <= record["ended_at"] and record["ended_at"].endswith("Z") for record in records)
 
 
 def test_a_summary_that_cannot_be_written_is_said_and_changes_nothing(tmp_path, gateway):

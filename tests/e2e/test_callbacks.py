@@ -120,7 +120,7 @@ def test_calls_come_through_a_proxy_that_cuts_the_path_and_when_it_fails_the_usu
         proxy.server_close()
         check_all_done(tmp_path, gateway, 60, subprocess.CompletedProcess([], run.returncode, out, errors))
         assert set(passed) == {200}
-        assert "No callback has come" not in errors
+        assert "No callback arrived" not in errors
         assert asked(gateway) - before > 1.8 * 30
 
 
@@ -129,7 +129,7 @@ def test_where_every_call_is_lost_everything_is_there_all_the_same_and_it_is_sai
         path = manifest(tmp_path, gateway, prompts(15, callback(free_port())), concurrency=6)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 15, done)
-        assert "No callback has come" in done.stderr
+        assert "No callback arrived" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_rehearsal_is_called_on_this_machine_wherever_the_public_address_leads
     path.write_text(f"version: 1\nname: tried\nprovider: kapon\n{prompts(4, text)}", encoding="utf-8")
     done = batchgen("run", path, "--provider", "sandbox", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "No callback has come" not in done.stderr
+    assert "No callback arrived" not in done.stderr
     output = tmp_path / "outputs" / "tried-sandbox"
     assert len(check_invariant(output)) == 4
     journal = (output / ".sandbox.jsonl").read_text(encoding="utf-8")

@@ -99,7 +99,7 @@ def test_another_picture_under_a_lost_image_s_name_is_kept_and_said(tmp_path, ga
     done = run(path)
     assert done.returncode == 0
     assert "is not the image that was lost" in done.stderr
-    assert "1 image is odd" in done.stdout
+    assert "1 image is unusual" in done.stdout
     rows = check_invariant(output_of(path))
     assert lost.read_bytes() == other
     assert before[0]["sha256"] in rows[0]["warning"]
@@ -300,11 +300,11 @@ def test_nothing_is_begun_while_downloads_lack_descriptors(tmp_path, gateway):
     script = (
         "import errno, pathlib, sys\n"
         "from batchgen.cli.main import main\n"
-        "from batchgen.outputs import tree\n"
+        "from batchgen.storage import tree\n"
         "full = OSError(errno.EMFILE, 'Too many open files')\n"
         "def no_more(*_, **__): raise tree._not_written(full, pathlib.Path('x'))\n"
-        "import batchgen.engine.download as fetch\n"
-        "fetch.finish = no_more\n"
+        "import batchgen.app.image_store as store\n"
+        "store.finish = no_more\n"
         "sys.exit(main(['run', 'manifest.yaml']))\n"
     )
 

@@ -511,7 +511,7 @@ def test_a_job_in_flight_that_is_no_longer_wanted_does_not_overwrite_anothers_fi
 def test_a_limit_of_zero_does_not_say_that_there_is_nothing_to_do(tmp_path, gateway):
     done = run(write(tmp_path, prompts(2), local=account(gateway)), "--limit", 0)
     assert "Nothing to do" not in done.stdout
-    assert "Not begun yet: 2 jobs." in done.stdout
+    assert "Not started yet: 2 jobs." in done.stdout
     assert gateway.calls == []
 
 

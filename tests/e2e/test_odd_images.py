@@ -74,7 +74,7 @@ def test_odd_but_whole_images_are_kept_with_their_ending_and_a_warning(tmp_path,
     path = write(tmp_path, gateway, len(ODD))
     done = run(path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 images are odd" in done.stdout
+    assert "11 images are unusual" in done.stdout
     rows = finished(path)
     for row, file in zip(rows, files_of(path), strict=True):
         body, ending, size, is_odd = bodies[row["prompt"]]
@@ -98,7 +98,7 @@ def test_an_odd_image_that_is_another_one_each_time_is_left_for_the_next_run(tmp
     path = write(tmp_path, gateway)
     done = run(path)
     assert done.returncode == 1
-    assert "another one each time" in done.stdout
+    assert "each download brings another one" in done.stdout
     gateway.answers.clear()
     assert len(finished(path)) == 1
 

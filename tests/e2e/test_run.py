@@ -314,8 +314,8 @@ def test_an_account_that_knows_fewer_fields_is_sent_fewer(tmp_path):
 
 
 def test_where_nobody_can_be_asked_a_lost_answer_is_held_and_sent_again_only_when_told(tmp_path):
-    weather = ("--faults", "drop_after=1", "--latency", "0.1", "--blank-images")
-    with SandboxProcess("--emulate", "anyapi", *weather) as gateway:
+    faults = ("--faults", "drop_after=1", "--latency", "0.1", "--blank-images")
+    with SandboxProcess("--emulate", "anyapi", *faults) as gateway:
         path = manifest(tmp_path, gateway, prompts(2), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert {row["status"] for row in rows_of(tmp_path / "outputs" / "tried", "failures.csv")} == {"unknown"}
@@ -327,9 +327,9 @@ def test_where_nobody_can_be_asked_a_lost_answer_is_held_and_sent_again_only_whe
 
 @pytest.mark.parametrize("profile", ["kapon", "kling"])
 def test_in_bad_weather_all_is_delivered_and_each_billed_once(tmp_path, profile):
-    weather = "drop_before=0.1,drop_after=0.1,error_before=0.1,error_after=0.1,too_fast=0.05,too_many=0.05"
+    faults = "drop_before=0.1,drop_after=0.1,error_before=0.1,error_after=0.1,too_fast=0.05,too_many=0.05"
     images = "truncate=0.1,corrupt=0.1,expire=0.05"
-    words = ("--latency", "0.1", "--blank-images", "--faults", f"{weather},{images}", "--seed", "7")
+    words = ("--latency", "0.1", "--blank-images", "--faults", f"{faults},{images}", "--seed", "7")
     with SandboxProcess("--emulate", profile, *words) as gateway:
         path = manifest(tmp_path, gateway, prompts(60, "run: {max_attempts: 9}\n"))
         done = batchgen("run", path, cwd=tmp_path)

@@ -123,8 +123,8 @@ def test_under_nohup_a_closed_terminal_ends_nothing(tmp_path):
 def test_a_signal_before_anything_is_sent_has_a_summary(tmp_path, number):
     path = written(tmp_path, "http://127.0.0.1:9")
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, batchgen.cli.gateway as g\n"
-        f"def struck(*_):\n    os.kill(os.getpid(), {int(number)})\ng.way_back = struck\n"
+        "import os, signal, batchgen.app.gateway as g\n"
+        f"def struck(*_):\n    os.kill(os.getpid(), {int(number)})\ng.callback_listener = struck\n"
     )
     command = [sys.executable, "-m", "batchgen", "run", str(path), "--summary", "runs.jsonl"]
     env = os.environ | KEY | {"PYTHONPATH": str(tmp_path)}

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "batchgen"
 # Each package or module of the top level and what it may import, for types too: no cycle, no import upwards.
 LAYERS = {
     "redaction": "",
-    "durations": "",
+    "formatting": "",
     "money": "",
     "descriptors": "",
     "errors": "redaction",
@@ -31,13 +31,13 @@ LAYERS = {
     "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money ledger storage",
     "reconcile": "errors jobs money ledger storage reports",
-    "plan": "errors jobs money budget catalog storage manifest matrix ledger reconcile",
+    "planning": "errors jobs money budget catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
-    "engine": "errors jobs money durations budget catalog storage ledger http providers reconcile",
-    "app": "descriptors errors jobs money durations budget catalog storage manifest matrix checks ledger reports"
-    " reconcile plan http providers callbacks engine",
+    "engine": "errors jobs money formatting budget catalog ledger http providers",
     "sandbox": "errors catalog",
+    "app": "descriptors errors jobs money formatting budget catalog storage manifest matrix checks ledger reports"
+    " reconcile planning http providers callbacks engine sandbox",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
 

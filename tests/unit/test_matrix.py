@@ -12,7 +12,7 @@ from batchgen.app.load import load_manifest
 from batchgen.jobs import job_id
 from batchgen.manifest import wildcards
 from batchgen.matrix.expand import expand, slug
-from batchgen.plan.selection import Selection
+from batchgen.planning.selection import Selection
 
 HEAD = "version: 1\nname: x\nprovider: sandbox\n"
 

@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+from batchgen.app.observer import observed
 from batchgen.cli.progress import LogFormat, Progress, Rate, describe, seconds_left
 from batchgen.engine.counters import Counters
 from batchgen.errors import AccountStopped
@@ -47,7 +48,8 @@ async def ticks():
 
 def watched(counters, ticks, **options):
     stream = options.pop("stream", None) or io.StringIO()
-    return stream, Progress(counters, stream=stream, clock=lambda: ticks.now, sleep=ticks.sleep, **options)
+    progress = Progress(stream=stream, clock=lambda: ticks.now, **options)
+    return stream, progress, observed(counters, progress, sleep=ticks.sleep)
 
 
 class Terminal:
@@ -93,8 +95,8 @@ class Terminal:
 async def test_a_terminal_gets_a_bar_that_follows_the_counters(ticks):
     counters = Counters(images_wanted=40, jobs_wanted=20, unit="USD")
     with Terminal() as terminal:
-        _, progress = watched(counters, ticks, stream=terminal.stream)
-        async with progress:
+        _, _, shown = watched(counters, ticks, stream=terminal.stream)
+        async with shown:
             assert await ticks.tick() == 0.25
             counters.images_done, counters.jobs_failed = 10, 2
             counters.slots_in_use, counters.slots, counters.cost = 7, 9, 1_250_000
@@ -111,9 +113,9 @@ async def test_a_terminal_gets_a_bar_that_follows_the_counters(ticks):
 
 async def test_a_message_stands_above_the_bar(ticks):
     with Terminal() as terminal:
-        _, progress = watched(Counters(images_wanted=4), ticks, stream=terminal.stream)
-        async with progress:
-            progress.say("The account is busy.", "warning", code="1303")
+        _, progress, shown = watched(Counters(images_wanted=4), ticks, stream=terminal.stream)
+        async with shown:
+            progress.on_message("The account is busy.", "warning", code="1303")
             await ticks.tick()
     lines = [line.split("\r")[-1].rstrip() for line in terminal.drawn.split("\r\n")]
     assert "warning: The account is busy. code=1303" in lines
@@ -122,9 +124,9 @@ async def test_a_message_stands_above_the_bar(ticks):
 
 async def test_a_note_and_a_message_cannot_steer_the_terminal(ticks):
     counters = Counters(images_wanted=4, note="\x1b[2Jcleared")
-    stream, progress = watched(counters, ticks)
-    async with progress:
-        progress.say("\x1b]0;title\x07 said the gateway")
+    stream, progress, shown = watched(counters, ticks)
+    async with shown:
+        progress.on_message("\x1b]0;title\x07 said the gateway")
     assert "\x1b" not in stream.getvalue()
     assert "\x07" not in stream.getvalue()
     assert "cleared" in stream.getvalue()
@@ -132,11 +134,11 @@ async def test_a_note_and_a_message_cannot_steer_the_terminal(ticks):
 
 async def test_a_terminal_that_goes_away_ends_nothing(ticks):
     with Terminal() as terminal:
-        _, progress = watched(Counters(images_wanted=4), ticks, stream=terminal.stream)
-        async with progress:
+        _, progress, shown = watched(Counters(images_wanted=4), ticks, stream=terminal.stream)
+        async with shown:
             terminal.stream.close()
             await ticks.tick()
-            progress.say("still here")
+            progress.on_message("still here")
 
 
 # --- no terminal --------------------------------------------------------------------------------------------
@@ -144,8 +146,8 @@ async def test_a_terminal_that_goes_away_ends_nothing(ticks):
 
 async def test_a_pipe_gets_a_line_every_half_minute_and_a_last_one(ticks):
     counters = Counters(images_wanted=500, jobs_wanted=500)
-    stream, progress = watched(counters, ticks)
-    async with progress:
+    stream, _, shown = watched(counters, ticks)
+    async with shown:
         counters.images_done = 60
         assert await ticks.tick() == 30
         counters.images_done, counters.jobs_failed, counters.note = 360, 1, "waiting for the gateway"
@@ -161,9 +163,9 @@ async def test_a_pipe_gets_a_line_every_half_minute_and_a_last_one(ticks):
 @pytest.mark.parametrize("log_format", [LogFormat.JSON, "json"])
 async def test_json_lines_are_one_object_each(ticks, log_format):
     counters = Counters(images_wanted=8, jobs_wanted=8, cost=2_500_000, unit="USD")
-    stream, progress = watched(counters, ticks, log_format=log_format)
-    async with progress:
-        progress.say("Two\nlines", "warning", job="1abc", code=1303)
+    stream, progress, shown = watched(counters, ticks, log_format=log_format)
+    async with shown:
+        progress.on_message("Two\nlines", "warning", job="1abc", code=1303)
         counters.images_done = 8
         await ticks.tick()
     said, progressed, last = map(json.loads, stream.getvalue().splitlines())
@@ -176,27 +178,27 @@ async def test_json_lines_are_one_object_each(ticks, log_format):
 
 async def test_json_is_asked_for_even_on_a_terminal(ticks):
     with Terminal() as terminal:
-        _, progress = watched(Counters(), ticks, stream=terminal.stream, log_format=LogFormat.JSON)
-        async with progress:
+        _, _, shown = watched(Counters(), ticks, stream=terminal.stream, log_format=LogFormat.JSON)
+        async with shown:
             await ticks.tick()
     assert all(json.loads(line) for line in terminal.drawn.splitlines())
 
 
 async def test_quiet_shows_errors_alone(ticks):
-    stream, progress = watched(Counters(images_wanted=8), ticks, quiet=True)
-    async with progress:
-        progress.say("The run began.")
-        progress.say("The account is busy.", "warning")
-        progress.say("The disk is full.", "error")
+    stream, progress, shown = watched(Counters(images_wanted=8), ticks, quiet=True)
+    async with shown:
+        progress.on_message("The run began.")
+        progress.on_message("The account is busy.", "warning")
+        progress.on_message("The disk is full.", "error")
     assert stream.getvalue() == "error: The disk is full.\n"
 
 
 async def test_lines_go_on_after_the_run_and_before_it(ticks):
-    stream, progress = watched(Counters(), ticks)
-    progress.say("before")
-    async with progress:
+    stream, progress, shown = watched(Counters(), ticks)
+    progress.on_message("before")
+    async with shown:
         pass
-    progress.say("after")
+    progress.on_message("after")
     assert stream.getvalue().splitlines() == ["before", "0 of 0 images", "after"]
 
 
@@ -204,26 +206,26 @@ async def test_a_reader_that_goes_away_ends_nothing(ticks):
     read, write = os.pipe()
     stream = os.fdopen(write, "w", encoding="utf-8")
     os.close(read)
-    _, progress = watched(Counters(images_wanted=8), ticks, stream=stream)
-    async with progress:
+    _, progress, shown = watched(Counters(images_wanted=8), ticks, stream=stream)
+    async with shown:
         await ticks.tick()
-        progress.say("nobody reads this")
+        progress.on_message("nobody reads this")
     with pytest.raises(BrokenPipeError):
         stream.close()
 
 
 async def test_an_error_of_the_run_comes_through_as_it_is(ticks):
-    _, progress = watched(Counters(), ticks)
+    _, _, shown = watched(Counters(), ticks)
     with pytest.raises(AccountStopped, match="balance"):
-        async with progress:
+        async with shown:
             raise AccountStopped("The balance is empty.")
 
 
 async def test_a_cancelled_run_is_cancelled_and_shown_a_last_time(ticks):
-    stream, progress = watched(Counters(images_wanted=8), ticks)
+    stream, _, shown = watched(Counters(images_wanted=8), ticks)
 
     async def run():
-        async with progress:
+        async with shown:
             await asyncio.Event().wait()
 
     task = asyncio.create_task(run())
@@ -239,9 +241,10 @@ def test_the_bar_s_package_is_loaded_only_for_a_bar():
     script = (
         "import asyncio, sys\n"
         "from batchgen.engine.counters import Counters\n"
+        "from batchgen.app.observer import observed\n"
         "from batchgen.cli.progress import Progress\n"
         "async def run():\n"
-        "    async with Progress(Counters(images_wanted=3)): pass\n"
+        "    async with observed(Counters(images_wanted=3), Progress()): pass\n"
         "asyncio.run(run())\n"
         "print('tqdm' in sys.modules)\n"
     )

@@ -12,7 +12,7 @@ from jobs_for_tests import job
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.context import Context, Rules
+from batchgen.engine.context import Context
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import Stop
@@ -22,9 +22,8 @@ from batchgen.ledger.reader import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.providers.base import Provider
-from batchgen.storage.tree import Tree
 
-RULES = Rules(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
+RULES = RunPolicy(max_attempts=3, task_timeout=None, resend_unknown=False, give_up_after=600.0, grace=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -80,18 +79,13 @@ async def one_job(folder, provider: Provider, *, writer_class: type[Writer] = Wr
     ledger = Ledger.open(folder / "state.sqlite3")
     async with writer_class(ledger) as writer:
         context = Context(
-            writer=writer,
+            recorder=writer,
+            storage=None,
             reader=ledger,
-            tree=Tree(folder),
-            template=None,
-            door=None,
-            downloader=None,
-            rules=RULES,
+            policy=RULES,
             budget=Budget(Spent(images=0, cost=0, unpriced=0), BudgetLimits()),
             counters=Counters(),
-            downloads=asyncio.Semaphore(1),
-            writes=asyncio.Semaphore(1),
-            say=print,
+            notify=print,
             **more,
         )
         await AccountScheduler(context, provider, starts_new=True).run([], iter([Attempt.of(job(), 0, 0)]))

@@ -1,4 +1,4 @@
-"""What to do about a finding, and what may be shown of it."""
+"""What to do about the doctor's findings, and what may be shown of them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
 
 
-def fault_of_key(value: str) -> str:
-    """What makes a value of the environment no key: slips of pasting. Empty where it may be one."""
+def problem_of_key(value: str) -> str:
+    """Why a value of the environment is no key, such as a slip of pasting. Empty where it may be one."""
     if value[:1] in {'"', "'"} or value[-1:] in {'"', "'"}:
-        return "stands in quotation marks"
+        return "is in quotation marks"
     if value.lower().startswith("bearer "):
-        return "begins with the word Bearer, which batchgen adds itself"
-    return "holds a space" if " " in value else ""
+        return "begins with the word Bearer, which batchgen adds by itself"
+    return "contains a space" if " " in value else ""
 
 
-def on_reaching(error: BatchgenError, scheme: str) -> str:
+def advice_on_host(error: BatchgenError, scheme: str) -> str:
     """What to do where a host does not answer."""
     if isinstance(error, NameNotFound):
         return "Check the name in base_url, and this machine's network."
     if isinstance(error, TlsFailed):
-        return (
-            "If it speaks no TLS, write http:// in base_url; if its certificate is a company's own, set SSL_CERT_FILE."
-        )
+        return "If it has no TLS, write http:// in base_url; if its certificate is a company's own, set SSL_CERT_FILE."
     if isinstance(error, ProxyFailed):
         return "Check the proxy's variable, or name the host in no_proxy."
     if isinstance(error, NotSent):
-        return "Check host and port of base_url, and whether a firewall or a proxy stands between."
+        return "Check host and port of base_url, and whether a firewall or a proxy blocks the way."
     other = "https" if scheme == "http" else "http"
-    return f"Check base_url (does the port speak {other}?), and whether a firewall or a proxy stands between."
+    return f"Check base_url (does the port speak {other}?), and whether a firewall or a proxy blocks the way."
 
 
-def on_path(account: Account) -> str:
+def advice_on_path(account: Account) -> str:
     """What to do where the API is not at the account's address."""
     known = [
         each.base_url for each in builtin().accounts.values() if each.protocol == account.protocol and each.base_url
     ]
-    there = f"; built-in accounts of its kind have {' and '.join(known)}" if known else ""
+    there = f"; built-in accounts of its protocol have {' and '.join(known)}" if known else ""
     return f"Check base_url{there}."
 
 

@@ -18,7 +18,7 @@ from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rehearsals import real_jobs
 from batchgen.matrix.expand import expand
 from batchgen.money import micros
-from batchgen.plan.reasons import Reasons
+from batchgen.planning.reasons import Reasons
 from batchgen.reconcile.files import Fault, is_asked_for, is_back, look_at
 from batchgen.reconcile.reconcile import check_folder, check_not_away
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchgen.ledger.reader import JobState, LedgerReader
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
-    from batchgen.plan.selection import Selection
+    from batchgen.planning.selection import Selection
 
 _PAGE = 1000
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"

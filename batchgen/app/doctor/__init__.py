@@ -1,1 +1,0 @@
-"""Checks accounts before anything is paid."""

@@ -1,0 +1,120 @@
+"""The engine's image storage on a local disk: download, check, record, then move into place."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from time import time
+from typing import TYPE_CHECKING
+
+from batchgen.engine.ports import ImageKey, ReceivedImage
+from batchgen.jobs import ImageFile
+from batchgen.ledger.events import Fetched, Relocated, redacted
+from batchgen.reconcile.reconcile import retired_path
+from batchgen.storage import paths
+from batchgen.storage.tree import finish, write_slab
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchgen.http.downloads import Downloader
+    from batchgen.jobs import Job
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.writer import Writer
+    from batchgen.storage.paths import PathTemplate
+    from batchgen.storage.tree import Tree
+
+_CHUNK = 8 * 1024 * 1024  # a body up to this size takes one hop to a thread
+
+
+class ImageStore:
+    """The images of one output folder; `at_once` downloads at a time, whatever account they are of."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        template: PathTemplate,
+        *,
+        writer: Writer,
+        reader: LedgerReader,
+        downloader: Downloader,
+        at_once: int,
+    ) -> None:
+        self._tree = tree
+        self._template = template
+        self._writer = writer
+        self._reader = reader
+        self._downloader = downloader
+        self._downloads = asyncio.Semaphore(at_once)
+        self._writes = asyncio.Semaphore(at_once)  # images that have arrived and are being written
+
+    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> ReceivedImage:
+        """Download an image into the scratch folder and check it; see `ports.ImageStorage`.
+
+        The next one is downloaded while the disk is busy with this one, unless the disk has fallen behind.
+        """
+        self._writer.check_takes()
+        self._tree.check_in_place()
+        path = self._tree.scratch_path(key)
+        async with AsyncExitStack() as stack:
+            async with self._downloads:
+                chunks, first = await self._download(url, path, base_url, idle_timeout)
+                await stack.enter_async_context(self._writes)
+            file = await asyncio.to_thread(finish, path, chunks, first=first)
+        return ReceivedImage(
+            sha256=file.sha256,
+            bytes=file.bytes,
+            width=file.info.width,
+            height=file.info.height,
+            ext=file.info.ext,
+            mtime_ns=file.mtime_ns,
+            warning=file.info.warning,
+        )
+
+    async def _download(self, url: str, path: Path, base_url: str, idle_timeout: float) -> tuple[list[bytes], bool]:
+        """The body's last chunks, and whether they are all of it: a large body is written while it arrives."""
+        chunks: list[bytes] = []
+        size, first = 0, True
+        async with self._downloader.image(url, base_url=base_url, idle=idle_timeout) as body:
+            async for chunk in body:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size >= _CHUNK:
+                    await asyncio.to_thread(write_slab, path, chunks, first=first)
+                    chunks, size, first = [], 0, False
+        return chunks, first
+
+    async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
+        """Record what the file is and where it belongs, then move it there; see `ports.ImageStorage`."""
+        self._tree.check_in_place()  # else the next run would look for the file in vain
+        _, attempt, index, watermarked = key
+        path = self._template.render(job, index, image.ext)
+        if watermarked:
+            path = paths.watermarked(path)
+        if not wanted:
+            path = paths.retired(path, job.id)
+        file = ImageFile(
+            index=index, path=path, sha256=image.sha256, bytes=image.bytes, width=image.width, height=image.height
+        )
+        fetched = Fetched(
+            job_id=job.id,
+            attempt=attempt,
+            image=file,
+            marked=bool(watermarked),
+            mtime_ns=image.mtime_ns,
+            at=int(time() * 1000),
+            warning=warning,
+        )
+        await self._writer.record(redacted(fetched), then=partial(self._tree.place, key, path))
+        return path
+
+    async def retire_earlier(self, job_id: str, attempt: int) -> None:
+        """Move the images of earlier attempts to `retired/`."""
+        for image in self._reader.earlier_images(job_id, attempt):
+            path = retired_path(image)
+            if self._tree.lift(image.key, image.path):
+                job_id, number, index, watermarked = image.key
+                moved = Relocated(job_id=job_id, attempt=number, index=index, marked=bool(watermarked), path=path)
+                await self._writer.record(moved)
+                self._tree.place(image.key, path)

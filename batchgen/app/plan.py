@@ -1,0 +1,49 @@
+"""Says what a run would do, without sending or writing anything."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from batchgen.app.run import loaded, output_folder
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.planning.selection import Selection
+from batchgen.planning.survey import Plan, check_any, survey
+from batchgen.reports.index import INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from batchgen.app.run import ManifestLike
+    from batchgen.manifest.model import Manifest
+
+
+def plan(
+    manifest: ManifestLike,
+    *,
+    output: Path | str | None = None,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+) -> Plan:
+    """Count what `run` with the same arguments would make, finish and keep, and what it would cost.
+
+    Raises CommandError, also ManifestInvalid, where the run would not start.
+    """
+    found = loaded(manifest)
+    selection = Selection.parse(only, found.var_names)
+    with previewed(found, output_folder(found, output), selection, limit) as (made, _):
+        return made
+
+
+@contextmanager
+def previewed(manifest: Manifest, root: Path, selection: Selection, limit: int | None) -> Iterator[tuple[Plan, Ledger]]:
+    """A plan, and the preview of the ledger that it was made from."""
+    check_any(manifest, selection)
+    state = root / FILE_NAME
+    Ledger.check_not_lost(state, root / INDEX)
+    ledger = Ledger.preview(state if state.exists() else None)
+    try:
+        yield survey(manifest, ledger, root, selection, limit), ledger
+    finally:
+        ledger.close()

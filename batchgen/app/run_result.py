@@ -1,0 +1,121 @@
+"""How a run ended: typed for Python, as data for JSON, with the exit code of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchgen.errors import ReasonCode
+from batchgen.formatting import counted
+from batchgen.jobs import INCOMPLETE, LIVE, Status
+from batchgen.reports.index import FAILURES, INDEX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from decimal import Decimal
+    from pathlib import Path
+
+    from batchgen.engine.timings import SlotTime
+    from batchgen.errors import BatchgenError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """What a run leaves. `jobs` counts the selected jobs by status; `cost` is this run's, in `unit`."""
+
+    output: Path
+    images: int  # in the index
+    jobs: Mapping[Status, int]
+    started: int  # attempts that were sent
+    fetched: int  # jobs whose images were downloaded
+    unfinished: int  # jobs left for the next run
+    unfinished_reasons: tuple[str, ...]  # the first few
+    cost: Decimal
+    unit: str
+    retired: int  # files that the manifest no longer asks for
+    watermarks_missing: int
+    warnings: int  # images that are unusual
+    error: BatchgenError | None  # why the run stopped early
+    slot_times: Mapping[str, SlotTime] = field(default_factory=dict, repr=False)  # by account
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there, or is still to be started because of `limit`."""
+        return self.exit_code == 0
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of `batchgen run`."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 1 if self.incomplete or self.unfinished or self.to_collect else 0
+
+    @property
+    def reason_code(self) -> ReasonCode:
+        """Why it ended so, from a closed set."""
+        if self.error is not None:
+            return self.error.reason_code
+        return ReasonCode.INCOMPLETE if self.exit_code else ReasonCode.COMPLETE
+
+    @property
+    def reason(self) -> str:
+        """Why the exit code is not 0, in one sentence; empty where it is."""
+        if self.error is not None:
+            return str(self.error)
+        return next(iter(self.shortfalls), "")
+
+    @property
+    def index(self) -> Path:
+        """The table of all images."""
+        return self.output / INDEX
+
+    @property
+    def incomplete(self) -> int:
+        """Jobs that ended without all their images."""
+        return sum(self.jobs.get(status, 0) for status in INCOMPLETE)
+
+    @property
+    def to_collect(self) -> int:
+        """Jobs that were started and have not ended: a later run collects them."""
+        return sum(self.jobs.get(status, 0) for status in LIVE)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether everything was there already."""
+        is_idle = not self.started and not self.fetched and self.error is None
+        return is_idle and not self.incomplete and not self.unfinished and not self.jobs.get(Status.PENDING)
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What is missing of the jobs that were started, in sentences."""
+        sentences = []
+        if self.incomplete:
+            kinds = [f"{self.jobs[status]} {status.value}" for status in Status if status in INCOMPLETE & {*self.jobs}]
+            sentences.append(f"Jobs without all their images: {', '.join(kinds)}. {self.output / FAILURES} says why.")
+        if self.unfinished:
+            why = self.unfinished_reasons[0]
+            end = "" if why.endswith((".", "!", "?")) else "."
+            sentences.append(f"Left for the next run: {self.unfinished}. {why}{end}")
+        if self.to_collect:
+            sentences.append(f"Started, and to be collected by the next run: {counted(self.to_collect, 'job')}.")
+        return sentences
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ok": self.ok,
+            "exit_code": self.exit_code,
+            "reason_code": self.reason_code.value,
+            "output": str(self.output),
+            "index": str(self.index),
+            "images": self.images,
+            "jobs": {status.value: self.jobs[status] for status in Status if self.jobs.get(status)},
+            "started": self.started,
+            "unfinished": list(self.unfinished_reasons),
+            "cost": f"{self.cost:f}",
+            "unit": self.unit,
+            "retired": self.retired,
+            "watermarks_missing": self.watermarks_missing,
+            "warnings": self.warnings,
+            "reason": None if self.error is None else str(self.error),
+        }

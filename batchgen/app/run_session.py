@@ -1,0 +1,364 @@
+"""One run from inside: reconciles ledger and files, lets the engine make what is missing, writes the views."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING
+
+from batchgen.app.gateway import open_gateway
+from batchgen.app.image_store import ImageStore
+from batchgen.app.observer import observed
+from batchgen.app.run_result import RunResult
+from batchgen.app.workload import Workload
+from batchgen.budget import Budget, BudgetLimits
+from batchgen.catalog.accounts import price_at
+from batchgen.descriptors import connections
+from batchgen.engine.attempt import Attempt
+from batchgen.engine.context import Context, RunPolicy, RunStats
+from batchgen.engine.counters import Counters
+from batchgen.engine.limits import max_units
+from batchgen.engine.run import AccountWork, run_accounts
+from batchgen.engine.scheduler import AccountScheduler
+from batchgen.engine.shutdown import Stop, graceful_signals
+from batchgen.errors import CommandError
+from batchgen.jobs import Status
+from batchgen.ledger.rehearsals import real_jobs
+from batchgen.ledger.rescue import Rescue
+from batchgen.ledger.reserve import Reserve
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.writer import Writer
+from batchgen.manifest.model import OnUnknown
+from batchgen.money import micros, plain
+from batchgen.providers.registry import provider_class, provider_for
+from batchgen.reconcile import reconcile, unrecorded
+from batchgen.reports.index import write_views
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from batchgen.app.observer import Observer
+    from batchgen.callbacks.endpoint import Address
+    from batchgen.catalog.accounts import Account
+    from batchgen.engine.shutdown import Deadline
+    from batchgen.errors import BatchgenError
+    from batchgen.http.client import HttpClient
+    from batchgen.ledger.reader import OpenAttempt
+    from batchgen.manifest.model import Manifest
+    from batchgen.planning.selection import Selection
+    from batchgen.storage.tree import Tree
+
+_SPARE_CONNECTIONS = 64  # for queries, beside creates
+_RESERVED = 8 * 1024 * 1024  # bytes
+_RESERVED_FOR_IMAGE = 4 * 1024 * 1024
+_RESERVED_AT_MOST = 256 * 1024 * 1024
+_READER_TIMEOUT_SECONDS = 5.0  # it reads on the event loop's thread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What one run is asked to do: a manifest, and what the caller wants of it."""
+
+    manifest: Manifest
+    output: Path
+    selection: Selection
+    limit: int | None = None
+    max_cost: Decimal | None = None
+    deadline: Deadline | None = None
+    retry_failed: bool = False
+    retry_unknown: bool = False
+    refetch: bool = False  # images that are all missing really are lost
+
+    @property
+    def policy(self) -> RunPolicy:
+        """How patient the engine is."""
+        run = self.manifest.run
+        return RunPolicy(
+            max_attempts=run.max_attempts,
+            task_timeout=run.task_timeout,
+            resend_unknown=self.retry_unknown or run.on_unknown is OnUnknown.RESEND,
+            give_up_after=run.give_up_after,
+            grace=run.grace,
+        )
+
+    @property
+    def limits(self) -> BudgetLimits:
+        """What may be spent."""
+        return BudgetLimits(
+            images=self.manifest.budget.max_images,
+            cost=micros(self.manifest.budget.max_cost),
+            run_cost=micros(self.max_cost),
+            unit=self.manifest.account.prices.unit,
+        )
+
+
+class RunSession:
+    """One run of an output folder whose lock the caller holds: `prepare`, `make_images` where it has work, `finish`."""
+
+    def __init__(
+        self, request: RunRequest, tree: Tree, ledger: Ledger, observer: Observer, address: Address | None
+    ) -> None:
+        self._request = request
+        self._manifest = request.manifest
+        self._tree = tree
+        self._ledger = ledger
+        self._observer = observer
+        self._address = address
+        self._workload = Workload(request.manifest, request.selection, request.limit)
+        self._resumed: list[OpenAttempt] = []
+        self._remake: frozenset[str] = frozenset()  # jobs that the user wants made again
+        self._counters = Counters(unit=self._manifest.account.prices.unit)
+        self._policy = request.policy
+        self._stats = RunStats()
+        self._error: BatchgenError | None = None
+        self._cost = 0  # millionths
+        self._retired = 0  # files
+        self._has_run = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything has to be sent, queried or fetched."""
+        return bool(self._resumed) or self._ledger.anything_to_do()
+
+    # --- before the jobs ----------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Reconcile files and ledger before anything is sent, and find what earlier runs started."""
+        ledger, root = self._ledger, self._tree.root
+        unrecorded.check_index_is_known(ledger, root)
+        self._retired = self._drop_rehearsals() + self._reconcile()
+        if ledger.anything_to_do():
+            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, self._workload.jobs)
+        if self._request.retry_failed:
+            self._remake = self._workload.reopen(ledger)
+        self._resumed = self._workload.started_before(ledger, resend_unknown=self._policy.resend_unknown)
+
+    def _drop_rehearsals(self) -> int:
+        """Retire images that a sandbox painted: they never count for a real account. A real image does count in a
+        rehearsal. Returns how many files were retired.
+        """
+        ledger, account = self._ledger, self._manifest.account
+        if ledger.is_settled_for(self._manifest.digest):
+            return 0
+        if account.is_local_sandbox:
+            if kept := real_jobs(ledger):
+                self._observer.on_message(f"{kept} jobs were made by a real account: they are kept as they are.")
+            return 0
+        reconcile.finish_moves(ledger, self._tree)
+        jobs, files = reconcile.drop_rehearsals(ledger, self._tree, account.base_url)
+        if jobs:
+            self._observer.on_message(
+                f"A sandbox painted {files} images of {jobs} jobs: they do not count for the account"
+                f" {account.name!r}, and were moved to {self._tree.root / 'retired'}."
+            )
+        return files
+
+    def _reconcile(self) -> int:
+        """Bring files and ledger together; how many files the manifest no longer asks for."""
+        ledger, tree, manifest = self._ledger, self._tree, self._manifest
+        retired = 0
+        if not self._request.refetch:
+            reconcile.check_folder(ledger, tree.root)
+        reconcile.finish_moves(ledger, tree)
+        is_new = not ledger.is_settled_for(manifest.digest)
+        if is_new:
+            ledger.want(self._workload.jobs())
+        reconcile.note_missing(ledger, tree, refetch=self._request.refetch)
+        if reconcile.take_back(ledger, tree) or is_new:
+            retired = reconcile.retire(ledger, tree)
+            reconcile.rename(ledger, tree, manifest.output_path)
+            ledger.settle_for(manifest.digest)
+        elif ledger.views_stamp() is None:
+            retired = reconcile.retire(ledger, tree)  # left over from a run that was killed
+        return retired
+
+    # --- the jobs -----------------------------------------------------------------------------------------
+
+    async def make_images(self, *, handle_signals: bool, before_exit: Callable[[int, str], None] | None = None) -> None:
+        """Let the engine do what there is to do; see `run.run` for the arguments."""
+        manifest, ledger = self._manifest, self._ledger
+        budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), self._request.limits)
+        self._count()
+        async with AsyncExitStack() as stack:
+            reader = Ledger.read(self._tree.root / FILE_NAME)
+            stack.callback(reader.close)
+            reader.wait_at_most(_READER_TIMEOUT_SECONDS)
+            context, client = await self._open_context(stack, reader, budget)
+            schedulers = await self._schedulers(stack, context, client)
+            await stack.enter_async_context(self._callbacks(schedulers[manifest.account.name], context))
+            await stack.enter_async_context(observed(self._counters, self._observer))
+            signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
+            with signals:
+                await run_accounts(context, self._account_work(schedulers, reader), self._request.deadline)
+        self._has_run = True
+        self._error = context.stop.reason
+        self._cost = budget.cost_of_run
+
+    def _count(self) -> None:
+        counters = self._counters
+        counters.images_done = self._ledger.images_in_index()
+        counters.jobs_wanted, images = self._workload.to_come(self._ledger)
+        unknown = [attempt for attempt in self._resumed if attempt.status is Status.UNKNOWN]
+        images += sum(attempt.job.parameters.n for attempt in unknown)
+        counters.images_wanted = counters.images_done + images
+
+    async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
+        from batchgen.http.client import open_http_client  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+        from batchgen.http.downloads import open_downloader  # noqa: PLC0415
+
+        account, downloads = self._manifest.account, self._manifest.run.downloads
+        slots = max_units(account)
+        in_flight = connections(slots + _SPARE_CONNECTIONS, downloads)
+        client = await stack.enter_async_context(open_http_client(in_flight))
+        stop = Stop()
+        writer = Writer(
+            self._ledger,
+            stack.enter_context(Reserve(self._tree.root, _reserved_bytes(account))),
+            Rescue(lambda message: self._observer.on_message(message, "error")),
+            on_refusal=lambda reason: stop.request(reason, grace=self._policy.grace),
+        )
+        await stack.enter_async_context(writer)
+        storage = ImageStore(
+            self._tree,
+            self._manifest.output_path,
+            writer=writer,
+            reader=reader,
+            downloader=await stack.enter_async_context(open_downloader(downloads, client.gateways)),
+            at_once=downloads,
+        )
+        context = Context(
+            recorder=writer,
+            storage=storage,
+            reader=reader,
+            policy=self._policy,
+            budget=budget,
+            counters=self._counters,
+            notify=self._observer.on_message,
+            local_accounts=frozenset(name for name, known in self._manifest.accounts.items() if known.is_local_sandbox),
+            stop=stop,
+            stats=self._stats,
+        )
+        return context, client
+
+    async def _schedulers(
+        self, stack: AsyncExitStack, context: Context, client: HttpClient
+    ) -> dict[str, AccountScheduler]:
+        """One for the manifest's account, and one for each other account at which an earlier run started something."""
+        schedulers: dict[str, AccountScheduler] = {}
+        own = self._manifest.account.name
+        for name in dict.fromkeys([own, *(attempt.account for attempt in self._resumed)]):
+            try:
+                account = self._account(name)
+                reached = await stack.enter_async_context(open_gateway(account, self._tree.root))
+                provider = provider_for(reached, client, callback_url=self._callback_url(account))
+                schedulers[name] = AccountScheduler(context, provider, starts_new=name == own)
+            except CommandError as error:
+                if name == own:
+                    raise
+                for attempt in self._resumed_at(name):
+                    reason = f"A task that was started at {name!r} cannot be queried: {error}"
+                    context.stats.defer(reason, wanted=attempt.wanted)
+        return schedulers
+
+    def _account_work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[AccountWork]:
+        resumed = {attempt.job.id for attempt in self._resumed}
+        pending = self._workload.pending(reader)
+        new = (work for work in pending if work is None or work.job.id not in resumed)
+        for name, scheduler in schedulers.items():
+            base_url = self._account(name).base_url
+            works = [
+                (Attempt.resumed(attempt, base_url, remake=attempt.job.id in self._remake), attempt.status)
+                for attempt in self._resumed_at(name)
+            ]
+            source = new if name == self._manifest.account.name else iter(())
+            yield AccountWork(scheduler=scheduler, resumed=works, source=source)
+
+    def _resumed_at(self, name: str) -> list[OpenAttempt]:
+        return [attempt for attempt in self._resumed if attempt.account == name]
+
+    def _account(self, name: str) -> Account:
+        own = self._manifest.account
+        account = own if name == own.name else self._manifest.accounts.get(name)
+        if account is None:
+            raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
+        return account
+
+    def _callback_url(self, account: Account) -> str:
+        """Other accounts start nothing; a sandbox in this process reaches us without the public address."""
+        if self._address is None or account.name != self._manifest.account.name:
+            return ""
+        return self._address.local_url if account.is_local_sandbox else self._address.url
+
+    @asynccontextmanager
+    async def _callbacks(self, scheduler: AccountScheduler, context: Context) -> AsyncIterator[None]:
+        """Take callbacks during the run, and report when none came: a wrong address would go unnoticed otherwise."""
+        if self._address is None:
+            yield
+            return
+        from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+
+        async with open_callback_server(self._address, scheduler.on_callback) as server:
+            yield
+        if not server.calls and context.stats.fetched_jobs:
+            self._observer.on_message(
+                "No callback arrived: check that callback.public_url leads to callback.listen."
+                " Nothing is lost, because the tasks were queried as without it."
+            )
+
+    def _signals(self, stop: Stop, before_exit: Callable[[int, str], None] | None) -> AbstractContextManager[None]:
+        consequence = "nothing is lost either way"
+        if not self._workload.can_find_lost_creates(self._manifest.account.name):
+            consequence = (
+                "a task whose answer has not arrived is then marked `unknown`, because this account cannot be queried"
+            )
+        return graceful_signals(
+            stop,
+            grace=self._policy.grace,
+            consequence=consequence,
+            notify=self._observer.on_message,
+            before_exit=before_exit,
+        )
+
+    # --- after the jobs -----------------------------------------------------------------------------------
+
+    def finish(self) -> RunResult:
+        """Put every file at its place, write the views, and say how the run ended."""
+        ledger, tree = self._ledger, self._tree
+        if self._has_run:
+            tree.check_in_place()
+            reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
+            self._retired += reconcile.retire(ledger, tree)
+        write_views(ledger, tree, guarded=self._manifest.spreadsheet_safe)
+        reconcile.note_disk(ledger, tree)
+        if not ledger.sums():  # else nothing has changed
+            ledger.shrink()
+            tree.prune()
+            ledger.sum_up()
+        tree.tidy()
+        stats = self._stats
+        return RunResult(
+            output=tree.root,
+            images=ledger.images_in_index(),
+            jobs=self._workload.counts(ledger),
+            started=stats.started,
+            fetched=stats.fetched_jobs,
+            unfinished=stats.unfinished,
+            unfinished_reasons=tuple(stats.reasons),
+            cost=Decimal(plain(self._cost)),
+            unit=self._manifest.account.prices.unit,
+            retired=self._retired,
+            watermarks_missing=stats.without_watermark,
+            warnings=stats.warned,
+            error=self._error,
+            slot_times=stats.slot_times,
+        )
+
+
+def _reserved_bytes(account: Account) -> int:
+    """Disk space kept free for what may arrive at one time: task ids and links, or images where answers hold them."""
+    inline = 0 if provider_class(account).can_query else _RESERVED_FOR_IMAGE * account.concurrency
+    return min(_RESERVED + inline, _RESERVED_AT_MOST)

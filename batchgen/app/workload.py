@@ -1,0 +1,101 @@
+"""Which jobs of a manifest a run is about: those to start, those that earlier runs started, those to make again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchgen.catalog.accounts import Capability
+from batchgen.engine.attempt import Attempt
+from batchgen.engine.runner import RECHECKED
+from batchgen.jobs import Status
+from batchgen.ledger.events import Reopened
+from batchgen.matrix.expand import expand
+from batchgen.planning.survey import job_states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batchgen.jobs import Job
+    from batchgen.ledger.reader import LedgerReader, OpenAttempt
+    from batchgen.ledger.store import Ledger
+    from batchgen.manifest.model import Manifest
+    from batchgen.planning.selection import Selection
+
+_PAUSE_EVERY = 1000  # jobs that are looked at without letting others act
+_RETRIED = frozenset({Status.FAILED, Status.GONE, Status.PARTIAL})
+
+
+class Workload:
+    """The jobs of a manifest that `selection` leaves, and at most `limit` new ones of them."""
+
+    def __init__(self, manifest: Manifest, selection: Selection, limit: int | None) -> None:
+        self._manifest = manifest
+        self._selection = selection
+        self._limit = limit
+
+    def jobs(self) -> Iterator[Job]:
+        """Everything that the manifest asks for, in its order."""
+        return expand(self._manifest)
+
+    def pending(self, ledger: LedgerReader) -> Iterator[Attempt | None]:
+        """What is to be started; None now and then where nothing is, so that others can act."""
+        started = 0
+        for looked_at, (job, state) in enumerate(job_states(self._manifest, ledger), 1):
+            if self._limit is not None and started >= self._limit:
+                return
+            if state.status is Status.PENDING and self._selection.takes(job):
+                started += 1
+                yield Attempt.of(job, state.attempt, state.failures)
+            elif looked_at % _PAUSE_EVERY == 0:
+                yield None
+
+    def to_come(self, ledger: LedgerReader) -> tuple[int, int]:
+        """Jobs and images that this run is to bring: those that were started, and those to be started."""
+        if not self._selection.wanted and self._limit is None:
+            return ledger.images_missing()
+        jobs, images = ledger.images_missing(begun_only=True)
+        for work in filter(None, self.pending(ledger)):
+            jobs, images = jobs + 1, images + work.units
+        return jobs, images
+
+    def counts(self, ledger: LedgerReader) -> dict[Status, int]:
+        """The selected jobs by status; the exit code is about these."""
+        if not self._selection.wanted:
+            return ledger.counts()
+        counts: dict[Status, int] = {}
+        for job, state in job_states(self._manifest, ledger):
+            if self._selection.takes(job):
+                counts[state.status] = counts.get(state.status, 0) + 1
+        return counts
+
+    def reopen(self, ledger: Ledger) -> frozenset[str]:
+        """Give another attempt to jobs that ended without all their images; returns their ids.
+
+        Gone and partial images are queried first, because images that come late are paid for already.
+        """
+        attempts = self._selected(ledger, _RETRIED)
+        events = [Reopened(job_id=attempt.job.id) for attempt in attempts if attempt.status is not Status.PARTIAL]
+        if events:
+            ledger.record(events)
+        return frozenset(attempt.job.id for attempt in attempts)
+
+    def started_before(self, ledger: LedgerReader, *, resend_unknown: bool) -> list[OpenAttempt]:
+        """Attempts of earlier runs: live ones, and those that ended without what the gateway may have.
+
+        Unknown ones can be queried, or may be sent again; gone and partial ones may have come late.
+        """
+        ended = self._selected(ledger, RECHECKED | {Status.UNKNOWN})
+        return ledger.open_attempts() + [
+            attempt
+            for attempt in ended
+            if attempt.status in RECHECKED or resend_unknown or self.can_find_lost_creates(attempt.account)
+        ]
+
+    def can_find_lost_creates(self, name: str) -> bool:
+        """Whether an account can say what became of a create whose answer was lost."""
+        account = self._manifest.accounts.get(name)
+        return account is not None and {account.lookup_by_external_id, account.lists_tasks} != {Capability.NO}
+
+    def _selected(self, ledger: LedgerReader, statuses: frozenset[Status]) -> list[OpenAttempt]:
+        attempts = map(ledger.attempt_of, ledger.incomplete(statuses))
+        return [attempt for attempt in attempts if self._selection.takes(attempt.job)]
