@@ -12,7 +12,7 @@ from jobs_for_tests import job
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.context import Context
+from batchgen.engine.context import Context, RunPolicy
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import Stop
