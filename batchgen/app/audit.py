@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
-from batchgen.ledger.adoption import another_attempt, latest_of
+from batchgen.ledger.adoption import events_of_attempt
 from batchgen.ledger.events import Accepted, Outcome
-from batchgen.ledger.payments import Payment, payments
 from batchgen.providers.base import TaskState
-from batchgen.reconcile.files import is_asked_for, look_at
+from batchgen.reconcile.files import check_file, is_managed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import Payment
     from batchgen.providers.base import Page, Provider, Task
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def books(ledger: LedgerReader, root: Path) -> LedgerTotals:
     found = LedgerTotals()
     lost = _lost_files(ledger, root)
     paid_jobs: dict[str, int] = {}
-    for recorded in payments(ledger):
+    for recorded in ledger.payments():
         payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
         _enter(found, payment)
         if payment.is_paid:
@@ -90,7 +90,7 @@ def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
     return Counter(
         (image.job_id, image.attempt)
         for image in ledger.stored_images()
-        if not image.marked and is_asked_for(image) and look_at(str(root), image).fault is not None
+        if not image.watermarked and is_managed(image) and check_file(str(root), image).fault is not None
     )
 
 
@@ -249,12 +249,12 @@ def adoption(stray: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> list
     accepted = Accepted(
         job_id=job.id, attempt=stray.attempt, task_id=stray.task.id, at=at, found=True, rehearsal=stray.task.rehearsal
     )
-    latest = latest_of(ledger, job.id)
+    latest = ledger.latest_attempt(job.id)
     if latest is not None and latest.external_id == stray.external_id:
         return [accepted]
     sent = stray.task.created_ms
     earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
-    return another_attempt(ledger, job, earlier, stray.account, stray.base_url)
+    return events_of_attempt(ledger, job, earlier, stray.account, stray.base_url)
 
 
 def paid_beside(strays: Iterable[OrphanTask], images: Mapping[str, int], found: LedgerTotals) -> tuple[int, int]:

@@ -23,10 +23,9 @@ from batchgen.engine.shutdown import NAMES, Interrupted, Stop, signals_told
 from batchgen.errors import CommandError, DeadlinePassed
 from batchgen.jobs import Status
 from batchgen.ledger.events import Reopened
-from batchgen.ledger.rehearsals import real_jobs
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.providers.registry import provider_class, provider_for
 from batchgen.reconcile import reconcile, unrecorded
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from batchgen.engine.shutdown import Deadline
     from batchgen.errors import BatchgenError
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import OpenAttempt
+    from batchgen.ledger.records import OpenAttempt
     from batchgen.storage.paths import PathTemplate
     from batchgen.storage.tree import Tree
 
@@ -122,13 +121,13 @@ def perform(order: Order, tree: Tree, around: RunEnvironment) -> Result:
             tree.check_in_place()
             reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             retired += reconcile.retire(ledger, tree)
-        write_views(ledger, tree, guarded=order.spreadsheet_safe)
-        reconcile.note_disk(ledger, tree)
-        if not ledger.sums():  # else nothing has changed
-            ledger.shrink()
-            tree.prune()
-            ledger.sum_up()
-        tree.tidy()
+        write_views(ledger, tree, escape_formulas=order.spreadsheet_safe)
+        reconcile.record_disk(ledger, tree)
+        if not ledger.cached_totals():  # else nothing has changed
+            ledger.vacuum()
+            tree.remove_empty_folders()
+            ledger.cache_totals()
+        tree.remove_scratch_if_empty()
     finally:
         ledger.close()
     return replace(result, retired=retired)
@@ -137,10 +136,10 @@ def perform(order: Order, tree: Tree, around: RunEnvironment) -> Result:
 def _drop_rehearsals(order: Order, ledger: Ledger, tree: Tree, around: RunEnvironment) -> int:
     """What a sandbox painted never counts as made for a real account; what is paid for satisfies a rehearsal too."""
     name = order.account.name
-    if ledger.is_settled_for(order.digest):
+    if ledger.is_reconciled(order.digest):
         return 0
     if order.account.is_local_sandbox:
-        if kept := real_jobs(ledger):
+        if kept := ledger.count_real_jobs():
             around.say(f"{kept} jobs were made by a real account: they are kept, and not painted anew.")
         return 0
     reconcile.finish_moves(ledger, tree)
@@ -159,15 +158,15 @@ def _settle(order: Order, ledger: Ledger, tree: Tree) -> int:
     if not order.refetch:
         reconcile.check_folder(ledger, tree.root)
     reconcile.finish_moves(ledger, tree)
-    is_new = not ledger.is_settled_for(order.digest)
+    is_new = not ledger.is_reconciled(order.digest)
     if is_new:
-        ledger.want(order.jobs())
-    reconcile.note_missing(ledger, tree, refetch=order.refetch)
-    if reconcile.take_back(ledger, tree) or is_new:
+        ledger.set_wanted_jobs(order.jobs())
+    reconcile.record_missing(ledger, tree, refetch=order.refetch)
+    if reconcile.record_returned(ledger, tree) or is_new:
         retired = reconcile.retire(ledger, tree)
         reconcile.rename(ledger, tree, order.template)
-        ledger.settle_for(order.digest)
-    elif ledger.views_stamp() is None:
+        ledger.mark_reconciled(order.digest)
+    elif ledger.meta(VIEWS_STAMP) is None:
         retired = reconcile.retire(ledger, tree)  # what a run left that did not come to its end
     return retired
 
@@ -229,7 +228,7 @@ async def _make(
     async with AsyncExitStack() as stack:
         reader = Ledger.read(tree.root / FILE_NAME)
         stack.callback(reader.close)
-        reader.wait_at_most(_READER_PATIENCE_SECONDS)
+        reader.set_busy_timeout(_READER_PATIENCE_SECONDS)
         units = max(order.account.concurrency, MOST if order.account.adaptive_concurrency else 0)
         in_flight = units + _SPARE_CONNECTIONS
         door = await stack.enter_async_context(open_http_client(connections(in_flight, order.downloads)))

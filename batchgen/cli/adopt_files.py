@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from batchgen.ledger.adoption import taking_in
+from batchgen.ledger.adoption import events_of_delivery
 from batchgen.ledger.rescue import adopt_rescued
 from batchgen.matrix.expand import expand
 from batchgen.reconcile import unrecorded
@@ -58,7 +58,7 @@ def take_in_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | 
         if isinstance(each, dict):
             taken.left.append(each["file_name"])
             continue
-        events = taking_in(ledger, each)
+        events = events_of_delivery(ledger, each)
         if events:
             ledger.record(events)
             taken.rows += len(each.indexes)
@@ -75,7 +75,7 @@ def take_in_files(ledger: Ledger, manifest: Manifest, root: Path, at: int) -> in
     for job, files in list(standing):
         found = unrecorded.delivery_of_files(job, files, root, name, _base_url(manifest, name), at)
         if found.files:
-            ledger.record(taking_in(ledger, found))
+            ledger.record(events_of_delivery(ledger, found))
             number += len(found.files)
     return number
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from batchgen.catalog.catalog import Account
     from batchgen.jobs import Job
-    from batchgen.ledger.payments import Payment
+    from batchgen.ledger.records import Payment
     from batchgen.manifest.model import Manifest
 
 _SHOWN = 20  # lines of a kind, in text
@@ -121,7 +121,7 @@ def execute(options: Namespace) -> int:
         ledger = Ledger.open(state) if options.adopt else Ledger.preview(state)
         stack.callback(ledger.close if options.adopt else ledger.db.close)
         if not options.adopt:
-            ledger.preview_as_settled()
+            ledger.preview_current_jobs()
         painted = _without_rehearsals(ledger, manifest.account, root, adopt=options.adopt)
         report = replace(_report(options, manifest, root, ledger), painted=painted)
     print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))

@@ -9,7 +9,7 @@ from batchgen.errors import BudgetSpent
 from batchgen.money import plain
 
 if TYPE_CHECKING:
-    from batchgen.ledger.reader import Spent
+    from batchgen.ledger.records import Spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,9 +30,8 @@ from batchgen.errors import (
 )
 from batchgen.jobs import ImageFile, Status, is_inline
 from batchgen.ledger.events import Fetched, HostRefused, Relinked, Relocated
-from batchgen.reconcile import reconcile
 from batchgen.storage import paths
-from batchgen.storage.tree import finish, write_slab
+from batchgen.storage.tree import finish_file, write_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,11 +139,11 @@ class Fetcher:
         """Images of an earlier attempt are kept under `retired/`: nothing paid for is overwritten."""
         context = self._context
         for image in context.reader.earlier_images(work.job.id, work.attempt):
-            path = reconcile.retired_path(image)
-            if context.tree.lift(image.key, image.path):
+            path = image.retired_path()
+            if context.tree.move_to_scratch(image.key, image.path):
                 job_id, attempt, index, marked = image.key
                 await context.record(
-                    Relocated(job_id=job_id, attempt=attempt, index=index, marked=bool(marked), path=path)
+                    Relocated(job_id=job_id, attempt=attempt, index=index, watermarked=bool(marked), path=path)
                 )
                 context.tree.place(image.key, path)
 
@@ -225,14 +224,14 @@ class Fetcher:
 
     async def _once(self, url: str, key: Key, idle: float) -> WholeFile:
         """Fetch one image to the disk. The next one is fetched while the disk is at this one, if it is not behind."""
-        self._context.writer.check_takes()
+        self._context.writer.check_accepts()
         self._context.tree.check_in_place()
         path = self._context.tree.scratch_path(key)
         async with AsyncExitStack() as stack:
             async with self._context.downloads:
                 pieces, first = await self._download(url, path, idle)
                 await stack.enter_async_context(self._context.writes)
-            return await asyncio.to_thread(finish, path, pieces, first=first)
+            return await asyncio.to_thread(finish_file, path, pieces, first=first)
 
     async def _download(self, url: str, path: Path, idle: float) -> tuple[list[bytes], bool]:
         """The body's last pieces, and whether they are all of it: what is large was written on the way."""
@@ -244,7 +243,7 @@ class Fetcher:
                 pieces.append(piece)
                 size += len(piece)
                 if size >= _SLAB:
-                    await asyncio.to_thread(write_slab, path, pieces, first=first)
+                    await asyncio.to_thread(write_chunk, path, pieces, first=first)
                     pieces, size, first = [], 0, False
         return pieces, first
 
@@ -272,12 +271,12 @@ class Fetcher:
                 job_id=job_id,
                 attempt=attempt,
                 image=image,
-                marked=bool(marked),
+                watermarked=bool(marked),
                 mtime_ns=whole.mtime_ns,
                 at=context.now_ms(),
                 warning=warning,
             ),
-            then=partial(context.tree.place, key, path),  # a rename waits for the disk's journal
+            after_commit=partial(context.tree.place, key, path),  # a rename waits for the disk's journal
         )
         context.counters.images_done += not marked
         if warning:

@@ -69,7 +69,7 @@ class Creates:
         self._ends = ends
         self._account_stop = stop
         self._record_made = record_made
-        self.key_print = key_print(provider.account, context.reader.note("lineage") or "")
+        self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
         self.recovery = Recovery(
             provider,
             Controls(

@@ -20,7 +20,7 @@ from batchgen.manifest.model import DEFAULT_MAX_JOBS, Manifest, OnIllegal
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
 from batchgen.source import document, encoding
-from batchgen.storage.paths import DEFAULT_TEMPLATE, PathFault, PathTemplate
+from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
     from batchgen.manifest.model import Settings
@@ -118,7 +118,7 @@ def _output_path(raw: dict[str, Any], names: frozenset[str] | set[str], faults: 
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)
-    except PathFault as fault:
+    except PathInvalid as fault:
         faults.add(("output", "path"), str(fault))
         return None
 

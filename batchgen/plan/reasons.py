@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import JobState, LedgerReader
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import JobState
 
 NOTHING_YET = "nothing is there yet"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
@@ -26,7 +27,7 @@ class Reasons:
         self._painted = painted
         self._prompts = {_mark(prompt) for prompt in ledger.known_prompts()}
         self._dropped: dict[bytes, list[Mapping[str, object]]] = {}
-        for job in ledger.dropped_jobs(_REMEMBERED):
+        for job in ledger.unwanted_jobs(_REMEMBERED):
             self._dropped.setdefault(_mark(job.prompt), []).append(_asked(job))
 
     def of(self, job: Job, standing: JobState) -> str:

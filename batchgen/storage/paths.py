@@ -49,7 +49,7 @@ _DEVICE = re.compile(  # Windows opens the device whatever follows the first dot
 _PADDING = re.compile(r"0([1-9])d?")
 
 
-class PathFault(BatchgenError):
+class PathInvalid(BatchgenError):
     """A path template that cannot be used; the message says why and what to write instead."""
 
     exit_code = 2
@@ -76,13 +76,13 @@ class PathTemplate:
     def parse(cls, text: str, known: Collection[str] = ()) -> PathTemplate:
         """Read a template; `known` are the names of variables besides the fixed placeholders.
 
-        Raises `PathFault` for whatever could leave the tree or name a file that some system cannot hold.
+        Raises `PathInvalid` for whatever could leave the tree or name a file that some system cannot hold.
         """
         pieces = tuple(_split(text, {*PLACEHOLDERS, *known}))
         _check_shape(text, pieces)
         template = cls(text=text, fields=frozenset(p.name for p in pieces if p.name), pieces=pieces)
         if template._room_for_values() < 0:
-            raise PathFault(
+            raise PathInvalid(
                 f"The path {_quoted(text)} is too long: its fixed text leaves no room for a name of "
                 f"{LONGEST} bytes. Shorten it."
             )
@@ -186,7 +186,7 @@ def _split(text: str, known: Collection[str]) -> list[_Piece]:
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
-        raise PathFault(
+        raise PathInvalid(
             f"The path {_quoted(text)} cannot be read: {error}. Write a placeholder as {{model}}, "
             "and a brace that is meant as such twice."
         ) from error
@@ -200,7 +200,7 @@ def _split(text: str, known: Collection[str]) -> list[_Piece]:
 
 def _known(name: str, known: Collection[str], conversion: str | None) -> str:
     if conversion:
-        raise PathFault(f"The placeholder {{{name}!{conversion}}} has a conversion: write {{{name}}}.")
+        raise PathInvalid(f"The placeholder {{{name}!{conversion}}} has a conversion: write {{{name}}}.")
     if name in known:
         return name
     from difflib import get_close_matches  # noqa: PLC0415 - only a fault needs it
@@ -208,7 +208,7 @@ def _known(name: str, known: Collection[str], conversion: str | None) -> str:
     nearest = get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"Did you mean {{{nearest[0]}}}? " if nearest else ""
     listed = ", ".join(sorted(known))
-    raise PathFault(f"The path has no placeholder {{{name}}}. {meant}There are: {listed}.")
+    raise PathInvalid(f"The path has no placeholder {{{name}}}. {meant}There are: {listed}.")
 
 
 def _width(name: str, spec: str) -> int:
@@ -217,7 +217,7 @@ def _width(name: str, spec: str) -> int:
         return 0
     match = _PADDING.fullmatch(spec)
     if name != "index" or match is None:
-        raise PathFault(
+        raise PathInvalid(
             f"The placeholder {{{name}:{spec}}} has a format: write {{{name}}}. Only {{index:03}} and the like pad."
         )
     return int(match[1])
@@ -227,10 +227,10 @@ def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
     for piece in pieces:
         _check_literal(text, piece.literal)
     if not pieces or pieces[-1].name != "ext" or [p.name for p in pieces].count("ext") > 1:
-        raise PathFault(f"The path {_quoted(text)} must end in {{ext}}, and name it only there.")
+        raise PathInvalid(f"The path {_quoted(text)} must end in {{ext}}, and name it only there.")
     skeleton = "".join(piece.literal + ("x" if piece.name else "") for piece in pieces).removesuffix("x")
     if skeleton.startswith("/"):
-        raise PathFault(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
+        raise PathInvalid(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
     for segment in skeleton.split("/"):
         _check_segment(text, segment)
 
@@ -239,20 +239,20 @@ def _check_literal(text: str, literal: str) -> None:
     bad = sorted(set(_FORBIDDEN.findall(literal.replace("/", ""))))
     if bad or not literal.isprintable():
         shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual blank"
-        raise PathFault(f"The path {_quoted(text)} holds what not every system allows in a name: {shown}.")
+        raise PathInvalid(f"The path {_quoted(text)} holds what not every system allows in a name: {shown}.")
     if literal and unicodedata.category(literal[0]).startswith("M"):
-        raise PathFault(f"The path {_quoted(text)} has an accent that would change the value before it.")
+        raise PathInvalid(f"The path {_quoted(text)} has an accent that would change the value before it.")
 
 
 def _check_segment(text: str, segment: str) -> None:
     if segment in {".", ".."}:
-        raise PathFault(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: leave it out.")
+        raise PathInvalid(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: leave it out.")
     if not segment:
-        raise PathFault(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
+        raise PathInvalid(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
     if segment.endswith(".") and text.endswith(segment[-1:] + "{ext}"):
-        raise PathFault(f"The path {_quoted(text)} has a dot before {{ext}}, which brings its own: leave it out.")
+        raise PathInvalid(f"The path {_quoted(text)} has a dot before {{ext}}, which brings its own: leave it out.")
     if segment[0] in " ." or segment[-1] in " .":
-        raise PathFault(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space.")
+        raise PathInvalid(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space.")
 
 
 def _quoted(text: str) -> str:

@@ -157,14 +157,14 @@ def test_the_ledger_is_read_only_when_it_was_written_to(tmp_path, monkeypatch, c
     looks, read = [], []
     monkeypatch.setattr(watch, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
     ledger = Ledger.open(tmp_path / "state.sqlite3")
-    ledger.settle_for("a manifest")
+    ledger.mark_reconciled("a manifest")
     holding = lock.held(tmp_path)
     holding.__enter__()
 
     def sleep(_seconds):
         looks.append(len(read))
         if len(looks) == 3:
-            ledger.settle_for("another manifest")
+            ledger.mark_reconciled("another manifest")
         if len(looks) == 5:
             ledger.close()
             holding.__exit__(None, None, None)

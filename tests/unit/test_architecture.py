@@ -32,7 +32,7 @@ LAYERS = {
     "plan": "errors jobs money catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors http",
-    "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
+    "engine": "errors jobs money durations catalog storage ledger http providers",
     "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan"
     " http providers callbacks engine",
     "sandbox": "errors catalog",

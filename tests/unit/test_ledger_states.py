@@ -44,7 +44,7 @@ class OnDisk(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.ledger.want(JOBS)
+        self.ledger.set_wanted_jobs(JOBS)
 
     def reopen_a_copy(self) -> None:
         """What a killed process leaves: the files as they are, its connection never closed."""
@@ -197,7 +197,7 @@ class HonestRun(OnDisk):
     @rule(data=st.data())
     def lose_a_file(self, data) -> None:
         image = data.draw(st.sampled_from(list(self.ledger.stored_images())))
-        self.record(Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, marked=False))
+        self.record(Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, watermarked=False))
 
     @precondition(lambda self: self.ledger.incomplete(frozenset({Status.FAILED})))
     @rule(data=st.data())
@@ -323,7 +323,7 @@ def made(job_id, number, n):
 def fetched(job_id, number, index):
     path = f"images/{job_id}-{number}-{index}.png"
     image = ImageFile(index=index, path=path, sha256="0" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=job_id, attempt=number, image=image, marked=False, mtime_ns=7, at=4)
+    return Fetched(job_id=job_id, attempt=number, image=image, watermarked=False, mtime_ns=7, at=4)
 
 
 TestHonestRun = HonestRun.TestCase

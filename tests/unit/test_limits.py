@@ -20,7 +20,7 @@ from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query
 from batchgen.engine.shutdown import Stop
 from batchgen.engine.slots import PASSES, FirstFit, Slots
 from batchgen.errors import NotSent, RunStopped
-from batchgen.ledger.reader import Spent
+from batchgen.ledger.records import Spent
 
 
 def work(units: int) -> Work:

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchgen.jobs import Job, Parameters, job_id
-from batchgen.storage.paths import DEFAULT_TEMPLATE, LONGEST, PathFault, PathTemplate, folded, retired, watermarked
+from batchgen.storage.paths import DEFAULT_TEMPLATE, LONGEST, PathInvalid, PathTemplate, folded, retired, watermarked
 
 DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"
@@ -218,7 +218,7 @@ def test_names_that_a_file_system_may_take_for_one_fold_to_one():
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused_with_the_reason(template, words):
-    with pytest.raises(PathFault) as caught:
+    with pytest.raises(PathInvalid) as caught:
         PathTemplate.parse(template, ["product"])
     assert words in str(caught.value)
     assert caught.value.exit_code == 2
@@ -228,7 +228,7 @@ def test_a_template_that_cannot_be_used_is_refused_with_the_reason(template, wor
 def test_any_template_is_refused_or_gives_portable_names(text):
     try:
         template = PathTemplate.parse(text + "{ext}")
-    except PathFault:
+    except PathInvalid:
         return
     assert is_portable(template.render(a_job("x" * 99), 0, ".png"))
 

@@ -16,7 +16,7 @@ from batchgen.engine.context import Context, Rules
 from batchgen.engine.counters import Counters
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, TaskNotFound, Unclear
-from batchgen.ledger.reader import Spent
+from batchgen.ledger.records import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.providers.base import Provider
