@@ -21,7 +21,7 @@ from batchgen.app.audit import (
     paid_beside,
 )
 from batchgen.cli import options as common
-from batchgen.cli.adopt_files import Taken, take_in_files, take_in_rows
+from batchgen.cli.adopt_files import Adopted, adopt_files, adopt_rows
 from batchgen.cli.gateway import gateway_in
 from batchgen.cli.outcome import checked
 from batchgen.errors import BatchgenError, CommandError
@@ -78,7 +78,7 @@ class Report:
     of_other_outputs: int  # tasks of jobs that neither knows
     adoptable: list[OrphanTask]
     adopted: bool
-    taken: Taken
+    taken: Adopted
     painted: int = 0  # jobs of which a sandbox painted something, which counts for nothing
 
     @property
@@ -138,9 +138,9 @@ def _without_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: 
 
 
 def _report(options: Namespace, manifest: Manifest, root: Path, ledger: Ledger) -> Report:
-    taken = Taken()
+    taken = Adopted()
     if options.adopt:
-        taken = take_in_rows(ledger, manifest, root, options.rescue)
+        taken = adopt_rows(ledger, manifest, root, options.rescue)
     held = books(ledger, root)
     names = {manifest.account.name, *held.oldest}
     answers = [] if options.offline else asyncio.run(_ask(manifest, root, held, sorted(names)))
@@ -154,7 +154,7 @@ def _report(options: Namespace, manifest: Manifest, root: Path, ledger: Ledger) 
         now = int(time.time() * 1000)
         for stray in chosen:
             ledger.record(map(redacted, adoption(stray, jobs[stray.job_id], ledger, now)))
-        taken.files = take_in_files(ledger, manifest, root, now)
+        taken.files = adopt_files(ledger, manifest, root, now)
         held = books(ledger, root)
     return Report(
         root=root,

@@ -157,9 +157,10 @@ class LedgerReader(ImageReader):
 
         `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
         """
-        images, cost, unpriced = self.db.execute(
+        images, cost, unpriced, reserved = self.db.execute(
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
-            " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
+            " coalesce(sum(coalesce(cost, reserved) IS NULL), 0),"
+            " coalesce(sum(CASE WHEN cost IS NULL THEN reserved END), 0)"
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
         rows = "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id WHERE"
@@ -167,7 +168,7 @@ class LedgerReader(ImageReader):
         for account, job_id, request in self.db.execute(f"{rows} {is_unpriced}") if unpriced else ():
             today = price(account, Job.from_json(job_id, request))
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
-        return Spent(images=images, cost=cost, unpriced=unpriced)
+        return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
 
     def mean_task_seconds(self) -> float | None:
         """The mean time from acceptance to the end of a task, of up to 1,000 that were made; None before any was.

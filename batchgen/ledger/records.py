@@ -102,6 +102,7 @@ class Spent:
     images: int
     cost: int  # millionths
     unpriced: int  # tasks without a known price
+    reserved: int = 0  # millionths: the part of the cost that no charge has settled
 
 
 @dataclass(frozen=True, slots=True)
