@@ -1,4 +1,4 @@
-"""The ledger's file: earlier versions, network file systems, and what a crash leaves of its making."""
+"""The ledger's file: earlier versions, and network file systems."""
 
 from __future__ import annotations
 

@@ -155,7 +155,8 @@ def test_a_run_ends_whole_under_eyes_that_never_close(tmp_path):
 
 def test_the_ledger_is_read_only_when_it_was_written_to(tmp_path, monkeypatch, capsys):
     looks, read = [], []
-    monkeypatch.setattr(watch, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
+    honest = watch.status_report
+    monkeypatch.setattr(watch, "status_report", lambda *words: read.append(1) or honest(*words))
     ledger = Ledger.open(tmp_path / "state.sqlite3")
     ledger.mark_reconciled("a manifest")
     holding = lock.held(tmp_path)

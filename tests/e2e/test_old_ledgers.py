@@ -1,4 +1,4 @@
-"""A ledger that knows less than the output beside it: nothing is sent, and what is there can be taken in, unpaid."""
+"""A ledger that knows less than the output beside it: nothing is sent, and what is there can be adopted, unpaid."""
 
 from __future__ import annotations
 

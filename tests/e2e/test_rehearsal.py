@@ -77,9 +77,9 @@ QUICK = [
 
 def seed_that_strikes_once(fault, rate):
     """The first seed with which a fault strikes on the first occasion, and on none of the next few."""
-    weather, occasion = FaultSettings(rates={fault: rate}), FAULTS[fault].occasion
+    settings, occasion = FaultSettings(rates={fault: rate}), FAULTS[fault].occasion
     for seed in range(1000):
-        strikes = [FaultSchedule(weather, seed).next(occasion, number) is not None for number in range(1, 8)]
+        strikes = [FaultSchedule(settings, seed).next(occasion, number) is not None for number in range(1, 8)]
         if strikes == [True] + 6 * [False]:
             return seed
     raise AssertionError("no seed strikes once")
@@ -89,8 +89,8 @@ def seed_that_strikes_once(fault, rate):
 def test_a_fault_does_what_the_table_says(tmp_path, fault, code):
     rate = 0.3 if code == 0 else 1
     seed = 0 if code else seed_that_strikes_once(fault, rate)
-    weather = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
-    with SandboxProcess("--emulate", "kapon", *weather) as gateway:
+    faults = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
+    with SandboxProcess("--emulate", "kapon", *faults) as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, prompts(6)), cwd=tmp_path)
         account = gateway.ledger(tasks=False)
     assert done.returncode == code, done.stderr

@@ -1,4 +1,4 @@
-"""The ledger on a real SQLite file: transitions, questions, and what it refuses."""
+"""The ledger on a real SQLite file: transitions, queries, and what it refuses."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def status_of(ledger, of=FOX):
     return Status(ledger.db.execute("SELECT status FROM job WHERE id = ?", (of.id,)).fetchone()[0])
 
 
-def test_a_life_from_intent_to_done(ledger):
+def test_a_job_from_intent_to_done(ledger):
     for event, status in [
         (intent(), Status.INTENT),
         (accepted(), Status.SUBMITTED),
@@ -231,7 +231,7 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_strangers_database_is_refused(tmp_path):
+def test_a_foreign_database_is_refused(tmp_path):
     db = sqlite3.connect(tmp_path / FILE_NAME)
     db.execute("CREATE TABLE theirs (a)")
     db.close()

@@ -34,13 +34,13 @@ class OnDisk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="ledger-"))
-        self.lives = 0
+        self.crashes = 0
         self.path.parent.mkdir()
         self.ledger = Ledger.open(self.path)
 
     @property
     def path(self) -> Path:
-        return self.folder / f"{self.lives}" / FILE_NAME
+        return self.folder / f"{self.crashes}" / FILE_NAME
 
     @initialize()
     def begin(self) -> None:
@@ -48,7 +48,7 @@ class OnDisk(RuleBasedStateMachine):
 
     def reopen_a_copy(self) -> None:
         """What a killed process leaves: the files as they are, its connection never closed."""
-        before, self.lives = self.path.parent, self.lives + 1
+        before, self.crashes = self.path.parent, self.crashes + 1
         shutil.copytree(before, self.path.parent)
         old, self.ledger = self.ledger, Ledger.open(self.path)
         old.db.close()
@@ -115,8 +115,8 @@ class HonestRun(OnDisk):
         fate=st.sampled_from(["answered", "answer lost", "never arrived", "crash before", "crash after"]),
     )
     def create(self, data, fate) -> None:
-        standing = data.draw(st.sampled_from(self.pending()))
-        of, number = JOBS[standing.seq], standing.attempt + 1
+        state = data.draw(st.sampled_from(self.pending()))
+        of, number = JOBS[state.seq], state.attempt + 1
         self.record(intent(of, number))
         if fate == "crash before":
             self.reopen_a_copy()
