@@ -1,4 +1,4 @@
-"""A large output in which nothing has changed is not read again: its totals are cached, and only its folders checked."""
+"""A large output in which nothing has changed is not read again: its totals are cached, only folders are checked."""
 
 from __future__ import annotations
 
