@@ -207,7 +207,7 @@ def answer_never_read(place: SourceLocation) -> None:
     ("kind", "account", "options"),
     [
         ("look-up", LOOKUP, ("--emulate", "kapon")),
-        ("list only", LIST_ONLY, ("--emulate", "kapon", "--no-finds-by-external-id", "--lists")),
+        ("list only", LIST_ONLY, ("--emulate", "kapon", "--no-lookup-by-external-id", "--lists")),
         ("neither", NEITHER, ("--emulate", "anyapi")),
         ("made at once", AT_ONCE_MADE, ("--emulate", "openai")),
     ],

@@ -300,11 +300,11 @@ def test_nothing_is_begun_while_downloads_lack_descriptors(tmp_path, gateway):
     script = (
         "import errno, pathlib, sys\n"
         "from batchgen.cli.main import main\n"
-        "from batchgen.outputs import tree\n"
+        "from batchgen.storage import tree\n"
         "full = OSError(errno.EMFILE, 'Too many open files')\n"
         "def no_more(*_, **__): raise tree._not_written(full, pathlib.Path('x'))\n"
-        "import batchgen.engine.download as fetch\n"
-        "fetch.finish = no_more\n"
+        "from batchgen.engine import download\n"
+        "download.finish_file = no_more\n"
         "sys.exit(main(['run', 'manifest.yaml']))\n"
     )
 
