@@ -20,12 +20,13 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {"bool": bool, "Status": Status,
 def read_rows(kind: Callable[..., T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
     """Each row as a `kind`, whose fields are in the order of the columns; a job takes two columns, id and request."""
     types = [str(field.type) for field in fields(cast(Any, kind))]
-    jobs = types.count("Job")  # it is the first field
-    convert = [_CONVERSIONS.get(name) for name in types[jobs:]]
+    has_job = "Job" in types  # it is the first field
+    conversions = [(at, _CONVERSIONS[name]) for at, name in enumerate(types) if name in _CONVERSIONS]
     for row in rows:
-        job = (Job.from_json(row[0], row[1]),) if jobs else ()
-        values = zip(convert, row[2 * jobs :], strict=True)
-        yield kind(*job, *[value if to is None else to(value) for to, value in values])
+        values = [Job.from_json(row[0], row[1]), *row[2:]] if has_job else list(row)
+        for at, convert in conversions:
+            values[at] = convert(values[at])
+        yield kind(*values)
 
 
 @dataclass(frozen=True, slots=True)
