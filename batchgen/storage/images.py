@@ -2,7 +2,7 @@
 
 The check is of structure, without decoding: it is fifty times faster than decoding (1 ms against 50 for a PNG of 1.5
 MB) and finds what a decoder overlooks, such as a JPEG that was cut short. Damage inside the pixels of a JPEG or WebP
-is found by nobody without the server's digest; a PNG has checksums of its own, and they are computed.
+cannot be found without the server's digest; a PNG has checksums of its own, and they are computed.
 
 An image may be odd and paid for all the same: another format, or bytes after its end. Such an image has a `warning`,
 and the caller downloads it twice to decide whether it is what the gateway made.
