@@ -14,7 +14,7 @@ from batchgen.money import micros, plain
 if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
     from batchgen.jobs import Parameters
-    from batchgen.ledger.reader import Spent
+    from batchgen.ledger.records import Spent
 
 
 def cost_of(account: Account, parameters: Parameters) -> int | None:

@@ -1,7 +1,7 @@
-"""Takes our keys, and what no file can hold, out of words that came from elsewhere.
+"""Removes keys, and characters that no file can hold, from text that came from elsewhere.
 
-Applied where words enter the ledger (`Context.record`) and where an error becomes text (`BatchgenError.__str__`),
-after all decoding: what a gateway echoes may come escaped, encoded, cut off, or in the text of a foreign exception.
+Applied where text enters the ledger (`Context.record`) and where an error becomes text (`BatchgenError.__str__`),
+after all decoding: a gateway may echo a key escaped, encoded, cut off, or in the text of a foreign exception.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_SHORTEST = 8  # signs: what is shorter is no real key, and a word such as `test` stands in links too
-_RECOGNISED = 12  # signs by which a key is known, also where the rest of it was cut off
-_ESCAPED = re.compile(r"\\|&(?:#|[a-z]{2,6};)")  # without these and %, each sign stands for itself
-_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")  # a JSON Web Token: made from our keys, or somebody's own
+_SHORTEST = 8  # characters: what is shorter is no real key, and a word such as `test` is in links too
+_RECOGNISED = 12  # characters by which a key is recognised, also where the rest of it was cut off
+_ESCAPED = re.compile(r"\\|&(?:#|[a-z]{2,6};)")  # without these and %, no character is escaped
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")  # a JSON Web Token: signed with a key
 _HIDDEN = "***"
 
 
@@ -28,24 +28,24 @@ class _Secret(NamedTuple):
 
 
 class Redactor:
-    """Knows the secrets that this process has read, from whenever it was told of them."""
+    """Removes the secrets that this process has read, once they are added."""
 
     def __init__(self) -> None:
         self._secrets: dict[str, _Secret] = {}
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Take these out of every text from now on."""
+        """Remove these from every text from now on."""
         for secret in secrets:
             if len(secret) >= _SHORTEST:
                 for spelling in _spellings(secret):
                     self._secrets.setdefault(spelling, _secret(spelling))
 
     def __call__(self, text: str) -> str:
-        """Words without secrets or tokens, and with `?` for halves of characters; a NUL is left out."""
+        """The text without secrets or tokens, with `?` for half characters, and without NUL."""
         return _TOKEN.sub(_HIDDEN, self.in_address(text))
 
     def in_address(self, text: str) -> str:
-        """The same for a link or an id, in which a token is the gateway's own, and is needed."""
+        """The same for a link or an id, in which a token is the gateway's own and needed."""
         text = text.replace("\0", "")  # UTF-16 that was read as UTF-8 is full of them
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()
@@ -57,11 +57,11 @@ class Redactor:
         return text
 
 
-redact = Redactor()  # secrets are the environment's, and that is the process's
+redact = Redactor()  # secrets come from the environment, which is the process's too
 
 
 def _unquoted(text: str) -> str:
-    """For a quick look: links are full of these escapes, and seldom hold a key."""
+    """For a quick check: links are full of these escapes, and seldom have a key."""
     for _ in range(3):
         if "%" not in text:
             break
@@ -70,11 +70,11 @@ def _unquoted(text: str) -> str:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """The secret, and what base64 makes of it wherever it stands in a longer text (`user:key`, for instance)."""
+    """The secret, and its base64 at any position of a longer text (`user:key`, for instance)."""
     yield secret
     data = secret.encode()
     for before in range(3):
-        # Signs that also depend on what stands around the secret are left out.
+        # Characters that also depend on the text around the secret are left out.
         whole = b64encode(bytes(before) + data).decode()[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
         if len(whole) >= _SHORTEST:
             yield whole
@@ -82,34 +82,34 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _secret(text: str) -> _Secret:
-    signs = [_sign(sign) for sign in text]
+    patterns = [_character(character) for character in text]
     return _Secret(
         beginning=text[:_RECOGNISED],
-        known_by=re.compile("".join(signs[:_RECOGNISED])),
-        rest=tuple(map(re.compile, signs[_RECOGNISED:])),
+        known_by=re.compile("".join(patterns[:_RECOGNISED])),
+        rest=tuple(map(re.compile, patterns[_RECOGNISED:])),
     )
 
 
-def _sign(sign: str) -> str:
-    """A sign as JSON, Python, a URL or HTML escape it, once or a few times, or as it is: the longest spelling first."""
-    number, ways = ord(sign), []
+def _character(character: str) -> str:
+    """A character as JSON, Python, a URL or HTML escape it, once or more, or as it is: the longest spelling first."""
+    number, ways = ord(character), []
     if number < 0x10000:
         ways.append(rf"(?i:\\{{1,8}}u{number:04x})")
     if number < 0x100:
         ways.append(rf"(?i:\\{{1,8}}x{number:02x})")
     joints = ("%(?:25){0,2}", r"\\{1,8}x")
-    ways += [f"(?i:{''.join(f'{joint}{byte:02x}' for byte in sign.encode())})" for joint in joints]
+    ways += [f"(?i:{''.join(f'{joint}{byte:02x}' for byte in character.encode())})" for joint in joints]
     ways += [
         rf"&\#0{{0,6}}{number};?",
         rf"(?i:&\#x0{{0,6}}{number:x};?)",
-        *(f"&{name};" for name in _NAMED.get(sign, ())),
+        *(f"&{name};" for name in _NAMED.get(character, ())),
     ]
-    ways += [rf"\\{{0,8}}{re.escape(each)}" for each in (sign, *_IN_URLS.get(sign, ()))]
+    ways += [rf"\\{{0,8}}{re.escape(each)}" for each in (character, *_IN_URLS.get(character, ()))]
     return f"(?:{'|'.join(ways)})"
 
 
 _NAMED = {"&": ["amp"], "<": ["lt"], ">": ["gt"], '"': ["quot"], "+": ["plus"], "/": ["sol"], "=": ["equals"]}
-_IN_URLS = {"+": "-", "/": "_"}  # what base64 has in their place there
+_IN_URLS = {"+": "-", "/": "_"}  # base64 in URLs has these in their place
 
 
 def _without(secret: _Secret, text: str) -> str:
@@ -117,8 +117,8 @@ def _without(secret: _Secret, text: str) -> str:
     while (found := secret.known_by.search(text, end)) is not None:
         parts += [text[end : found.start()], _HIDDEN]
         end = found.end()
-        for sign in secret.rest:
-            if (more := sign.match(text, end)) is None:
+        for pattern in secret.rest:
+            if (more := pattern.match(text, end)) is None:
                 break
             end = more.end()
     return "".join([*parts, text[end:]]) if parts else text

@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from batchgen.app.adopt_files import Taken, take_in_files, take_in_rows
+from batchgen.app.adopt_files import Adopted, adopt_files, adopt_rows
 from batchgen.app.gateway import open_gateway
 from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
 from batchgen.app.ledger_totals import LedgerTotals, ledger_totals
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
-from batchgen.ledger.adoption import another_attempt, latest_of
+from batchgen.ledger.adoption import events_of_attempt
 from batchgen.ledger.events import Accepted, Outcome, redacted
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.matrix.expand import expand
@@ -48,7 +48,7 @@ class AuditReport:
     of_other_outputs: int  # tasks of jobs that neither knows
     adoptable: list[OrphanTask]
     adopted: bool
-    taken: Taken
+    from_output: Adopted
     painted: int  # jobs of which a sandbox painted something, which counts for nothing
 
     @property
@@ -56,7 +56,7 @@ class AuditReport:
         """Whether all that was paid for is here, once, and nothing is in doubt."""
         totals = self.totals
         left = len(self.orphans) - (len(self.adoptable) if self.adopted else 0)
-        return not (totals.unknown or totals.undelivered or totals.twice or left or self.taken.left)
+        return not (totals.unknown or totals.undelivered or totals.twice or left or self.from_output.left)
 
     @property
     def paid(self) -> int:
@@ -94,10 +94,10 @@ def audit(
         ledger = Ledger.open(state) if adopt else Ledger.preview(state)
         stack.callback(ledger.close if adopt else ledger.db.close)
         if not adopt:
-            ledger.preview_as_settled()
+            ledger.preview_current_jobs()
         painted = _drop_rehearsals(ledger, manifest.account, root, adopt=adopt)
-        taken = take_in_rows(ledger, manifest, root, rescue) if adopt else Taken()
-        report = _compared(manifest, root, ledger, taken, offline=offline, painted=painted)
+        from_output = adopt_rows(ledger, manifest, root, rescue) if adopt else Adopted()
+        report = _compared(manifest, root, ledger, from_output, offline=offline, painted=painted)
         return _adopt(report, manifest, ledger) if adopt else report
 
 
@@ -111,7 +111,7 @@ def _drop_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: boo
 
 
 def _compared(
-    manifest: Manifest, root: Path, ledger: Ledger, taken: Taken, *, offline: bool, painted: int
+    manifest: Manifest, root: Path, ledger: Ledger, from_output: Adopted, *, offline: bool, painted: int
 ) -> AuditReport:
     totals = ledger_totals(ledger, root)
     names = sorted({manifest.account.name, *totals.oldest})
@@ -129,7 +129,7 @@ def _compared(
         of_other_outputs=len(orphans) - len(here),
         adoptable=adoptable(orphans, jobs, totals),
         adopted=False,
-        taken=taken,
+        from_output=from_output,
         painted=painted,
     )
 
@@ -139,7 +139,7 @@ def _adopt(report: AuditReport, manifest: Manifest, ledger: Ledger) -> AuditRepo
     jobs = _jobs_of(report.adoptable, manifest)
     for orphan in report.adoptable:
         ledger.record(map(redacted, adoption(orphan, jobs[orphan.job_id], ledger, now)))
-    report.taken.files = take_in_files(ledger, manifest, report.root, now)
+    report.from_output.files = adopt_files(ledger, manifest, report.root, now)
     return replace(report, totals=ledger_totals(ledger, report.root), adopted=True)
 
 
@@ -191,12 +191,12 @@ def adoption(orphan: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> lis
     accepted = Accepted(
         job_id=job.id, attempt=orphan.attempt, task_id=task.id, at=at, found=True, rehearsal=task.rehearsal
     )
-    latest = latest_of(ledger, job.id)
+    latest = ledger.latest_attempt(job.id)
     if latest is not None and latest.external_id == orphan.external_id:
         return [accepted]
     sent = task.created_ms
     earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
-    return another_attempt(ledger, job, earlier, orphan.account, orphan.base_url)
+    return events_of_attempt(ledger, job, earlier, orphan.account, orphan.base_url)
 
 
 def paid_besides(orphans: Iterable[OrphanTask], images: Mapping[str, int], totals: LedgerTotals) -> tuple[int, int]:

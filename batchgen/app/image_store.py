@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from batchgen.engine.ports import ImageKey, ReceivedImage
 from batchgen.jobs import ImageFile
 from batchgen.ledger.events import Fetched, Relocated, redacted
-from batchgen.reconcile.reconcile import retired_path
 from batchgen.storage import paths
-from batchgen.storage.tree import finish, write_slab
+from batchgen.storage.tree import finish_file, write_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,14 +53,14 @@ class ImageStore:
 
         The next one is downloaded while the disk is busy with this one, unless the disk has fallen behind.
         """
-        self._writer.check_takes()
+        self._writer.check_accepts()
         self._tree.check_in_place()
         path = self._tree.scratch_path(key)
         async with AsyncExitStack() as stack:
             async with self._downloads:
                 chunks, first = await self._download(url, path, base_url, idle_timeout)
                 await stack.enter_async_context(self._writes)
-            file = await asyncio.to_thread(finish, path, chunks, first=first)
+            file = await asyncio.to_thread(finish_file, path, chunks, first=first)
         return ReceivedImage(
             sha256=file.sha256,
             bytes=file.bytes,
@@ -81,7 +80,7 @@ class ImageStore:
                 chunks.append(chunk)
                 size += len(chunk)
                 if size >= _CHUNK:
-                    await asyncio.to_thread(write_slab, path, chunks, first=first)
+                    await asyncio.to_thread(write_chunk, path, chunks, first=first)
                     chunks, size, first = [], 0, False
         return chunks, first
 
@@ -101,20 +100,20 @@ class ImageStore:
             job_id=job.id,
             attempt=attempt,
             image=file,
-            marked=bool(watermarked),
+            watermarked=bool(watermarked),
             mtime_ns=image.mtime_ns,
             at=int(time() * 1000),
             warning=warning,
         )
-        await self._writer.record(redacted(fetched), then=partial(self._tree.place, key, path))
+        await self._writer.record(redacted(fetched), after_commit=partial(self._tree.place, key, path))
         return path
 
     async def retire_earlier(self, job_id: str, attempt: int) -> None:
         """Move the images of earlier attempts to `retired/`."""
         for image in self._reader.earlier_images(job_id, attempt):
-            path = retired_path(image)
-            if self._tree.lift(image.key, image.path):
+            path = image.retired_path()
+            if self._tree.move_to_scratch(image.key, image.path):
                 job_id, number, index, watermarked = image.key
-                moved = Relocated(job_id=job_id, attempt=number, index=index, marked=bool(watermarked), path=path)
+                moved = Relocated(job_id=job_id, attempt=number, index=index, watermarked=bool(watermarked), path=path)
                 await self._writer.record(moved)
                 self._tree.place(image.key, path)

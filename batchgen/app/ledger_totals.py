@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from batchgen.ledger.events import Outcome
-from batchgen.ledger.payments import Payment, payments
-from batchgen.reconcile.files import is_asked_for, look_at
+from batchgen.reconcile.files import check_file, is_managed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import Payment
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def ledger_totals(ledger: LedgerReader, root: Path) -> LedgerTotals:
     totals = LedgerTotals()
     lost = _lost_files(ledger, root)
     paid_jobs: dict[str, int] = {}
-    for recorded in payments(ledger):
+    for recorded in ledger.payments():
         payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
         _add(totals, payment)
         if payment.is_paid:
@@ -55,7 +55,7 @@ def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
     return Counter(
         (image.job_id, image.attempt)
         for image in ledger.stored_images()
-        if not image.marked and is_asked_for(image) and look_at(str(root), image).fault is not None
+        if not image.watermarked and is_managed(image) and check_file(str(root), image).fault is not None
     )
 
 

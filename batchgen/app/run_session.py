@@ -25,10 +25,9 @@ from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import Stop, graceful_signals
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
-from batchgen.ledger.rehearsals import real_jobs
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
 from batchgen.money import micros, plain
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from batchgen.engine.shutdown import Deadline
     from batchgen.errors import BatchgenError
     from batchgen.http.client import HttpClient
-    from batchgen.ledger.reader import OpenAttempt
+    from batchgen.ledger.records import OpenAttempt
     from batchgen.manifest.model import Manifest
     from batchgen.planning.selection import Selection
     from batchgen.storage.tree import Tree
@@ -142,10 +141,10 @@ class RunSession:
         rehearsal. Returns how many files were retired.
         """
         ledger, account = self._ledger, self._manifest.account
-        if ledger.is_settled_for(self._manifest.digest):
+        if ledger.is_reconciled(self._manifest.digest):
             return 0
         if account.is_local_sandbox:
-            if kept := real_jobs(ledger):
+            if kept := ledger.count_real_jobs():
                 self._observer.on_message(f"{kept} jobs were made by a real account: they are kept as they are.")
             return 0
         reconcile.finish_moves(ledger, self._tree)
@@ -164,15 +163,15 @@ class RunSession:
         if not self._request.refetch:
             reconcile.check_folder(ledger, tree.root)
         reconcile.finish_moves(ledger, tree)
-        is_new = not ledger.is_settled_for(manifest.digest)
+        is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
-            ledger.want(self._workload.jobs())
-        reconcile.note_missing(ledger, tree, refetch=self._request.refetch)
-        if reconcile.take_back(ledger, tree) or is_new:
+            ledger.set_wanted_jobs(self._workload.jobs())
+        reconcile.record_missing(ledger, tree, refetch=self._request.refetch)
+        if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
             reconcile.rename(ledger, tree, manifest.output_path)
-            ledger.settle_for(manifest.digest)
-        elif ledger.views_stamp() is None:
+            ledger.mark_reconciled(manifest.digest)
+        elif ledger.meta(VIEWS_STAMP) is None:
             retired = reconcile.retire(ledger, tree)  # left over from a run that was killed
         return retired
 
@@ -186,7 +185,7 @@ class RunSession:
         async with AsyncExitStack() as stack:
             reader = Ledger.read(self._tree.root / FILE_NAME)
             stack.callback(reader.close)
-            reader.wait_at_most(_READER_TIMEOUT_SECONDS)
+            reader.set_busy_timeout(_READER_TIMEOUT_SECONDS)
             context, client = await self._open_context(stack, reader, budget)
             schedulers = await self._schedulers(stack, context, client)
             await stack.enter_async_context(self._callbacks(schedulers[manifest.account.name], context))
@@ -332,13 +331,13 @@ class RunSession:
             tree.check_in_place()
             reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             self._retired += reconcile.retire(ledger, tree)
-        write_views(ledger, tree, guarded=self._manifest.spreadsheet_safe)
-        reconcile.note_disk(ledger, tree)
-        if not ledger.sums():  # else nothing has changed
-            ledger.shrink()
-            tree.prune()
-            ledger.sum_up()
-        tree.tidy()
+        write_views(ledger, tree, escape_formulas=self._manifest.spreadsheet_safe)
+        reconcile.record_disk(ledger, tree)
+        if not ledger.cached_totals():  # else nothing has changed
+            ledger.vacuum()
+            tree.remove_empty_folders()
+            ledger.cache_totals()
+        tree.remove_scratch_if_empty()
         stats = self._stats
         return RunResult(
             output=tree.root,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import LedgerReader, OpenAttempt
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import OpenAttempt
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
     from batchgen.planning.selection import Selection

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batchgen.app.audit import AuditReport
     from batchgen.app.gateway_query import OrphanTask
-    from batchgen.ledger.payments import Payment
+    from batchgen.ledger.records import Payment
 
 _SHOWN = 20  # lines of a kind, in text
 
@@ -64,8 +64,8 @@ def _as_data(report: AuditReport) -> dict[str, Any]:
             "in_flight": totals.in_flight,
         },
         "adopted_tasks": totals.adopted_tasks,
-        "taken_in": {"rescued": report.taken.rescued, "images": report.taken.rows, "files": report.taken.files},
-        "not_taken_in": report.taken.left,
+        "restored": {"rescued": report.from_output.rescued, "images": report.from_output.rows, "files": report.from_output.files},
+        "not_restored": report.from_output.left,
         "unknown": [_payment(payment) for payment in totals.unknown],
         "paid_but_not_delivered": [_payment(payment) for payment in totals.undelivered],
         "gateways": [
@@ -117,7 +117,7 @@ def _as_text(report: AuditReport) -> str:
         str(report.root),
         f"  {totals.adopted_tasks} tasks were adopted after their answer was lost",
     ]
-    lines += report.taken.as_lines()
+    lines += report.from_output.as_lines()
     if totals.in_flight:
         lines.append(f"  {totals.in_flight} images are in flight: run again to fetch them")
     if report.painted:

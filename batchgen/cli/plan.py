@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import JobState
+    from batchgen.ledger.records import JobState
     from batchgen.manifest.model import Manifest, Skipped
 
 

@@ -1,4 +1,4 @@
-"""`batchgen verify`: every file against the index: present, whole, the same sha256, and none besides."""
+"""`batchgen verify`: compares every file with the ledger: present, unchanged, and no other files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from pathlib import Path
 
-_BETWEEN_SECONDS = 1.0  # between two looks beside a run
+_RECHECK_AFTER_SECONDS = 1.0  # while a run is going
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -30,54 +30,54 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """0 when all is whole, 1 when anything is changed, missing or foreign."""
+    """Return 0 when all files are whole, 1 when one is changed, missing or foreign."""
     root = find_output(options)
     if not (root / FILE_NAME).exists():
-        raise CommandError(f"There is no output in {root} to verify. Make it first, with `run` and the same options.")
+        raise CommandError(f"There is no output in {root} to verify. First use `batchgen run` with the same options.")
     running = lock.holder(root)
-    found, images = _look(root)
+    found, images = _check(root)
     running = running or lock.holder(root)
     if running:
-        found = _lasting(found, root)
+        found = _rechecked(found, root)
     if options.json:
         listed = [{"path": finding.path, "fault": finding.fault.value} for finding in found]
         data = {**checked(ok=not found), "whole": not found, "images": images, "running": running, "findings": listed}
         print(json.dumps(data, ensure_ascii=False, indent=2))
     else:
         if running:
-            print(f"A run is going ({running}): what it is at work on is not looked at, nor is the index.")
+            print(f"A run is going ({running}): the files that it is writing and the index are not checked.")
         for finding in found:
             print(f"{finding.fault.value}: {finding.path}")
         print(_sentence(found, images, str(root), running=bool(running)))
     return 1 if found else 0
 
 
-def _look(root: Path) -> tuple[list[Finding], int]:
+def _check(root: Path) -> tuple[list[Finding], int]:
     with reading(root / FILE_NAME) as ledger:
         return list(findings(ledger, Tree(root))), ledger.images_in_index()
 
 
-def _lasting(found: list[Finding], root: Path) -> list[Finding]:
-    """What was found, and is still so in the ledger as it is now; a run that is going moves files and the index.
+def _rechecked(found: list[Finding], root: Path) -> list[Finding]:
+    """The findings that a second check confirms: a run that is going moves files, and writes the index.
 
-    A file is recorded before it is in its place, and its place may change: only what both looks find is wrong.
+    A file is recorded before it is moved into place, so only what both checks find is wrong.
     """
     suspects = {finding for finding in found if finding.path not in {INDEX, FAILURES}}
     if not suspects:
         return []
-    time.sleep(_BETWEEN_SECONDS)
-    return [finding for finding in _look(root)[0] if finding in suspects]
+    time.sleep(_RECHECK_AFTER_SECONDS)
+    return [finding for finding in _check(root)[0] if finding in suspects]
 
 
 def _sentence(found: list[Finding], images: int, root: str, *, running: bool) -> str:
     if not found:
-        index = "" if running else ", and the index is theirs"
-        return f"{images} images in {root} are present, whole and as they were fetched{index}."
+        index = "" if running else ", and the index matches"
+        return f"{images} images in {root} are present and unchanged{index}."
     foreign = sum(finding.fault is Fault.FOREIGN for finding in found)
     sentences = []
-    if mended := len(found) - foreign:
-        files = "1 file is" if mended == 1 else f"{mended} files are"
-        sentences.append(f"{files} not as it should be; the next run brings back missing and changed ones, unpaid.")
+    if restorable := len(found) - foreign:
+        files = "1 file is" if restorable == 1 else f"{restorable} files are"
+        sentences.append(f"{files} missing or changed; the next run restores them, unpaid.")
     if foreign:
         files = "1 file is" if foreign == 1 else f"{foreign} files are"
         sentences.append(f"{files} not batchgen's; runs leave such files alone.")

@@ -1,7 +1,7 @@
-"""`batchgen status --watch`: looks at a run again and again, until it ends.
+"""`batchgen status --watch`: shows the state of a run again and again, until it ends.
 
-Each look opens the ledger for reading and closes it again: a reader that stays would keep the run, when it ends, from
-folding its write-ahead log into the file. The ledger is read only when one of its files has changed.
+Each refresh opens the ledger for reading and closes it again: a reader that stays open would keep the run, when it
+ends, from folding its write-ahead log into the file. The ledger is read only when one of its files has changed.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batchgen.cli import terminal
+from batchgen.cli.outcome import checked
 from batchgen.cli.progress import Rate
-from batchgen.cli.status_report import as_text, cost, exit_code, head, nothing_begun, standing
 from batchgen.errors import BatchgenError
 from batchgen.formatting import duration
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME
+from batchgen.reports.status import as_text, cost, exit_code, not_started, status_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 INTERVAL_SECONDS = 2.0
-_IDLE, _MOST_IDLE_SECONDS = 10, 60.0  # times as long as a look took, for to count a million jobs takes a while
-_BACK_AND_CLEAR = "\x1b[{lines}F\x1b[J"
+_IDLE, _MAX_IDLE_SECONDS = 10, 60.0  # wait ten times as long as a refresh took: a million jobs take a while
+_UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
 
 _Files: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class Watch:
-    """Shows how the output `root` stands, every `interval` seconds while a run holds its lock.
+    """Shows the state of the output `root`, every `interval` seconds while a run holds its lock.
 
     `clock` is monotonic.
     """
@@ -57,10 +58,10 @@ class Watch:
         on_terminal = sys.stdout.isatty()
         self._show = self._show_json if as_json else self._show_in_place if on_terminal else self._show_change
         self._rate = Rate(clock, window=max(120.0, 4 * self._interval))
-        self._files: _Files = ()  # as they were at the latest look into the ledger
-        self._looks = 0
-        self._drawn = 0  # lines on the terminal
-        self._said = ""
+        self._files: _Files = ()  # as they were when the ledger was last read
+        self._refreshes = 0
+        self._lines_drawn = 0  # on the terminal
+        self._last_line = ""
 
     def run(self) -> int:
         """Until no run is going; then as `status`: 1 when there are jobs without all their images, else 0."""
@@ -68,37 +69,37 @@ class Watch:
         try:
             while True:
                 began = self._clock()
-                data = self._look(data)
+                data = self._refresh(data)
                 took = self._clock() - began
                 self._show(data)
                 if data["running"] is None:
                     return exit_code(data)
-                self._looks += 1
-                self._sleep(max(self._interval, min(_IDLE * took, _MOST_IDLE_SECONDS)))
+                self._refreshes += 1
+                self._sleep(max(self._interval, min(_IDLE * took, _MAX_IDLE_SECONDS)))
         except KeyboardInterrupt:
-            if self._drawn:
-                print()  # behind the ^C that the terminal wrote
+            if self._lines_drawn:
+                print()  # after the ^C that the terminal wrote
             return 130
 
-    def _look(self, before: dict[str, Any]) -> dict[str, Any]:
+    def _refresh(self, before: dict[str, Any]) -> dict[str, Any]:
         running = lock.holder(self._root)
-        files = self._changed()
+        files = self._file_states()
         if before and files == self._files and running is not None:
             return before | {"running": running}
         try:
-            data = standing(self._root, self._unit)
+            data = status_report(self._root, self._unit)
         except BatchgenError:
             if running is None:
                 raise
-            # The run is just making the file, or folding it: the next look will do.
-            return (before or nothing_begun(self._root, self._unit)) | {"running": running}
+            # The run is just making the file, or folding its log: the next refresh will read it.
+            return (before or not_started(self._root, self._unit)) | {"running": running}
         self._files = files
         self._rate.note(data["images"])
         return data
 
-    def _changed(self) -> _Files:
-        """What tells that the ledger was written to."""
-        return tuple(_identity(self._root / f"{FILE_NAME}{end}") for end in ("", "-wal"))
+    def _file_states(self) -> _Files:
+        """Size and time of the ledger's files, which change when it is written to."""
+        return tuple(_file_state(self._root / f"{FILE_NAME}{end}") for end in ("", "-wal"))
 
     # --- three ways to show it ----------------------------------------------------------------------------
 
@@ -109,20 +110,23 @@ class Watch:
             "images_a_second": None if rate is None else round(rate, 3),
             "seconds_left": None if left is None else round(left),
         }
-        print(json.dumps({"time": now, **head(data), **data, **speed}, ensure_ascii=False), flush=True)
+        print(
+            json.dumps({"time": now, **checked(ok=exit_code(data) == 0), **data, **speed}, ensure_ascii=False),
+            flush=True,
+        )
 
     def _show_change(self, data: dict[str, Any]) -> None:
-        """A line, where anything else is to be said than in the last one."""
+        """A line, where it differs from the last one."""
         jobs = ", ".join(f"{number} {status}" for status, number in data["jobs"].items()) or "nothing begun"
-        line = f"{jobs}; {data['images']} images in place, {cost(data)} spent or in flight"
-        if line != self._said:
+        line = f"{jobs}; {data['images']} images in place, {cost(data)}"
+        if line != self._last_line:
             print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}", flush=True)
-            self._said = line
+            self._last_line = line
         if data["running"] is None:
             print(self._end(data), flush=True)
 
     def _show_in_place(self, data: dict[str, Any]) -> None:
-        """The status where it stood before, cut to the terminal: a line that wraps would be two to go back."""
+        """The status over the last one, cut to the terminal: a line that wraps would count as two to go up."""
         lines = as_text(data).splitlines()
         rate, left = self._speed(data)
         if data["running"] is not None and rate is not None:
@@ -131,25 +135,25 @@ class Watch:
             lines.append(self._end(data))
         size = shutil.get_terminal_size()
         shown = [line[: size.columns - 1] for line in lines[-(size.lines - 1) :]]
-        if self._drawn:
-            terminal.write(terminal.beneath(sys.stdout), _BACK_AND_CLEAR.format(lines=self._drawn))
+        if self._lines_drawn:
+            terminal.write(terminal.beneath(sys.stdout), _UP_AND_CLEAR.format(lines=self._lines_drawn))
         print("\n".join(shown), flush=True)
-        self._drawn = len(shown)
+        self._lines_drawn = len(shown)
 
     def _speed(self, data: dict[str, Any]) -> tuple[float | None, float | None]:
-        """Images a second, and the seconds that the rest takes; None where too little is known."""
+        """Images a second, and the seconds for the rest; None where too little is known."""
         rate = self._rate.a_second()
-        return rate, data.get("images_to_come", 0) / rate if rate else None
+        return rate, data["images_to_come"] / rate if rate else None
 
     def _end(self, data: dict[str, Any]) -> str:
-        what = "The run has ended" if self._looks else "No run is going"
+        what = "The run has ended" if self._refreshes else "No run is going"
         left = sum(data["jobs"].get(status, 0) for status in (Status.PENDING, *LIVE))
         if not left:
-            return f"{what}: nothing changes any more."
-        return f"{what}: {left} {'job is' if left == 1 else 'jobs are'} left, which the next run goes on with."
+            return f"{what}: nothing is left to do."
+        return f"{what}: {left} {'job is' if left == 1 else 'jobs are'} left for the next run."
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def _file_state(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:

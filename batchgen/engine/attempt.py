@@ -9,7 +9,7 @@ from batchgen.jobs import Status, external_id
 
 if TYPE_CHECKING:
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import OpenAttempt
+    from batchgen.ledger.records import OpenAttempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

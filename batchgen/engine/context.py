@@ -90,9 +90,9 @@ class Context:
         """Unix time in milliseconds."""
         return int(self.wall() * 1000)
 
-    async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
+    async def record(self, *events: Event, after_commit: Callable[[], None] | None = None) -> None:
         """Return when the events are on disk, and `then` was called. Raises RunStopped where the disk refuses.
 
         Text from outside enters the ledger here, and no key of ours with it.
         """
-        await self.recorder.record(*map(redacted, events), then=then)
+        await self.recorder.record(*map(redacted, events), after_commit=after_commit)

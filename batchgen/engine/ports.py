@@ -23,7 +23,7 @@ ImageKey: TypeAlias = tuple[str, int, int, int]  # job id, attempt, index, 1 for
 class Recorder(Protocol):
     """Writes events to the ledger."""
 
-    async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
+    async def record(self, *events: Event, after_commit: Callable[[], None] | None = None) -> None:
         """Return when the events are on disk, and `then` was called. Raises RunStopped where the disk refuses."""
 
 

@@ -61,7 +61,7 @@ class Submitter:
         self._outcomes = outcomes
         self._account_stop = account_stop
         self._is_closed = False
-        self.key_print = key_print(provider.account, context.reader.note("lineage") or "")
+        self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
         self.recovery = Recovery(
             provider,
             Controls(

@@ -1,34 +1,37 @@
-"""The connection to `state.sqlite3`: what SQLite refuses leaves here as an error of batchgen's, wherever it is met."""
+"""The connection to `state.sqlite3`, which raises batchgen's errors in place of SQLite's."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from batchgen.errors import CommandError, DiskRefused, ReasonCode, RunStopped, Unkeepable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-PATIENCE_SECONDS = 30.0  # for which another program may hold the file
+BUSY_TIMEOUT = 30.0  # seconds for which another program may lock the file
+P = ParamSpec("P")
+T = TypeVar("T")
 _FILES = ("", "-journal", "-wal", "-shm")  # the file and those that SQLite puts beside it
 
 
-class LedgerHeld(RunStopped):
-    """Another program has the ledger's file locked."""
+class LedgerLocked(RunStopped):
+    """Another program locks the ledger's file."""
 
     reason_code = ReasonCode.DISK
 
 
 class LedgerDamaged(RunStopped):
-    """The file is no database, or not a whole one."""
+    """The file is no database, or a part of one."""
 
     reason_code = ReasonCode.DISK
 
 
-_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _REFUSED = frozenset(
     {
         sqlite3.SQLITE_FULL,
@@ -46,29 +49,29 @@ _FOREIGN = (sqlite3.Error, OverflowError, UnicodeEncodeError)
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open the file with SQLite's `mode`. Raises RunStopped and CommandError, here and in all that is asked of it."""
+    """Open the file with SQLite's `mode`. Raises RunStopped and CommandError, here and in each later call."""
     check_no_links(path)
     try:
-        # One thread at a time uses a connection: the run's own until the writer thread starts, then that.
+        # One thread at a time uses a connection: the main thread until the writer starts its own, then that.
         return sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=PATIENCE_SECONDS,
+            timeout=BUSY_TIMEOUT,
             factory=_Connection,
         )
     except sqlite3.Error as error:
-        _translate(error)
+        _translate_error(error)
 
 
-def connect_to_nothing() -> sqlite3.Connection:
+def connect_to_scratch() -> sqlite3.Connection:
     """An empty scratch database, which SQLite deletes by itself."""
     return sqlite3.connect("", isolation_level=None, uri=True, factory=_Connection)
 
 
 def check_no_links(path: Path) -> None:
-    """Raise CommandError where the ledger is a symbolic link: SQLite would write to where it leads."""
+    """Raise CommandError where the ledger is a symbolic link: SQLite would write to its target."""
     for end in _FILES:
         each = path.with_name(path.name + end)
         if each.is_symlink():
@@ -80,53 +83,41 @@ def check_no_links(path: Path) -> None:
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Say what is wrong with a file that cannot be a ledger as CommandError."""
+    """Raise CommandError where the file is no ledger."""
     try:
         yield
     except (sqlite3.DatabaseError, LedgerDamaged) as error:
         raise CommandError(
             f"{path} cannot be read as a ledger of batchgen ({error.__cause__ or error}). Nothing was changed; keep the"
-            " file: it knows what was paid for."
+            " file: it records what was paid for."
         ) from error
 
 
+def _translated(call: Callable[P, T]) -> Callable[P, T]:
+    """Make a method of sqlite3 raise batchgen's errors."""
+
+    @wraps(call)
+    def translated(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return call(*arguments, **named)
+        except _FOREIGN as error:
+            _translate_error(error)
+
+    return translated
+
+
+_next_row = _translated(sqlite3.Cursor.__next__)
+
+
 class _Cursor(sqlite3.Cursor):
-    def execute(self, sql: str, parameters: Any = (), /) -> Self:  # noqa: ANN401 - sqlite3's own signature
-        try:
-            return super().execute(sql, parameters)
-        except _FOREIGN as error:
-            _translate(error)
+    execute = _translated(sqlite3.Cursor.execute)
+    executemany = _translated(sqlite3.Cursor.executemany)
+    executescript = _translated(sqlite3.Cursor.executescript)
+    fetchone = _translated(sqlite3.Cursor.fetchone)
+    fetchall = _translated(sqlite3.Cursor.fetchall)
 
-    def executemany(self, sql: str, parameters: Any, /) -> Self:  # noqa: ANN401
-        try:
-            return super().executemany(sql, parameters)
-        except _FOREIGN as error:
-            _translate(error)
-
-    def executescript(self, sql: str, /) -> Self:
-        try:
-            super().executescript(sql)
-        except _FOREIGN as error:
-            _translate(error)
-        return self
-
-    def fetchone(self) -> Any:  # noqa: ANN401
-        try:
-            return super().fetchone()
-        except _FOREIGN as error:
-            _translate(error)
-
-    def fetchall(self) -> list[Any]:
-        try:
-            return super().fetchall()
-        except _FOREIGN as error:
-            _translate(error)
-
-    def __next__(self) -> Any:  # noqa: ANN401
-        try:
-            return super().__next__()
-        except _FOREIGN as error:
-            _translate(error)
+    def __next__(self) -> Any:  # noqa: ANN401 - sqlite3's own signature
+        return _next_row(self)
 
 
 class _Connection(sqlite3.Connection):
@@ -143,20 +134,20 @@ class _Connection(sqlite3.Connection):
         return _Cursor(self).executescript(sql)
 
 
-def _translate(error: Exception) -> NoReturn:
-    """Raise what the error means; what is left is a defect and passes as it is."""
+def _translate_error(error: Exception) -> NoReturn:
+    """Raise batchgen's error for one of SQLite's; any other is a defect and is raised as it is."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
     if isinstance(error, _TOO_BIG) or code == sqlite3.SQLITE_TOOBIG:
         raise Unkeepable(f"The ledger cannot hold a value that the gateway gave: {error}.") from error
-    if code in _HELD:
-        raise LedgerHeld(
-            "Another program holds the ledger (state.sqlite3), and does not let it be used. Nothing more is sent; close"
-            " that program, then run again to go on."
+    if code in _LOCKED:
+        raise LedgerLocked(
+            "Another program holds the ledger (state.sqlite3) locked. Nothing more is sent; close that program, then"
+            " run again to go on."
         ) from error
     if code in _DAMAGED:
         raise LedgerDamaged(
-            f"The ledger (state.sqlite3) is damaged ({error}). Nothing more is sent. Keep the file, put a whole copy in"
-            " its place, and see with `batchgen audit` what that does not know."
+            f"The ledger (state.sqlite3) is damaged ({error}). Nothing more is sent. Keep the file, put an intact copy"
+            " in its place, and see with `batchgen audit` what the copy does not know."
         ) from error
     if code in _REFUSED:
         raise DiskRefused(

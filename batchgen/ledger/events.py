@@ -1,4 +1,4 @@
-"""What can happen to a job, as values: the only way in which the ledger changes while a run is going.
+"""The events of a job, as values: while a run is going, the ledger changes by events alone.
 
 Times are Unix milliseconds; money is in millionths of the account's unit, None where it is not known.
 """
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """How an attempt ended, as far as the money goes."""
+    """How an attempt ended, as far as its cost is concerned."""
 
-    LIVE = ""
+    LIVE = ""  # not ended
     MADE = "made"
-    FAILED = "failed"  # the gateway ran it and failed: said not to be charged
-    REFUSED = "refused"  # never accepted, for certain
-    UNKNOWN = "unknown"  # nobody can say
+    FAILED = "failed"  # the gateway ran it and failed: not charged, by its documentation
+    REFUSED = "refused"  # certainly never accepted
+    UNKNOWN = "unknown"  # cannot be found out
     LOST = "lost"  # accepted, and later unknown to the gateway
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """An attempt is about to be sent. On disk before the create leaves."""
+    """An attempt is about to be sent. On disk before the create is sent."""
 
     job: Job
     attempt: int
@@ -46,19 +46,19 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The gateway took the attempt, or an attempt was found to have been taken: there is a task."""
+    """The gateway accepted the attempt, as it answered or as a later query found: there is a task."""
 
     job_id: str
     attempt: int
     task_id: str
     at: int
-    found: bool = False  # by asking, for the create's own answer was never seen
-    rehearsal: bool = False  # it was a sandbox that took it
+    found: bool = False  # by a query: the answer to the create was never seen
+    rehearsal: bool = False  # by a sandbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotMade:
-    """The attempt certainly made nothing: the job is pending again. `counts` against max_attempts or not."""
+    """The attempt certainly made nothing: the job is pending again. `counts`: whether against max_attempts."""
 
     job_id: str
     attempt: int
@@ -72,7 +72,7 @@ class NotMade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """The task succeeded; `cost` is what the gateway says it charged, or the price reserved."""
+    """The task succeeded; `cost` is the charge that the gateway reports, or the price reserved."""
 
     job_id: str
     attempt: int
@@ -83,7 +83,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relinked:
-    """A new query gave new links for images that are still to be fetched."""
+    """A query returned new links for images that are still to be downloaded."""
 
     job_id: str
     attempt: int
@@ -94,13 +94,13 @@ class Relinked:
 class Fetched:
     """An image is whole in the scratch folder, or a missing one is back in its place. The last one ends the job.
 
-    `warning` says what could not be checked of it; empty where everything could.
+    `warning` says what is odd about it or could not be checked; empty where it is valid.
     """
 
     job_id: str
     attempt: int
     image: ImageFile
-    marked: bool
+    watermarked: bool
     mtime_ns: int
     at: int
     warning: str = ""
@@ -108,7 +108,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostRefused:
-    """The gateway names an image and its host does not hand it out. The time of the first such refusal is kept."""
+    """The gateway names an image, and its host does not deliver it. The time of the first such refusal is kept."""
 
     job_id: str
     attempt: int
@@ -117,7 +117,7 @@ class HostRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """The job ended short: failed, rejected, unknown or gone. `outcome` None leaves the attempt's as it is."""
+    """The job ended incomplete: failed, rejected, unknown or gone. `outcome` None leaves the attempt's as it is."""
 
     job_id: str
     attempt: int
@@ -131,9 +131,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reopened:
-    """The user wants a job that ended short to go on.
+    """The user retries a job that ended incomplete.
 
-    What is gone is asked for once more first (`submitted` or `made`), the rest gets another attempt (`pending`).
+    Images that are gone are first queried once more (`submitted` or `made`), the rest gets another attempt (`pending`).
     """
 
     job_id: str
@@ -141,7 +141,7 @@ class Reopened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """The file of an image is not there, or not what was fetched. Its path and hash are kept, should it return.
+    """The file of an image is missing or changed. Its path and hash are kept, in case that it returns.
 
     A job that the manifest asks for is `made` again.
     """
@@ -149,25 +149,25 @@ class Missing:
     job_id: str
     attempt: int
     index: int
-    marked: bool
+    watermarked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relocated:
-    """An image's file belongs elsewhere from now on; it stands in the scratch folder."""
+    """An image's file gets another path; the file is in the scratch folder."""
 
     job_id: str
     attempt: int
     index: int
-    marked: bool
+    watermarked: bool
     path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalDropped:
-    """What a sandbox painted of a job counts for nothing at the account in force, whose address is `base_url`.
+    """What a sandbox made of a job does not count for the account in use, whose address is `base_url`.
 
-    The job stands as if no sandbox had ever been asked.
+    The job is as if no sandbox had made anything of it.
     """
 
     job_id: str
@@ -189,16 +189,17 @@ Event = (
     | RehearsalDropped
 )
 
-_LONGEST = 4000  # characters of them: whatever a gateway says, no more is looked through or kept
-_WORDS = ("code", "message", "head")  # what an event has of somebody else's words, beside ids and links
+MAX_TEXT = 2000  # characters that are kept of a gateway's text, which may be megabytes, in each of a million rows
+_TEXTS = ("code", "message", "head")  # the fields with a gateway's text, beside ids and links
 
 
 def redacted(event: Event) -> Event:
-    """The same event without our keys in what came from elsewhere; an image that a link itself holds stays."""
-    said = {name: redact(words[:_LONGEST]) for name in _WORDS if (words := getattr(event, name, ""))}
+    """The same event without keys in what came from a gateway; an image inside a link stays as it is."""
+    # Twice as much as is kept is searched: a key at the cut is still recognised.
+    texts = {name: redact(text[: 2 * MAX_TEXT]) for name in _TEXTS if (text := getattr(event, name, ""))}
     if isinstance(event, Accepted):
-        said["task_id"] = redact.in_address(event.task_id)
-    changed: dict[str, Any] = {name: words for name, words in said.items() if words != getattr(event, name)}
+        texts["task_id"] = redact.in_address(event.task_id)
+    changed: dict[str, Any] = {name: text for name, text in texts.items() if text != getattr(event, name)}
     if isinstance(event, Made | Relinked):
         links = tuple(_link(link) for link in event.links)
         changed |= {} if links == event.links else {"links": links}
@@ -206,7 +207,9 @@ def redacted(event: Event) -> Event:
 
 
 def _link(link: ImageLink) -> ImageLink:
-    marked = link.watermark_url
-    if marked is not None and not is_inline(marked):
-        marked = redact.in_address(marked)
-    return replace(link, url=link.url if is_inline(link.url) else redact.in_address(link.url), watermark_url=marked)
+    watermark_url = None if link.watermark_url is None else _url(link.watermark_url)
+    return replace(link, url=_url(link.url), watermark_url=watermark_url)
+
+
+def _url(url: str) -> str:
+    return url if is_inline(url) else redact.in_address(url)

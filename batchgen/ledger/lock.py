@@ -1,4 +1,4 @@
-"""One run at a time: a lock on the output folder that dies with its owner."""
+"""One run at a time: a lock on the output folder that ends with the process that holds it."""
 
 from __future__ import annotations
 
@@ -20,67 +20,67 @@ if TYPE_CHECKING:
 
 FILE_NAME = ".lock"
 _TRIES = 5
-_BETWEEN_SECONDS = 0.02
+_RETRY_SECONDS = 0.02
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """SlotPermit the output folder's lock, or raise OutputBusy with the owner's own words.
+    """Hold the lock of the output folder. Raises OutputBusy with the process that has it.
 
-    The kernel releases the lock when its owner ends, however it ends: a dead owner is never in the way,
-    also after a restart with the same process id in use. The folder itself is held too: one that is moved away
-    keeps its lock, and whatever stands at its path then is left alone.
+    The kernel releases the lock when its owner ends, however it ends, so a dead owner never blocks a run. The lock is
+    taken through a descriptor of the folder: a folder that is moved keeps its lock, and a new one at its path is left
+    alone.
     """
     path = folder / FILE_NAME
-    within = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while True:
-            descriptor = _opened(path, within)
+            descriptor = _open(path, folder_fd)
             try:
-                if not _taken(descriptor):
-                    raise OutputBusy(_busy(folder, _words(path)))
-                if not _is_still(within, descriptor):
+                if not _try_lock(descriptor):
+                    raise OutputBusy(_busy(folder, _owner(path)))
+                if not _is_still(folder_fd, descriptor):
                     continue  # the last owner removed the file between our opening and our locking it
-                _sign(descriptor)
+                _write_owner(descriptor)
                 try:
                     yield
                 finally:
-                    if _is_still(within, descriptor):
-                        os.unlink(FILE_NAME, dir_fd=within)
+                    if _is_still(folder_fd, descriptor):
+                        os.unlink(FILE_NAME, dir_fd=folder_fd)
                 return
             finally:
                 os.close(descriptor)
     finally:
-        os.close(within)
+        os.close(folder_fd)
 
 
-def _opened(path: Path, within: int) -> int:
+def _open(path: Path, folder_fd: int) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(FILE_NAME, flags, 0o644, dir_fd=within)
+        return os.open(FILE_NAME, flags, 0o644, dir_fd=folder_fd)
     except OSError as error:
         if error.errno != errno.ELOOP:
             error.filename = str(path)
             raise
         raise CommandError(
-            f"{path} is a symbolic link, and batchgen writes into no other folder. Remove it."
+            f"{path} is a symbolic link, and batchgen writes only into the output folder. Remove the link."
         ) from error
 
 
-def _taken(descriptor: int) -> bool:
-    """Take the lock; tried a few times, for `holder` has it for a moment when it looks."""
+def _try_lock(descriptor: int) -> bool:
+    """Take the lock; tried a few times, because `holder` takes it for a moment."""
     for _ in range(_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            time.sleep(_BETWEEN_SECONDS)
+            time.sleep(_RETRY_SECONDS)
         else:
             return True
     return False
 
 
 def holder(folder: Path) -> str | None:
-    """Who is running this output just now, in a few words, or None."""
+    """The process that is running this output now, in a few words, or None."""
     try:
         descriptor = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -88,26 +88,26 @@ def holder(folder: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return _words(folder / FILE_NAME)
+        return _owner(folder / FILE_NAME)
     finally:
         os.close(descriptor)
     return None
 
 
 def check_free(folder: Path) -> None:
-    """Raise OutputBusy where another run has the output just now; nothing is written."""
-    if words := holder(folder):
-        raise OutputBusy(_busy(folder, words))
+    """Raise OutputBusy where another run has the output now; nothing is written."""
+    if owner := holder(folder):
+        raise OutputBusy(_busy(folder, owner))
 
 
-def _is_still(within: int, descriptor: int) -> bool:
+def _is_still(folder_fd: int, descriptor: int) -> bool:
     try:
-        return os.stat(FILE_NAME, dir_fd=within, follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
+        return os.stat(FILE_NAME, dir_fd=folder_fd, follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
 
 
-def _sign(descriptor: int) -> None:
+def _write_owner(descriptor: int) -> None:
     owner = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -117,12 +117,12 @@ def _sign(descriptor: int) -> None:
     os.pwrite(descriptor, json.dumps(owner).encode(), 0)
 
 
-def _busy(folder: Path, words: str) -> str:
+def _busy(folder: Path, owner: str) -> str:
     advice = "Wait for it, or give this run another folder with --output."
-    return f"Another run of {folder} is going ({words}). {advice}"
+    return f"Another run of {folder} is going ({owner}). {advice}"
 
 
-def _words(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"

@@ -1,7 +1,7 @@
-"""Which file system a folder is on: on one that is shared over a network, SQLite's WAL cannot be trusted.
+"""Detects network file systems, on which SQLite's WAL is not safe.
 
-WAL needs memory that all its processes share, so all must be on one machine; SQLite's own documentation says that
-it does not work over a network file system. There the ledger keeps a rollback journal instead.
+WAL needs memory that all processes share, so all must be on one machine (SQLite's documentation, "Write-Ahead
+Logging"). On a network file system the ledger keeps a rollback journal instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHARED = re.compile(
 
 
 def shared_kind(folder: Path, table: str | None = None) -> str | None:
-    """The kind of the network file system that the folder is on, or None.
+    """The type of the network file system that the folder is on, or None.
 
     `table` is the text of /proc/self/mounts; where a system has no such file, the answer is None.
     """
@@ -35,19 +35,19 @@ def shared_kind(folder: Path, table: str | None = None) -> str | None:
 
 
 def _kind_at(path: str, table: str) -> str:
-    """The kind of the mount that is nearest above the path; of two at one point, the later hides the earlier."""
+    """The type of the nearest mount above the path; of two at one point, the later hides the earlier."""
     nearest, kind = "", ""
     for line in table.splitlines():
-        words = line.split(" ")
-        if len(words) < 3:
+        fields = line.split(" ")
+        if len(fields) < 3:
             continue
-        point = _plain(words[1])
+        point = _unescaped(fields[1])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(nearest):
-            nearest, kind = point, words[2]
+            nearest, kind = point, fields[2]
     return kind
 
 
-def _plain(word: str) -> str:
+def _unescaped(name: str) -> str:
     r"""The kernel writes blanks in names as octal, `\040`."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), name)

@@ -1,145 +1,51 @@
-"""What can be asked of the ledger. Every answer is a value; no caller sees SQL."""
+"""Queries of the ledger about jobs, attempts and costs. Every answer is a value; no caller sees SQL."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import Job, Status
-from batchgen.ledger.image_queries import DELIVERING, ImageQuestions
-from batchgen.ledger.payments import unpriced_attempts
+from batchgen.ledger.image_reader import DELIVERING, ImageReader
+from batchgen.ledger.records import FailureRow, IndexRow, JobState, OpenAttempt, Payment, Spent, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
-SUMS = "sums"  # what `Ledger.sum_up` noted; any event removes it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobState:
-    """How a wanted job stands; `status` is pending where the ledger has never heard of it."""
-
-    seq: int
-    job_id: str
-    status: Status
-    attempt: int
-    failures: int
-    code: str
-    message: str
+TOTALS = "sums"  # what `Ledger.cache_totals` wrote; any event removes it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAttempt:
-    """A job that was begun and has not ended: what the next run takes up."""
+class LedgerReader(ImageReader):
+    """Queries on one connection to the ledger."""
 
-    job: Job
-    status: Status
-    attempt: int
-    failures: int
-    account: str
-    base_url: str  # where it was sent
-    external_id: str
-    task_id: str | None
-    intended_at: int  # Unix ms
-    accepted_at: int | None  # Unix ms
-    wanted: bool  # whether the manifest still asks for it
-    id_sent: bool  # whether its create carried external_id
-    key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
-    reserved: int | None  # the price when it was sent, in millionths; None: not known
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexRow:
-    """What a row of index.csv is made of. Times in Unix ms, cost of the whole task in millionths."""
-
-    job: Job
-    index: int
-    path: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    account: str
-    task_id: str
-    attempts: int
-    submitted_at: int | None
-    finished_at: int | None
-    cost: int | None
-    delivered: int
-    warning: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureRow:
-    """What a row of failures.csv is made of."""
-
-    job: Job
-    status: Status
-    code: str
-    message: str
-    attempts: int
-    task_id: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What was paid or may have to be paid so far: charges, else reservations, of attempts not known unpaid."""
-
-    images: int
-    cost: int  # millionths
-    unpriced: int  # tasks without a known price
-
-
-class LedgerReader(ImageQuestions):
-    """LedgerReader on one connection to the ledger."""
-
-    def note(self, key: str) -> str | None:
-        """A value of the table `meta`."""
-        row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def sums(self) -> dict[str, Any]:
-        """Sums over all jobs, as they were at the end of a run; empty when anything has changed since."""
-        return dict(json.loads(self.note(SUMS) or "{}"))
+    def cached_totals(self) -> dict[str, Any]:
+        """Totals over all jobs, as they were at the end of a run; empty when anything has changed since."""
+        return dict(json.loads(self.meta(TOTALS) or "{}"))
 
     def counts(self) -> dict[Status, int]:
-        """How many wanted jobs stand how."""
-        if sums := self.sums():
-            return {Status(status): number for status, number in sums["counts"].items()}
+        """How many wanted jobs there are of each status."""
+        if totals := self.cached_totals():
+            return {Status(status): number for status, number in totals["counts"].items()}
         rows = self.db.execute(
-            "SELECT coalesce(job.status, 'pending') AS standing, count(*) FROM wanted"
-            " LEFT JOIN job ON job.id = wanted.job_id GROUP BY standing"
+            "SELECT coalesce(job.status, 'pending') AS state, count(*) FROM wanted"
+            " LEFT JOIN job ON job.id = wanted.job_id GROUP BY state"
         )
         return {Status(status): number for status, number in rows}
 
     def page(self, start: int, stop: int) -> list[JobState]:
-        """How the wanted jobs at positions start <= seq < stop stand; repetitions of a job have no row."""
+        """The states of the wanted jobs at positions start <= seq < stop; repetitions of a job have no row."""
         rows = self.db.execute(
             "SELECT seq, job_id, coalesce(status, 'pending'), coalesce(attempt, 0), coalesce(failures, 0),"
             " coalesce(code, ''), coalesce(message, '')"
             " FROM wanted LEFT JOIN job ON job.id = wanted.job_id WHERE seq >= ? AND seq < ? ORDER BY seq",
             (start, stop),
         )
-        return [
-            JobState(
-                seq=seq,
-                job_id=job_id,
-                status=Status(status),
-                attempt=attempt,
-                failures=failures,
-                code=code,
-                message=message,
-            )
-            for seq, job_id, status, attempt, failures, code, message in rows
-        ]
+        return list(read_rows(JobState, rows))
 
     def anything_to_do(self) -> bool:
         """Whether any wanted job is still to be begun or any begun one is still to be finished."""
         live = self.db.execute("SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1").fetchone()
-        if live or self.sums():
+        if live or self.cached_totals():
             return live is not None or Status.PENDING in self.counts()
         pending = self.db.execute(
             "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id"
@@ -151,8 +57,12 @@ class LedgerReader(ImageQuestions):
         """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
         return self._attempts("WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id")
 
+    def latest_attempt(self, job_id: str) -> OpenAttempt | None:
+        """The latest attempt of a job, however it ended; None where the job was never begun."""
+        return next(iter(self._attempts("WHERE job.id = ?", (job_id,))), None)
+
     def attempt_of(self, job_id: str) -> OpenAttempt:
-        """The latest attempt of a job, however it ended."""
+        """The latest attempt of a job that was begun, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
     def attempt_state(self, job_id: str, number: int) -> tuple[Status, str, str | None] | None:
@@ -163,25 +73,13 @@ class LedgerReader(ImageQuestions):
 
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
-            "SELECT job.id, request, job.status, failures, number, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, key_print, reserved, id_sent, wanted.job_id IS NOT NULL FROM job"
+            "SELECT job.id, request, job.status, number, failures, account, base_url, external_id, task_id,"
+            " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
-        sent_as = ("attempt", "account", "base_url", "external_id", "task_id", "intended_at", "accepted_at")
-        names = (*sent_as, "key_print", "reserved")
-        return [
-            OpenAttempt(
-                job=Job.from_json(job_id, request),
-                status=Status(status),
-                failures=failures,
-                wanted=bool(wanted),
-                id_sent=bool(id_sent),
-                **dict(zip(names, sent, strict=True)),
-            )
-            for job_id, request, status, failures, *sent, id_sent, wanted in rows
-        ]
+        return list(read_rows(OpenAttempt, rows))
 
     def accepted_tasks(
         self, account: str, base_url: str, key_print: str, before: int | None, most: int
@@ -207,7 +105,7 @@ class LedgerReader(ImageQuestions):
 
     def incomplete(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
-        if self.sums() and statuses.isdisjoint(self.counts()):
+        if self.cached_totals() and statuses.isdisjoint(self.counts()):
             return []
         marks = ",".join("?" * len(statuses))
         rows = self.db.execute(
@@ -220,71 +118,63 @@ class LedgerReader(ImageQuestions):
         """The rows of index.csv, in manifest order."""
         rows = self.db.execute(
             "SELECT job.id, request, idx, path, sha256, bytes, width, height, account,"
-            " coalesce(task_id, ''), job.failures, accepted_at, fetched_at, cost,"
+            " coalesce(task_id, ''), job.failures + 1, accepted_at, fetched_at, cost,"
             " (SELECT count(*) FROM image AS all_of WHERE all_of.job_id = job.id"
             "  AND all_of.attempt = image.attempt AND marked = 0), warning"
             " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = image.attempt"
             f" WHERE sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
         )
-        for row in rows:
-            (job_id, request, index, path, sha256, size, width, height, account, *rest) = row
-            task_id, failures, submitted_at, finished_at, cost, delivered, warning = rest
-            yield IndexRow(
-                job=Job.from_json(job_id, request),
-                index=index,
-                path=path,
-                sha256=sha256,
-                bytes=size,
-                width=width,
-                height=height,
-                account=account,
-                task_id=task_id,
-                attempts=failures + 1,
-                submitted_at=submitted_at,
-                finished_at=finished_at,
-                cost=cost,
-                delivered=delivered,
-                warning=warning,
-            )
+        return read_rows(IndexRow, rows)
 
     def failure_rows(self) -> Iterator[FailureRow]:
         """The rows of failures.csv, in manifest order."""
         rows = self.db.execute(
-            "SELECT job.id, request, job.status, job.code, job.message, job.failures,"
-            " coalesce(task_id, ''), account FROM wanted JOIN job ON job.id = wanted.job_id"
+            "SELECT job.id, request, job.status, job.code, job.message,"
+            # a failure is counted; an attempt that is unknown, gone or partial is one more
+            " job.failures + (job.status NOT IN ('failed', 'rejected')), coalesce(task_id, ''), account"
+            " FROM wanted JOIN job ON job.id = wanted.job_id"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             " WHERE job.status IN ('failed', 'rejected', 'unknown', 'gone', 'partial') ORDER BY seq"
         )
-        for job_id, request, status, code, message, failures, task_id, account in rows:
-            yield FailureRow(
-                job=Job.from_json(job_id, request),
-                status=Status(status),
-                code=code,
-                message=message,
-                # What failed is counted; an attempt that is unknown, gone or partial comes on top.
-                attempts=failures + (status not in {Status.FAILED, Status.REJECTED}),
-                task_id=task_id,
-                account=account,
-            )
+        return read_rows(FailureRow, rows)
+
+    def payments(self) -> Iterator[Payment]:
+        """Every attempt of every job, wanted or not, in the order of sending."""
+        rows = self.db.execute(
+            "SELECT attempt.job_id, number, account, external_id, coalesce(task_id, ''), outcome, found, images,"
+            " (SELECT count(*) FROM image WHERE image.job_id = attempt.job_id AND image.attempt = number"
+            "  AND marked = 0 AND (sha256 IS NOT NULL OR lost_sha256 IS NOT NULL AND NOT ("
+            # an image that was retired and then deleted was delivered all the same
+            "   number = job.attempt AND attempt.job_id IN (SELECT job_id FROM wanted)))),"
+            " cost, intended_at, job.status, number = job.attempt"
+            " FROM attempt JOIN job ON job.id = attempt.job_id ORDER BY intended_at, attempt.job_id, number"
+        )
+        return read_rows(Payment, rows)
 
     def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
-        """What this output has cost, with what is in flight or unknown counted at the price when it was sent.
+        """What this output has cost; attempts in flight or unknown count at the price when they were sent.
 
         `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
         """
-        images, cost, unpriced = self.db.execute(
+        images, cost, unpriced, reserved = self.db.execute(
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
-            " coalesce(sum(coalesce(cost, reserved) IS NULL), 0)"
+            " coalesce(sum(coalesce(cost, reserved) IS NULL), 0),"
+            " coalesce(sum(CASE WHEN cost IS NULL THEN reserved END), 0)"
             " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
         ).fetchone()
-        for account, job in unpriced_attempts(self.db) if unpriced else ():
-            today = price(account, job)
+        rows = "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id WHERE"
+        is_unpriced = "outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
+        for account, job_id, request in self.db.execute(f"{rows} {is_unpriced}") if unpriced else ():
+            today = price(account, Job.from_json(job_id, request))
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
-        return Spent(images=images, cost=cost, unpriced=unpriced)
+        return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
 
-    def usual_seconds(self) -> float | None:
-        """The mean time from acceptance to the end of the latest tasks that were made, or None before any was."""
+    def mean_task_seconds(self) -> float | None:
+        """The mean time from acceptance to the end of a task, of up to 1,000 that were made; None before any was.
+
+        The first ones by job id, which is a hash: a sample of all. The latest ones would need a sort of all rows.
+        """
         (mean,) = self.db.execute(
             "SELECT avg(ended_at - accepted_at) / 1000.0 FROM (SELECT ended_at, accepted_at FROM attempt"
             " WHERE outcome = 'made' AND accepted_at IS NOT NULL LIMIT 1000)"
@@ -293,8 +183,8 @@ class LedgerReader(ImageQuestions):
 
     def images_in_index(self) -> int:
         """How many rows index.csv has."""
-        if sums := self.sums():
-            return int(sums["images_in_index"])
+        if totals := self.cached_totals():
+            return int(totals["images_in_index"])
         (number,) = self.db.execute(
             "SELECT count(*) FROM image JOIN wanted ON wanted.job_id = image.job_id"
             f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {DELIVERING}"
@@ -315,10 +205,25 @@ class LedgerReader(ImageQuestions):
         for (prompt,) in self.db.execute("SELECT json_extract(request, '$.prompt') FROM job"):
             yield prompt
 
-    def dropped_jobs(self, most: int) -> Iterator[Job]:
+    def unwanted_jobs(self, most: int) -> Iterator[Job]:
         """Jobs that were begun and are no longer asked for, up to so many."""
         rows = self.db.execute(
             "SELECT id, request FROM job WHERE NOT EXISTS (SELECT 1 FROM wanted WHERE job_id = id) LIMIT ?", (most,)
         )
         for job_id, request in rows:
             yield Job.from_json(job_id, request)
+
+    def rehearsed_jobs(self, base_url: str) -> list[str]:
+        """Jobs that another sandbox than the account at this address made."""
+        rows = self.db.execute(
+            "SELECT DISTINCT job_id FROM attempt WHERE rehearsal = 1 AND base_url <> ? ORDER BY job_id", (base_url,)
+        )
+        return [job_id for (job_id,) in rows]
+
+    def count_real_jobs(self) -> int:
+        """How many wanted jobs are done by a real account."""
+        (number,) = self.db.execute(
+            "SELECT count(*) FROM wanted JOIN job ON job.id = wanted.job_id AND status = 'done'"
+            " JOIN attempt ON attempt.job_id = job.id AND number = job.attempt AND rehearsal = 0"
+        ).fetchone()
+        return int(number)

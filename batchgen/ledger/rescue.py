@@ -1,7 +1,7 @@
-"""What the ledger could not take is written here, beside the disk that refused it, to be adopted later.
+"""Answers that the ledger cannot record, because its disk is full, are written elsewhere, to be adopted later.
 
 One JSON line for each attempt that was accepted: its job, its task id, its links. `batchgen audit --adopt --rescue
-FILE` takes such lines in, from this file or from a log that holds them.
+FILE` adopts such lines, from the rescue file or from a log that contains them.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from batchgen.ledger.events import Event
     from batchgen.ledger.store import Ledger
 
-_MARK = '{"batchgen_rescue": '
+_PREFIX = '{"batchgen_rescue": '
 _VERSION = 1
 
 
-def is_worth_it(events: Iterable[Event]) -> bool:
-    """Whether the events hold what no later question need bring again: a task id, or links."""
+def must_be_kept(events: Iterable[Event]) -> bool:
+    """Whether the events hold what a later query may not return again: a task id, or links."""
     return any(isinstance(event, Accepted | Made) for event in events)
 
 
 class Rescue:
-    """Keeps what the ledger does not take: in a file of the system's temporary folder, and said to `say`."""
+    """Keeps what the ledger cannot record: in a file of the system's temporary folder, and as messages to `notify`."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
         self._path = ""
         self._lines: list[str] = []
 
     def add(self, events: Iterable[Event]) -> None:
-        """Write at once: the process may not live to its end."""
+        """Write at once: the process may be killed."""
         data = _as_data(events)
         self._lines.append(_as_line(data | {"links": [link for link in data["links"] if not is_inline(link[1])]}))
-        with suppress(OSError):  # said it is in any case
+        with suppress(OSError):  # `report` prints it in any case
             if not self._path:
                 descriptor, self._path = tempfile.mkstemp(prefix="batchgen-rescue-", suffix=".jsonl")
                 os.close(descriptor)
@@ -53,20 +53,20 @@ class Rescue:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def tell(self) -> None:
-        """Say what was not kept, and what to do with it."""
+    def report(self) -> None:
+        """Print what was not recorded, and what to do with it."""
         if not self._lines:
             return
-        self._say(
-            f"The ledger could not keep {len(self._lines)} answers of the gateway. They are in the lines below"
-            f"{f', and whole in {self._path}' if self._path else ''}. Free disk space; then `batchgen audit MANIFEST"
-            " --adopt --rescue FILE` takes them in, from that file or from a log that has these lines."
+        self._notify(
+            f"The ledger could not record {len(self._lines)} answers of the gateway. They are in the lines below"
+            f"{f', and complete in {self._path}' if self._path else ''}. Free disk space; then `batchgen audit MANIFEST"
+            " --adopt --rescue FILE` adopts them, from that file or from a log that contains these lines."
         )
         for line in self._lines:
-            self._say(line)
+            self._notify(line)
 
-    def forget(self) -> None:
-        """All of it is in the ledger after all."""
+    def discard(self) -> None:
+        """Remove the file: all of it is in the ledger after all."""
         with suppress(OSError):
             if self._path:
                 os.unlink(self._path)  # noqa: PTH108 - as above
@@ -74,23 +74,23 @@ class Rescue:
 
 
 def adopt_rescued(ledger: Ledger, path: Path) -> tuple[int, int]:
-    """Take in the lines of a file; how many were new, and how many the ledger had already or cannot place."""
-    taken = left = 0
+    """Adopt the lines of a file; returns how many were new, and how many the ledger had already or cannot place."""
+    adopted = left = 0
     for data in _read(path):
         events = _events(ledger, data)
         if events:
             ledger.record(events)
-        taken, left = taken + bool(events), left + (not events)
-    return taken, left
+        adopted, left = adopted + bool(events), left + (not events)
+    return adopted, left
 
 
 def _events(ledger: Ledger, data: dict[str, Any]) -> list[Accepted | Made]:
-    """What of a line is news to the ledger, in the state in which its job stands."""
+    """The events of a line that are new to the ledger, and fit the state of its job."""
     job_id, attempt, at = str(data["job_id"]), int(data["attempt"]), int(data["at"])
-    held = ledger.attempt_state(job_id, attempt)
-    if held is None:
+    known = ledger.attempt_state(job_id, attempt)
+    if known is None:
         return []
-    status, outcome, task_id = held
+    status, outcome, task_id = known
     events: list[Accepted | Made] = []
     if task_id is None and outcome in {Outcome.LIVE, Outcome.UNKNOWN}:
         events.append(Accepted(job_id=job_id, attempt=attempt, task_id=str(data["task_id"]), at=at, found=True))
@@ -124,19 +124,19 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                if _MARK in (text := _message(line)):
-                    yield _checked(text[text.index(_MARK) :])
+                if _PREFIX in (text := _message(line)):
+                    yield _checked(text[text.index(_PREFIX) :])
     except OSError as error:
         raise CommandError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:
         raise CommandError(
-            f"{path} holds a rescued line that is no longer whole; the same line may stand in a log of that run. Mend"
-            " it or take it out, then try again."
+            f"{path} has a rescued line that is incomplete; a log of that run may have the same line. Repair or remove"
+            " it, then try again."
         ) from error
 
 
 def _message(line: str) -> str:
-    """A line of a log in JSON tells its message; any other is one."""
+    """The message of a line, which may be a log record in JSON."""
     with suppress(ValueError):
         logged = json.loads(line)
         return str(logged.get("message", line)) if isinstance(logged, dict) else line

@@ -1,4 +1,4 @@
-"""Disk space that is held back while a run is going, for what is in hand when the disk is full."""
+"""Disk space that a run reserves, to record what it has paid for when the disk is full."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STEPS = 8
 
 
 class Reserve:
-    """A file without a name in the output folder: nothing of it is left, however the run ends.
+    """A file without a name in the output folder: it disappears with the process, however that ends.
 
-    Raises DiskRefused where the disk has no room for it: a run that began then could not keep what it pays for.
+    Raises DiskRefused where the disk has no space for it: such a run could not record what it pays for.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -31,12 +31,12 @@ class Reserve:
         except OSError as error:
             why = "is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else f"refuses ({error.strerror})"
             raise DiskRefused(
-                f"The disk of {folder} {why}: there is no room for the {size // 2**20} MB that a run keeps free for"
-                " what it has paid for. Nothing was sent; free disk space, then run again."
+                f"The disk of {folder} {why}: a run reserves {size // 2**20} MB to record what it has paid for."
+                " Nothing was sent; free disk space, then run again."
             ) from error
 
     def release(self) -> bool:
-        """Give a part of it back to the disk, the last time the file's inode too; False when nothing is left."""
+        """Free a part of it, the last time the file's inode too; False when nothing is left."""
         if self._file.closed:
             return False
         self._left -= self._step
@@ -48,9 +48,9 @@ class Reserve:
         return True
 
     def __enter__(self) -> Self:
-        """It is held already."""
+        """Nothing to do: the space is reserved already."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Give all of it back."""
+        """Free all of it."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Each event as SQL on the ledger's one writing connection."""
+"""Applies each event, as SQL on the ledger's one writing connection."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from batchgen.errors import Unkeepable
 from batchgen.jobs import Status, is_inline
 from batchgen.ledger.events import (
+    MAX_TEXT,
     Accepted,
     Ended,
     Event,
@@ -29,26 +30,22 @@ if TYPE_CHECKING:
     from batchgen.jobs import ImageLink
 
 
-_LIVE_OF = "SELECT 1 FROM attempt WHERE job_id = ? AND outcome = ''"
-
-
-# A gateway's words are kept to these lengths (characters): what it says may be megabytes, in each of a million rows.
-_MOST_WORDS = 2000
-_MOST_CODE = 200
-_MOST_TASK_ID = 1000
-_MOST_LINK = 64 * 1024
-_MOST_INTEGER = 2**63 - 1
+# Characters that are kept of other values of a gateway.
+_MAX_CODE = 200
+_MAX_TASK_ID = 1000
+_MAX_LINK = 64 * 1024
+_MAX_INTEGER = 2**63 - 1
 
 
 class IllegalTransition(AssertionError):
-    """An event that cannot follow what the ledger holds: a defect of batchgen, never of its input."""
+    """An event that does not fit the state in the ledger: a defect of batchgen, never of its input."""
 
 
 @singledispatch
-def apply(event: Event, db: sqlite3.Connection) -> None:  # noqa: ARG001 - the signature of all
-    """Carry out one event; the caller commits.
+def apply(event: Event, db: sqlite3.Connection) -> None:  # noqa: ARG001 - the signature of all handlers
+    """Apply one event; the caller commits.
 
-    Raises IllegalTransition where the event does not fit what is there, e.g. a second live attempt.
+    Raises IllegalTransition where the event does not fit the state, e.g. a second live attempt.
     """
     raise IllegalTransition(f"no such event: {event!r}")
 
@@ -85,12 +82,12 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
 
 @apply.register
 def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
-    if len(event.task_id) > _MOST_TASK_ID:  # a part of it would name another task
+    if len(event.task_id) > _MAX_TASK_ID:  # a part of it may be the id of another task
         raise Unkeepable(
-            f"The gateway's task id has {len(event.task_id):,} characters; up to {_MOST_TASK_ID:,} are kept."
+            f"The gateway's task id has {len(event.task_id):,} characters; up to {_MAX_TASK_ID:,} are kept."
         )
     _move(db, event, Status.SUBMITTED, "'intent', 'unknown', 'pending'")
-    changed = db.execute(  # an attempt of which nobody could say what became of it is found also after it was given up
+    changed = db.execute(  # an unknown attempt may be found later, also when its job has ended
         "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?)"
         " WHERE job_id = ? AND number = ? AND outcome IN ('', 'unknown')",
         (event.task_id, event.at, event.found, event.rehearsal, event.job_id, event.attempt),
@@ -113,7 +110,7 @@ def _made(event: Made, db: sqlite3.Connection) -> None:
     _move(db, event, Status.MADE, "'submitted'")
     db.execute(
         "UPDATE attempt SET outcome = 'made', cost = ?, ended_at = ? WHERE job_id = ? AND number = ?",
-        (_amount(event.cost), event.at, event.job_id, event.attempt),
+        (_cost(event.cost), event.at, event.job_id, event.attempt),
     )
     _link(db, event.job_id, event.attempt, event.links)
 
@@ -128,11 +125,11 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
     image = event.image
     changed = db.execute(
         "UPDATE image SET path = ?1, sha256 = ?2, bytes = ?3, width = ?4, height = ?5, mtime_ns = ?6, warning = ?8,"
-        # what was lost and is here again was here all the time; of other bytes it stays known what they should be
+        # a lost file that returns was never lost; for other bytes the lost hash is kept
         " fetched_at = CASE WHEN lost_sha256 = ?2 THEN fetched_at ELSE ?7 END,"
         " lost_path = CASE WHEN lost_sha256 = ?2 THEN NULL ELSE lost_path END,"
         " lost_sha256 = CASE WHEN lost_sha256 = ?2 THEN NULL ELSE lost_sha256 END,"
-        # an image that came inside an answer is a file from now on: the ledger need not carry it any longer
+        # an image that came inside an answer is a file now: the ledger drops its copy
         " url = CASE WHEN substr(url, 1, 5) = 'data:' THEN 'data:,' ELSE url END"
         " WHERE job_id = ?9 AND attempt = ?10 AND idx = ?11 AND marked = ?12",
         (
@@ -147,7 +144,7 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
             event.job_id,
             event.attempt,
             image.index,
-            int(event.marked),
+            int(event.watermarked),
         ),
     )
     _exactly_one(changed, event)
@@ -155,7 +152,7 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
 
 
 def _complete(db: sqlite3.Connection, event: Fetched) -> None:
-    """The last image ends the job; fewer images than were asked for leave it `partial`."""
+    """The last image ends the job; with fewer images than were asked for it is `partial`."""
     key = (event.job_id, event.attempt)
     missing, delivered = db.execute(
         "SELECT sum(sha256 IS NULL), sum(marked = 0) FROM image WHERE job_id = ? AND attempt = ?", key
@@ -183,7 +180,7 @@ def _host_refused(event: HostRefused, db: sqlite3.Connection) -> None:
 
 
 def refusal_key(job_id: str, attempt: int) -> str:
-    """Under which key of `meta` it stands since when (Unix ms) a host does not hand out an attempt's images."""
+    """The key of `meta` for the time (Unix ms) since which a host refuses an attempt's images."""
     return f"refused:{job_id}-{attempt}"
 
 
@@ -193,11 +190,13 @@ def _ended(event: Ended, db: sqlite3.Connection) -> None:
     counts = int(event.status in {Status.FAILED, Status.REJECTED})
     db.execute(
         "UPDATE job SET code = ?, message = ?, failures = failures + ? WHERE id = ?",
-        (_words(event.code, _MOST_CODE), _words(event.message), counts, event.job_id),
+        (_text(event.code, _MAX_CODE), _text(event.message), counts, event.job_id),
     )
     if event.outcome is not None:
         _close(db, event, event.outcome)
-    elif db.execute(f"{_LIVE_OF} AND number = ?", (event.job_id, event.attempt)).fetchone():
+        return
+    key = (event.job_id, event.attempt)
+    if db.execute("SELECT 1 FROM attempt WHERE job_id = ? AND number = ? AND outcome = ''", key).fetchone():
         raise IllegalTransition(f"the job ends, its attempt does not: {event!r}")
 
 
@@ -218,7 +217,7 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
     db.execute(
         "UPDATE image SET lost_path = coalesce(path, lost_path), lost_sha256 = coalesce(lost_sha256, sha256),"
         " path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.job_id, event.attempt, event.index, int(event.marked)),
+        (event.job_id, event.attempt, event.index, int(event.watermarked)),
     )
     db.execute(
         "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')"
@@ -231,22 +230,22 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
 def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
     changed = db.execute(
         "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.path, event.job_id, event.attempt, event.index, int(event.marked)),
+        (event.path, event.job_id, event.attempt, event.index, int(event.watermarked)),
     )
     _exactly_one(changed, event)
 
 
 @apply.register
 def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
-    """Its painted attempts go; what a real account had of the job before, or nothing, is how it stands."""
-    painted = "rehearsal = 1 AND base_url <> ?2"
+    """Remove the attempts of sandboxes; the state of the job is then that of its last real attempt, if any."""
+    rehearsed = "rehearsal = 1 AND base_url <> ?2"
     key = (event.job_id, event.base_url)
     db.execute(
         "DELETE FROM image WHERE job_id = ?1"  # noqa: S608 - a constant
-        f" AND attempt IN (SELECT number FROM attempt WHERE job_id = ?1 AND {painted})",
+        f" AND attempt IN (SELECT number FROM attempt WHERE job_id = ?1 AND {rehearsed})",
         key,
     )
-    db.execute(f"DELETE FROM attempt WHERE job_id = ?1 AND {painted}", key)  # noqa: S608 - a constant
+    db.execute(f"DELETE FROM attempt WHERE job_id = ?1 AND {rehearsed}", key)  # noqa: S608 - a constant
     db.execute(
         "UPDATE job SET failures = 0, code = '', message = '', attempt = sent.number, status = CASE sent.outcome"
         "  WHEN '' THEN CASE WHEN sent.task_id IS NULL THEN 'intent' ELSE 'submitted' END"
@@ -260,16 +259,16 @@ def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
     )
 
 
-def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: Status, among: str) -> None:
+def _move(db: sqlite3.Connection, event: Accepted | NotMade | Made | Ended, to: Status, states: str) -> None:
     changed = db.execute(
-        f"UPDATE job SET status = ? WHERE id = ? AND attempt = ? AND status IN ({among})",  # noqa: S608 - constants
+        f"UPDATE job SET status = ? WHERE id = ? AND attempt = ? AND status IN ({states})",  # noqa: S608 - constants
         (to, event.job_id, event.attempt),
     )
     _exactly_one(changed, event)
 
 
 def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> None:
-    """End the attempt. What was charged stays paid: it may be lost, never unpaid; and nothing ends as live."""
+    """End the attempt. One that was charged stays paid: it can be lost, never failed or refused."""
     if outcome is Outcome.LIVE:
         raise IllegalTransition(f"an attempt cannot end as live: {event!r}")
     changed = db.execute(
@@ -277,9 +276,9 @@ def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> 
         " WHERE job_id = ?6 AND number = ?7 AND (cost IS NULL OR ?1 NOT IN ('failed', 'refused'))",
         (
             outcome,
-            _words(event.code, _MOST_CODE),
-            _words(event.message),
-            _words(event.head),
+            _text(event.code, _MAX_CODE),
+            _text(event.message),
+            _text(event.head),
             event.at,
             event.job_id,
             event.attempt,
@@ -289,8 +288,8 @@ def _close(db: sqlite3.Connection, event: NotMade | Ended, outcome: Outcome) -> 
 
 
 def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageLink, ...]) -> None:
-    rows = [(job_id, attempt, link.index, 0, _address(link.url)) for link in links]
-    rows += [(job_id, attempt, link.index, 1, _address(link.watermark_url)) for link in links if link.watermark_url]
+    rows = [(job_id, attempt, link.index, 0, _url(link.url)) for link in links]
+    rows += [(job_id, attempt, link.index, 1, _url(link.watermark_url)) for link in links if link.watermark_url]
     db.executemany(
         "INSERT INTO image (job_id, attempt, idx, marked, url) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET url = excluded.url",
@@ -300,19 +299,19 @@ def _link(db: sqlite3.Connection, job_id: str, attempt: int, links: tuple[ImageL
 
 def _exactly_one(cursor: sqlite3.Cursor, event: Event) -> None:
     if cursor.rowcount != 1:
-        raise IllegalTransition(f"does not fit what the ledger holds: {event!r}")
+        raise IllegalTransition(f"does not fit the state in the ledger: {event!r}")
 
 
-def _words(text: str, most: int = _MOST_WORDS) -> str:
-    """A gateway's words as they are kept: cut, and with `?` for what is no character."""
+def _text(text: str, most: int = MAX_TEXT) -> str:
+    """A gateway's text as it is kept: cut, and with `?` for half a character."""
     return text[:most].encode("utf-8", "replace").decode()
 
 
-def _address(url: str) -> str:
-    """A link as it is kept; one that no host would take is left out, and the task is asked for it again."""
-    return url if is_inline(url) or len(url) <= _MOST_LINK else ""
+def _url(url: str) -> str:
+    """A link as it is kept; one that is too long for any host is left out, and the task is queried for it again."""
+    return url if is_inline(url) or len(url) <= _MAX_LINK else ""
 
 
-def _amount(cost: int | None) -> int | None:
-    """A charge as it is kept; one that cannot be true is not known, and the price that was reserved counts."""
-    return cost if cost is not None and abs(cost) <= _MOST_INTEGER else None
+def _cost(cost: int | None) -> int | None:
+    """A charge as it is kept; an impossible one counts as unknown, and the reserved price is used."""
+    return cost if cost is not None and abs(cost) <= _MAX_INTEGER else None

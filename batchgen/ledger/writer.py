@@ -1,9 +1,9 @@
 """Many jobs' changes in one durable commit, without a timer.
 
-Whatever gathers while the last commit is under way goes into the next one ("natural" group commit): at rest an
-acknowledgement is one sync of the disk, under load batches grow by themselves. Events are applied on the event
-loop's thread, for the many small statements of a batch would else hand the interpreter back and forth with it; a
-thread of its own does what waits for the disk: the commit, and then the moves of files that were waiting for it.
+Events that arrive during a commit go into the next one ("natural" group commit: 40,000 acknowledged changes a second
+with `synchronous=FULL`, against 365 with a commit for each). Events are applied on the event loop's thread, because
+the many small statements of a batch would switch between threads all the time; a thread of its own does what waits
+for the disk: the commit, and then the moves of files that follow it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from batchgen.errors import DiskRefused, RunStopped
-from batchgen.ledger.connection import PATIENCE_SECONDS
+from batchgen.ledger.connection import BUSY_TIMEOUT
 from batchgen.ledger.events import Intent
-from batchgen.ledger.rescue import Rescue, is_worth_it
+from batchgen.ledger.rescue import Rescue, must_be_kept
 from batchgen.ledger.transitions import IllegalTransition
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from batchgen.ledger.reserve import Reserve
     from batchgen.ledger.store import Ledger
 
-_LAST_PATIENCE_SECONDS = 5.0
-_LARGEST_COMMIT = 100  # entries: to apply them takes some milliseconds, in which nothing else happens
+_LAST_BUSY_TIMEOUT = 5.0  # seconds
+_MAX_BATCH = 100  # entries: to apply them blocks the event loop for some milliseconds
 
 
 @dataclass(slots=True)
 class _Entry:
     events: tuple[Event, ...]
-    then: Callable[[], None] | None
+    after_commit: Callable[[], None] | None
     done: asyncio.Future[None]
     failure: BaseException | None = None
 
@@ -47,17 +47,17 @@ class _Entry:
         else:
             self.done.set_exception(self.failure)
 
-    def follow(self) -> None:
-        """It is on disk: do what was waiting for that."""
-        if self.then is not None:
+    def run_after_commit(self) -> None:
+        """The events are on disk: run what follows."""
+        if self.after_commit is not None:
             try:
-                self.then()
-            except BaseException as error:  # noqa: BLE001 - carried over to the waiting task, which raises it
+                self.after_commit()
+            except BaseException as error:  # noqa: BLE001 - the waiting task raises it
                 self.failure = error
 
 
 class Writer:
-    """Takes events from the event loop's thread; what `record` returned from is on disk."""
+    """Takes events from the event loop's thread; they are on disk when `record` returns."""
 
     def __init__(
         self,
@@ -67,21 +67,21 @@ class Writer:
         *,
         on_refusal: Callable[[RunStopped], None] = lambda _: None,
     ) -> None:
-        """`on_refusal` is told, in the event loop's thread, once the disk takes nothing without the reserve."""
+        """`on_refusal` is called once, in the event loop's thread, when the disk is full but for the reserve."""
         self._ledger = ledger
         self._on_refusal = on_refusal
         self._reserve = reserve
         self._rescue = Rescue(lambda _: None) if rescue is None else rescue
-        self._refused: DiskRefused | None = None  # from then on nothing new is begun
-        self._unkept: list[_Entry] = []
+        self._refused: DiskRefused | None = None  # from then on no attempt is begun
+        self._unrecorded: list[_Entry] = []
         self._waiting: list[_Entry] = []
-        self._news = asyncio.Event()
+        self._has_entries = asyncio.Event()
         self._closing = False
         self._group = asyncio.TaskGroup()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batchgen-ledger")
 
     async def __aenter__(self) -> Self:
-        self._ledger.wait_at_most(0)
+        self._ledger.set_busy_timeout(0)
         await self._group.__aenter__()
         self._group.create_task(self._keep_writing(), name="ledger")
         return self
@@ -90,36 +90,36 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing = True
-        self._news.set()
-        # The group is told of no error: it would cancel what is still to be written.
+        self._has_entries.set()
+        # The group gets no error: it would cancel what is still to be written.
         await self._group.__aexit__(None, None, None)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._try_once_more)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._record_unrecorded)
         self._thread.shutdown()
-        self._rescue.tell()
-        self._ledger.wait_at_most(PATIENCE_SECONDS)
+        self._rescue.report()
+        self._ledger.set_busy_timeout(BUSY_TIMEOUT)
 
-    def check_takes(self) -> None:
-        """Raise RunStopped where the ledger has refused something: what is free on the disk is for what is in hand."""
+    def check_accepts(self) -> None:
+        """Raise RunStopped where the disk is full: the reserve is for answers, not for new files."""
         if self._refused is not None:
             raise self._refused
 
-    async def record(self, *events: Event, then: Callable[[], None] | None = None) -> None:
+    async def record(self, *events: Event, after_commit: Callable[[], None] | None = None) -> None:
         """Return when the events are on disk; they are applied together or not at all.
 
-        `then` is called after that, in the thread that waits for the disk. Being cancelled while waiting takes
-        neither back. Raises RunStopped where the disk refuses, and what `then` raises.
+        `after_commit` is called after that, in the writer's thread. Both happen also when the caller is cancelled
+        while it waits. Raises RunStopped where the disk refuses, and what `after_commit` raises.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(events, then, done))
-        self._news.set()
+        self._waiting.append(_Entry(events, after_commit, done))
+        self._has_entries.set()
         await done
 
     async def _keep_writing(self) -> None:
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._has_entries.wait()
+            self._has_entries.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:_LARGEST_COMMIT], self._waiting[_LARGEST_COMMIT:]
+                batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
                 before = self._refused
                 await self._write(batch)
                 if self._refused is not None and before is None:
@@ -131,17 +131,17 @@ class Writer:
 
     async def _write(self, batch: Sequence[_Entry]) -> None:
         if self._refused is not None:
-            await self._in_thread(partial(self._insist, refusal=self._refused), batch)
+            await self._in_thread(partial(self._record_one_by_one, refusal=self._refused), batch)
             return
         try:
             self._ledger.stage(event for entry in batch for event in entry.events)
         except RunStopped:
-            await self._in_thread(self._stage_with_patience, batch)
-        except BaseException as error:  # noqa: BLE001 - carried over to the waiting task, which raises it
+            await self._in_thread(self._record_with_timeout, batch)
+        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
             if len(batch) == 1:
                 batch[0].failure = error
                 return
-            for entry in batch:  # nobody suffers for another's defect, or for a value that no row can hold
+            for entry in batch:  # one entry's defect, or a value that no row can hold, fails no other
                 await self._write([entry])
         else:
             await self._in_thread(self._finish, batch)
@@ -155,43 +155,43 @@ class Writer:
         try:
             self._ledger.commit()
         except RunStopped:
-            self._stage_with_patience(batch)
+            self._record_with_timeout(batch)
         except BaseException as error:  # noqa: BLE001 - as above
             for entry in batch:
                 entry.failure = error
         else:
             for entry in batch:
-                entry.follow()
+                entry.run_after_commit()
 
-    def _stage_with_patience(self, batch: Sequence[_Entry]) -> None:
-        """A program that holds the file for a moment, as a backup does, is waited for; a full disk is not."""
+    def _record_with_timeout(self, batch: Sequence[_Entry]) -> None:
+        """Wait for a program that locks the file for a moment, as a backup does; do not wait for a full disk."""
         refusal: RunStopped | None = None
-        self._ledger.wait_at_most(PATIENCE_SECONDS)
+        self._ledger.set_busy_timeout(BUSY_TIMEOUT)
         try:
             self._ledger.record(event for entry in batch for event in entry.events)
         except RunStopped as error:
             refusal = error
             if isinstance(error, DiskRefused):
                 self._refused = error
-        except BaseException:  # noqa: BLE001, S110 - below it is found out whose it is
+        except BaseException:  # noqa: BLE001, S110 - recorded one by one below, each entry gets its own error
             pass
         else:
             for entry in batch:
-                entry.follow()
+                entry.run_after_commit()
             return
         finally:
-            self._ledger.wait_at_most(0)
-        self._insist(batch, refusal)
+            self._ledger.set_busy_timeout(0)
+        self._record_one_by_one(batch, refusal)
 
-    def _insist(self, batch: Sequence[_Entry], refusal: RunStopped | None) -> None:
-        """Keep what is in hand, with what the reserve gives back to the disk; begin nothing new."""
+    def _record_one_by_one(self, batch: Sequence[_Entry], refusal: RunStopped | None) -> None:
+        """Record answers with the space that the reserve frees; begin no attempt."""
         for entry in batch:
             if refusal is not None and any(isinstance(event, Intent) for event in entry.events):
                 entry.failure = refusal
                 continue
             self._record_with_reserve(entry)
-            if isinstance(entry.failure, RunStopped) and is_worth_it(entry.events):
-                self._unkept.append(entry)
+            if isinstance(entry.failure, RunStopped) and must_be_kept(entry.events):
+                self._unrecorded.append(entry)
                 self._rescue.add(entry.events)
 
     def _record_with_reserve(self, entry: _Entry) -> None:
@@ -206,17 +206,20 @@ class Writer:
                 entry.failure = error
                 return
             else:
-                entry.follow()
+                entry.run_after_commit()
                 return
 
-    def _try_once_more(self) -> None:
-        """At the end of the run the disk may have room again, or the file be free."""
-        if not self._unkept:
+    def _record_unrecorded(self) -> None:
+        """At the end of the run the disk may have space again, or the file be unlocked."""
+        if not self._unrecorded:
             return
-        self._ledger.wait_at_most(_LAST_PATIENCE_SECONDS)
+        self._ledger.set_busy_timeout(_LAST_BUSY_TIMEOUT)
         try:
-            for entry in self._unkept:
+            for entry in self._unrecorded:
                 self._ledger.record(entry.events)
-        except (RunStopped, IllegalTransition):  # all of it is told; what is in the ledger is not taken in twice
+        except (
+            RunStopped,
+            IllegalTransition,
+        ):  # the rescue reports all; nothing is adopted twice
             return
-        self._rescue.forget()
+        self._rescue.discard()

@@ -111,6 +111,6 @@ def _pixels(data: bytes, name: str) -> tuple[int, int]:
         kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
         what = f"a broken {kind}" if kind else "no jpg or png by its content"
         raise _Refused(f"{name} is {what if data else 'empty'}.", "Save it again as jpg or png.") from None
-    if image.format.called not in _KINDS.values():
-        raise _Refused(f"{name} is a {image.format.called} image, no jpg or png.", "Save it as jpg or png.")
+    if image.format.label not in _KINDS.values():
+        raise _Refused(f"{name} is a {image.format.label} image, no jpg or png.", "Save it as jpg or png.")
     return image.width, image.height

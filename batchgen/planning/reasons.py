@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import JobState, LedgerReader
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import JobState
 
 NOTHING_YET = "nothing is there yet"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
@@ -23,7 +24,7 @@ class Reasons:
         self._painted = painted
         self._prompts = {_digest(prompt) for prompt in ledger.known_prompts()}
         self._dropped: dict[bytes, list[Mapping[str, object]]] = {}
-        for job in ledger.dropped_jobs(_MOST_DROPPED):
+        for job in ledger.unwanted_jobs(_MOST_DROPPED):
             self._dropped.setdefault(_digest(job.prompt), []).append(_parameters(job))
 
     def of(self, job: Job, state: JobState) -> str:

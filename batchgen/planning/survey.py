@@ -15,11 +15,10 @@ from batchgen.budget import Budget, BudgetLimits, cost_of
 from batchgen.catalog.accounts import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
-from batchgen.ledger.rehearsals import real_jobs
 from batchgen.matrix.expand import expand
 from batchgen.money import micros
 from batchgen.planning.reasons import Reasons
-from batchgen.reconcile.files import Fault, is_asked_for, is_back, look_at
+from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.reconcile import check_folder, check_not_away
 
 if TYPE_CHECKING:
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import JobState, LedgerReader
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import JobState
     from batchgen.ledger.store import Ledger
     from batchgen.manifest.model import Manifest
     from batchgen.planning.selection import Selection
@@ -109,7 +109,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     account = manifest.account
     painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
     check_folder(ledger, root)
-    ledger.preview_want(expand(manifest))
+    ledger.preview_wanted_jobs(expand(manifest))
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)
@@ -127,8 +127,8 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
         elif limit is None or plan.make.jobs < limit:
             group.add(images, cost, reason)
             plan.make_by_model.setdefault(job.parameters.model, Group()).add(images, cost)
-    plan.retired_images = sum(not image.marked for image in ledger.images_to_retire())
-    if account.is_local_sandbox and (kept := real_jobs(ledger)):
+    plan.retired_images = sum(not image.watermarked for image in ledger.images_to_retire())
+    if account.is_local_sandbox and (kept := ledger.count_real_jobs()):
         plan.done.reasons[REAL_KEPT] = kept
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
@@ -166,13 +166,13 @@ def _jobs_with_lost_files(ledger: LedgerReader, root: Path) -> dict[str, str]:
     lost: dict[str, str] = {}
     away = looked_at = 0
     for image in chain(ledger.current_images(), ledger.lost_and_wanted()):
-        seen = look_at(str(root), image)
+        seen = check_file(str(root), image)
         looked_at += 1
         away += seen.fault is Fault.MISSING
         if seen.fault is not None:
             lost[image.job_id] = FILE_GONE if image.only_copy else lost.get(image.job_id, FILE_LOST)
     check_not_away(ledger, root, away, looked_at)
-    back = {image.job_id for image in ledger.lost_images() if is_asked_for(image) and is_back(str(root), image)}
+    back = {image.job_id for image in ledger.lost_images() if is_managed(image) and has_returned(str(root), image)}
     return lost | dict.fromkeys(back, FILE_BACK)
 
 
@@ -180,7 +180,7 @@ def _seconds(plan: Plan, manifest: Manifest, ledger: LedgerReader) -> float | No
     """How long it takes within the account's limits; the time of a task is the mean of this output so far."""
     account = manifest.account
     paced = plan.make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0
-    usual = ledger.usual_seconds()
+    usual = ledger.mean_task_seconds()
     if usual is None:
         return paced or None
     return max(paced, usual * (plan.make.images + plan.resumed.images) / account.concurrency)

@@ -1,6 +1,6 @@
-"""What an output folder holds that its ledger does not know: then the ledger is an old copy, or lost its `-wal` file.
+"""Finds images of an output that its ledger does not record: the ledger is then an old copy, or lost its `-wal` file.
 
-Rows of `index.csv`, and files at the names of jobs that are still to be made: what they show was paid for once.
+They are rows of `index.csv`, and files at the names of jobs that are still to be made: both were paid for once.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError, ImageBroken
 from batchgen.jobs import ImageFile, Job, Parameters, Reference, Status, job_id
-from batchgen.ledger.adoption import Delivery, FileHere, known_images, latest_of, placed_images
+from batchgen.ledger.adoption import Delivery, FoundFile
+from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import micros
-from batchgen.reports.index import INDEX, views_look
+from batchgen.reports.index import INDEX, views_stamp
 from batchgen.storage.images import inspect_file
 from batchgen.storage.paths import IMAGES, is_inside
 from batchgen.storage.tree import sha256_of
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 _BATCH = 500
 _ADVICE = (
-    "Nothing was sent. Put the ledger that belongs here back; or let `batchgen audit MANIFEST --adopt` take in what"
-    " index.csv, the files and the gateway know, unpaid."
+    "Nothing was sent. Put the ledger of this output back; or let `batchgen audit MANIFEST --adopt` add what index.csv,"
+    " the files and the gateway know, unpaid."
 )
 Row = dict[str, str]
 
@@ -42,48 +43,48 @@ Row = dict[str, str]
 
 
 def check_index_is_known(ledger: Ledger, root: Path) -> None:
-    """Raise CommandError where index.csv names what the ledger does not know; free where it is the ledger's own."""
-    looks = [views_look(root, guarded=guarded) for guarded in (False, True)]
-    if None in looks or ledger.views_stamp() in looks:
+    """Raise CommandError where index.csv has images that the ledger does not know; not read where it is current."""
+    stamps = [views_stamp(root, escape_formulas=escaped) for escaped in (False, True)]
+    if None in stamps or ledger.meta(VIEWS_STAMP) in stamps:
         return
     unknown = unknown_rows(ledger, root)
     if (first := next(unknown, None)) is not None:
         number = 1 + sum(1 for _ in unknown)
         raise CommandError(
-            f"{root / INDEX} has {number} {'image' if number == 1 else 'images'} that the ledger does not know, as"
+            f"{root / INDEX} has {number} {'image' if number == 1 else 'images'} that the ledger does not know, such as"
             f" {first.get('file_name')}: the ledger is older than the index. {_ADVICE}"
         )
 
 
 def check_names_are_free(ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]) -> None:
-    """Raise CommandError where a file stands at the name that a job still to be made would give its image."""
+    """Raise CommandError where a file already has the name that a job still to be made would give its image."""
     for job, files in files_of_pending(ledger, root, template, jobs):
         path = min(files.values())
         raise CommandError(
-            f"{root / path} stands where an image of the job {job.id} belongs, and the ledger says that this job was"
-            f" never made. {_ADVICE} If the file is your own, move it out of {root / IMAGES}"
+            f"{root / path} has the name of an image of the job {job.id}, which was never made according to the ledger."
+            f" {_ADVICE} If the file is your own, move it out of {root / IMAGES}"
         )
 
 
-# --- what there is ------------------------------------------------------------------------------------------
+# --- what is unrecorded ------------------------------------------------------------------------------------------
 
 
 def unknown_rows(ledger: Ledger, root: Path) -> Iterator[Row]:
     """The rows of index.csv whose image the ledger does not know."""
     rows = _rows(root)
     while batch := list(islice(rows, _BATCH)):
-        known = known_images(ledger, sorted({row["job_id"] for row in batch}))
+        known = ledger.known_images(sorted({row["job_id"] for row in batch}))
         yield from (row for row in batch if (row["job_id"], int(row["image_index"])) not in known)
 
 
 def files_of_pending(
     ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]
 ) -> Iterator[tuple[Job, dict[int, str]]]:
-    """Jobs that are still to be made, with the files that stand at their names, by image index."""
-    standing = _files(root)
-    if len(standing) <= placed_images(ledger, IMAGES):
-        return  # each image of the ledger is in its place: these are all
-    stems = {os.path.splitext(path)[0]: path for path in standing}  # noqa: PTH122 - names in the tree are text
+    """Jobs that are still to be made, with the files that have their names, by image index."""
+    files = _files(root)
+    if len(files) <= ledger.count_in_place():
+        return  # they are the images of the ledger
+    stems = {os.path.splitext(path)[0]: path for path in files}  # noqa: PTH122 - paths are text
     for job in jobs():
         found: dict[int, str] = {}
         for index in range(job.parameters.n):
@@ -96,7 +97,7 @@ def files_of_pending(
 
 def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
     """Whether the job is pending and the files are not those of its earlier attempts."""
-    latest = latest_of(ledger, job.id)
+    latest = ledger.latest_attempt(job.id)
     if latest is None:
         return True
     own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
@@ -112,19 +113,19 @@ def _files(root: Path) -> list[str]:
     ]
 
 
-# --- what the ledger can learn from it ------------------------------------------------------------------------
+# --- as deliveries ------------------------------------------------------------------------
 
 
 def deliveries_of_index(
     ledger: Ledger, root: Path, base_url: Callable[[str], str], jobs: Callable[[], Iterable[Job]]
 ) -> Iterator[Delivery | Row]:
-    """What the unknown rows say, a job at a time; a row as it is, where it is of no job that can be told."""
+    """The unknown rows as deliveries, one for each job; a row as it is, where its job is not known."""
     rows = sorted(unknown_rows(ledger, root), key=lambda row: row["job_id"])
-    strange = {row["job_id"] for row in rows if _job_of(row) is None}
-    asked_for = {job.id: job for job in jobs() if job.id in strange} if strange else {}
+    foreign = {row["job_id"] for row in rows if _job_of(row) is None}
+    wanted = {job.id: job for job in jobs() if job.id in foreign} if foreign else {}
     for id_, of_job in groupby(rows, key=lambda row: row["job_id"]):
         group = list(of_job)
-        job = _job_of(group[0]) or asked_for.get(id_)
+        job = _job_of(group[0]) or wanted.get(id_)
         if job is None:
             yield from group
             continue
@@ -132,7 +133,7 @@ def deliveries_of_index(
 
 
 def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str, base_url: str, at: int) -> Delivery:
-    """Images that are known by their names alone."""
+    """Images that are recognised by their names alone."""
     whole = [(index, each) for index, path in files.items() if (each := _image(root, path, index, at)) is not None]
     return Delivery(
         job=job,
@@ -166,22 +167,22 @@ def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
     )
 
 
-def _image(root: Path, path: str, index: int, at: int) -> FileHere | None:
-    """The file as it stands, or None where it is not there or no whole image."""
+def _image(root: Path, path: str, index: int, at: int) -> FoundFile | None:
+    """The file, or None where it is missing or no whole image."""
     file = root / path
     if not (is_inside(path) and path.startswith(IMAGES)):
         return None
     try:
-        info, size = inspect_file(file), file.stat()
+        info, status = inspect_file(file), file.stat()
         sha256 = sha256_of(file)
     except (OSError, ImageBroken):
         return None
-    image = ImageFile(index=index, path=path, sha256=sha256, bytes=size.st_size, width=info.width, height=info.height)
-    return FileHere(image=image, mtime_ns=size.st_mtime_ns, fetched_at=at)
+    image = ImageFile(index=index, path=path, sha256=sha256, bytes=status.st_size, width=info.width, height=info.height)
+    return FoundFile(image=image, mtime_ns=status.st_mtime_ns, fetched_at=at)
 
 
 def _rows(root: Path) -> Iterator[Row]:
-    """Rows that name an image of a job; a file with other columns is none of ours, and has none."""
+    """The rows that name an image of a job; a file with other columns has none."""
     try:
         with (root / INDEX).open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file, restval=""):
@@ -194,7 +195,7 @@ def _rows(root: Path) -> Iterator[Row]:
 
 
 def _job_of(row: Row) -> Job | None:
-    """The job as its row tells it; None where that is not the request from which its id was made."""
+    """The job of a row; None where its id is not that of the request in the row."""
     try:
         rest: dict[str, Any] = json.loads(row["params"])
         repeat, labels = int(rest.pop("repeat", 0)), rest.pop("vars", {})

@@ -1,7 +1,7 @@
 """`index.csv` and `failures.csv`: views of the ledger, written beside and moved into place when whole.
 
 UTF-8, RFC 4180, in manifest order; the same state writes the same bytes. Cells hold the exact text, unless the
-manifest wants them guarded for spreadsheets (`output.spreadsheet_safe`).
+manifest asks for formulas to be escaped (`output.spreadsheet_safe`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import plain
 from batchgen.storage.tree import disk_refused
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.jobs import Job
-    from batchgen.ledger.reader import FailureRow, IndexRow, LedgerReader
+    from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import FailureRow, IndexRow
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
 
@@ -30,44 +32,53 @@ INDEX = "index.csv"
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 FAILURES = "failures.csv"
 
-_ASKED = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
+_REQUEST = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
 INDEX_COLUMNS = (
     *("file_name", "sha256", "bytes", "width", "height", "job_id", "image_index"),
-    *_ASKED,
+    *_REQUEST,
     *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params", "warning"),
 )
-FAILURE_COLUMNS = ("job_id", "status", "code", "message", "attempts", "task_id", *_ASKED, "provider", "params")
+FAILURE_COLUMNS = (
+    "job_id",
+    "status",
+    "code",
+    "message",
+    "attempts",
+    "task_id",
+    *_REQUEST,
+    "provider",
+    "params",
+)
 
 
-def write_views(ledger: Ledger, tree: Tree, *, guarded: bool = False) -> None:
+def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False) -> None:
     """Write both views, unless they already show the ledger's latest change.
 
-    `guarded`: no cell is a formula to a spreadsheet.
-
-    Raises RunStopped where the disk refuses; what was there before then stays whole.
+    `escape_formulas`: no cell is a formula to a spreadsheet. Raises RunStopped where the disk refuses; the files of
+    before then stay whole.
     """
-    stamp = views_look(tree.root, guarded=guarded)
-    if stamp is not None and ledger.views_stamp() == stamp:
+    stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
+    if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp:
         return
-    guard = _guarded if guarded else _exact
-    _write(tree, INDEX, INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows())))
-    failures = map(guard, map(_failure_cells, ledger.failure_rows()))
+    convert = _escaped if escape_formulas else _exact
+    _write(tree, INDEX, INDEX_COLUMNS, map(convert, map(_index_cells, ledger.index_rows())))
+    failures = map(convert, map(_failure_cells, ledger.failure_rows()))
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
         _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
-    ledger.stamp_views(views_look(tree.root, guarded=guarded) or "")
+    ledger.set_meta(VIEWS_STAMP, views_stamp(tree.root, escape_formulas=escape_formulas) or "")
 
 
 def index_is_current(ledger: LedgerReader, root: Path) -> bool:
-    """Whether index.csv holds, to the byte, what the ledger knows, guarded for spreadsheets or not."""
-    return _is_current(ledger, root, _exact) or _is_current(ledger, root, _guarded)
+    """Whether index.csv is, to the byte, what the ledger gives, with formulas escaped or not."""
+    return _is_current(ledger, root, _exact) or _is_current(ledger, root, _escaped)
 
 
-def _is_current(ledger: LedgerReader, root: Path, guard: Callable[[list[object]], list[object]]) -> bool:
+def _is_current(ledger: LedgerReader, root: Path, convert: Callable[[list[object]], list[object]]) -> bool:
     try:
         with (root / INDEX).open("rb") as file:
-            for line in _lines(INDEX_COLUMNS, map(guard, map(_index_cells, ledger.index_rows()))):
+            for line in _lines(INDEX_COLUMNS, map(convert, map(_index_cells, ledger.index_rows()))):
                 if file.read(len(line)) != line:
                     return False
             return not file.read(1)
@@ -102,8 +113,8 @@ def _exact(cells: list[object]) -> list[object]:
     return cells
 
 
-def _guarded(cells: list[object]) -> list[object]:
-    """With an apostrophe before what a spreadsheet would take for a formula."""
+def _escaped(cells: list[object]) -> list[object]:
+    """With an apostrophe before what a spreadsheet takes for a formula."""
     return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in cells]
 
 
@@ -116,7 +127,7 @@ def _index_cells(row: IndexRow) -> list[object]:
         row.height or "",
         row.job.id,
         row.index,
-        *_asked(row.job),
+        *_request_cells(row.job),
         row.account,
         row.task_id,
         row.attempts,
@@ -136,13 +147,13 @@ def _failure_cells(row: FailureRow) -> list[object]:
         row.message,
         row.attempts,
         row.task_id,
-        *_asked(row.job),
+        *_request_cells(row.job),
         row.account,
         _params(row.job),
     ]
 
 
-def _asked(job: Job) -> tuple[object, ...]:
+def _request_cells(job: Job) -> tuple[object, ...]:
     parameters = job.parameters
     return (
         job.prompt_id,
@@ -155,8 +166,8 @@ def _asked(job: Job) -> tuple[object, ...]:
 
 
 def _params(job: Job) -> str:
-    """The rest of what was asked for, as JSON: `n`, the reference image by its content, fidelities, repeat."""
-    rest: dict[str, Any] = {k: v for k, v in job.parameters.canonical().items() if k not in _ASKED}
+    """The rest of the request, as JSON: `n`, the reference image by its content, fidelities, repeat, vars."""
+    rest: dict[str, Any] = {k: v for k, v in job.parameters.canonical().items() if k not in _REQUEST}
     if job.repeat:
         rest["repeat"] = job.repeat
     if job.labels:
@@ -180,8 +191,8 @@ def _time(ms: int | None) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def views_look(root: Path, *, guarded: bool = False) -> str | None:
-    """What the views on disk look like; None where the index is not there."""
+def views_stamp(root: Path, *, escape_formulas: bool = False) -> str | None:
+    """Sizes and times of the views on disk, to see whether they are current; None where there is no index."""
     parts = []
     for name in (INDEX, FAILURES):
         try:
@@ -190,4 +201,4 @@ def views_look(root: Path, *, guarded: bool = False) -> str | None:
             parts.append("-")
         else:
             parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-    return None if parts[0] == "-" else " ".join([*parts, *(["guarded"] if guarded else [])])
+    return None if parts[0] == "-" else " ".join([*parts, *(["guarded"] if escape_formulas else [])])

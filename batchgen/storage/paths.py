@@ -1,7 +1,7 @@
 """Names of image files: a path template, and what it renders for one image.
 
-A name must survive every file system that the tree may be copied to, so whatever a prompt's id or a
-variable holds is made portable here, and a name that grows too long is cut where it tells nothing apart.
+A name must be valid on every file system that the output may be copied to, so the values of prompt ids and variables
+are made portable here, and a name that is too long is cut, but never in the parts that make it unique.
 Paths are relative to the output folder and use `/`.
 """
 
@@ -31,15 +31,15 @@ PLACEHOLDERS = ("model", "aspect_ratio", "resolution", "prompt_id", "job_id", "i
 DEFAULT_TEMPLATE = "{model}/{aspect_ratio}/{prompt_id}-{job_id}-{index}{ext}"
 
 # An image keeps its name under `watermarked/` and `retired/`, whose own names are longer: the difference is
-# left free, and where a template has no job id, the room that `retired` needs to add it.
-_ROOM = LONGEST - (len(WATERMARKED) - len(IMAGES))
-_ROOM_WITHOUT_ID = LONGEST - (len(RETIRED) - len(IMAGES)) - (ID_LENGTH + 1)
-_KEPT = frozenset({"job_id", "index", "ext"})  # these tell files apart and are never cut
+# left free, and where a template has no job id, the bytes that `retired` needs to add it.
+_MAX_BYTES = LONGEST - (len(WATERMARKED) - len(IMAGES))
+_MAX_BYTES_WITHOUT_ID = LONGEST - (len(RETIRED) - len(IMAGES)) - (ID_LENGTH + 1)
+_KEPT = frozenset({"job_id", "index", "ext"})  # these make a name unique and are never cut
 _LONGEST_EXT = len(".webp")
 
 _FORBIDDEN = re.compile(
     r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f'
-    r"\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"  # these turn a name round or break its line on screen
+    r"\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"  # these reverse a name or break its line on screen
     r"\ud800-\udfff]"  # half of a character: has no UTF-8
 )
 _BLANKS = re.compile(r"\s+")
@@ -50,23 +50,23 @@ _PADDING = re.compile(r"0([1-9])d?")
 
 
 class PathInvalid(BatchgenError):
-    """A path template that cannot be used; the message says why and what to write instead."""
+    """A path template is invalid; the message says why and what to write instead."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """A stretch of a template: fixed text, then at most one placeholder."""
+    """A part of a template: fixed text, then at most one placeholder."""
 
     literal: str
-    name: str = ""  # empty where no placeholder follows: at the end, or before a brace that is meant as such
+    name: str = ""  # empty where no placeholder follows: at the end, or before a literal brace
     width: int = 0  # of a zero-padded index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathTemplate:
-    """A checked template, split once. Get one from `parse`."""
+    """A valid template, split once. Made by `parse`."""
 
     text: str
     fields: frozenset[str]
@@ -76,32 +76,27 @@ class PathTemplate:
     def parse(cls, text: str, known: Collection[str] = ()) -> PathTemplate:
         """Read a template; `known` are the names of variables besides the fixed placeholders.
 
-        Raises `PathInvalid` for whatever could leave the tree or name a file that some system cannot hold.
+        Raises `PathInvalid` for a path that could leave the output, or that some file system does not allow.
         """
         pieces = tuple(_split(text, {*PLACEHOLDERS, *known}))
         _check_shape(text, pieces)
         template = cls(text=text, fields=frozenset(p.name for p in pieces if p.name), pieces=pieces)
-        if template._room_for_values() < 0:
+        if template._bytes_for_values() < 0:
             raise PathInvalid(
-                f"The path {_quoted(text)} is too long: its fixed text leaves no room for a name of "
-                f"{LONGEST} bytes. Shorten it."
+                f"The path {_quoted(text)} is too long: a name has at most {LONGEST} bytes, and its fixed"
+                " text leaves too few of them. Shorten it."
             )
         return template
-
-    @property
-    def tells_apart(self) -> bool:
-        """Whether it gives every image of every job a name of its own, whatever the jobs are."""
-        return {"job_id", "index"} <= self.fields
 
     def render(self, job: Job, index: int, ext: str) -> str:
         """The name of one image, `images/` first; `index` counts from 0, `ext` has its dot.
 
-        A variable that this job does not have is `_`, as is a value of which nothing portable is left.
+        A variable that this job does not have is `_`, as is a value without portable characters.
         """
         values = [_value(piece, job, index, ext) for piece in self.pieces]
         path = self._join(values)
         size = len(path) if path.isascii() else len(path.encode())
-        if size <= self._room():
+        if size <= self._max_bytes():
             return path
         return self._join(self._cut(values))
 
@@ -111,29 +106,29 @@ class PathTemplate:
             parts.append(piece.literal)
             parts.append(value)
         path = "".join(parts)
-        if not path.isascii():  # pieces that are normal each need not be so together
+        if not path.isascii():  # normalised parts need not be normalised together
             path = unicodedata.normalize("NFC", path)
         return _DEVICE.sub("/_", path)
 
-    def _room(self) -> int:
-        return _ROOM if "job_id" in self.fields else _ROOM_WITHOUT_ID
+    def _max_bytes(self) -> int:
+        return _MAX_BYTES if "job_id" in self.fields else _MAX_BYTES_WITHOUT_ID
 
-    def _room_for_values(self) -> int:
-        """Bytes for the values that can be cut, beyond one for each; below 0 the template is too long."""
+    def _bytes_for_values(self) -> int:
+        """The bytes for values that can be cut, beyond one for each; negative where the template is too long."""
         sizes = {"job_id": ID_LENGTH, "index": 3, "ext": _LONGEST_EXT}
         used = len(IMAGES)
         for piece in self.pieces:
             used += len(piece.literal.encode()) + max(piece.width, sizes.get(piece.name, 1 if piece.name else 0))
-        return self._room() - used - self._segments()
+        return self._max_bytes() - used - self._segments()
 
     def _segments(self) -> int:
-        """How many segments: each may be lengthened by the `_` before the name of a device."""
+        """How many segments there are: each may get a `_` before the name of a device."""
         return 1 + sum(piece.literal.count("/") for piece in self.pieces)
 
     def _cut(self, values: Sequence[str]) -> list[str]:
         """Shorten the longest values first, all to the same level, until the name fits."""
         sizes = [len(value.encode()) for value in values]
-        free = self._room() - self._segments() - len(IMAGES)
+        free = self._max_bytes() - self._segments() - len(IMAGES)
         free -= sum(len(piece.literal.encode()) for piece in self.pieces)
         free -= sum(size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name in _KEPT)
         level = _level([s for p, s in zip(self.pieces, sizes, strict=True) if p.name not in _KEPT], free)
@@ -144,28 +139,28 @@ class PathTemplate:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path from a ledger or an index is that of an image in the output's own folders."""
+    """Whether a path from a ledger or an index is in the output's own image folders."""
     return path.startswith((IMAGES, RETIRED, WATERMARKED)) and "/../" not in f"{path}/" and "\0" not in path
 
 
 def check_inside(path: str, job_id: str) -> None:
-    """Raise CommandError for a path or an id in a ledger that would lead out of the output: it is not of our making."""
+    """Raise CommandError for a path or an id in a ledger that leads out of the output: batchgen did not write it."""
     if not (is_inside(path) and is_id(job_id)):
         raise CommandError(
             f"The ledger names the file {path!r} of the job {job_id!r}, which is not in the output's own folders:"
-            " batchgen has not written that. Nothing was changed; choose another --output."
+            " batchgen did not write that. Nothing was changed; choose another --output."
         )
 
 
 def watermarked(path: str) -> str:
-    """Where the watermarked copy of an image goes: the same name in another tree."""
+    """The path of the watermarked copy of an image: the same name in another folder."""
     return WATERMARKED + path.removeprefix(IMAGES)
 
 
 def retired(path: str, job_id: str) -> str:
-    """Where an image goes that is no longer asked for: its name, with the job's id where that is not in it.
+    """The path of an image that is no longer wanted: its name, with the job's id where that is not in it.
 
-    The id keeps apart what a later job of the same name left, and says which job it comes back to.
+    With the id, images of different jobs that had the same name do not collide.
     """
     name = path.removeprefix(IMAGES)
     if job_id in name:
@@ -175,7 +170,7 @@ def retired(path: str, job_id: str) -> str:
 
 
 def folded(path: str) -> str:
-    """What two names share when some file system takes them for one: same but for case or composition."""
+    """The key of a name that is equal for names which some file system takes for one: without case, composed."""
     return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
 
 
@@ -188,7 +183,7 @@ def _split(text: str, known: Collection[str]) -> list[_Piece]:
     except ValueError as error:
         raise PathInvalid(
             f"The path {_quoted(text)} cannot be read: {error}. Write a placeholder as {{model}}, "
-            "and a brace that is meant as such twice."
+            "and a literal brace twice."
         ) from error
     return [
         _Piece(literal=literal)
@@ -203,7 +198,7 @@ def _known(name: str, known: Collection[str], conversion: str | None) -> str:
         raise PathInvalid(f"The placeholder {{{name}!{conversion}}} has a conversion: write {{{name}}}.")
     if name in known:
         return name
-    from difflib import get_close_matches  # noqa: PLC0415 - only a fault needs it
+    from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
     nearest = get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"Did you mean {{{nearest[0]}}}? " if nearest else ""
@@ -212,13 +207,13 @@ def _known(name: str, known: Collection[str], conversion: str | None) -> str:
 
 
 def _width(name: str, spec: str) -> int:
-    """The width of `{index:03}`; no other format is taken, so that a name depends on values alone."""
+    """The width of `{index:03}`; no other format is allowed, so that a name depends on values alone."""
     if not spec:
         return 0
     match = _PADDING.fullmatch(spec)
     if name != "index" or match is None:
         raise PathInvalid(
-            f"The placeholder {{{name}:{spec}}} has a format: write {{{name}}}. Only {{index:03}} and the like pad."
+            f"The placeholder {{{name}:{spec}}} has a format: write {{{name}}}. Only {{index:03}} is padded."
         )
     return int(match[1])
 
@@ -227,7 +222,7 @@ def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
     for piece in pieces:
         _check_literal(text, piece.literal)
     if not pieces or pieces[-1].name != "ext" or [p.name for p in pieces].count("ext") > 1:
-        raise PathInvalid(f"The path {_quoted(text)} must end in {{ext}}, and name it only there.")
+        raise PathInvalid(f"The path {_quoted(text)} must end in {{ext}}, and have it only there.")
     skeleton = "".join(piece.literal + ("x" if piece.name else "") for piece in pieces).removesuffix("x")
     if skeleton.startswith("/"):
         raise PathInvalid(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
@@ -238,21 +233,21 @@ def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
 def _check_literal(text: str, literal: str) -> None:
     bad = sorted(set(_FORBIDDEN.findall(literal.replace("/", ""))))
     if bad or not literal.isprintable():
-        shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual blank"
-        raise PathInvalid(f"The path {_quoted(text)} holds what not every system allows in a name: {shown}.")
+        shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual space"
+        raise PathInvalid(f"The path {_quoted(text)} has characters that some systems do not allow in a name: {shown}.")
     if literal and unicodedata.category(literal[0]).startswith("M"):
-        raise PathInvalid(f"The path {_quoted(text)} has an accent that would change the value before it.")
+        raise PathInvalid(f"The path {_quoted(text)} has an accent that would change the value before it. Remove it.")
 
 
 def _check_segment(text: str, segment: str) -> None:
     if segment in {".", ".."}:
-        raise PathInvalid(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: leave it out.")
+        raise PathInvalid(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: remove that.")
     if not segment:
         raise PathInvalid(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
     if segment.endswith(".") and text.endswith(segment[-1:] + "{ext}"):
-        raise PathInvalid(f"The path {_quoted(text)} has a dot before {{ext}}, which brings its own: leave it out.")
+        raise PathInvalid(f"The path {_quoted(text)} has a dot before {{ext}}, which has its own: remove it.")
     if segment[0] in " ." or segment[-1] in " .":
-        raise PathInvalid(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space.")
+        raise PathInvalid(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space: remove it.")
 
 
 def _quoted(text: str) -> str:
@@ -275,7 +270,7 @@ def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
         return _portable(job.prompt_id)
     if not name:
         return ""
-    value = job.labels.get(name)  # an axis entry's own `id` goes before its value
+    value = job.labels.get(name)  # an axis entry's own `id` takes precedence over its value
     if value is None:
         value = getattr(job.parameters, name) if name in PLACEHOLDERS else ""
     return _portable(value.replace(":", "x") if name == "aspect_ratio" else value)
@@ -283,12 +278,12 @@ def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _portable(value: str) -> str:
-    """A value as part of a name. Never empty, and no edge of it is a dot or a blank."""
+    """A value as part of a name. It is never empty, and neither begins nor ends with a dot or a space."""
     if not value.isascii():
         value = unicodedata.normalize("NFC", value)
     value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", value)).strip(" .")
     if value and unicodedata.category(value[0]).startswith("M"):
-        return "_" + value  # an accent on nothing would join the character before it, as that of an id
+        return "_" + value  # an accent would combine with the character before it
     return value or "_"
 
 

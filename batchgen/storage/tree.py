@@ -1,9 +1,9 @@
 """The output folder: scratch files, and moving whole files into place.
 
-Every file reaches its place in the same way, whether it was fetched, renamed or retired: it stands whole
-in the scratch folder under a name of its own, then the ledger records where it belongs, then it is moved.
-Whatever stops in between, `reconcile.finish_moves` finishes: a scratch file that the ledger knows by its hash only
-has to be moved, every other one is a torn download.
+A file reaches its place in the same way, whether it was downloaded, renamed or retired: it is written whole to the
+scratch folder under a name of its own, then the ledger records its path, then it is moved there. Whatever is
+interrupted, `reconcile.finish_moves` finishes: a scratch file whose hash the ledger has only needs to be moved, every
+other one is an unfinished download.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeFile:
-    """A file in the scratch folder that was checked and is on disk."""
+    """A file in the scratch folder that is checked and synced."""
 
     sha256: str
     bytes: int
@@ -50,17 +50,14 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.scratch = root / SCRATCH
-        self._made: set[str] = set()
+        self._known_folders: set[str] = set()
         self._identity: tuple[int, int] | None = None  # of the folder, once it is prepared
         self._tops: dict[str, tuple[int, int]] = {}  # which folder, on which device, each of `_TOPS` is
 
     def prepare(self) -> None:
-        """Make the folder, and try what will be needed before anything is paid for.
-
-        Raises RunStopped with a sentence where the disk does not let us.
-        """
+        """Make the folder, and try to write to it before anything is paid for. Raises RunStopped where that fails."""
         try:
-            make_lasting(self.root)
+            mkdir_durable(self.root)
             self._identity = _identity(self.root)
             self._check_own_names()
             self.scratch.mkdir(exist_ok=True)
@@ -72,10 +69,10 @@ class Tree:
             raise disk_refused(error, error.filename or self.root) from error
         for name in ("index.csv", "failures.csv"):
             if (self.root / name).is_dir():
-                raise DiskRefused(f"{self.root / name} is a folder, and a file is to be written there. Move it away.")
+                raise DiskRefused(f"{self.root / name} is a folder, and should be a file. Move it away.")
 
     def _check_own_names(self) -> None:
-        """Raise CommandError where a file of batchgen's own is a symbolic link: it would be written elsewhere."""
+        """Raise CommandError where a file of batchgen's own is a symbolic link: its target would be written."""
         for name in (SCRATCH, *_OWN_FILES):
             if (self.root / name).is_symlink():
                 raise CommandError(
@@ -84,7 +81,7 @@ class Tree:
                 )
 
     def check_in_place(self) -> None:
-        """Raise RunStopped where the folder was moved away while the run is going: its path is no longer its own."""
+        """Raise RunStopped where the folder was moved during the run: its path may be that of another one."""
         try:
             if self._identity is None or _identity(self.root) == self._identity:
                 return
@@ -95,15 +92,15 @@ class Tree:
     def _moved(self) -> RunStopped:
         return RunStopped(
             f"{self.root} was moved while this run was going. Nothing more is sent, and nothing is lost: run again with"
-            " --output and the folder's new place."
+            " --output and the folder's new path."
         )
 
     def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
-        """Where an image (job id, attempt, index, marked) stands until it is moved into place."""
+        """The path of an image (job id, attempt, index, watermarked) until it is moved into place."""
         return self.scratch / "-".join(map(str, key))
 
     def place(self, key: tuple[str, int, int, int], path: str) -> None:
-        """Move a whole file from the scratch folder to its place; a file of the user's that is there is set aside."""
+        """Move a whole file from the scratch folder to its place; a user's file of that name is set aside."""
         self.check_in_place()
         target = self.root / path
         source = self.scratch_path(key)
@@ -116,31 +113,31 @@ class Tree:
         except OSError as error:
             raise disk_refused(error, target) from error
 
-    def lift(self, key: tuple[str, int, int, int], path: str) -> bool:
-        """Move a placed file back into the scratch folder, on its way to another place; False if it is not there."""
+    def move_to_scratch(self, key: tuple[str, int, int, int], path: str) -> bool:
+        """Move a file from its place back to the scratch folder, to be placed elsewhere; False if it is missing."""
         try:
             _move(self.root / path, self.scratch_path(key))
         except FileNotFoundError:
             return False
         except OSError as error:
             raise disk_refused(error, self.root / path) from error
-        self._made.clear()
+        self._known_folders.clear()
         return True
 
-    def tidy(self) -> None:
+    def remove_scratch_if_empty(self) -> None:
         """Remove the scratch folder when it is empty."""
         _remove_if_empty(self.scratch)
 
-    def prune(self) -> None:
+    def remove_empty_folders(self) -> None:
         """Remove folders that have become empty."""
         for top in _TOPS:
             for folder, _, _ in os.walk(self.root / top, topdown=False):
                 _remove_if_empty(folder)
         self._tops.clear()
-        self._made.clear()
+        self._known_folders.clear()
 
     def _check_top(self, path: str) -> None:
-        """A file is put only into the folder that was there at first: under a drive that is gone, it would be lost."""
+        """Raise RunStopped where the top folder is another one than before: a file in a mount point would be lost."""
         top = self.root / path.partition("/")[0]
         try:
             now = _identity(top)
@@ -149,11 +146,11 @@ class Tree:
                 return  # the first file of a new output
             now = None
         if self._tops.setdefault(top.name, now or (0, 0)) != now:
-            raise gone_as_a_whole(top)
+            raise folder_gone(top)
 
     def _make_folder(self, folder: Path) -> None:
         name = str(folder)
-        if name not in self._made:
+        if name not in self._known_folders:
             top = self.root / folder.relative_to(self.root).parts[0]
             top.mkdir(exist_ok=True)
             above = next(each for each in (folder, *folder.parents) if each.exists())
@@ -163,11 +160,11 @@ class Tree:
                     f" {top} itself may be one."
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            self._made.add(name)
+            self._known_folders.add(name)
 
 
 def _probe(folder: Path) -> None:
-    """Try whether a file can be made; a link that stands at its name is not followed."""
+    """Make and remove a file; a link of its name is not followed."""
     probe = folder / ".probe"
     if probe.is_symlink():
         probe.unlink()
@@ -175,14 +172,14 @@ def _probe(folder: Path) -> None:
     probe.unlink()
 
 
-def make_lasting(folder: Path) -> None:
+def mkdir_durable(folder: Path) -> None:
     """Make a folder that survives a power cut: each new name is synced in the folder above it.
 
-    The ledger is in it: an intent that is on disk is none while the way to it is not.
+    The ledger is in the folder, so an intent is on disk only when the folder is.
     """
     if folder.is_dir():
         return
-    make_lasting(folder.parent)
+    mkdir_durable(folder.parent)
     folder.mkdir(exist_ok=True)
     above = os.open(folder.parent, os.O_RDONLY)
     try:
@@ -192,8 +189,8 @@ def make_lasting(folder: Path) -> None:
         os.close(above)
 
 
-def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
-    """Write pieces of a body to a scratch file; runs in a thread."""
+def write_chunk(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
+    """Write a part of a body to a scratch file; runs in a thread."""
     try:
         with path.open("wb" if first else "ab") as file:
             file.writelines(pieces)
@@ -201,11 +198,11 @@ def write_slab(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
         raise _not_written(error, path) from error
 
 
-def finish(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
-    """Write the last pieces, check the image, hash it and have it on disk; runs in a thread.
+def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
+    """Write the last pieces, check the image, hash it and sync it; runs in a thread.
 
-    A body that came in one slab is checked and hashed as it stands in memory: each reading back of it would cost
-    as much as the check. Raises ImageBroken where it is not a whole image, RunStopped where the disk refuses.
+    A body that came in one chunk is checked and hashed in memory: to read it back costs as much as the check.
+    Raises ImageBroken where it is not a whole image, RunStopped where the disk refuses.
     """
     body = b"".join(pieces)
     try:
@@ -229,7 +226,7 @@ def _not_written(error: OSError, path: Path) -> RunStopped | TooFewDescriptors:
 
 
 def _write_all(file: FileIO, body: bytes) -> None:
-    """A full disk may take a part of it without an error; the next write then says why."""
+    """Write all of it: a full disk may take a part without an error, and the next write then raises it."""
     rest = memoryview(body)
     while rest:
         rest = rest[file.write(rest) :]
@@ -241,23 +238,23 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _are_same(source: Path, target: Path) -> bool:
-    """A move between two disks that was stopped half-way may have left the file at both ends."""
+    """A move between two disks that was interrupted may have left the file in both places."""
     return (
         target.is_file() and source.stat().st_size == target.stat().st_size and sha256_of(source) == sha256_of(target)
     )
 
 
-def gone_as_a_whole(folder: Path) -> DiskRefused:
-    """The sentence that ends a run whose images are suddenly all away."""
+def folder_gone(folder: Path) -> DiskRefused:
+    """The error that ends a run whose images are suddenly all missing."""
     return DiskRefused(
-        f"{folder} is not the folder that it was, or is empty: is a drive not mounted? Nothing more is sent, and no"
-        " image is taken to be lost. Bring the folder back, then run again to go on; or, if the images are really"
-        " lost, fetch them again, unpaid, with --refetch."
+        f"{folder} is empty or another folder than before: is a drive not mounted? Nothing more is sent, and no image"
+        " is recorded as lost. Restore the folder, then run again to go on; or, if the images are really lost, download"
+        " them again, unpaid, with --refetch."
     )
 
 
 def set_aside(source: Path, target: Path) -> None:
-    """Keep a file that is in the way, or not what it was, under a name that tells its content."""
+    """Keep a file that is in the way, or was changed, under a name with the hash of its content."""
     target = target.with_name(f"{target.stem}-{sha256_of(source)[:8]}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -292,9 +289,10 @@ def sha256_of(path: Path | str) -> str:
 
 
 def disk_refused(error: OSError, path: object) -> DiskRefused:
-    """A refusal of the disk as the sentence that ends the run."""
+    """The error that ends a run when the disk refuses."""
     return DiskRefused(
-        f"{path} cannot be written: {error.strerror or error}. Nothing more is sent; mend it, then run again to go on."
+        f"{path} cannot be written: {error.strerror or error}. Nothing more is sent; free disk space or fix the"
+        " permissions, then run again to go on."
     )
 
 

@@ -151,7 +151,7 @@ def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
     root = folder / "outputs" / "bench"
     root.mkdir(parents=True)
     ledger = Ledger.open(root / FILE_NAME)
-    ledger.want(expand(manifest))
+    ledger.set_wanted_jobs(expand(manifest))
     now = int(time.time() * 1000)
     for number, job in enumerate(expand(manifest)):
         links = tuple(ImageLink(index=i, url=f"{origin}/{number}-{i}.png") for i in range(IMAGES_PER_TASK))

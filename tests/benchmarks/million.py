@@ -70,11 +70,11 @@ def make(folder: Path) -> None:
     tree = Tree(folder / "outputs" / rig.NAME)
     tree.prepare()
     ledger = Ledger.open(tree.root / FILE_NAME)
-    ledger.want(expand(manifest))
+    ledger.set_wanted_jobs(expand(manifest))
     jobs = enumerate(expand(manifest))
     while batch := list(islice(jobs, _BATCH)):
         ledger.record(event for number, job in batch for event in done(number, job, tree, manifest))
-    ledger.settle_for(manifest.digest)
+    ledger.mark_reconciled(manifest.digest)
     ledger.close()
     usage = rig.launch(folder, path).wait()  # writes the index
     if usage.exit_code:
@@ -101,7 +101,7 @@ def done(number: int, job: Job, tree: Tree, manifest: Manifest) -> Iterator[Even
     link = ImageLink(index=0, url=f"{_UNREACHABLE}/images/{number}/0.png")
     yield Made(job_id=job.id, attempt=1, links=(link,), cost=None, at=at)
     image = ImageFile(index=0, path=path, sha256=_SHA256, bytes=_BYTES, width=1360, height=768)
-    yield Fetched(job_id=job.id, attempt=1, image=image, marked=False, mtime_ns=mtime_ns, at=at)
+    yield Fetched(job_id=job.id, attempt=1, image=image, watermarked=False, mtime_ns=mtime_ns, at=at)
 
 
 def write(path: Path) -> int:

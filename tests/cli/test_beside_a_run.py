@@ -61,7 +61,7 @@ def test_costs_have_their_unit(tmp_path):
         done = batchgen("run", path, "--max-cost", "1.2", cwd=tmp_path)
         assert done.stderr.count("1.2 EUR") == 1
         assert "0.5 EUR" in done.stderr
-        assert "1 EUR spent or in flight" in batchgen("status", path, cwd=tmp_path).stdout
+        assert "1 EUR spent, 0 reserved" in batchgen("status", path, cwd=tmp_path).stdout
         told = json.loads(batchgen("status", path, "--json", "--output", "outputs/tried", cwd=tmp_path).stdout)
         assert (told["cost"], told["unit"]) == ("1", "EUR")
         told = json.loads(batchgen("run", path, "--json", cwd=tmp_path).stdout)

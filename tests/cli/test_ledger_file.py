@@ -1,4 +1,4 @@
-"""The ledger's file: earlier versions, network file systems, and what a crash leaves of its making."""
+"""The ledger's file: earlier versions, and network file systems."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from output_checks import check_invariant
 
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
-from batchgen.ledger import store
-from batchgen.ledger.migrations import migrate
+from batchgen.ledger import versions
 from batchgen.ledger.mounts import shared_kind
-from batchgen.ledger.store import FILE_NAME, VERSION, Ledger
+from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.versions import VERSION, migrate
 
 KEPT = sorted((Path(__file__).parents[1] / "cases" / "ledgers").glob("version-*.sqlite3"))
 TABLE = """\
@@ -111,10 +111,10 @@ def test_a_network_file_system_is_known_by_the_table_of_mounts(folder, kind):
 
 
 def test_on_a_network_file_system_no_write_ahead_log_is_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "shared_kind", lambda _: "nfs4")
+    monkeypatch.setattr(versions, "shared_kind", lambda _: "nfs4")
     ledger = Ledger.open(tmp_path / FILE_NAME)
     assert ledger.db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
-    ledger.want([])
+    ledger.set_wanted_jobs([])
     assert not (tmp_path / f"{FILE_NAME}-wal").exists()
     ledger.close()
 

@@ -67,10 +67,10 @@ def test_without_a_terminal_there_is_a_line_for_each_change_and_a_last_sentence(
     assert (done.returncode, done.stderr) == (0, "")
     *changes, last = done.stdout.splitlines()
     said = [change.partition("  ")[2] for change in changes]
-    assert said[-1] == "4 done; 4 images in place, 4 units spent or in flight"
+    assert said[-1] == "4 done; 4 images in place, 4 units spent, 0 reserved"
     assert len(said) > 1
     assert all(one != other for one, other in pairwise(said))
-    assert last == "The run has ended: nothing changes any more."
+    assert last == "The run has ended: nothing is left to do."
     assert ended(run)[0] == 0
 
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_killed_has_ended_and_what_is_left_is_said(tmp_path, slow
     ended(run)
     code, out, errors = ended(watching)
     assert (code, errors) == (0, "")
-    assert "left, which the next run goes on with." in out.splitlines()[-1]
+    assert "left for the next run." in out.splitlines()[-1]
 
 
 def test_a_run_with_failures_ends_it_with_1(tmp_path):
@@ -137,7 +137,7 @@ def test_where_no_run_is_going_it_ends_at_once_and_writes_nothing(tmp_path, gate
     assert batchgen("run", path, cwd=tmp_path).returncode == 0
     before = {file: file.stat().st_mtime_ns for file in output_of(path).rglob("*")}
     done = batchgen("status", path, "--watch", cwd=tmp_path)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "No run is going: nothing changes any more.")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "No run is going: nothing is left to do.")
     assert {file: file.stat().st_mtime_ns for file in output_of(path).rglob("*")} == before
 
 
@@ -155,16 +155,17 @@ def test_a_run_ends_whole_under_eyes_that_never_close(tmp_path):
 
 def test_the_ledger_is_read_only_when_it_was_written_to(tmp_path, monkeypatch, capsys):
     looks, read = [], []
-    monkeypatch.setattr(watch, "standing", lambda *words, honest=watch.standing: read.append(1) or honest(*words))
+    honest = watch.status_report
+    monkeypatch.setattr(watch, "status_report", lambda *words: read.append(1) or honest(*words))
     ledger = Ledger.open(tmp_path / "state.sqlite3")
-    ledger.settle_for("a manifest")
+    ledger.mark_reconciled("a manifest")
     holding = lock.held(tmp_path)
     holding.__enter__()
 
     def sleep(_seconds):
         looks.append(len(read))
         if len(looks) == 3:
-            ledger.settle_for("another manifest")
+            ledger.mark_reconciled("another manifest")
         if len(looks) == 5:
             ledger.close()
             holding.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""A crash at every step: the command is killed at each point of its life, and the plain command goes on from there.
+"""A crash at every step: the command is killed at each point of its run, and the plain command goes on from there.
 
 The points are found by `crash_points.py` in a clean run. A fixed stride of them is tried; with BATCHGEN_ALL_POINTS=1
 all are. The gateway, a process of its own that nobody kills, counts what was billed.
@@ -167,7 +167,7 @@ def sampled(points: list[str], stride: int) -> set[int]:
 
 
 def crash_everywhere(trial: Trial, stride: int, capsys) -> list[str]:
-    """Kill at every point (or at each `stride`-th), check, and compare with the gateway's account of it all."""
+    """Kill at every point (or at each `stride`-th), check, and compare with what the gateway billed."""
     points = trial.points()
     steps = sorted(sampled(points, stride))
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -207,7 +207,7 @@ def answer_never_read(place: SourceLocation) -> None:
     ("kind", "account", "options"),
     [
         ("look-up", LOOKUP, ("--emulate", "kapon")),
-        ("list only", LIST_ONLY, ("--emulate", "kapon", "--no-finds-by-external-id", "--lists")),
+        ("list only", LIST_ONLY, ("--emulate", "kapon", "--no-lookup-by-external-id", "--lists")),
         ("neither", NEITHER, ("--emulate", "anyapi")),
         ("made at once", AT_ONCE_MADE, ("--emulate", "openai")),
     ],

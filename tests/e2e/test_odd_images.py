@@ -16,7 +16,7 @@ from scripted_gateway import ScriptedGateway
 from scripted_output import files_of, finished, run, statuses, write
 
 from batchgen.errors import ImageBroken
-from batchgen.storage.formats import MOST_PARTS
+from batchgen.storage.formats import MAX_PARTS
 from batchgen.storage.images import inspect
 
 
@@ -201,8 +201,8 @@ def test_an_image_of_millions_of_parts_costs_a_second_and_no_memory(bomb):
 def test_as_many_parts_as_an_honest_image_has_are_read_to_the_end():
     body = struct.pack(">I", 0) + b"tEXt" + struct.pack(">I", zlib.crc32(b"tEXt"))
     png = encoded("PNG")
-    assert not inspect(png[:33] + body * (MOST_PARTS - 10) + png[33:]).warning
-    assert "parts" in inspect(png[:33] + body * MOST_PARTS + png[33:]).warning
+    assert not inspect(png[:33] + body * (MAX_PARTS - 10) + png[33:]).warning
+    assert "parts" in inspect(png[:33] + body * MAX_PARTS + png[33:]).warning
 
 
 def test_an_image_that_says_it_has_billions_of_pixels_has_a_warning():

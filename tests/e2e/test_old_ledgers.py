@@ -1,4 +1,4 @@
-"""A ledger that knows less than the output beside it: nothing is sent, and what is there can be taken in, unpaid."""
+"""A ledger that knows less than the output beside it: nothing is sent, and what is there can be adopted, unpaid."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_ledger_older_than_its_index_stops_the_run_and_is_brought_up_to_date(t
         stopped_with_nothing_sent(run(path, tmp_path), gateway, 5)
         assert (output(tmp_path) / "index.csv").read_bytes() == before
         code, data = audited(path, tmp_path, "--adopt", *(["--offline"] if offline else []))
-        assert (code, data["taken_in"]["images"], data["images"]["paid"]) == (0, 3, 5)
+        assert (code, data["restored"]["images"], data["images"]["paid"]) == (0, 3, 5)
         images = gateway.count("image")
         done = run(path, tmp_path)
         assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_an_index_as_old_as_the_ledger_leaves_files_at_the_names_of_jobs_to_be_m
         stopped_with_nothing_sent(run(path, tmp_path), gateway, 5)
         code, data = audited(path, tmp_path, "--adopt")
         assert code == 0, data
-        assert data["taken_in"]["files"] == (3 if use == "anyapi" else 0)
+        assert data["restored"]["files"] == (3 if use == "anyapi" else 0)
         done = run(path, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert gateway.count("create") == 5
@@ -160,7 +160,7 @@ def test_tasks_that_ended_otherwise_in_the_old_ledger_are_placed_too(tmp_path):
         shutil.copy(tmp_path / "backup", output(tmp_path) / FILE_NAME)
         stopped_with_nothing_sent(run(path, tmp_path), gateway, creates)
         code, data = audited(path, tmp_path, "--adopt", "--offline")
-        assert (code, data["not_taken_in"], len(data["unknown"])) == (
+        assert (code, data["not_restored"], len(data["unknown"])) == (
             1,
             [],
             1,
@@ -182,7 +182,7 @@ def test_rows_that_nobody_can_place_are_named_with_a_way_to_go_on(tmp_path):
         index.write_text("".join([*lines, strange]), encoding="utf-8", newline="")
         stopped_with_nothing_sent(run(path, tmp_path), gateway, 2)
         code, data = audited(path, tmp_path, "--adopt", "--offline")
-        assert (code, len(data["not_taken_in"])) == (1, 1)
+        assert (code, len(data["not_restored"])) == (1, 1)
         index.unlink()
         assert run(path, tmp_path).returncode == 0
         assert gateway.count("create") == 2

@@ -61,16 +61,16 @@ def test_the_log_of_another_ledger_at_the_old_path_is_left_alone(tmp_path):
     here, moved = tmp_path / "here", tmp_path / "moved"
     here.mkdir()
     first = Ledger.open(here / FILE_NAME)
-    first.settle_for("first")
+    first.mark_reconciled("first")
     os.rename(here, moved)  # noqa: PTH104
     here.mkdir()
     second = Ledger.open(here / FILE_NAME)
-    second.settle_for("second")
+    second.mark_reconciled("second")
     first.close()
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in here.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    assert Ledger.open(copy / FILE_NAME).is_settled_for("second")
+    assert Ledger.open(copy / FILE_NAME).is_reconciled("second")
     second.close()
-    assert Ledger.open(moved / FILE_NAME).is_settled_for("first")
+    assert Ledger.open(moved / FILE_NAME).is_reconciled("first")

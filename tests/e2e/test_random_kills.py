@@ -1,4 +1,4 @@
-"""Killed at random, again and again, in fair and in bad weather: nothing lost, nothing paid twice.
+"""Killed at random, again and again, with and without injected faults: nothing lost, nothing paid twice.
 
 The default is a small run; `BATCHGEN_SOAK=1 pytest tests/e2e/test_random_kills.py` kills 30 times on 600 images.
 """
@@ -19,8 +19,8 @@ IMAGES, KILLS, LATENCY, SLOTS = (600, 30, 3.0, 40) if SOAK else (60, 5, 1.0, 10)
 BAD = "drop_after=0.04,error_after=0.04,hang=0.004,truncate=0.03,corrupt=0.02"
 
 
-@pytest.mark.parametrize("weather", ["", BAD if SOAK else BAD.replace("hang=0.004,", "")], ids=["fair", "bad"])
-def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, weather):
+@pytest.mark.parametrize("faults", ["", BAD if SOAK else BAD.replace("hang=0.004,", "")], ids=["no faults", "faults"])
+def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults):
     chance = random.Random(7)
     options = [
         "--emulate",
@@ -33,7 +33,7 @@ def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, weather):
         "0.5",
         "--blank-images",
     ]
-    with SandboxProcess(*options, *(["--faults", weather] if weather else [])) as gateway:
+    with SandboxProcess(*options, *(["--faults", faults] if faults else [])) as gateway:
         path = manifest(tmp_path, gateway, prompts(IMAGES, "run: {max_attempts: 9}\n"), concurrency=SLOTS)
         for _ in range(KILLS):
             run = started("run", path, "--quiet", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Runs batchgen and ends it with SIGKILL at one step of its life: `python crash_points.py COMMAND…`.
+"""Runs batchgen and ends it with SIGKILL at one of its steps: `python crash_points.py COMMAND…`.
 
 A step is whatever leaves a trace outside the process, found where Python hands it to the system: a change of a
 file or folder (seen by an audit hook), a sync, an SQL statement that writes (before it, and for a commit also

@@ -1,4 +1,4 @@
-"""A ledger that can no longer be written: what is in hand is kept, or said so that it can be taken in later."""
+"""A ledger that can no longer be written: answers are kept, or printed so that they can be adopted later."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def stopped_with_a_sentence(done):
 
 @pytest.mark.parametrize("with_reserve", [True, False])
 async def test_images_inside_an_answer_survive_a_full_disk(tmp_path, monkeypatch, with_reserve):
-    """In the ledger by the reserve, else in a file elsewhere, from which they are taken in."""
+    """In the ledger by the reserve, else in a file elsewhere, from which they are adopted."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     image = ImageLink(index=0, url="data:;base64," + "A" * 3 * MB)
     said = []

@@ -1,7 +1,8 @@
-"""A large output in which nothing has changed is not read again: sums and folders stand for rows and files."""
+"""A large output in which nothing has changed is not read again: its totals are cached, only folders are checked."""
 
 from __future__ import annotations
 
+import json
 import os
 from time import time_ns
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import pytest
 from command import batchgen, manifest, prompts
 
 from batchgen.jobs import Status
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.store import FILE_NAME, FOLDER_TIMES, Ledger
 from batchgen.reconcile import folders, reconcile
 from batchgen.storage.tree import Tree
 
@@ -42,61 +43,65 @@ def images(root: Path) -> list[Path]:
     return sorted(file for file in (root / "images").rglob("*") if file.is_file())
 
 
-def test_folders_stand_for_their_files_once_each_was_looked_at(done, ledger):
-    assert reconcile.note_missing(ledger, Tree(done)) == 0
-    assert ledger.folder_times()
+def folder_times(ledger: Ledger) -> dict[str, int]:
+    return json.loads(ledger.meta(FOLDER_TIMES) or "{}")
+
+
+def test_only_folders_are_checked_once_each_file_was(done, ledger):
+    assert reconcile.record_missing(ledger, Tree(done)) == 0
+    assert folder_times(ledger)
     images(done)[0].write_bytes(b"changed in place: for verify to find")
-    assert reconcile.note_missing(ledger, Tree(done)) == 0
+    assert reconcile.record_missing(ledger, Tree(done)) == 0
 
 
 def test_a_file_that_is_lost_is_noticed_by_its_folder(done, ledger):
-    reconcile.note_missing(ledger, Tree(done))
+    reconcile.record_missing(ledger, Tree(done))
     images(done)[0].unlink()
-    assert reconcile.note_missing(ledger, Tree(done)) == 1
-    assert not ledger.folder_times()
+    assert reconcile.record_missing(ledger, Tree(done)) == 1
+    assert not folder_times(ledger)
 
 
 def test_a_file_that_was_replaced_is_noticed_by_its_folder(done, ledger, tmp_path):
-    reconcile.note_missing(ledger, Tree(done))
+    reconcile.record_missing(ledger, Tree(done))
     (tmp_path / "other.png").write_bytes(b"another picture")
     (tmp_path / "other.png").replace(images(done)[0])
-    assert reconcile.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.record_missing(ledger, Tree(done)) == 1
 
 
-def test_a_folder_whose_time_was_set_back_does_not_stand_for_its_files(done, ledger):
+def test_a_folder_whose_time_was_set_back_is_not_checked_in_place_of_its_files(done, ledger):
     """As in a copy that left the images out, or after a restore."""
-    reconcile.note_missing(ledger, Tree(done))
+    reconcile.record_missing(ledger, Tree(done))
     image = images(done)[0]
     times = image.parent.stat()
     image.unlink()
     os.utime(image.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert reconcile.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.record_missing(ledger, Tree(done)) == 1
 
 
-def test_a_folder_that_has_just_changed_does_not_stand_for_its_files(done, ledger, monkeypatch):
+def test_a_folder_that_has_just_changed_is_not_checked_in_place_of_its_files(done, ledger, monkeypatch):
     monkeypatch.setattr(folders, "time_ns", time_ns)
     (images(done)[0].parent / "new").write_bytes(b"")
-    reconcile.note_missing(ledger, Tree(done))
-    assert not ledger.folder_times()
+    reconcile.record_missing(ledger, Tree(done))
+    assert not folder_times(ledger)
 
 
-def test_a_small_output_is_looked_at_file_by_file(done, ledger, monkeypatch):
+def test_a_small_output_is_checked_file_by_file(done, ledger, monkeypatch):
     monkeypatch.setattr(reconcile, "LARGE", 7)
-    reconcile.note_missing(ledger, Tree(done))
+    reconcile.record_missing(ledger, Tree(done))
     images(done)[0].write_bytes(b"changed in place")
-    assert reconcile.note_missing(ledger, Tree(done)) == 1
+    assert reconcile.record_missing(ledger, Tree(done)) == 1
 
 
-def test_the_sums_of_a_finished_run_are_those_of_its_rows(ledger):
-    assert ledger.sums()
+def test_the_cached_totals_of_a_finished_run_are_those_of_its_rows(ledger):
+    assert ledger.cached_totals()
     known = (ledger.counts(), ledger.images_in_index(), ledger.anything_to_do())
     ledger.db.execute("DELETE FROM meta WHERE key = 'sums'")
     assert (ledger.counts(), ledger.images_in_index(), ledger.anything_to_do()) == known
     assert known == ({Status.DONE: 6}, 6, False)
 
 
-def test_any_change_takes_the_sums_away(done, ledger):
+def test_any_change_removes_the_cached_totals(done, ledger):
     images(done)[0].unlink()
-    reconcile.note_missing(ledger, Tree(done))
-    assert not ledger.sums()
+    reconcile.record_missing(ledger, Tree(done))
+    assert not ledger.cached_totals()
     assert ledger.anything_to_do()

@@ -1,4 +1,4 @@
-"""Whole images are taken by their content, and whatever is not one is named for what it is."""
+"""Whole images are recognised by their content, and whatever is not one is named for what it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger on a real SQLite file: transitions, questions, and what it refuses."""
+"""The ledger on a real SQLite file: transitions, queries, and what it refuses."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from batchgen.ledger.events import (
     Relocated,
     Reopened,
 )
-from batchgen.ledger.store import FILE_NAME, VERSION, Ledger
+from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.ledger.transitions import IllegalTransition
+from batchgen.ledger.versions import VERSION
 from batchgen.ledger.writer import Writer
 
 FOX = job("a fox", n=2)
@@ -61,7 +62,7 @@ def made(of=FOX, attempt=1, images=2, cost=1_500_000):
 
 def fetched(index, of=FOX, attempt=1):
     image = ImageFile(index=index, path=f"images/{index}.png", sha256=f"{index}" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=of.id, attempt=attempt, image=image, marked=False, mtime_ns=7, at=4000)
+    return Fetched(job_id=of.id, attempt=attempt, image=image, watermarked=False, mtime_ns=7, at=4000)
 
 
 def not_made(of=FOX, attempt=1, outcome=Outcome.FAILED, *, counts=True):
@@ -72,7 +73,7 @@ def status_of(ledger, of=FOX):
     return Status(ledger.db.execute("SELECT status FROM job WHERE id = ?", (of.id,)).fetchone()[0])
 
 
-def test_a_life_from_intent_to_done(ledger):
+def test_a_job_from_intent_to_done(ledger):
     for event, status in [
         (intent(), Status.INTENT),
         (accepted(), Status.SUBMITTED),
@@ -111,9 +112,9 @@ def test_a_failed_commit_leaves_nothing_of_itself(ledger):
 
 def test_only_counted_failures_count(ledger):
     ledger.record([intent(), not_made(outcome=Outcome.REFUSED, counts=False), intent(attempt=2), not_made(attempt=2)])
-    ledger.want([FOX])
-    (standing,) = ledger.page(0, 10)
-    assert (standing.status, standing.attempt, standing.failures) == (Status.PENDING, 2, 1)
+    ledger.set_wanted_jobs([FOX])
+    (state,) = ledger.page(0, 10)
+    assert (state.status, state.attempt, state.failures) == (Status.PENDING, 2, 1)
 
 
 def test_what_is_spent_counts_charges_reservations_and_doubts_but_no_failures(ledger):
@@ -141,20 +142,20 @@ def test_what_was_begun_is_found_again_without_the_manifest(tmp_path):
 
 def test_equal_jobs_are_wanted_once_where_they_first_stand(ledger):
     owl = job("owl")
-    ledger.want([FOX, owl, FOX])
+    ledger.set_wanted_jobs([FOX, owl, FOX])
     assert [(row.seq, row.job_id) for row in ledger.page(0, 10)] == [(0, FOX.id), (1, owl.id)]
 
 
 def test_a_known_job_takes_over_the_name_that_the_manifest_gives_it_now(ledger):
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.want([replace(FOX, prompt_id="new-name")])
+    ledger.set_wanted_jobs([replace(FOX, prompt_id="new-name")])
     assert {row.job.prompt_id for row in ledger.index_rows()} == {"new-name"}
 
 
 def test_a_lost_file_makes_the_job_made_again_and_needs_no_new_attempt(ledger):
-    ledger.want([FOX])
+    ledger.set_wanted_jobs([FOX])
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.record([Missing(job_id=FOX.id, attempt=1, index=1, marked=False)])
+    ledger.record([Missing(job_id=FOX.id, attempt=1, index=1, watermarked=False)])
     assert status_of(ledger) is Status.MADE
     assert [link.index for link, _ in ledger.links_to_fetch(FOX.id, 1)] == [1]
     ledger.record([fetched(1)])
@@ -163,18 +164,18 @@ def test_a_lost_file_makes_the_job_made_again_and_needs_no_new_attempt(ledger):
 
 def test_what_is_no_longer_wanted_is_to_be_retired_and_not_in_the_index(ledger):
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.want([job("owl")])
+    ledger.set_wanted_jobs([job("owl")])
     assert {image.path for image in ledger.images_to_retire()} == {"images/0.png", "images/1.png"}
     assert list(ledger.index_rows()) == []
 
 
 def test_images_of_an_earlier_attempt_give_way_to_those_of_a_later_one(ledger):
-    ledger.want([FOX])
+    ledger.set_wanted_jobs([FOX])
     ledger.record([intent(), accepted(), made(images=1), fetched(0), Reopened(job_id=FOX.id)])
     assert len(list(ledger.index_rows())) == 1
     ledger.record([intent(attempt=2), accepted(attempt=2), made(attempt=2)])
     (earlier,) = ledger.earlier_images(FOX.id, 2)
-    moved = Relocated(job_id=FOX.id, attempt=1, index=0, marked=False, path="retired/0.png")
+    moved = Relocated(job_id=FOX.id, attempt=1, index=0, watermarked=False, path="retired/0.png")
     ledger.record([moved, fetched(0, attempt=2), fetched(1, attempt=2)])
     assert earlier.path == "images/0.png"
     assert [row.path for row in ledger.index_rows()] == ["images/0.png", "images/1.png"]
@@ -198,7 +199,7 @@ def test_a_preview_changes_nothing(tmp_path):
     Ledger.open(tmp_path / FILE_NAME).close()
     before = (tmp_path / FILE_NAME).read_bytes()
     preview = Ledger.preview(tmp_path / FILE_NAME)
-    preview.preview_want([FOX])
+    preview.preview_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
     assert (tmp_path / FILE_NAME).read_bytes() == before
@@ -207,7 +208,7 @@ def test_a_preview_changes_nothing(tmp_path):
 
 def test_a_preview_needs_no_ledger_at_all():
     preview = Ledger.preview(None)
-    preview.preview_want([FOX])
+    preview.preview_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
 
@@ -230,7 +231,7 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_strangers_database_is_refused(tmp_path):
+def test_a_foreign_database_is_refused(tmp_path):
     db = sqlite3.connect(tmp_path / FILE_NAME)
     db.execute("CREATE TABLE theirs (a)")
     db.close()
@@ -265,7 +266,7 @@ async def test_a_value_that_no_row_can_hold_harms_no_other_change(ledger):
 
 
 async def test_a_program_that_holds_the_ledger_is_said_and_nothing_is_half_written(tmp_path, ledger, monkeypatch):
-    monkeypatch.setattr("batchgen.ledger.writer.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("batchgen.ledger.writer.BUSY_TIMEOUT", 0.1)
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     async with Writer(ledger) as writer:

@@ -29,7 +29,7 @@ import sys
 from batchgen.ledger import connection, writer
 from batchgen.cli import main
 
-connection.PATIENCE_SECONDS = writer.PATIENCE_SECONDS = 0.2
+connection.BUSY_TIMEOUT = writer.BUSY_TIMEOUT = 0.2
 sys.exit(main.main(sys.argv[1:]))
 """
 

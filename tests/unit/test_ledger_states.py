@@ -34,21 +34,21 @@ class OnDisk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="ledger-"))
-        self.lives = 0
+        self.crashes = 0
         self.path.parent.mkdir()
         self.ledger = Ledger.open(self.path)
 
     @property
     def path(self) -> Path:
-        return self.folder / f"{self.lives}" / FILE_NAME
+        return self.folder / f"{self.crashes}" / FILE_NAME
 
     @initialize()
     def begin(self) -> None:
-        self.ledger.want(JOBS)
+        self.ledger.set_wanted_jobs(JOBS)
 
     def reopen_a_copy(self) -> None:
         """What a killed process leaves: the files as they are, its connection never closed."""
-        before, self.lives = self.path.parent, self.lives + 1
+        before, self.crashes = self.path.parent, self.crashes + 1
         shutil.copytree(before, self.path.parent)
         old, self.ledger = self.ledger, Ledger.open(self.path)
         old.db.close()
@@ -115,8 +115,8 @@ class HonestRun(OnDisk):
         fate=st.sampled_from(["answered", "answer lost", "never arrived", "crash before", "crash after"]),
     )
     def create(self, data, fate) -> None:
-        standing = data.draw(st.sampled_from(self.pending()))
-        of, number = JOBS[standing.seq], standing.attempt + 1
+        state = data.draw(st.sampled_from(self.pending()))
+        of, number = JOBS[state.seq], state.attempt + 1
         self.record(intent(of, number))
         if fate == "crash before":
             self.reopen_a_copy()
@@ -197,7 +197,7 @@ class HonestRun(OnDisk):
     @rule(data=st.data())
     def lose_a_file(self, data) -> None:
         image = data.draw(st.sampled_from(list(self.ledger.stored_images())))
-        self.record(Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, marked=False))
+        self.record(Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, watermarked=False))
 
     @precondition(lambda self: self.ledger.incomplete(frozenset({Status.FAILED})))
     @rule(data=st.data())
@@ -323,7 +323,7 @@ def made(job_id, number, n):
 def fetched(job_id, number, index):
     path = f"images/{job_id}-{number}-{index}.png"
     image = ImageFile(index=index, path=path, sha256="0" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=job_id, attempt=number, image=image, marked=False, mtime_ns=7, at=4)
+    return Fetched(job_id=job_id, attempt=number, image=image, watermarked=False, mtime_ns=7, at=4)
 
 
 TestHonestRun = HonestRun.TestCase

@@ -22,7 +22,7 @@ from batchgen.engine.retry import LONGEST_SECONDS, Backoff, backoff, next_query
 from batchgen.engine.shutdown import Stop
 from batchgen.engine.timings import Phase
 from batchgen.errors import NotSent, RunStopped, TooManyRunning
-from batchgen.ledger.reader import Spent
+from batchgen.ledger.records import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,7 +18,7 @@ from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import Stop
 from batchgen.errors import JobRejected, NotSent, RefusedOrTaken, RunStopped, TaskNotFound, Unclear
 from batchgen.ledger.events import Intent
-from batchgen.ledger.reader import Spent
+from batchgen.ledger.records import Spent
 from batchgen.ledger.store import Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.providers.base import Provider
@@ -138,8 +138,8 @@ async def test_a_run_that_ends_while_an_intent_is_recorded_sends_no_create_and_h
     is_recorded, may_continue = asyncio.Event(), asyncio.Event()
 
     class SlowDisk(Writer):
-        async def record(self, *events, then=None):
-            await super().record(*events, then=then)
+        async def record(self, *events, after_commit=None):
+            await super().record(*events, after_commit=after_commit)
             if isinstance(events[0], Intent):
                 is_recorded.set()
                 await may_continue.wait()

@@ -1,59 +1,42 @@
-"""What can be asked of the ledger about images and their files. Every answer is a value; no caller sees SQL."""
+"""Queries of the ledger about images and their files. Every answer is a value; no caller sees SQL."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import ImageLink, Job
+from batchgen.ledger.records import StoredImage, read_rows
 from batchgen.ledger.transitions import refusal_key
 from batchgen.storage.paths import check_inside
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DELIVERING = (
     "(SELECT max(attempt) FROM image AS latest WHERE latest.job_id = image.job_id AND latest.sha256 IS NOT NULL)"
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
-    """An image's file as the ledger knows it."""
-
-    job_id: str
-    attempt: int
-    index: int
-    marked: bool
-    path: str
-    sha256: str
-    bytes: int
-    mtime_ns: int
-    last_attempt: bool  # of the job's latest attempt that delivered
-    only_copy: bool  # it came inside an answer: no gateway has it
-    lost_sha256: str | None  # what it was before it was lost and other bytes came in its place
-
-    @property
-    def key(self) -> tuple[str, int, int, int]:
-        """What tells this image from every other."""
-        return (self.job_id, self.attempt, self.index, int(self.marked))
-
-
-class ImageQuestions:
-    """LedgerReader about images on one connection to the ledger."""
+class ImageReader:
+    """Queries about images on one connection to the ledger."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
 
+    def meta(self, key: str) -> str | None:
+        """A value of the table `meta`."""
+        row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
-        """The images of an attempt that are not here yet; the flag says: the watermarked copy."""
+        """The images of an attempt that are not here yet; the flag is set for the watermarked copy."""
         rows = self.db.execute(
             "SELECT idx, marked, url FROM image WHERE job_id = ? AND attempt = ? AND sha256 IS NULL"
             " ORDER BY idx, marked",
             (job_id, attempt),
         )
-        return [(ImageLink(index=index, url=url), bool(marked)) for index, marked, url in rows]
+        return [(ImageLink(index=index, url=url), bool(watermarked)) for index, watermarked, url in rows]
 
     def links_of(self, job_id: str, attempt: int) -> list[ImageLink]:
         """Every image that an attempt is known to have made, here or not, without the watermarked copies."""
@@ -70,17 +53,21 @@ class ImageQuestions:
         return None if row is None else row[0]
 
     def refused_since(self, job_id: str, attempt: int) -> int | None:
-        """Since when (Unix ms) a host does not hand out what the gateway says an attempt made; None: it did not."""
-        key = (refusal_key(job_id, attempt),)
-        row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", key).fetchone()
-        return None if row is None else int(row[0])
+        """Since when (Unix ms) a host refuses the images of an attempt that the gateway names; None: it does not."""
+        since = self.meta(refusal_key(job_id, attempt))
+        return None if since is None else int(since)
+
+    def known_images(self, ids: Sequence[str]) -> set[tuple[str, int]]:
+        """The images (job id, index) of these jobs that the ledger knows, whether their files are here or not."""
+        marks = ",".join("?" * len(ids))
+        return set(self.db.execute(f"SELECT job_id, idx FROM image WHERE marked = 0 AND job_id IN ({marks})", ids))
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Every image whose file was put into place."""
         return self._images("WHERE sha256 IS NOT NULL")
 
     def current_images(self) -> Iterator[StoredImage]:
-        """What the manifest asks for and has: the images that a run brings back where their file is lost."""
+        """The images that the manifest asks for and that are stored: a run restores those whose file is lost."""
         return self._images(
             f"JOIN wanted ON wanted.job_id = image.job_id WHERE sha256 IS NOT NULL AND attempt = {DELIVERING}"
         )
@@ -99,8 +86,8 @@ class ImageQuestions:
             )
         )
 
-    def images_in_place(self, most: int) -> int:
-        """How many images have their file under `images/`, counted up to so many."""
+    def count_in_place(self, most: int = -1) -> int:
+        """How many images have their file under `images/`; counts up to `most`, where that is given."""
         (number,) = self.db.execute(
             "SELECT count(*) FROM (SELECT 1 FROM image WHERE sha256 IS NOT NULL AND path LIKE 'images/%' LIMIT ?)",
             (most,),
@@ -108,14 +95,14 @@ class ImageQuestions:
         return int(number)
 
     def images_to_retire(self) -> Iterator[StoredImage]:
-        """Images in the tree that are not wanted, or that a later attempt has replaced."""
+        """Stored images that are not wanted, or that a later attempt has replaced."""
         return self._images(
             "LEFT JOIN wanted ON wanted.job_id = image.job_id WHERE sha256 IS NOT NULL"
             f" AND path NOT LIKE 'retired/%' AND (wanted.job_id IS NULL OR attempt < {DELIVERING})"
         )
 
     def earlier_images(self, job_id: str, attempt: int) -> list[StoredImage]:
-        """What the attempts of a job before this one left in the tree."""
+        """The stored images of a job's attempts before this one, without the retired ones."""
         return list(
             self._images(
                 "WHERE image.job_id = ? AND attempt < ? AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%'",
@@ -123,8 +110,19 @@ class ImageQuestions:
             )
         )
 
+    def rehearsed_images(self, base_url: str) -> list[StoredImage]:
+        """The stored images that another sandbox than the account at this address made."""
+        return list(
+            self._images(
+                "JOIN attempt AS made ON made.job_id = image.job_id AND made.number = image.attempt"
+                " WHERE rehearsal = 1 AND base_url <> ? AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%'"
+                " ORDER BY image.job_id",
+                (base_url,),
+            )
+        )
+
     def image_named(self, name: str) -> StoredImage | None:
-        """The image whose scratch file has this name (job-attempt-index-marked), or None."""
+        """The image whose scratch file has this name (job-attempt-index-watermarked), or None."""
         parts = name.split("-")
         if len(parts) != 4 or not all(part.isdigit() for part in parts[1:]):
             return None
@@ -154,18 +152,6 @@ class ImageQuestions:
             f" FROM image {where}",
             values,
         )
-        for job_id, attempt, index, marked, path, sha256, size, mtime_ns, last_attempt, only_copy, lost in rows:
-            check_inside(path, job_id)
-            yield StoredImage(
-                job_id=job_id,
-                attempt=attempt,
-                index=index,
-                marked=bool(marked),
-                path=path,
-                sha256=sha256,
-                bytes=size,
-                mtime_ns=mtime_ns,
-                last_attempt=bool(last_attempt),
-                only_copy=bool(only_copy),
-                lost_sha256=lost,
-            )
+        for image in read_rows(StoredImage, rows):
+            check_inside(image.path, image.job_id)
+            yield image

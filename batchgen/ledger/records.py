@@ -1,0 +1,158 @@
+"""The answers of the ledger: one value for each row that a query returns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from batchgen.jobs import Job, Status
+from batchgen.ledger.events import Outcome
+from batchgen.storage import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+T = TypeVar("T")
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {"bool": bool, "Status": Status, "Outcome": Outcome}
+
+
+def read_rows(kind: Callable[..., T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
+    """Each row as a `kind`, whose fields are in the order of the columns; a job takes two columns, id and request."""
+    types = [str(field.type) for field in fields(cast(Any, kind))]
+    has_job = "Job" in types  # it is the first field
+    conversions = [(at, _CONVERSIONS[name]) for at, name in enumerate(types) if name in _CONVERSIONS]
+    for row in rows:
+        values = [Job.from_json(row[0], row[1]), *row[2:]] if has_job else list(row)
+        for at, convert in conversions:
+            values[at] = convert(values[at])
+        yield kind(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """The state of a wanted job; `status` is pending where the ledger has no row of it."""
+
+    seq: int
+    job_id: str
+    status: Status
+    attempt: int
+    failures: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """The latest attempt of a job. Times in Unix ms."""
+
+    job: Job
+    status: Status
+    attempt: int
+    failures: int
+    account: str
+    base_url: str  # the address that it was sent to
+    external_id: str
+    task_id: str | None
+    intended_at: int
+    accepted_at: int | None
+    wanted: bool  # whether the manifest still asks for the job
+    id_sent: bool  # whether its create carried external_id
+    key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
+    reserved: int | None  # the price when it was sent, in millionths; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """What a row of index.csv is made of. Times in Unix ms, cost of the whole task in millionths."""
+
+    job: Job
+    index: int
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    account: str
+    task_id: str
+    attempts: int
+    submitted_at: int | None
+    finished_at: int | None
+    cost: int | None
+    delivered: int
+    warning: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """What a row of failures.csv is made of."""
+
+    job: Job
+    status: Status
+    code: str
+    message: str
+    attempts: int
+    task_id: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What was paid or may have to be paid so far: charges, else reservations, of attempts not known unpaid."""
+
+    images: int
+    cost: int  # millionths
+    unpriced: int  # tasks without a known price
+    reserved: int = 0  # millionths: the part of the cost that no charge has settled
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One attempt. `images` were asked for, `delivered` are here; `cost` in millionths, None where not known."""
+
+    job_id: str
+    number: int
+    account: str
+    external_id: str
+    task_id: str
+    outcome: Outcome
+    found: bool  # its task was found by a query: the answer to the create was never seen
+    images: int
+    delivered: int
+    cost: int | None
+    intended_at: int  # Unix ms
+    job_status: Status
+    is_latest: bool  # of its job
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether the gateway made it, as far as is known. A lost task was accepted, and counts."""
+        return self.outcome in {Outcome.MADE, Outcome.LOST}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image's file as the ledger knows it."""
+
+    job_id: str
+    attempt: int
+    index: int
+    watermarked: bool
+    path: str
+    sha256: str
+    bytes: int
+    mtime_ns: int
+    last_attempt: bool  # of the job's latest attempt that delivered
+    only_copy: bool  # it came inside an answer: it cannot be downloaded again
+    lost_sha256: str | None  # the hash that it had before its file was lost or replaced
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """What identifies the image: job, attempt, index, and whether it is the watermarked copy."""
+        return (self.job_id, self.attempt, self.index, int(self.watermarked))
+
+    def retired_path(self, suffix: str = "") -> str:
+        """Its path under `retired/`, which no image of another attempt of its job has."""
+        stem, ext = os.path.splitext(paths.retired(self.path, self.job_id))  # noqa: PTH122 - paths are text
+        attempt = "" if self.last_attempt else f"-attempt{self.attempt}"
+        return f"{stem}{attempt}{'-watermarked' if self.watermarked else ''}{suffix}{ext}"

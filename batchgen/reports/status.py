@@ -1,0 +1,92 @@
+"""The state of an output, as data, as text and as an exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchgen.jobs import INCOMPLETE, Status
+from batchgen.ledger import lock
+from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.money import plain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MEANING = {
+    "pending": "not begun yet",
+    "intent": "sent, no answer recorded; the next run queries it",
+    "submitted": "at the gateway",
+    "made": "made, to be downloaded",
+    "done": "",
+    "partial": "fewer images than asked for",
+    "failed": "failures.csv says why",
+    "rejected": "refused by policy; failures.csv says why",
+    "unknown": "may have been paid for; see --retry-unknown",
+    "gone": "made, but lost at the gateway; see --retry-failed",
+}
+
+
+def status_report(root: Path, unit: str = "") -> dict[str, Any]:
+    """The state of the output as data; `unit` is that of its costs, empty where it is not known."""
+    running = lock.holder(root)
+    if not (root / FILE_NAME).exists():
+        return not_started(root, unit) | {"running": running}
+    with reading(root / FILE_NAME) as ledger:
+        counts = ledger.counts()
+        spent = ledger.spent()
+        return {
+            "output": str(root),
+            "started": True,
+            "running": running,
+            "jobs": {status.value: counts[status] for status in Status if status in counts},
+            "images": ledger.images_in_index(),
+            "images_to_come": ledger.images_missing()[1],
+            "cost": plain(spent.cost),
+            "spent": plain(spent.cost - spent.reserved),
+            "reserved": plain(spent.reserved),
+            "unit": unit,
+            "unpriced_tasks": spent.unpriced,
+        }
+
+
+def not_started(root: Path, unit: str = "") -> dict[str, Any]:
+    """The state of an output that has no ledger yet."""
+    return {
+        "output": str(root),
+        "started": False,
+        "running": None,
+        "jobs": {},
+        "images": 0,
+        "images_to_come": 0,
+        "cost": "0",
+        "spent": "0",
+        "reserved": "0",
+        "unit": unit,
+        "unpriced_tasks": 0,
+    }
+
+
+def exit_code(data: dict[str, Any]) -> int:
+    """1 where jobs ended incomplete, else 0."""
+    return 1 if INCOMPLETE & data["jobs"].keys() else 0
+
+
+def as_text(data: dict[str, Any]) -> str:
+    """A line for each status, with its meaning."""
+    running = f"a run is going ({data['running']})" if data["running"] else "no run is going"
+    if not data["started"]:
+        nothing = f"Nothing has been run into {data['output']} yet"
+        return f"{nothing}; {running}." if data["running"] else f"{nothing}."
+    lines = [f"{data['output']}: {running}"]
+    for status, number in data["jobs"].items():
+        jobs = f"{number} {'job' if number == 1 else 'jobs'}"
+        lines.append(f"  {status:<11}{jobs:<12}{_MEANING[status]}".rstrip())
+    lines.append(f"  {data['images']} {'image' if data['images'] == 1 else 'images'} in place")
+    unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
+    lines.append(f"  {cost(data)}{unpriced}")
+    return "\n".join(lines)
+
+
+def cost(data: dict[str, Any]) -> str:
+    """What was spent and what is reserved for jobs in flight, with the unit."""
+    return f"{data['spent']} {data['unit'] or 'units'} spent, {data['reserved']} reserved"
