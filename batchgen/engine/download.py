@@ -12,8 +12,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
 
-from batchgen.engine.recovery import is_named
-from batchgen.engine.retry import patience, soon
+from batchgen.engine.retry import query_timeout, soon
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
     from batchgen.jobs import ImageLink
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
     from batchgen.storage.tree import WholeFile
 
 _TRIES = 6
@@ -77,7 +77,7 @@ class Found(Enum):
 class Fetcher:
     """Downloads for one account; all lanes share the run's bound on downloads at a time."""
 
-    def __init__(self, context: Context, provider: Provider) -> None:
+    def __init__(self, context: Context, provider: ValidatedProvider) -> None:
         self._context = context
         self._provider = provider
         self.is_starved = False  # downloads fail, for this process may open no more files
@@ -103,7 +103,7 @@ class Fetcher:
         reader, job_id = self._context.reader, work.job.id
         try:
             if self._provider.can_query:
-                task = await self._query(work)
+                task = await self._provider.query(work.task_id, work.id_to_echo)
                 if not reader.links_of(job_id, work.attempt):
                     return Found.TASK
                 await self._relink(work, task)
@@ -162,7 +162,7 @@ class Fetcher:
         absent = 0
         for tries in range(1, most + 1):
             try:
-                await self._record(work, key, await self._as_paid(url, key, patience(tries - 1)))
+                await self._record(work, key, await self._as_paid(url, key, query_timeout(tries - 1)))
             except RunStopped as error:
                 return error
             except (LinkExpired, LinkRefused, ImageBroken, Unclear, NotSent) as error:
@@ -297,7 +297,7 @@ class Fetcher:
         if not self._provider.can_query:
             return link.url
         try:
-            task = await self._query(work)
+            task = await self._provider.query(work.task_id, work.id_to_echo)
         except TaskNotFound as error:
             raise ImagesGone("The gateway no longer knows the task, and the image's link has expired.") from error
         await self._relink(work, task)
@@ -305,13 +305,6 @@ class Fetcher:
             if (fresh.index, is_marked) == (link.index, marked) and self._names(task, fresh.url):
                 return fresh.url
         raise ImagesGone("The gateway's task no longer names the image.")
-
-    async def _query(self, work: Work) -> Task:
-        """Ask for the task. Raises Unclear where the answer is that of another one, besides what a query raises."""
-        task = await self._provider.query(work.task_id)
-        if not is_named(task, work.id_to_echo):
-            raise Unclear(f"The gateway answered for the task {work.task_id} with another one.")
-        return task
 
     async def _relink(self, work: Work, task: Task) -> None:
         """Take over the links that a task names now, each for the image that it was before."""

@@ -159,7 +159,7 @@ class Recovery:
             if self._provider.can_find:
                 return await self._by_own_id(work)
             newest = await self._patiently(partial(self._provider.page, 1, _PAGE))
-            return next((task for task in newest.tasks if task.external_id and is_named(task, work.external_id)), None)
+            return next((task for task in newest.tasks if task.external_id and task.may_be(work.external_id)), None)
         except NotAnswered:
             raise
         except (TaskNotFound, NoSuchPath, Undecided):
@@ -285,7 +285,7 @@ class Recovery:
     async def _by_own_id(self, work: Work) -> Task:
         asked_at = self._clock()
         task = await self._find(work.external_id)
-        if not is_named(task, work.external_id) or self._controls.is_ever_anothers(task.id, work.external_id):
+        if not task.may_be(work.external_id) or self._controls.is_ever_anothers(task.id, work.external_id):
             raise Undecided("The gateway answered our own id with a task of another id.")
         if task.state is TaskState.RUNNING:  # some look-ups find only what has ended
             self._worked_at = max(self._worked_at, asked_at)
@@ -311,7 +311,7 @@ class Recovery:
             task = await self._find(control.external_id)
         except (TaskNotFound, Undecided):
             return False
-        if task.id != control.task_id or not is_named(task, control.external_id):
+        if task.id != control.task_id or not task.may_be(control.external_id):
             return False
         self._worked_at = max(self._worked_at, asked_at)
         return True
@@ -329,7 +329,7 @@ class Recovery:
             except (TaskNotFound, NoSuchPath):
                 return None, "the account has no list of tasks"
             for task in page.tasks:
-                if task.external_id is not None and is_named(task, work.external_id):
+                if task.external_id is not None and task.may_be(work.external_id):
                     return task, ""
             if proof.is_complete_with(page.tasks):
                 return None, proof.gap
@@ -350,9 +350,3 @@ class Recovery:
                 wait = backoff(tries, self._chance)
                 await self._sleep(max(wait, min(wished or 0.0, LONGEST_SECONDS)))
         raise AssertionError("the loop above returns or raises")
-
-
-def is_named(task: Task, external_id: str) -> bool:
-    """Whether a task, as an answer tells of it, may be of this create: some put words of their own before an id."""
-    told = task.external_id
-    return told is None or told.casefold().endswith(external_id.casefold())

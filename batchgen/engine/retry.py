@@ -26,7 +26,7 @@ def soon(times: int, chance: Random) -> float:
     return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * chance.random())
 
 
-def patience(times: int) -> float:
+def query_timeout(times: int) -> float:
     """Seconds to wait for the answer to what is free to repeat, after `times` tries in a row that had none.
 
     Asking again soon costs nothing; a slot, or a place among the downloads, that waits a minute for nobody does.

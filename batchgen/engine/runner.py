@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
-    from batchgen.engine.poller import Watch
+    from batchgen.engine.poller import TaskPoller
     from batchgen.engine.shutdown import Stop
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _NOTE = 120  # characters of a refusal that the progress shows
 _LOOKS_AT_ONCE = 32  # questions for what an earlier run did not get
@@ -53,10 +54,10 @@ class AttemptRunner:
     def __init__(
         self,
         context: Context,
-        provider: Provider,
+        provider: ValidatedProvider,
         *,
         flow: AccountLimits,
-        watch: Watch,
+        poller: TaskPoller,
         stop: Stop,
         later: Callable[[Work, float], None],
         changed: Callable[[], None],
@@ -64,7 +65,7 @@ class AttemptRunner:
         self._context = context
         self._provider = provider
         self._flow = flow
-        self._watch = watch
+        self._poller = poller
         self.ends = Endings(context, provider.account.prices, stop=stop, later=later)
         self.creates = Creates(
             context, provider, flow=flow, ends=self.ends, stop=stop, changed=changed, record_made=self._record_made
@@ -118,7 +119,7 @@ class AttemptRunner:
         context = self._context
         try:
             async with asyncio.timeout(context.rules.task_timeout):
-                task = await self._watch.ended(work.task_id, work.job.parameters, work.id_to_echo)
+                task = await self._poller.wait(work.task_id, work.job.parameters, work.id_to_echo)
         except TimeoutError:
             self.ends.leave(work, f"the task {work.task_id} has not ended within run.task_timeout")
             return False

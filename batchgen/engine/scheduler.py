@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.durations import duration
 from batchgen.engine.backoff import Gate
 from batchgen.engine.limits import AccountLimits
-from batchgen.engine.poller import Watch
+from batchgen.engine.poller import TaskPoller
 from batchgen.engine.rate import quota
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.timings import Idle
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from batchgen.engine.attempt import Work
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _LOOK_AHEAD = 32  # waiting works among which a smaller one may be chosen
 _FREE_QUESTION_SECONDS = 15.0
@@ -40,7 +41,7 @@ _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before n
 class AccountScheduler:
     """One account's work in one run."""
 
-    def __init__(self, context: Context, provider: Provider, *, begins: bool) -> None:
+    def __init__(self, context: Context, provider: ValidatedProvider, *, begins: bool) -> None:
         """`begins`: the manifest's own account. Another one only finishes what it owes us, and ends by itself."""
         self._context = context
         self._begins = begins
@@ -61,21 +62,21 @@ class AccountScheduler:
         self._quota = quota(provider.account.creates_per_minute)
         self._paced: asyncio.Task[None] | None = None  # waits for the quota, or has waited
         self._asking = Gate(context.clock, context.chance, context.rules.give_up_after)
-        self._watch = Watch(
+        self._poller = TaskPoller(
             provider,
             clock=context.clock,
             wall=context.wall,
-            chance=context.chance,
+            rng=context.chance,
             on_trouble=self._asking_failed,
             on_answer=self._asking.served,
             jobs_wait=lambda: bool(self._waiting),
         )
-        self._watch.on_running = self._note_status
+        self._poller.on_status = self._note_status
         self._life = AttemptRunner(
             context,
             provider,
             flow=self._flow,
-            watch=self._watch,
+            poller=self._poller,
             stop=self.stop,
             later=self._put_back,
             changed=self._wake.set,
@@ -94,7 +95,7 @@ class AccountScheduler:
         `source` gives None where it has looked at a good many jobs and found none to begin.
         """
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._watch.keep_asking()), group.create_task(self._curfew())]
+            loops = [group.create_task(self._poller.run()), group.create_task(self._curfew())]
             async with asyncio.TaskGroup() as lives:
                 for work, status in begun:
                     self._spawn(lives, work, self._flow.hold(work.units), status)
@@ -324,7 +325,7 @@ class AccountScheduler:
         """A callback's body: where it says that a task has ended, the task is asked for soon."""
         task = self._provider.parse_callback(call)
         if task is not None and task.state is not TaskState.RUNNING:
-            self._watch.wake(task.id)
+            self._poller.on_callback(task.id)
 
     def _asking_failed(self, error: BatchgenError) -> None:
         """A query met trouble: free to repeat, but an account that never answers ends the lane."""
@@ -355,4 +356,4 @@ class AccountScheduler:
         counters.slots = self._flow.slots.units
         counters.waiting = len(self._waiting) + len(self._later)
         if self._begins:
-            counters.task_seconds = self._watch.task_seconds()
+            counters.task_seconds = self._poller.task_seconds()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.outage import is_trouble
-from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided, is_named
+from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided
 from batchgen.engine.retry import FIRST_SECONDS
 from batchgen.engine.timings import Phase
 from batchgen.errors import (
@@ -136,7 +136,7 @@ class Creates:
             task = await self._provider.create(work.job, work.external_id)
         finally:
             self._outage.answered(work.external_id)
-        if not is_named(task, work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
+        if not task.may_be(work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 

@@ -53,6 +53,10 @@ class Task:
     unknown_status: str = ""
     rehearsal: bool = False  # a sandbox painted it
 
+    def may_be(self, external_id: str) -> bool:
+        """Whether the task may be the one created with this id; some gateways put a prefix of their own before it."""
+        return self.external_id is None or self.external_id.casefold().endswith(external_id.casefold())
+
     def told_in(self, answer: Answer) -> Task:
         """The same task, with what the answer's headers say of it."""
         return replace(self, rehearsal=True) if answer.headers.get(SANDBOX_HEADER) else self

@@ -21,7 +21,7 @@ GROUP = "batchgen.providers"
 _SOME_IMAGE = "https://images.invalid/"  # where images of a gateway behind a proxy are: anywhere
 
 
-def provider_for(account: Account, door: HttpClient, *, callback_url: str = "") -> Provider:
+def provider_for(account: Account, door: HttpClient, *, callback_url: str = "") -> ValidatedProvider:
     """The provider that speaks this account's wire protocol; `callback_url` goes with its creates, if it has one.
 
     Raises CommandError, with the variable's or the package's name, before anything is sent.

@@ -20,7 +20,8 @@ import pytest
 from batchgen.callbacks import endpoint as addresses
 from batchgen.callbacks.endpoint import Address
 from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_callback_server
-from batchgen.engine.callback_reliability import CallbackReliability, CallbackState
+from batchgen.engine.callback_reliability import CallbackReliability
+from batchgen.engine.running import RunningTask
 from batchgen.errors import CommandError
 
 
@@ -298,58 +299,50 @@ async def test_it_closes_while_a_sender_is_slow_and_gives_its_port_back():
 # --- what it is worth ---------------------------------------------------------------------------------------
 
 
-def test_a_task_is_woken_for_nothing_ever_more_rarely():
-    hearsay, now, wakes = CallbackState(), 0.0, 0
+def test_a_false_callback_brings_a_query_ever_more_rarely():
+    running, now, queries = running_task(), 0.0, 0
     while now < 600.0:  # somebody says without a pause that it has ended
-        now = max(now, hearsay.not_before) + 0.001
-        assert hearsay.parse_callback(now)
-        assert not hearsay.parse_callback(now)
-        hearsay.was_false(now)
-        wakes += 1
-    assert wakes < 20
-    assert hearsay.not_before - now <= 60.0
+        now = max(now, running.quiet_until) + 0.001
+        running.called_at = now
+        running.reject_callback(now)
+        assert running.called_at is None
+        queries += 1
+    assert queries < 20
+    assert running.quiet_until - now <= 60.0
 
 
-def test_calls_are_counted_on_when_they_have_come_in_time_for_a_while_and_not_when_they_stop():
+def running_task():
+    return RunningTask(task_id="1", external_id="", kind=("", "", 1, False), units=1, since=0.0, due=0.0, end=None)
+
+
+def test_callbacks_are_relied_on_when_they_have_come_in_time_for_a_while_and_not_when_they_stop():
     calls = CallbackReliability()
     states = []
     for _ in range(20):
-        calls.right()
-        states.append(calls.is_counted_on)
+        calls.confirmed()
+        states.append(calls.is_reliable)
     assert (states[0], states[-1]) == (False, True)
     for _ in range(3):
-        calls.wrong()
-    assert not calls.is_counted_on
+        calls.failed()
+    assert not calls.is_reliable
     for number in range(100):
-        (calls.right if number % 2 else calls.wrong)()
-        assert not calls.is_counted_on
+        (calls.confirmed if number % 2 else calls.failed)()
+        assert not calls.is_reliable
 
 
-def test_a_call_that_comes_soon_after_the_answer_is_in_time_and_one_that_comes_later_is_not():
-    for lag, counted_on in ((1.0, True), (3.0, False)):
+def test_a_callback_that_comes_soon_after_the_answer_is_in_time_and_one_that_comes_later_is_not():
+    for lag, reliable in ((1.0, True), (3.0, False)):
         calls = CallbackReliability()
         for number in range(20):
-            calls.not_called_yet(str(number), 10.0 * number)
-            calls.called_after(str(number), 10.0 * number + lag)
-        assert calls.is_counted_on is counted_on
+            calls.ended_without(str(number), 10.0 * number)
+            calls.came_after_end(str(number), 10.0 * number + lag)
+        assert calls.is_reliable is reliable
         assert len(calls.awaited) <= 1
 
 
-def test_an_answer_to_what_was_asked_before_the_call_does_not_make_the_call_false():
-    calls, hearsay = CallbackReliability(), CallbackState()
-    assert calls.goes_on(hearsay, 1.0, 2.0) == float("inf")
-    hearsay.parse_callback(5.0)
-    assert calls.goes_on(hearsay, 4.9, 5.1) == 0.0
-    assert hearsay.has_ended
-    assert calls.goes_on(hearsay, 5.2, 5.3) == 1.0
-    assert not hearsay.has_ended
-    hearsay.parse_callback(5.4)
-    assert calls.goes_on(hearsay, 6.3, 6.4) == 2.0
-
-
-def test_calls_for_tasks_of_nobody_s_are_worth_nothing():
+def test_callbacks_for_unknown_tasks_are_worth_nothing():
     calls = CallbackReliability()
     for number in range(1000):
-        calls.called_after(f"invented {number}", 0.0)
-    assert not calls.is_counted_on
+        calls.came_after_end(f"invented {number}", 0.0)
+    assert not calls.is_reliable
     assert calls.awaited == {}

@@ -8,9 +8,10 @@ from random import Random
 from jobs_for_tests import job
 
 from batchgen.catalog.catalog import builtin
-from batchgen.engine.poller import Watch
+from batchgen.engine.poller import TaskPoller
 from batchgen.jobs import ImageLink
-from batchgen.providers.base import Page, Provider, Task, TaskState
+from batchgen.providers.base import Page, Provider, Secrets, Task, TaskState
+from batchgen.providers.validated import ValidatedProvider
 
 LINKS = (ImageLink(index=0, url="https://images.example/1.png"),)
 AT_ONCE = 100
@@ -28,7 +29,7 @@ class Busy(Provider):
     """Tasks take ten seconds here, the first one eighty. Its list tells of the newest."""
 
     def __init__(self, clock: Clock) -> None:
-        self.account = builtin().accounts["kapon"]
+        super().__init__(builtin().accounts["kapon"], None, Secrets({}))
         self.clock = clock
         self.begun: dict[str, float] = {}
         self.asked_singly: list[str] = []
@@ -55,23 +56,23 @@ async def test_a_task_that_a_page_of_newer_ones_hides_is_asked_for_though_all_sl
     clock = Clock()
     provider = Busy(clock)
     parameters = job().parameters
-    watch = Watch(
-        provider,
+    poller = TaskPoller(
+        ValidatedProvider(provider),
         clock=clock,
         wall=clock,
-        chance=Random(1),
+        rng=Random(1),
         on_trouble=print,
         on_answer=lambda: None,
         jobs_wait=lambda: True,
     )
     ends: dict[str, asyncio.Task[Task]] = {}
     async with asyncio.TaskGroup() as group:
-        asking = group.create_task(keep_listing(watch, clock))
+        asking = group.create_task(keep_listing(poller, clock))
         while clock.now < 200:
             while sum(not end.done() for end in ends.values()) < AT_ONCE:
                 task_id = str(len(ends))
                 provider.begun[task_id] = clock.now
-                ends[task_id] = group.create_task(watch.ended(task_id, parameters, ""))
+                ends[task_id] = group.create_task(poller.wait(task_id, parameters, ""))
             await asyncio.sleep(0)
         asking.cancel()
         first = ends["0"].done()
@@ -82,11 +83,11 @@ async def test_a_task_that_a_page_of_newer_ones_hides_is_asked_for_though_all_sl
     assert len(provider.asked_singly) < 10
 
 
-async def keep_listing(watch: Watch, clock: Clock) -> None:
-    """What the watch itself does, a second each time."""
+async def keep_listing(poller: TaskPoller, clock: Clock) -> None:
+    """What the poller itself does, a second each time."""
     async with asyncio.TaskGroup() as group:
         while True:
-            watch._list_if_due(group, clock.now)
+            poller.query_due(group)
             for _ in range(5):
                 await asyncio.sleep(0)
             clock.now += 1.0
