@@ -156,12 +156,12 @@ class AccountStopped(RunStopped):
 class JobError(BatchgenError):
     """A job's attempt ended without its images.
 
-    `code` is the gateway's (a string, empty where it gave none); `head` the first bytes of its answer.
+    `code` is the gateway's (a string, empty where it gave none); `body_excerpt` the first bytes of its answer.
     """
 
-    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
         self.code = code
-        self.head = head
+        self.body_excerpt = body_excerpt
         super().__init__(message)
 
 
@@ -220,7 +220,7 @@ class ProxyFailed(NotSent):
 
 
 class RequestBlocked(NotSent):
-    """Our own door held the request back: only questions were to be sent, and it is none."""
+    """The client itself blocked the request: only GET requests may be sent."""
 
 
 class Unclear(BatchgenError):
@@ -229,9 +229,9 @@ class Unclear(BatchgenError):
     After a create this is the `unknown` outcome; after a query it is merely a reason to ask again.
     """
 
-    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
         self.code = code
-        self.head = head
+        self.body_excerpt = body_excerpt
         super().__init__(message)
 
 

@@ -232,7 +232,7 @@ async def _make(
         reader.wait_at_most(_READER_PATIENCE_SECONDS)
         units = max(order.account.concurrency, MOST if order.account.adaptive_concurrency else 0)
         in_flight = units + _SPARE_CONNECTIONS
-        door = await stack.enter_async_context(open_http_client(connections(in_flight, order.downloads)))
+        client = await stack.enter_async_context(open_http_client(connections(in_flight, order.downloads)))
         reserve = stack.enter_context(Reserve(tree.root, _reserved_bytes(order)))
         stop = Stop()
         writer = Writer(
@@ -246,8 +246,8 @@ async def _make(
             reader=reader,
             tree=tree,
             template=order.template,
-            door=door,
-            downloader=await stack.enter_async_context(open_downloader(order.downloads, door.gateways)),
+            client=client,
+            downloader=await stack.enter_async_context(open_downloader(order.downloads, client.gateways)),
             rules=order.rules,
             budget=budget,
             counters=around.counters,
@@ -305,7 +305,7 @@ async def _lanes(
         try:
             known = _account(order, name)
             account = await stack.enter_async_context(around.gateway(known))
-            provider = provider_for(account, context.door, callback_url=_callback_url(order, known))
+            provider = provider_for(account, context.client, callback_url=_callback_url(order, known))
             lane = AccountScheduler(context, provider, begins=is_own)
         except CommandError as error:
             if is_own:

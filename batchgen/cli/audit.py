@@ -185,8 +185,8 @@ async def _ask_account(manifest: Manifest, root: Path, held: LedgerTotals, name:
     if account is None:
         return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
     try:
-        async with gateway_in(root)(account) as reached, open_http_client(8) as door:
-            return await GatewayQuery(provider_for(reached, door), held).ask()
+        async with gateway_in(root)(account) as reached, open_http_client(8) as client:
+            return await GatewayQuery(provider_for(reached, client), held).ask()
     except BatchgenError as error:
         return GatewayReport(account=name, base_url=account.base_url, error=str(error))
 

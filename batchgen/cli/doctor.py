@@ -69,11 +69,11 @@ def _accounts(manifest: Manifest, *, only_one: bool) -> list[Account]:
 
 async def _examine(account: Account, patience: float) -> Health:
     from batchgen.app.doctor.examination import Examination  # noqa: PLC0415 - aiohttp costs 250 ms
-    from batchgen.http.client import GetOnlyClient, opened  # noqa: PLC0415
+    from batchgen.http.client import open_get_only_client  # noqa: PLC0415
 
     try:
-        async with gateway_in(None)(account) as reached, opened(GetOnlyClient, 1) as door:
-            health = await Examination(reached, door, patience=patience).run()
+        async with gateway_in(None)(account) as reached, open_get_only_client(1) as client:
+            health = await Examination(reached, client, patience=patience).run()
     except CommandError as error:  # the sandbox in this process could not be started
         health = Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))
     return replace(health, account=account)

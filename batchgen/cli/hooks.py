@@ -156,9 +156,9 @@ def _posted(url: str, line: str, seconds: float) -> str:
     from batchgen.http.client import open_http_client  # noqa: PLC0415
 
     async def post() -> str:
-        async with asyncio.timeout(seconds), open_http_client(1) as door:
+        async with asyncio.timeout(seconds), open_http_client(1) as client:
             headers = {"Content-Type": "application/json"}
-            answer = await door.send("POST", url, headers=headers, body=line.encode())
+            answer = await client.send("POST", url, headers=headers, body=line.encode())
         return "" if 200 <= answer.status < 300 else f"the webhook answered HTTP {answer.status}."
 
     try:

@@ -1,4 +1,4 @@
-"""What the parts of a run share: the ledger's two ends, the tree, the door, time, chance, and the stop."""
+"""What the parts of a run share: the ledger's two ends, the tree, the client, time, chance, and the stop."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Context:
     reader: LedgerReader
     tree: Tree
     template: PathTemplate
-    door: HttpClient
+    client: HttpClient
     downloader: Downloader
     rules: Rules
     budget: Budget

@@ -239,7 +239,7 @@ class Fetcher:
         pieces: list[bytes] = []
         size, first = 0, True
         base_url = self._provider.account.base_url
-        async with self._context.downloader.image(url, base_url=base_url, idle=idle) as body:
+        async with self._context.downloader.image(url, base_url=base_url, idle_timeout=idle) as body:
             async for piece in body:
                 pieces.append(piece)
                 size += len(piece)

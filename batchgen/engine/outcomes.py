@@ -146,4 +146,4 @@ def _code(error: BatchgenError) -> str:
 
 
 def _head(error: BatchgenError) -> str:
-    return str(getattr(error, "head", ""))
+    return str(getattr(error, "body_excerpt", ""))

@@ -221,7 +221,10 @@ class TaskPoller:
         elif running.is_short(task):
             running.short += 1
             if running.short >= _EMPTY:
-                _give_up(running, Unclear(f"The task {task.id} succeeded, but names no image.", head=task.head))
+                _give_up(
+                    running,
+                    Unclear(f"The task {task.id} succeeded, but names no image.", body_excerpt=task.body_excerpt),
+                )
             self._query_in(running, backoff(running.short, self._rng))
         elif not running.end.done():
             self._note_end(running)

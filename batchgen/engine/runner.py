@@ -144,13 +144,19 @@ class AttemptRunner:
         words = task.message or "The gateway gives no reason."
         is_old = self._context.now_ms() - work.accepted_at >= GONE_AFTER_MS
         if task.state is TaskState.REJECTED:
-            refusal = JobRejected(f"The task {task.id} was refused: {words}", code="rejected", head=task.head)
+            refusal = JobRejected(
+                f"The task {task.id} was refused: {words}", code="rejected", body_excerpt=task.body_excerpt
+            )
             await self.ends.end(work, Status.REJECTED, Outcome.FAILED, refusal)
         elif task.state is TaskState.GONE and is_old:  # it may have made something, which was paid
-            gone = TaskNotFound(f"The task {task.id} is no longer there: {words}", code="gone", head=task.head)
+            gone = TaskNotFound(
+                f"The task {task.id} is no longer there: {words}", code="gone", body_excerpt=task.body_excerpt
+            )
             await self._gone(work, gone, Outcome.LOST)
         else:
-            failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
+            failure = AttemptFailed(
+                f"The task {task.id} failed: {words}", code="failed", body_excerpt=task.body_excerpt
+            )
             await self.ends.not_made(work, failure, Outcome.FAILED, counts=True)
 
     async def _record_made(self, work: Work, task: Task, *before: Accepted) -> None:

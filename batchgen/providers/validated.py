@@ -24,7 +24,7 @@ class ValidatedProvider(Provider):
     """A provider as the engine sees it: it answers with tasks, or raises what `Provider` promises."""
 
     def __init__(self, inner: Provider) -> None:
-        super().__init__(inner.account, inner.door, inner.secrets)
+        super().__init__(inner.account, inner.client, inner.secrets)
         self.callback_url = inner.callback_url
         self.can_query = inner.can_query
         self._inner = inner

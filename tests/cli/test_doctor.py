@@ -20,7 +20,7 @@ from sandbox_process import SandboxProcess
 from scripted_gateway import ScriptedGateway
 
 from batchgen.errors import NameNotFound, NotSent, ProxyFailed, RequestBlocked, TlsFailed
-from batchgen.http.client import GetOnlyClient, open_http_client, opened
+from batchgen.http.client import open_get_only_client, open_http_client
 
 KEY = "sk-a-key-that-nobody-may-see"
 SECRET = "a-secret-key-that-nobody-may-see-either"
@@ -326,7 +326,7 @@ def test_an_unknown_path_of_the_gateway_itself_is_no_accepted_key(tmp_path, gate
 
 
 def test_a_404_that_only_who_has_a_key_gets_is_an_accepted_key(tmp_path):
-    """Gateways that give no code of the API's: a stranger is told 401, so the key made the difference."""
+    """GatewayResolver that give no code of the API's: a stranger is told 401, so the key made the difference."""
 
     def bare(call):
         has_key = "Authorization" in call.request.headers
@@ -408,14 +408,14 @@ class Other(Provider):
     async def query(self, task_id): raise TaskNotFound("it keeps no tasks")
     async def probe(self): {probe}
 """
-GET = 'await self.door.send("GET", self.account.base_url + "/v1/images/generations", headers={"Authorization": "x"})'
+GET = 'await self.client.send("GET", self.account.base_url + "/v1/images/generations", headers={"Authorization": "x"})'
 
 
 @pytest.mark.parametrize(
     ("probe", "verdict", "words"),
     [
         (GET, "ok", "accepted"),
-        ('await self.door.send("POST", self.account.base_url, headers={}, body=b"{}")', "note", "POST"),
+        ('await self.client.send("POST", self.account.base_url, headers={}, body=b"{}")', "note", "POST"),
         ("raise NotImplementedError", "note", "no free question"),
     ],
 )
@@ -443,7 +443,7 @@ def test_a_package_that_is_not_installed_is_a_finding(tmp_path, gateway):
     assert "nowhere" in found["mine"]["key"]["text"]
 
 
-# --- the command and the door --------------------------------------------------------------------------------
+# --- the command and the client --------------------------------------------------------------------------------
 
 
 def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
@@ -457,17 +457,17 @@ def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
     assert gateway.ledger(tasks=False)["requests"] == {}
 
 
-async def test_the_door_of_an_examination_lets_no_create_out(gateway):
-    async with opened(GetOnlyClient, 1) as door:
+async def test_the_client_of_an_examination_sends_no_create(gateway):
+    async with open_get_only_client(1) as client:
         for method, body in (("POST", b"{}"), ("PUT", None), ("DELETE", None), ("GET", b"{}")):
             with pytest.raises(RequestBlocked):
-                await door.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
-        assert door.heard == []
+                await client.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
+        assert client.exchanges == []
     assert gateway.ledger(tasks=False)["requests"] == {}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate of its own is made with openssl")
-async def test_the_door_tells_why_a_host_is_not_reached(tmp_path, monkeypatch):
+async def test_the_client_says_why_a_host_is_not_reached(tmp_path, monkeypatch):
     made = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out own.pem -days 2 -subj /CN=localhost"
     subprocess.run(made.split(), cwd=tmp_path, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -478,11 +478,11 @@ async def test_the_door_tells_why_a_host_is_not_reached(tmp_path, monkeypatch):
             "http://no-such-host.invalid/": NameNotFound,
             f"http://127.0.0.1:{free_port()}/": NotSent,
         }
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             for url, reason in reasons.items():
                 with pytest.raises(NotSent) as caught:
-                    await door.send("GET", url, headers={})
+                    await client.send("GET", url, headers={})
                 assert type(caught.value) is reason
             monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy}")
             with pytest.raises(ProxyFailed, match="403"):
-                await door.send("GET", "https://example.org/", headers={})
+                await client.send("GET", "https://example.org/", headers={})

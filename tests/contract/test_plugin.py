@@ -81,9 +81,9 @@ def test_it_is_kept_from_paying_twice_as_every_provider_is(tmp_path):
 async def test_a_request_whose_answer_is_lost_is_not_sent_again_behind_our_back(method):
     with Tap(emulate="kapon") as tap:
         tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             with pytest.raises(Unclear):
-                await door.send(method, f"{tap.origin}/drawings/1", headers={}, body=b"{}")
+                await client.send(method, f"{tap.origin}/drawings/1", headers={}, body=b"{}")
         assert len(tap.sent) == 1
 
 

@@ -60,7 +60,7 @@ def check(error, expected, meaning):
     if isinstance(error, Throttled):
         assert error.retry_after == meaning.retry_after
     if hasattr(error, "head"):
-        assert error.head == meaning.reply.body[:500].decode()
+        assert error.body_excerpt == meaning.reply.body[:500].decode()
 
 
 @pytest.mark.parametrize(("case", "meaning"), ROWS)

@@ -20,11 +20,10 @@ ACCESS, SECRET = CASE.keys["KLING_ACCESS_KEY"], CASE.keys["KLING_SECRET_KEY"]
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     """This machine's clock, `ahead` of the gateway's by so many seconds."""
     own = SimpleNamespace(ahead=0.0)
-    own.time = lambda: time.time() + own.ahead
-    monkeypatch.setattr(kling, "time", own)
+    own.wall = lambda: time.time() + own.ahead
     return own
 
 
@@ -39,7 +38,7 @@ def claims_of(sent):
 def test_a_key_that_is_too_short_brings_no_warning_of_a_library(recwarn):
     account = CASE.account(SimpleNamespace(origin="http://127.0.0.1:9"))
     provider = kling.KlingProvider(account, None, {"KLING_ACCESS_KEY": "a", "KLING_SECRET_KEY": "b"})
-    assert jwt.decode(provider._bearer(), options={"verify_signature": False})["iss"] == "a"
+    assert jwt.decode(provider.bearer, options={"verify_signature": False})["iss"] == "a"
     assert not recwarn.list
 
 
@@ -65,6 +64,7 @@ async def test_its_claims_are_the_references():
 async def test_it_serves_many_requests_and_is_made_anew_before_its_end(clock):
     with CASE.tap() as tap:
         async with CASE.provider(tap) as provider:
+            provider.wall = clock.wall
             task = await provider.create(made_job(), ID)
             clock.ahead = 1400.0
             await provider.query(task.id)
@@ -112,6 +112,7 @@ async def test_a_clock_that_is_not_the_gateways_stops_no_run(clock, seconds):
     clock.ahead = seconds
     with CASE.tap() as tap:
         async with CASE.provider(tap) as provider:
+            provider.wall = clock.wall
             task = await provider.create(made_job(), ID)
             for _ in range(3):
                 await provider.query(task.id)

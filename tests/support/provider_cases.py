@@ -84,10 +84,10 @@ class Case:
 
     @asynccontextmanager
     async def provider(self, tap: Tap, **changes: Any) -> AsyncIterator[Provider]:
-        """Its provider over a door of its own."""
+        """Its provider, with a client of its own."""
         account = self.account(tap, **changes)
-        async with open_http_client(8) as door:
-            yield provider_class(account)(account, door, Secrets(self.keys))
+        async with open_http_client(8) as client:
+            yield provider_class(account)(account, client, Secrets(self.keys))
 
     def settings(self, tap: Tap, **changes: Any) -> dict[str, Any]:
         """An entry of a manifest's `providers`."""

@@ -81,7 +81,7 @@ async def one_job(folder, provider: Provider, **more) -> list[tuple[str, str]]:
             reader=ledger,
             tree=Tree(folder),
             template=None,
-            door=None,
+            client=None,
             downloader=None,
             rules=RULES,
             budget=Budget(Spent(images=0, cost=0, unpriced=0), Limits()),

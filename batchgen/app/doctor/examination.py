@@ -29,7 +29,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.http.proxies import is_loopback, proxy_of
-from batchgen.providers.base import NOBODYS_ID
+from batchgen.providers.base import UNUSED_ID
 from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ _WORTH_A_WORD_SECONDS = 60.0  # of skew that nothing fails of
 class Examination:
     """One account, looked at once. `patience` is in seconds, for each question."""
 
-    def __init__(self, account: Account, door: GetOnlyClient, *, patience: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, account: Account, client: GetOnlyClient, *, patience: float = PATIENCE_SECONDS) -> None:
         self._account = account
-        self._door = door
+        self._client = client
         self._patience = patience
         self._checks: list[Check] = []
         self._provider: Provider | None = None
@@ -67,7 +67,7 @@ class Examination:
                 await self._find(self._provider, tasks)
             self._compare_clocks()
             self._measure()
-        heard = [each.seconds for each in self._door.heard]
+        heard = [each.seconds for each in self._client.exchanges]
         return Health(
             account=self._account,
             checks=tuple(self._checks),
@@ -100,7 +100,7 @@ class Examination:
     def _look_for_keys(self) -> None:
         names = self._account.key_variables
         try:
-            self._provider = provider_for(self._account, self._door)
+            self._provider = provider_for(self._account, self._client)
         except CommandError as error:
             self._problem("key", str(error))
             return
@@ -139,11 +139,11 @@ class Examination:
         """Ask for the account's address without a key: any answer will do."""
         parts = urlsplit(self._account.base_url)
         try:
-            await self._ask(self._door.send("GET", self._account.base_url, headers={}))
+            await self._ask(self._client.send("GET", self._account.base_url, headers={}))
         except (NotSent, Unclear) as error:
             self._problem("host", str(error), on_reaching(error, parts.scheme))
             return False
-        seconds = f"{self._door.heard[-1].seconds:.2f} s"
+        seconds = f"{self._client.exchanges[-1].seconds:.2f} s"
         if parts.scheme == "https":
             self._ok("host", f"{parts.netloc} answers over TLS, its certificate is valid ({seconds})")
         elif self._account.auth is Auth.NONE or is_loopback(parts.hostname or ""):
@@ -156,7 +156,7 @@ class Examination:
     # --- access -------------------------------------------------------------------------------------------
 
     async def _be_let_in(self, provider: Provider) -> bool:
-        before = len(self._door.heard)
+        before = len(self._client.exchanges)
         not_there: TaskNotFound | NoSuchPath | None = None
         try:
             await self._ask(provider.probe())
@@ -174,7 +174,7 @@ class Examination:
         except BatchgenError as error:
             self._problem("auth", str(error), self._on_refusal(error))
             return False
-        heard = self._door.heard[-1] if len(self._door.heard) > before else None
+        heard = self._client.exchanges[-1] if len(self._client.exchanges) > before else None
         return await self._compare_without_key(heard, not_there)
 
     async def _compare_without_key(self, heard: Exchange | None, not_there: TaskNotFound | NoSuchPath | None) -> bool:
@@ -199,7 +199,7 @@ class Examination:
         if heard is None or self._account.auth is Auth.NONE:
             return None
         try:
-            answer = await self._ask(self._door.send("GET", heard.url, headers={}))
+            answer = await self._ask(self._client.send("GET", heard.url, headers={}))
         except (NotSent, Unclear):
             return None
         return answer.status
@@ -207,7 +207,7 @@ class Examination:
     def _on_refusal(self, error: BatchgenError) -> str:
         if isinstance(error, AccountStopped):
             return ""  # it says itself what to do
-        status = self._door.heard[-1].answer.status
+        status = self._client.exchanges[-1].answer.status
         if isinstance(error, Unclear) and status < 400:
             return "Something else than the API answers here: check base_url."
         return "Try again in a while; if it stays so, ask the gateway."
@@ -246,7 +246,7 @@ class Examination:
             return
         never = self._set("lookup_by_external_id")
         try:
-            found = await self._ask(provider.find(NOBODYS_ID))
+            found = await self._ask(provider.find(UNUSED_ID))
         except TaskNotFound:
             await self._find_one(provider, next((task for task in tasks if task.external_id), None))
         except NotImplementedError:
@@ -287,8 +287,8 @@ class Examination:
 
     def _ahead(self) -> float | None:
         """By the quickest answer that has a date."""
-        dated = [each for each in self._door.heard if each.ahead is not None]
-        return min(dated, key=lambda each: each.seconds).ahead if dated else None
+        dated = [each for each in self._client.exchanges if each.clock_skew is not None]
+        return min(dated, key=lambda each: each.seconds).clock_skew if dated else None
 
     def _compare_clocks(self) -> None:
         ahead = self._ahead()
@@ -307,8 +307,8 @@ class Examination:
             self._ok("clock", said)
 
     def _measure(self) -> None:
-        seconds = [each.seconds for each in self._door.heard]
+        seconds = [each.seconds for each in self._client.exchanges]
         words = f"{median(seconds):.2f} s a query ({len(seconds)} asked, {min(seconds):.2f} to {max(seconds):.2f} s)"
-        told = self._door.heard[-1].answer.headers
+        told = self._client.exchanges[-1].answer.headers
         limits = [f"{name}: {value}" for name, value in told.items() if "ratelimit" in name.lower().replace("-", "")]
         self._ok("latency", "; ".join([words, *limits]))
