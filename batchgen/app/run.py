@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.catalog import Account
     from batchgen.engine.budget import Limits
     from batchgen.engine.context import Rules
@@ -75,7 +75,7 @@ class Order:
     refetch: bool = False  # images that are all away are lost indeed
     deadline: Deadline | None = None
     spreadsheet_safe: bool = False  # whether a cell of a view may begin with what a spreadsheet calculates
-    address: Address | None = None  # where the account may call us back
+    address: CallbackEndpoint | None = None  # where the account may call us back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,14 +327,14 @@ def _callback_url(order: Order, account: Account) -> str:
 
 @asynccontextmanager
 async def _hearing(
-    address: Address, lane: AccountScheduler, context: Context, around: RunEnvironment
+    address: CallbackEndpoint, lane: AccountScheduler, context: Context, around: RunEnvironment
 ) -> AsyncIterator[None]:
     """Take callbacks while the lanes run, and say it when none came: else a wrong address would go unnoticed."""
     from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp costs 0.1 s
 
-    async with open_callback_server(address, lane.hear) as intake:
+    async with open_callback_server(address, lane.on_callback) as server:
         yield
-    if not intake.calls and context.stats.fetched_jobs:
+    if not server.received and context.stats.fetched_jobs:
         around.say(
             "No callback has come: check that callback.public_url leads to callback.listen."
             " Nothing is lost, the tasks were asked for as without it."

@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.catalog import Account
     from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
 
 
-def way_back(manifest: Manifest, root: Path) -> AbstractContextManager[Address | None]:
+def way_back(manifest: Manifest, root: Path) -> AbstractContextManager[CallbackEndpoint | None]:
     """Where the account may call this run back, or None where it cannot or is not to.
 
     Raises CommandError where its port cannot be had, and OutputBusy where that is because the output's run has it.
     """
-    from batchgen.callbacks.endpoint import Address  # noqa: PLC0415 - only where it is needed
+    from batchgen.callbacks.endpoint import CallbackEndpoint  # noqa: PLC0415 - only where it is needed
 
     callback = manifest.callback
     if callback is None or "callback_url" not in manifest.account.fields:
         return nullcontext()
     try:
-        return Address(callback.public_url, callback.host, callback.port)
+        return CallbackEndpoint(callback.public_url, callback.host, callback.port)
     except CommandError:
         lock.check_free(root)
         raise

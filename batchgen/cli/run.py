@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterator
 
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.ledger.reader import LedgerReader
     from batchgen.manifest.model import Manifest
 
@@ -133,7 +133,7 @@ def _performed(
     return ending
 
 
-def _order(options: Namespace, manifest: Manifest, selection: Selection, address: Address | None) -> Order:
+def _order(options: Namespace, manifest: Manifest, selection: Selection, address: CallbackEndpoint | None) -> Order:
     run = manifest.run
     return Order(
         jobs=lambda: expand(manifest),

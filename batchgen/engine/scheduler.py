@@ -321,9 +321,9 @@ class AccountScheduler:
         heapq.heappush(self._later, (self._context.clock() + seconds, self._put, work))
         self._wake.set()
 
-    def hear(self, call: Mapping[str, Any]) -> None:
-        """A callback's body: where it says that a task has ended, the task is asked for soon."""
-        task = self._provider.parse_callback(call)
+    def on_callback(self, body: Mapping[str, Any]) -> None:
+        """Query a task soon where a callback's body says that it has ended."""
+        task = self._provider.parse_callback(body)
         if task is not None and task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
 
