@@ -14,13 +14,12 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.ledger.adoption import another_attempt, latest_of
 from batchgen.ledger.events import Accepted, Outcome
 from batchgen.ledger.payments import Payment, payments
-from batchgen.providers.base import TaskState
+from batchgen.providers.base import CLOCK_SKEW_MS, TaskState
 from batchgen.reconcile.files import is_asked_for, look_at
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class GatewayQuery:
 
     async def _through_the_list(self, answered: GatewayReport) -> bool:
         """Every task back to our first; False where the account has no list after all."""
-        first = self._books.oldest.get(answered.account, 0) - SKEW_MS
+        first = self._books.oldest.get(answered.account, 0) - CLOCK_SKEW_MS
         for number in range(1, _MOST_PAGES + 1):
             try:
                 page: Page = await self._patiently(partial(self._provider.page, number, _PAGE))

@@ -130,7 +130,7 @@ class AttemptRunner:
             await self._gone(work, error, Outcome.LOST)
             return False
         finally:
-            self.creates.recovery.ended(work.task_id)
+            self.creates.recovery.on_ended(work.task_id)
         hold.give()  # at the gateway the slots are free already: what follows here must not keep them
         self._flow.gate.served()
         if task.state is not TaskState.SUCCEEDED:

@@ -204,10 +204,10 @@ class AccountScheduler:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
         recovery = self._life.creates.recovery
         may_go_on = (self._waiting and not self._is_out_of_funds) or self._later
-        if may_go_on or len(self._lives) > recovery.doubts:
-            recovery.no_last_call()
+        if may_go_on or len(self._lives) > recovery.waiting:
+            recovery.keep_waiting()
         else:
-            recovery.last_call(for_one=self._context.rules.resend_unknown)
+            recovery.decide_now(only_one=self._context.rules.resend_unknown)
 
     def _held_back(self, lives: asyncio.TaskGroup) -> Idle | None:
         """Why no work at all may begin now, if so."""

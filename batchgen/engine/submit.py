@@ -81,7 +81,7 @@ class Creates:
             is_proof=lambda work: work.id_sent and work.key_print == self.key_print and not work.moved,
             sleep=context.sleep,
             clock=context.clock,
-            chance=context.chance,
+            rng=context.chance,
             changed=changed,
         )
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -131,12 +131,12 @@ class Creates:
         try:
             await self._record_intent(work)
             hold.enter(Phase.CREATING)
-            if not self.recovery.can_ask:
+            if not self.recovery.can_find:
                 self.unaskable.add(asyncio.current_task())
             task = await self._provider.create(work.job, work.external_id)
         finally:
             self._outage.answered(work.external_id)
-        if not task.may_be(work.id_to_echo) or self.recovery.is_anothers(task.id, work.external_id):
+        if not task.may_be(work.id_to_echo) or self.recovery.belongs_to_other(task.id, work.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 
@@ -231,11 +231,11 @@ class Creates:
 
         Raises NotAnswered where the account does not say.
         """
-        if isinstance(refusal, NotSent | PageReceived) or not (work.id_sent and self.recovery.can_ask):
+        if isinstance(refusal, NotSent | PageReceived) or not (work.id_sent and self.recovery.can_find):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)
-            return await self.recovery.glance(work)
+            return await self.recovery.find_once(work)
         except AccountStopped:
             return None  # who does not let us in has taken nothing from us either
 
@@ -249,7 +249,7 @@ class Creates:
         at = self._context.now_ms()
         await self._context.record(_accepted(work, task, at, found=found))
         if work.id_sent and work.key_print == self.key_print:
-            self.recovery.accepted(task.id, work.external_id, at)
+            self.recovery.on_accepted(task.id, work.external_id, at)
         return work.accepted(task.id, at)
 
     async def _made_at_once(self, work: Work, task: Task) -> Work:

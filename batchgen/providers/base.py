@@ -123,6 +123,7 @@ class Secrets:
         return self.values[name]
 
 
+CLOCK_SKEW_MS = 10 * 60 * 1000  # at most so much do a gateway's clock and ours differ
 UNUSED_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
 
 

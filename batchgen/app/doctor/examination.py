@@ -16,7 +16,6 @@ from batchgen.app.doctor.advice import fault_of_key, on_path, on_reaching, witho
 from batchgen.app.doctor.health import PATIENCE_SECONDS, Check, Health, Verdict
 from batchgen.catalog.catalog import Auth, Capability
 from batchgen.durations import duration
-from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -29,7 +28,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.http.proxies import is_loopback, proxy_of
-from batchgen.providers.base import UNUSED_ID
+from batchgen.providers.base import CLOCK_SKEW_MS, UNUSED_ID
 from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _LOOKED_AT = 30  # tasks of the list: enough to meet one with an id of its caller's
-_SKEW_SECONDS = SKEW_MS / 1000
+_SKEW_SECONDS = CLOCK_SKEW_MS / 1000
 _PROXY_SECONDS = 60  # nginx's proxy_read_timeout, where nobody sets it
 _OWN_SERVICE = "https://api.openai.com"
 _WORTH_A_WORD_SECONDS = 60.0  # of skew that nothing fails of
