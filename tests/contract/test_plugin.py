@@ -51,7 +51,7 @@ def manifest(folder, gateway, *prompts, n=1, more="", **changes):
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_manifest_that_names_its_wire_is_run_to_the_images(tmp_path):
+def test_a_manifest_that_names_its_protocol_is_run_to_the_images(tmp_path):
     with DrawingGateway() as gateway:
         path = manifest(tmp_path, gateway, "a fox", "ein Dachs 狐", n=2)
         assert batchgen("validate", path, cwd=tmp_path).returncode == 0
@@ -108,7 +108,7 @@ def test_a_wrong_key_stops_the_account_and_is_not_shown(tmp_path, monkeypatch):
     assert "another-key" not in done.stdout + done.stderr
 
 
-def test_without_the_package_the_command_says_which_wires_there_are(tmp_path, monkeypatch):
+def test_without_the_package_the_command_says_which_protocols_there_are(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAWING_KEY", KEY)
     with DrawingGateway() as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
@@ -137,9 +137,9 @@ def test_an_installer_finds_its_entry_point(tmp_path):
     assert (tmp_path / "site" / "batchgen_drawing.py").exists()
 
 
-def test_the_readme_shows_it_as_it_is_and_it_is_short():
+def test_the_documentation_shows_it_as_it_is_and_it_is_short():
     text = MODULE.read_text(encoding="utf-8")
-    assert f"```python\n{text}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"```python\n{text}```" in (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
 
 
@@ -154,11 +154,11 @@ class Spoilt(DrawingProvider):
     calls = 0
 
     async def {method}(self, *asked):
-        told = await super().{method}(*asked)
+        task = await super().{method}(*asked)
         Spoilt.calls += 1
         if Spoilt.calls in {when}:
             raise KeyError("sheets of " + self.secrets["DRAWING_KEY"])
-        return told
+        return task
 
 
 DrawingProvider = Spoilt
