@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LIST_INTERVAL = 0.047  # of the mean latency
 _FIRST_QUERY = 0.64  # of the median latency, after the task's start
+_OLDER_PAGES = 4.0  # times as long between two readings of an older page, which has fewer running tasks
 _QUERY_INTERVAL = 0.12  # of the median latency
 _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a slot
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
@@ -165,7 +166,7 @@ class TaskPoller:
         if (wait := first * median - running.seen) > 0:
             return wait
         if listed:
-            return self._list_interval() * listed**2  # an older page has fewer running tasks, so it is read more rarely
+            return self._list_interval() * (1.0 if listed == 1 else _OLDER_PAGES)
         late = max(median, running.seen - median)
         return min(_QUERY_INTERVAL * late, _LONGEST) * self._patience
 

@@ -13,7 +13,7 @@ import pytest
 from command import ROOT, batchgen
 from drawing_gateway import KEY, DrawingGateway
 from output_checks import check_invariant, rows_of
-from wire_tap import Reply, Tap
+from recorder import Recorder, Reply
 
 from batchgen.errors import Unclear
 from batchgen.http.client import open_http_client
@@ -79,12 +79,12 @@ def test_it_is_kept_from_paying_twice_as_every_provider_is(tmp_path):
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "GET"])
 async def test_a_request_whose_answer_is_lost_is_not_sent_again_behind_our_back(method):
-    with Tap(emulate="kapon") as tap:
-        tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
+    with Recorder(emulate="kapon") as recorder:
+        recorder.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
         async with open_http_client(1) as client:
             with pytest.raises(Unclear):
-                await client.send(method, f"{tap.origin}/drawings/1", headers={}, body=b"{}")
-        assert len(tap.sent) == 1
+                await client.send(method, f"{recorder.origin}/drawings/1", headers={}, body=b"{}")
+        assert len(recorder.sent) == 1
 
 
 @pytest.mark.usefixtures("installed")

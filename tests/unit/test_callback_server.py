@@ -1,4 +1,4 @@
-"""The callback intake by itself: what it answers to whom, and how little strangers can hold of it."""
+"""The callback server by itself: what it answers, and how little of it anybody can occupy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import aiohttp
 import pytest
 
-from batchgen.callbacks import endpoint as endpoints
+from batchgen.callbacks import endpoint as endpoint_module
 from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_callback_server
 from batchgen.engine.callback_reliability import CallbackReliability
@@ -116,7 +116,7 @@ def test_a_port_that_is_the_system_s_is_a_sentence(monkeypatch):
     def refused(*_words, **_more):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(endpoints.socket, "create_server", refused)  # in a container every port may be anybody's
+    monkeypatch.setattr(endpoint_module.socket, "create_server", refused)  # in a container every port may be anybody's
     with pytest.raises(CommandError, match="below 1024"):
         CallbackEndpoint("https://example.org", "127.0.0.1", 443)
 
