@@ -43,7 +43,7 @@ _QUERIES_AT_ONCE = 32
 _NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
 _EMPTY = 8  # a success without images is queried again so often, then left for the next run
 _LIST_ERRORS = 3  # after so many unclear answers in a row, the list is no longer used
-_LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list is still the least that can be asked
+_LIST_REFUSALS = 6  # the same for "too fast": half a minute, in which one list costs less than single queries
 
 T = TypeVar("T")
 
@@ -209,16 +209,16 @@ class TaskPoller:
             self._on_answer()
             self._take(running, task, now)
 
-    def _take(self, running: RunningTask, task: Task, asked_at: float, *, listed: int = 0) -> None:
-        """Act on an answer to what was asked at this moment."""
+    def _take(self, running: RunningTask, task: Task, queried_at: float, *, listed: int = 0) -> None:
+        """Act on the answer to a query that was sent at this moment."""
         running.errors = running.not_found = 0
-        if running.needs_second_failure(task, asked_at):
+        if running.needs_second_failure(task, queried_at):
             self._query_in(running, CONFIRM_FAILURE_SECONDS)
         elif task.state is TaskState.RUNNING:
             self.on_status(task)
-            running.seen = asked_at - running.since
-            wait = self._until_query(running, listed=listed) - (self._clock() - asked_at)
-            self._query_in(running, min(wait, self._until_callback_counts(running, asked_at)))
+            running.seen = queried_at - running.since
+            wait = self._until_query(running, listed=listed) - (self._clock() - queried_at)
+            self._query_in(running, min(wait, self._until_callback_counts(running, queried_at)))
         elif running.is_short(task):
             running.short += 1
             if running.short >= _EMPTY:
@@ -231,11 +231,11 @@ class TaskPoller:
             self._note_end(running)
             running.end.set_result(task)
 
-    def _until_callback_counts(self, running: RunningTask, asked_at: float) -> float:
+    def _until_callback_counts(self, running: RunningTask, queried_at: float) -> float:
         """Seconds until a callback makes a task worth a query of which an answer says that it runs."""
         if running.called_at is None:
             return math.inf
-        if running.called_at >= asked_at:
+        if running.called_at >= queried_at:
             return 0.0  # the callback is the newer of the two
         self._note_unreliable(self._callbacks.failed)
         return running.reject_callback(self._clock())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Task
 
-CONFIRM_FAILURE_SECONDS = 1.0  # a failed task is made anew, which may be paid twice: the failure is asked for again
+CONFIRM_FAILURE_SECONDS = 1.0  # a failed task is created again, so its failure is queried a second time
 _SHORT_ANSWERS = 2  # so many answers with too few images in a row are not believed
 _LONGEST_QUIET_SECONDS = 60.0
 
@@ -39,7 +39,7 @@ class RunningTask:
     seen: float = 0.0
     errors: int = 0  # queries in a row without an answer
     not_found: int = 0  # answers in a row that do not know it
-    short: int = 0  # answers that say it succeeded, but name fewer images than were asked for, or none
+    short: int = 0  # answers that say it succeeded, but name fewer images than were requested, or none
     failed_at: float | None = None  # when an answer first said that it failed
     called_at: float | None = None  # when a callback said that it ended; None once an answer has said otherwise
     false_callbacks: int = 0
@@ -60,7 +60,7 @@ class RunningTask:
         return now - self.failed_at < CONFIRM_FAILURE_SECONDS
 
     def is_short(self, task: Task) -> bool:
-        """Whether this answer names fewer images than were asked for, which is not believed at once."""
+        """Whether this answer names fewer images than were requested, which is not believed at once."""
         named = len({link.url for link in task.links})  # one link for all of them is one image
         return (
             task.state is TaskState.SUCCEEDED

@@ -222,8 +222,8 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         trace_configs=[sending],
     )
     # aiohttp sends a PUT that got no answer a second time by itself (RFC 9112, 9.3.1, allows it for idempotent
-    # methods), and tells nobody: of a create, the second answer would be taken for the first. It has no public
-    # switch for that; its own test client sets this one.
+    # methods), without a sign of it: the second answer to a create would be taken for the first. There is no public
+    # option for that; aiohttp's own test client sets this one.
     session._retry_connection = False  # noqa: SLF001
     return session
 

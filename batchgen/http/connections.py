@@ -58,7 +58,7 @@ class GatewayConnector(aiohttp.TCPConnector):
                 return connection
             connection.close()
             if last_used is None:
-                raise UnrequestedBytes("it answered before it was asked")
+                raise UnrequestedBytes("it sent bytes before a request")
 
 
 class UnrequestedBytes(aiohttp.ClientConnectionError):

@@ -48,7 +48,7 @@ class Downloader:
         self._gateways = gateways
         self._unrestricted = unrestricted
         self._public = public
-        self._proxied_names: set[str] = set()  # names that may be asked for through a proxy
+        self._proxied_names: set[str] = set()  # may be requested through a proxy
 
     @asynccontextmanager
     async def image(

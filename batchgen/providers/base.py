@@ -69,7 +69,7 @@ class Task:
 
         A gateway may count from 0 or from 1, leave images out for a while, or change their order: what is at a known
         address keeps its number, and the others are numbered by the gateway's own index. Where it gives none, an
-        answer that leaves images out does not tell which they are.
+        answer that leaves images out does not show which they are.
         """
         by_path = {_path_of(link.url): link.index for link in known}
         numbers = {link.index: by_path.get(_path_of(link.url)) for link in self.links}
@@ -93,7 +93,7 @@ class Task:
 
 
 def _first_number(indices: Collection[int], n: int) -> int:
-    """Whether a gateway counts from 0 or from 1, as far as one answer tells."""
+    """Whether a gateway counts from 0 or from 1, as far as one answer shows."""
     return int(0 not in indices and n in indices)
 
 

@@ -1,8 +1,8 @@
 """What the Kling API's answers mean: HTTP status and `code` together, by the table of errors.
 
-GatewayResolver also answer with plain HTTP statuses, HTML pages, `code` as a string and other spellings: read
-tolerantly, and decided by the HTTP status where the body tells nothing. Sources: the vendor's reference
-and the two gateways' pages, read 2026-11.
+Gateways also answer with plain HTTP statuses, HTML pages, `code` as a string and other spellings. They are read
+tolerantly, and the HTTP status decides where the body says nothing. Sources: the vendor's reference and the two
+gateways' pages, read 2026-11.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class OpenAIProvider(Provider):
         raise TaskNotFound(f"The account {self.account.name!r} cannot be queried for {task_id}.")
 
     def request(self, job: Job) -> dict[str, Any]:
-        """The create's body: what was asked for, and nothing that the account does not know."""
+        """The create's body: what the job asks for, in fields that the account knows."""
         parameters = job.parameters
         known = self.account.fields | self.account.required
         values: dict[str, Any] = {
