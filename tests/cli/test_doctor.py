@@ -326,7 +326,7 @@ def test_an_unknown_path_of_the_gateway_itself_is_no_accepted_key(tmp_path, gate
 
 
 def test_a_404_that_only_who_has_a_key_gets_is_an_accepted_key(tmp_path):
-    """GatewayResolver that give no code of the API's: a stranger is told 401, so the key made the difference."""
+    """Gateways that give no code of the API's: a stranger is told 401, so the key made the difference."""
 
     def bare(call):
         has_key = "Authorization" in call.request.headers
