@@ -31,7 +31,7 @@ _OLDER_PAGES = 4.0  # times as long between two readings of an older page, which
 _QUERY_INTERVAL = 0.12  # of the median latency
 _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a slot
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
-_FIRST_UNCALLED = 2.0  # of the median latency, while callbacks come in time
+_LONGEST_UNCALLED = 60.0  # seconds beyond the median latency without a callback, or twice the median
 _SHORTEST, _LONGEST = 0.02, 15.0  # seconds between two queries, or two lists
 
 _PAGE = 500
@@ -162,8 +162,10 @@ class TaskPoller:
         is_known = 2 * self._latencies.ended >= len(self._running)
         if not is_known or (median := self._latencies.median(running.kind)) is None:
             return next_query(running.seen)
-        first = _FIRST_UNCALLED if self._callbacks.is_reliable else _FIRST_QUERY
-        if (wait := first * median - running.seen) > 0:
+        first = _FIRST_QUERY * median
+        if self._callbacks.is_reliable:
+            first = median + min(median, _LONGEST_UNCALLED)
+        if (wait := first - running.seen) > 0:
             return wait
         if listed:
             return self._list_interval() * (1.0 if listed == 1 else _OLDER_PAGES)
@@ -295,8 +297,10 @@ class TaskPoller:
             self._changed.set()
         overdue = ended - (self._latencies.mean or _LONGEST)
         due = [each for each in missing.values() if each.due <= ended]
+        if not is_whole:  # they may be on an older page
+            due = [each for each in due if each.is_troubled or each.called_at is not None or each.due <= overdue]
         async with asyncio.TaskGroup() as group:
-            self._query_each([each for each in due if is_whole or each.is_troubled or each.due <= overdue], group)
+            self._query_each(due, group)
 
     async def _read_list(self, missing: dict[str, RunningTask], now: float) -> bool:
         """Read pages while enough due tasks are missing; whether what is missing now is not in the list at all."""
