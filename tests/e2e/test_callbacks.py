@@ -225,7 +225,7 @@ def test_a_port_in_use_is_a_sentence_before_anything_is_sent_or_written(tmp_path
 
 
 def test_a_second_run_of_the_same_output_still_leaves_with_4(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "2", "--blank-images") as gateway:
+    with SandboxProcess("--emulate", "kapon", "--latency", "6", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(3, callback(free_port())))
         run = started("run", path, cwd=tmp_path)
         wait_for(lambda: addresses(gateway))
