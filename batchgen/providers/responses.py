@@ -148,6 +148,9 @@ class Codes:
     refused: type[JobRefused] = RefusedOrTaken
 
 
+_NO_CODES = Codes()
+
+
 def refusal(answer: Answer, *, creating: bool, operation: str, codes: Codes = Codes()) -> BatchgenError:
     """The error that an answer means by its code, else by its status; its words for people are kept.
 

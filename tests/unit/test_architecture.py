@@ -31,7 +31,7 @@ LAYERS = {
     "reconcile": "errors jobs money ledger storage reports",
     "plan": "errors jobs money catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
-    "callbacks": "errors http",
+    "callbacks": "errors",
     "engine": "errors jobs money durations catalog storage ledger http providers reconcile",
     "app": "descriptors errors jobs money durations catalog storage manifest matrix ledger reports reconcile plan"
     " http providers callbacks engine",
