@@ -151,7 +151,7 @@ class Codes:
 _NO_CODES = Codes()
 
 
-def refusal(answer: Answer, *, creating: bool, operation: str, codes: Codes = Codes()) -> BatchgenError:
+def refusal(answer: Answer, *, creating: bool, operation: str, codes: Codes = _NO_CODES) -> BatchgenError:
     """The error that an answer means by its code, else by its status; its words for people are kept.
 
     `creating`: whether it answers a create, where an unclear answer may have cost money.

@@ -42,7 +42,7 @@ async def body_of(client, url, **more):
     return (await client.send("GET", url, headers={}, **more)).body
 
 
-# --- bytes that came before they were asked for ---------------------------------------------------------------
+# --- bytes that came before a request ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread in the socket"])
@@ -71,12 +71,12 @@ async def test_an_answer_that_came_unasked_on_an_idle_connection_is_nobody_s(is_
 
 
 async def test_a_new_connection_that_answers_before_it_is_asked_is_believed_nothing_and_nothing_is_sent():
-    heard, spoke = [], threading.Event()
+    received, spoke = [], threading.Event()
 
     def serve(line: Line):
         line.say(answer(TASK % 1))
         spoke.set()
-        heard.append(line.request())
+        received.append(line.request())
 
     with RawServer(serve) as server:
         async with open_http_client(1) as client:
@@ -89,9 +89,9 @@ async def test_a_new_connection_that_answers_before_it_is_asked_is_believed_noth
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(connections.GatewayConnector, "_create_connection", slowly)
-                with pytest.raises(NotSent, match="before it was asked"):
+                with pytest.raises(NotSent, match="before a request"):
                     await client.send("POST", server.origin, headers={}, body=b"{}", new_connection=True)
-    assert heard in ([], [b""])
+    assert received in ([], [b""])
 
 
 async def test_a_connection_from_before_the_machine_was_suspended_is_not_used_again(monkeypatch):
@@ -176,7 +176,7 @@ def test_every_question_says_that_no_cache_is_to_answer_it(tmp_path):
 
 
 def test_a_cached_not_found_pays_for_nothing_twice(tmp_path):
-    """A cache in between that keeps each 404 of a question, unless it is told to ask anew."""
+    """A cache in between that keeps each 404 to a query, unless the request forbids it."""
     kept = {}
 
     def through_a_cache(call):
