@@ -269,7 +269,7 @@ def test_a_file_that_goes_missing_later_is_made_anew_only_when_told(tmp_path):
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         (row,) = rows_of(output(tmp_path), "failures.csv")
         assert row["status"] == "gone"
-        assert "inside the gateway's answer" in row["message"]
+        assert "part of the gateway's answer" in row["message"]
         assert accepted_by(gateway) == 2
         assert batchgen("run", path, "--retry-failed", cwd=tmp_path).returncode == 0
         assert accepted_by(gateway) == 3
