@@ -71,7 +71,8 @@ class TaskPoller:
         self._on_answer = on_answer
         self.on_status: Callable[[Task], None] = lambda _: None  # called for each answer that a task still runs
         self._jobs_wait = jobs_wait
-        self._running: dict[str, RunningTask] = {}
+        self._running: set[RunningTask] = set()  # two may have the same id, where a gateway mixes up its answers
+        self._by_id: dict[str, RunningTask] = {}
         self._callbacks = CallbackReliability()
         self._latencies = Latencies()
         self._changed = asyncio.Event()
@@ -99,12 +100,14 @@ class TaskPoller:
             due=0.0,
             end=asyncio.get_running_loop().create_future(),
         )
-        self._running[task_id] = running
+        self._running.add(running)
+        self._by_id[task_id] = running
         self._query_in(running, self._until_query(running))
         try:
             return await running.end
         finally:
-            self._running.pop(task_id, None)
+            self._running.discard(running)
+            self._by_id.pop(task_id, None)
 
     def on_callback(self, task_id: str) -> None:
         """Query a task soon because a callback says that it has ended.
@@ -112,7 +115,7 @@ class TaskPoller:
         Harmless for a task that is not running, however often and however wrong.
         """
         now = self._clock()
-        running = self._running.get(task_id)
+        running = self._by_id.get(task_id)
         if running is None:
             self._callbacks.came_after_end(task_id, now)
         elif running.called_at is None:
@@ -134,10 +137,10 @@ class TaskPoller:
     def query_due(self, group: asyncio.TaskGroup) -> float:
         """Start what is due now: one list, or queries of single tasks; the seconds until more is due."""
         now = self._clock()
-        due = min((running.due for running in self._running.values()), default=math.inf)
+        due = min((running.due for running in self._running), default=math.inf)
         if not self._can_list or len(self._running) < _LIST_FROM:
             if due <= now:
-                self._query_each([running for running in self._running.values() if running.due <= now], group)
+                self._query_each([running for running in self._running if running.due <= now], group)
                 return 0.0
             return due - now
         if self._is_listing:
@@ -257,7 +260,7 @@ class TaskPoller:
         was_reliable = self._callbacks.is_reliable
         note()
         if was_reliable and not self._callbacks.is_reliable:
-            for running in self._running.values():
+            for running in self._running:
                 if running.due < math.inf and not running.is_troubled:
                     usual = running.since + running.seen + self._until_query(running)
                     self._query_in(running, min(running.due, usual) - self._clock())
@@ -275,14 +278,14 @@ class TaskPoller:
 
     async def _list(self, now: float) -> None:
         """Read the list; query the due tasks that it leaves out one by one."""
-        missing = {task_id: running for task_id, running in self._running.items() if running.due < math.inf}
+        missing = {running for running in self._running if running.due < math.inf}
         is_whole = True
         try:
             is_whole = await self._read_list(missing, now)
         except (Throttled, NotSent) as error:
             self._list_refusals += int(isinstance(error, Throttled))
             self._can_list = self._list_refusals < _LIST_REFUSALS
-            self._back_off(list(missing.values()), error)
+            self._back_off(list(missing), error)
             return
         except (JobError, AccountStopped):
             self._can_list = False  # the single query will say what is wrong, if anything is
@@ -297,15 +300,15 @@ class TaskPoller:
             self._list_due = max(now + self._list_interval(), ended + max(_SHORTEST, ended - now))
             self._changed.set()
         overdue = ended - (self._latencies.mean or _LONGEST)
-        due = [each for each in missing.values() if each.due <= ended]
+        due = [each for each in missing if each.due <= ended]
         if not is_whole:  # they may be on an older page
             due = [each for each in due if each.is_troubled or each.called_at is not None or each.due <= overdue]
         async with asyncio.TaskGroup() as group:
             self._query_each(due, group)
 
-    async def _read_list(self, missing: dict[str, RunningTask], now: float) -> bool:
+    async def _read_list(self, missing: set[RunningTask], now: float) -> bool:
         """Read pages while enough due tasks are missing; whether what is missing now is not in the list at all."""
-        oldest = min((running.since for running in missing.values()), default=now)
+        oldest = min((running.since for running in missing), default=now)
         size = min(_PAGE, 3 * len(self._running) + 20)  # the account may have tasks that are not ours
         for number in range(1, _PAGES_AT_MOST + 1):
             page = await _answer(self._provider.page(number, size), query_timeout(self._list_errors))
@@ -313,21 +316,22 @@ class TaskPoller:
             self._take_page(page, missing, now, number)
             if not missing or len(page.tasks) < size or self._is_before(page.tasks[-1].created_ms, oldest):
                 return True
-            due = sum(running.due <= now for running in missing.values())
+            due = sum(running.due <= now for running in missing)
             if due < max(_LIST_FROM, _PAGE_SHARE * len(self._running)):
                 return False
         return True
 
-    def _take_page(self, page: Page, missing: dict[str, RunningTask], now: float, number: int) -> None:
-        for task in page.tasks:
-            running = missing.get(task.id)
-            if running is None or not task.may_be(running.external_id):
+    def _take_page(self, page: Page, missing: set[RunningTask], now: float, number: int) -> None:
+        tasks = {task.id: task for task in page.tasks}
+        for running in list(missing):
+            task = tasks.get(running.task_id)
+            if task is None or not task.may_be(running.external_id):
                 continue
             if running.is_short(task):  # a list may say less than the task itself
                 if not running.is_troubled:
                     running.short, running.due = 1, now
             else:
-                del missing[task.id]
+                missing.discard(running)
                 self._take(running, task, now, listed=number)
 
     def _is_before(self, created_ms: int | None, oldest: float) -> bool:

@@ -144,7 +144,7 @@ async def test_an_answer_to_a_query_from_before_the_callback_does_not_make_the_c
     async with asyncio.TaskGroup() as group:
         wait = group.create_task(poller.wait("1", job().parameters, ""))
         await asyncio.sleep(0)
-        (running,) = poller._running.values()
+        (running,) = poller._running
         await poller._query(running)
         assert running.called_at is not None
         assert running.due - clock.now == pytest.approx(_SHORTEST)  # the callback is the newer of the two
