@@ -170,12 +170,12 @@ class AccountStopped(RunStopped):
 class JobError(BatchgenError):
     """A job's attempt ended without its images.
 
-    `code` is the gateway's (a string, empty where it gave none); `head` the first bytes of its answer.
+    `code` is the gateway's (a string, empty where it gave none); `body_excerpt` the first bytes of its answer.
     """
 
-    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
         self.code = code
-        self.head = head
+        self.body_excerpt = body_excerpt
         super().__init__(message)
 
 
@@ -243,9 +243,9 @@ class Unclear(BatchgenError):
     After a create this is the `unknown` outcome; after a query it is merely a reason to ask again.
     """
 
-    def __init__(self, message: str, *, code: str = "", head: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
         self.code = code
-        self.head = head
+        self.body_excerpt = body_excerpt
         super().__init__(message)
 
 

@@ -18,7 +18,6 @@ from batchgen.app.doctor_advice import advice_on_host, advice_on_path, problem_o
 from batchgen.app.gateway import open_gateway
 from batchgen.catalog.accounts import Auth, Capability
 from batchgen.catalog.load import builtin
-from batchgen.engine.list_proof import SKEW_MS
 from batchgen.errors import (
     AccountStopped,
     BatchgenError,
@@ -32,7 +31,7 @@ from batchgen.errors import (
 )
 from batchgen.formatting import duration
 from batchgen.http.proxies import is_loopback, proxy_of
-from batchgen.providers.base import NOBODYS_ID
+from batchgen.providers.base import CLOCK_SKEW_MS, UNUSED_ID
 from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0  # for each question
 _PAGE_SIZE = 30  # tasks of the list: enough to meet one with an id of its caller's
-_MAX_SKEW_SECONDS = SKEW_MS / 1000
+_MAX_SKEW_SECONDS = CLOCK_SKEW_MS / 1000
 _PROXY_SECONDS = 60  # nginx's proxy_read_timeout, where nobody sets it
 _OWN_SERVICE = "https://api.openai.com"
 _NOTED_SKEW_SECONDS = 60.0  # nothing fails because of it
@@ -94,10 +93,10 @@ def accounts_of(manifest: Manifest) -> list[Account]:
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question
     """Check one account; `timeout` is in seconds, for each question. A problem is a finding, never an error."""
-    from batchgen.http.client import GetOnlyClient, opened  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+    from batchgen.http.client import open_get_only_client  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
     try:
-        async with open_gateway(account, None) as reached, opened(GetOnlyClient, 1) as client:
+        async with open_gateway(account, None) as reached, open_get_only_client(1) as client:
             return await _Examination(reached, client, timeout).run(account)
     except CommandError as error:  # the sandbox in this process could not be started
         return Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))
@@ -123,7 +122,7 @@ class _Examination:
                 await self._check_find(self._provider, tasks)
             self._check_clock()
             self._check_latency()
-        seconds = [each.seconds for each in self._client.heard]
+        seconds = [each.seconds for each in self._client.exchanges]
         return Health(
             account=account,
             checks=tuple(self._checks),
@@ -199,7 +198,7 @@ class _Examination:
         except (NotSent, Unclear) as error:
             self._problem("host", str(error), advice_on_host(error, parts.scheme))
             return False
-        seconds = f"{self._client.heard[-1].seconds:.2f} s"
+        seconds = f"{self._client.exchanges[-1].seconds:.2f} s"
         if parts.scheme == "https":
             self._ok("host", f"{parts.netloc} answers over TLS, its certificate is valid ({seconds})")
         elif self._account.auth is Auth.NONE or is_loopback(parts.hostname or ""):
@@ -214,7 +213,7 @@ class _Examination:
     # --- access -------------------------------------------------------------------------------------------
 
     async def _check_access(self, provider: Provider) -> bool:
-        before = len(self._client.heard)
+        before = len(self._client.exchanges)
         not_there: TaskNotFound | NoSuchPath | None = None
         try:
             await self._ask(provider.probe())
@@ -232,7 +231,7 @@ class _Examination:
         except BatchgenError as error:
             self._problem("auth", str(error), self._on_refusal(error))
             return False
-        exchange = self._client.heard[-1] if len(self._client.heard) > before else None
+        exchange = self._client.exchanges[-1] if len(self._client.exchanges) > before else None
         return await self._compare_without_key(exchange, not_there)
 
     async def _compare_without_key(
@@ -267,7 +266,7 @@ class _Examination:
     def _on_refusal(self, error: BatchgenError) -> str:
         if isinstance(error, AccountStopped):
             return ""  # the error itself says what to do
-        status = self._client.heard[-1].answer.status
+        status = self._client.exchanges[-1].answer.status
         if isinstance(error, Unclear) and status < 400:
             return "The answer does not come from the API: check base_url."
         return "Try again later; if it persists, ask the gateway's operator."
@@ -313,7 +312,7 @@ class _Examination:
             return
         never = self._set("lookup_by_external_id")
         try:
-            found = await self._ask(provider.find(NOBODYS_ID))
+            found = await self._ask(provider.find(UNUSED_ID))
         except TaskNotFound:
             await self._check_find_known(provider, next((task for task in tasks if task.external_id), None))
         except NotImplementedError:
@@ -354,8 +353,8 @@ class _Examination:
 
     def _clock_skew(self) -> float | None:
         """From the quickest answer that has a date."""
-        dated = [each for each in self._client.heard if each.ahead is not None]
-        return min(dated, key=lambda each: each.seconds).ahead if dated else None
+        dated = [each for each in self._client.exchanges if each.clock_skew is not None]
+        return min(dated, key=lambda each: each.seconds).clock_skew if dated else None
 
     def _check_clock(self) -> None:
         skew = self._clock_skew()
@@ -374,8 +373,8 @@ class _Examination:
             self._ok("clock", text)
 
     def _check_latency(self) -> None:
-        seconds = [each.seconds for each in self._client.heard]
+        seconds = [each.seconds for each in self._client.exchanges]
         words = f"{median(seconds):.2f} s a query ({len(seconds)} queries, {min(seconds):.2f} to {max(seconds):.2f} s)"
-        headers = self._client.heard[-1].answer.headers
+        headers = self._client.exchanges[-1].answer.headers
         limits = [f"{name}: {value}" for name, value in headers.items() if "ratelimit" in name.lower().replace("-", "")]
         self._ok("latency", "; ".join([words, *limits]))

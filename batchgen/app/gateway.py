@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
     from batchgen.manifest.model import Manifest
 
 SANDBOX_STATE = ".sandbox.jsonl"
 
 
-def callback_listener(manifest: Manifest, root: Path) -> AbstractContextManager[Address | None]:
+def callback_listener(manifest: Manifest, root: Path) -> AbstractContextManager[CallbackEndpoint | None]:
     """Where the account may call this run back; None where the manifest or the account has no callbacks.
 
     Raises CommandError where the port is not available, and OutputBusy where a run of this output has it.
     """
-    from batchgen.callbacks.endpoint import Address  # noqa: PLC0415 - only where it is needed
+    from batchgen.callbacks.endpoint import CallbackEndpoint  # noqa: PLC0415 - only where it is needed
 
     callback = manifest.callback
     if callback is None or "callback_url" not in manifest.account.fields:
         return nullcontext()
     try:
-        return Address(callback.public_url, callback.host, callback.port)
+        return CallbackEndpoint(callback.public_url, callback.host, callback.port)
     except CommandError:
         lock.check_free(root)
         raise

@@ -12,11 +12,10 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.ledger.events import Outcome
-from batchgen.providers.base import TaskState
+from batchgen.providers.base import CLOCK_SKEW_MS, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,7 +88,7 @@ class GatewayQuery:
 
     async def _search_list(self, report: GatewayReport) -> bool:
         """Every task back to our first; False where the account has no list after all."""
-        first = self._totals.oldest.get(report.account, 0) - SKEW_MS
+        first = self._totals.oldest.get(report.account, 0) - CLOCK_SKEW_MS
         for number in range(1, _MAX_PAGES + 1):
             try:
                 page: Page = await self._with_retries(partial(self._provider.page, number, _PAGE))

@@ -75,7 +75,7 @@ class ImageStore:
         """The body's last chunks, and whether they are all of it: a large body is written while it arrives."""
         chunks: list[bytes] = []
         size, first = 0, True
-        async with self._downloader.image(url, base_url=base_url, idle=idle_timeout) as body:
+        async with self._downloader.image(url, base_url=base_url, idle_timeout=idle_timeout) as body:
             async for chunk in body:
                 chunks.append(chunk)
                 size += len(chunk)

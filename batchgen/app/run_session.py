@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.app.observer import Observer
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
     from batchgen.engine.shutdown import Deadline
     from batchgen.errors import BatchgenError
@@ -99,7 +99,7 @@ class RunSession:
     """One run of an output folder whose lock the caller holds: `prepare`, `make_images` where it has work, `finish`."""
 
     def __init__(
-        self, request: RunRequest, tree: Tree, ledger: Ledger, observer: Observer, address: Address | None
+        self, request: RunRequest, tree: Tree, ledger: Ledger, observer: Observer, address: CallbackEndpoint | None
     ) -> None:
         self._request = request
         self._manifest = request.manifest
@@ -302,7 +302,7 @@ class RunSession:
 
         async with open_callback_server(self._address, scheduler.on_callback) as server:
             yield
-        if not server.calls and context.stats.fetched_jobs:
+        if not server.received and context.stats.fetched_jobs:
             self._observer.on_message(
                 "No callback arrived: check that callback.public_url leads to callback.listen."
                 " Nothing is lost, because the tasks were queried as without it."

@@ -1,4 +1,4 @@
-"""Where this run can be called back: a port of its own, and an address that nobody can guess."""
+"""The address for callbacks to a run: a port of its own, and a URL that nobody can guess."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from urllib.parse import urlsplit, urlunsplit
 from batchgen.errors import CommandError
 
 _BACKLOG = 128
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_NO_SUCH_ADDRESS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _ADVICE = {
-    errno.EADDRINUSE: "Another program has this port, or another run: give each its own in `callback.listen`.",
-    errno.EACCES: "Ports below 1024 are the system's: take a higher one, and let a reverse proxy pass the calls on.",
-    errno.EADDRNOTAVAIL: "This machine has no such address: 0.0.0.0 means all that it has.",
+    errno.EADDRINUSE: "Another program or run uses this port. Choose a different port in `callback.listen`.",
+    errno.EACCES: "Ports below 1024 need special rights. Use a higher one, and let a reverse proxy forward to it.",
+    errno.EADDRNOTAVAIL: "This machine has no such address. Use 0.0.0.0 to listen on all its addresses.",
 }
 
 
-class Address:
-    """Holds its port from when it is made until it is closed. Its last part is a secret of this run: it is sent in
-    creates, and written nowhere.
+class CallbackEndpoint:
+    """Listens on its port until it is closed. The last part of its URL is a secret of this run, sent in creates only.
 
     Raises CommandError where it cannot listen.
     """
@@ -34,25 +33,25 @@ class Address:
         path = f"{parts.path.rstrip('/')}/{self._secret}"
         self.url = urlunsplit(parts._replace(path=path))
         self.sockets = _listening(host, port)
-        self.local_url = f"http://{_reachable(self.sockets[0])}:{port}{path}"  # for a gateway in this process
+        self.local_url = f"http://{_reachable(self.sockets[0])}:{port}{path}"  # for a sandbox in this process
 
-    def is_meant_by(self, target: str) -> bool:
-        """Whether a request's target ends in the secret; a proxy in between may have cut the path before it."""
-        last = target.partition("?")[0].rstrip("/").rpartition("/")[2]
-        return secrets.compare_digest(last.encode("utf-8", "surrogateescape"), self._secret.encode())
+    def is_target(self, target: str) -> bool:
+        """Whether a request's target ends in the secret; a reverse proxy may have removed the path before it."""
+        secret = target.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return secrets.compare_digest(secret.encode("utf-8", "surrogateescape"), self._secret.encode())
 
     def __enter__(self) -> Self:
-        """It listens already."""
+        """Return the endpoint, which listens already."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Give the port back."""
+        """Close the port."""
         for each in self.sockets:
             each.close()
 
 
 def _reachable(listening: socket.socket) -> str:
-    """The host at which this machine itself reaches it, as it stands in a URL."""
+    """The host in a URL by which this machine reaches the socket."""
     host = ip_address(listening.getsockname()[0])
     if host.is_unspecified:
         host = ip_address("127.0.0.1" if host.version == 4 else "::1")
@@ -60,16 +59,16 @@ def _reachable(listening: socket.socket) -> str:
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:
-    """A socket on each address that the host's name has here."""
+    """A listening socket on each address of the host."""
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, place in dict.fromkeys(found):
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(addresses):
             try:
-                sockets.append(socket.create_server(place, family=family, backlog=_BACKLOG))
-            except OSError as error:  # a name may have addresses of which this machine lacks one, as ::1
-                if error.errno not in _NOT_HERE:
+                sockets.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+            except OSError as error:  # localhost may have ::1 where this machine has no IPv6
+                if error.errno not in _NO_SUCH_ADDRESS:
                     raise
                 missing = error
         if missing is not None and not sockets:
@@ -78,7 +77,7 @@ def _listening(host: str, port: int) -> list[socket.socket]:
         for each in sockets:
             each.close()
         number = getattr(error, "errno", None) or 0
-        why = os.strerror(number) if number > 0 else "its name is not found"
-        advice = _ADVICE.get(number, "See to `callback.listen`, or take `callback` out: it is never needed.")
-        raise CommandError(f"No callback can be taken on {host} port {port}: {why}. {advice}") from error
+        why = os.strerror(number) if number > 0 else "the host name is not found"
+        advice = _ADVICE.get(number, "Change `callback.listen`, or remove `callback`: batchgen works without it.")
+        raise CommandError(f"Cannot listen for callbacks on {host} port {port}: {why}. {advice}") from error
     return sockets

@@ -1,8 +1,7 @@
-"""The callback intake: while a run is going, the gateway may say here that a task has changed.
+"""The HTTP server for callbacks: during a run, a gateway may report here that a task has changed.
 
-It stands open to the world, so it takes little from anybody: one request a connection, a few seconds, a small body.
-What it is told is a hint to ask, never the truth; whoever calls gets 200 for every JSON object, so that a gateway
-does not repeat what we know.
+Anybody can connect, so it accepts little: one request a connection, a few seconds, a small body. A callback only brings
+a query forward and is never believed. Every JSON object gets 200, so that a gateway does not repeat it.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
 
     from aiohttp.web_protocol import RequestHandler
 
-    from batchgen.callbacks.endpoint import Address
+    from batchgen.callbacks.endpoint import CallbackEndpoint
 
 LARGEST_BODY = 256 * 1024
 MOST_CONNECTIONS = 128
-_PAUSE_SECONDS = 0.1  # after a caller who could not be let in
+_RETRY_SECONDS = 0.1  # after a connection that could not be accepted
 REQUEST_SECONDS = 10.0  # from the connection to its end, however slow the sender is
 
-_SILENT = logging.getLogger("batchgen.callbacks.server")  # what strangers send is no news, and must not fill a log
+_SILENT = logging.getLogger("batchgen.callbacks.server")  # anybody may send nonsense, which must not fill a log
 _SILENT.disabled = True
 
 
 class CallbackServer:
-    """Answers calls, and hands what they say to `hear`."""
+    """Answers callbacks, and passes the body of each to `on_callback`."""
 
-    def __init__(self, address: Address, hear: Callable[[Mapping[str, Any]], None]) -> None:
-        self._address = address
-        self._hear = hear
-        self.calls = 0  # that were understood
+    def __init__(self, endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None]) -> None:
+        self._endpoint = endpoint
+        self._on_callback = on_callback
+        self.received = 0  # callbacks with a JSON object
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request's answer, after which the connection is closed."""
@@ -50,7 +49,7 @@ class CallbackServer:
         return response
 
     async def _status(self, request: web.BaseRequest) -> int:
-        if not self._address.is_meant_by(request.raw_path):
+        if not self._endpoint.is_target(request.raw_path):
             return 404
         if request.method != "POST":
             return 405
@@ -63,8 +62,8 @@ class CallbackServer:
             call = None
         if not isinstance(call, dict):
             return 400
-        self.calls += 1
-        self._hear(call)
+        self.received += 1
+        self._on_callback(call)
         return 200
 
 
@@ -75,84 +74,84 @@ async def _body(request: web.BaseRequest) -> bytes | None:
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl would else wait a second
     body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
+    async for part in request.content.iter_any():
+        body += part
         if len(body) > LARGEST_BODY:
             return None
     return bytes(body)
 
 
 class _Server(web.Server):
-    """Bounds what strangers can hold: so many connections, each for so many seconds; more wait to be let in."""
+    """Limits the number of connections and the seconds of each; further connections wait to be accepted."""
 
-    def __init__(self, intake: CallbackServer, *, seconds: float) -> None:
+    def __init__(self, callbacks: CallbackServer, *, seconds: float) -> None:
         super().__init__(
-            intake.answer,
+            callbacks.answer,
             access_log=None,
             logger=_SILENT,
-            auto_decompress=False,  # nobody compresses a task, and a little that becomes much is an attack
-            lingering_time=1.0,  # seconds in which the rest of a refused body is read, so that the refusal arrives
+            auto_decompress=False,  # nobody compresses a callback, except to fill our memory
+            lingering_time=1.0,  # seconds to read the rest of a refused body, so that the answer arrives
         )
         self._seconds = seconds
-        self._ends: dict[RequestHandler, asyncio.TimerHandle] = {}
-        self._places = asyncio.Semaphore(_most_connections())
+        self._timers: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._free_connections = asyncio.Semaphore(_most_connections())
 
     async def listen(self, port: socket.socket) -> None:
-        """Let callers in until cancelled.
+        """Accept connections until cancelled.
 
-        asyncio's own loop accepts without a bound: what is cut at once leaves a traceback of aiohttp's, and one of its
-        own is logged for each that finds no file descriptor.
+        asyncio's own server accepts without a limit, and logs a traceback for each connection that is reset at once or
+        finds no file descriptor.
         """
         port.settimeout(0)
         while True:
-            await self._places.acquire()
+            await self._free_connections.acquire()
             try:
-                caller, _ = await self._loop.sock_accept(port)
-                await self._let_in(caller)
-            except OSError:  # it has left already, or there is no file descriptor for it now
-                self._places.release()
-                await asyncio.sleep(_PAUSE_SECONDS)
+                connection, _ = await self._loop.sock_accept(port)
+                await self._accept(connection)
+            except OSError:  # it was reset already, or no file descriptor is free
+                self._free_connections.release()
+                await asyncio.sleep(_RETRY_SECONDS)
             except BaseException:
-                self._places.release()
+                self._free_connections.release()
                 raise
 
-    async def _let_in(self, caller: socket.socket) -> None:
+    async def _accept(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self, caller)
+            await self._loop.connect_accepted_socket(self, connection)
         except BaseException:
-            caller.close()
+            connection.close()
             raise
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        """Let it in, for a while."""
+        """Accept the connection for a limited time."""
         super().connection_made(handler, transport)
-        self._ends[handler] = self._loop.call_later(self._seconds, transport.abort)
+        self._timers[handler] = self._loop.call_later(self._seconds, transport.abort)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Its time need not be looked after any more, and its place is free."""
+        """Let another connection be accepted."""
         super().connection_lost(handler, exc)
-        if (end := self._ends.pop(handler, None)) is not None:
-            end.cancel()
-            self._places.release()
+        if (timer := self._timers.pop(handler, None)) is not None:
+            timer.cancel()
+            self._free_connections.release()
 
 
 def _most_connections() -> int:
-    """A part of what this process may open: files and downloads come first."""
+    """A quarter of the file descriptors of this process: files and downloads come first."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if allowed == resource.RLIM_INFINITY else max(1, min(MOST_CONNECTIONS, allowed // 4))
 
 
 @asynccontextmanager
 async def open_callback_server(
-    address: Address, hear: Callable[[Mapping[str, Any]], None], *, seconds: float = REQUEST_SECONDS
+    endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None], *, seconds: float = REQUEST_SECONDS
 ) -> AsyncIterator[CallbackServer]:
-    """Take calls while the context is open; `seconds` is what one may take."""
-    intake = CallbackServer(address, hear)
-    server = _Server(intake, seconds=seconds)
+    """Receive callbacks while the context is open; `seconds` is the time limit of one connection."""
+    callbacks = CallbackServer(endpoint, on_callback)
+    server = _Server(callbacks, seconds=seconds)
     async with asyncio.TaskGroup() as group:
-        listening = [group.create_task(server.listen(port)) for port in address.sockets]
+        listening = [group.create_task(server.listen(port)) for port in endpoint.sockets]
         try:
-            yield intake
+            yield callbacks
         finally:
             for each in listening:
                 each.cancel()

@@ -64,7 +64,11 @@ def _as_data(report: AuditReport) -> dict[str, Any]:
             "in_flight": totals.in_flight,
         },
         "adopted_tasks": totals.adopted_tasks,
-        "restored": {"rescued": report.from_output.rescued, "images": report.from_output.rows, "files": report.from_output.files},
+        "restored": {
+            "rescued": report.from_output.rescued,
+            "images": report.from_output.rows,
+            "files": report.from_output.files,
+        },
         "not_restored": report.from_output.left,
         "unknown": [_payment(payment) for payment in totals.unknown],
         "paid_but_not_delivered": [_payment(payment) for payment in totals.undelivered],

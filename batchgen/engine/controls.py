@@ -1,9 +1,8 @@
-"""Tasks that are known to exist: a "not found" is believed only when the same question finds one of them.
+"""Tasks that are known to exist: "not found" is believed only when the same query finds one of them.
 
-A gateway whose look-up does not work, lags or is answered by something in between says "not found" to everything. So
-each question about a lost create is asked about a *control* too: a task that the same account accepted under the same
-key, whose create carried our id. The best one is still running, for ours would be, too: some gateways tell only of what
-has ended.
+A gateway whose look-up does not work or lags, or a proxy before it, answers "not found" to everything. So each query
+for a lost create is repeated for a *control*: a task that the same account accepted with the same key, whose create
+carried our id. The best control still runs, as the lost task would: some gateways find only tasks that have ended.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ Earlier = Callable[[int | None], Iterable[tuple[str, str, int]]]
 
 
 class Controls:
-    """The controls of one account: those of this run, and those that the ledger has of earlier ones.
+    """The controls of one account: those of this run, and those of earlier runs in the ledger.
 
-    `delay`: seconds after which a task is visible to questions.
+    `delay`: seconds after which queries find a task.
     """
 
     def __init__(
@@ -48,43 +47,44 @@ class Controls:
         self._running: dict[str, Control] = {}  # the same of those that have not ended
 
     def accepted(self, task_id: str, external_id: str, at: int) -> None:
-        """A task was accepted now (`at`: Unix ms), or found."""
+        """Note a task that was accepted now (`at`: Unix ms), or found."""
         known = Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._clock())
         self._of_this_run[task_id] = self._running[task_id] = known
         if len(self._of_this_run) > KNOWN:
             del self._of_this_run[next(iter(self._of_this_run))]
 
     def ended(self, task_id: str) -> None:
-        """The task runs no longer."""
+        """Note that the task no longer runs."""
         self._running.pop(task_id, None)
 
-    def is_anothers(self, task_id: str, external_id: str) -> bool:
+    def belongs_to_other(self, task_id: str, external_id: str) -> bool:
         """Whether this run knows the task as that of another create."""
         known = self._of_this_run.get(task_id)
         return known is not None and known.external_id != external_id
 
-    def is_ever_anothers(self, task_id: str, external_id: str) -> bool:
+    def ever_belonged_to_other(self, task_id: str, external_id: str) -> bool:
         """Whether the task is known as that of another create, of this run or an earlier one."""
         known = (each for each in self._known() if each.task_id == task_id)
         return any(each.external_id != external_id for each in known)
 
     @property
     def latest_visible(self) -> Control | None:
-        """The latest task that questions have to find by now; None where there is none."""
+        """The latest task that queries must find by now; None where there is none."""
         return next(self._visible(), None)
 
     def for_lookup(self, sent_at: int) -> list[Control]:
-        """The tasks that a look-up has to find before it is believed of a create sent at `sent_at`; none: it is not.
+        """The tasks that a query must find before its "not found" for a create sent at `sent_at` is believed.
 
-        The one that has run longest, else the latest that has become visible. For a create of long ago one that is as
-        old, too, for gateways forget.
+        Without such a task, it is not believed. The one that has run longest, else the latest visible one. For a create
+        of long ago one as old, too, for gateways forget tasks.
         """
         return self._with_older(next(iter(self._running.values()), self.latest_visible), sent_at)
 
     def for_list(self, sent_at: int) -> list[Control]:
-        """The tasks that a list has to tell of before it is believed of a create sent at `sent_at`; none: it is not.
+        """The tasks that a list must contain before it proves anything about a create sent at `sent_at`.
 
-        All that run or are known from about that time on, so that what the list leaves out shows; else the latest.
+        Without such a task, it proves nothing. All that run or were accepted since, for they show what the list leaves
+        out; else the latest.
         """
         visible = list(self._visible())
         needed = self._with_older(visible[0] if visible else None, sent_at)
@@ -97,20 +97,20 @@ class Controls:
         return [latest, older[0]] if (older := self._read(sent_at)) else []
 
     def is_younger_to_come(self, began: float) -> bool:
-        """Whether tasks were accepted after this moment (by the monotonic clock), none of which has to be visible yet.
+        """Whether tasks were accepted after this moment (by the monotonic clock), none of which must be visible yet.
 
-        A list that leaves out the newest would leave out the one that is looked for before them.
+        A list that leaves out the newest tasks leaves out the lost one before it leaves out these.
         """
         younger = [each for each in self._of_this_run.values() if each.since > began]
         return bool(younger) and not any(self._is_visible(each) for each in younger)
 
     def until_visible(self) -> float | None:
-        """Seconds until one more task becomes visible; None where none is known that is to."""
+        """Seconds until one more task becomes visible; None where no such task is known."""
         waits = (each.since + self._delay - self._clock() for each in self._of_this_run.values())
         return min((wait for wait in waits if wait > 0), default=None)
 
     def _visible(self) -> Iterator[Control]:
-        """Those that questions have to find by now, the latest first."""
+        """Those that queries must find by now, the latest first."""
         return filter(self._is_visible, self._known())
 
     def _is_visible(self, control: Control) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from batchgen.engine.recovery import is_named
 from batchgen.engine.retry import query_timeout, short_backoff
 from batchgen.errors import (
     AccountStopped,
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.ports import ImageKey, ReceivedImage
     from batchgen.jobs import ImageLink
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _TRIES = 6
 _ABSENT_ANSWERS = 3  # the gateway must say this often that it no longer has an image
@@ -67,7 +67,7 @@ class Found(Enum):
 class Fetcher:
     """Fetches the images of one account's tasks."""
 
-    def __init__(self, context: Context, provider: Provider) -> None:
+    def __init__(self, context: Context, provider: ValidatedProvider) -> None:
         self._context = context
         self._provider = provider
         self.is_starved = False  # downloads fail because this process may open no more files
@@ -92,7 +92,7 @@ class Fetcher:
         reader, job_id = self._context.reader, attempt.job.id
         try:
             if self._provider.can_query:
-                task = await self._query(attempt)
+                task = await self._provider.query(attempt.task_id, attempt.id_to_echo)
                 if not reader.links_of(job_id, attempt.number):
                     return Found.TASK
                 await self._record_links(attempt, task)
@@ -228,7 +228,7 @@ class Fetcher:
         if not self._provider.can_query:
             return link.url
         try:
-            task = await self._query(attempt)
+            task = await self._provider.query(attempt.task_id, attempt.id_to_echo)
         except TaskNotFound as error:
             raise ImagesGone("The gateway no longer knows the task, and the image's link has expired.") from error
         await self._record_links(attempt, task)
@@ -237,13 +237,6 @@ class Fetcher:
             if (new.index, is_watermarked) == (link.index, watermarked) and new.url in named:
                 return new.url
         raise ImagesGone("The gateway's task no longer names the image.")
-
-    async def _query(self, attempt: Attempt) -> Task:
-        """Query the task. Raises Unclear where the answer is about another one, besides what a query raises."""
-        task = await self._provider.query(attempt.task_id)
-        if not is_named(task, attempt.id_to_echo):
-            raise Unclear(f"The gateway answered for the task {attempt.task_id} with another one.")
-        return task
 
     async def _record_links(self, attempt: Attempt, task: Task) -> None:
         """Take over the links that a task names now, each for the image that it was before."""

@@ -1,7 +1,7 @@
-"""Whether an account's list, as far as it was read, proves that a task is not in it: arithmetic, without asking.
+"""Whether an account's list, as far as it was read, proves that a task is not in it: arithmetic, without queries.
 
-It proves nothing where it leaves out a task that is known to exist, tells another id of one, or tells of a recent task
-without an id of the caller's. The gateway's clock is known by the tasks whose acceptance we have seen, never by ours.
+It proves nothing where it leaves out a task that is known to exist, gives it another id, or contains a recent task
+without an external id. The gateway's clock is known from the tasks whose acceptance we have seen, never from ours.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from batchgen.providers.base import CLOCK_SKEW_MS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchgen.engine.controls import Control
     from batchgen.providers.base import Task
 
-_ENOUGH = 20  # tasks in order, from which on a list is taken to be in that order
-SKEW_MS = 10 * 60 * 1000  # a task may have been made so long before or after the time that one of the two clocks says
+_ENOUGH = 20  # tasks in order show that the list is in this order
 
 
 class ListProof:
@@ -28,16 +29,16 @@ class ListProof:
         self._sent_at = sent_at
         self._skew: int | None = None  # ms that the gateway's clock is ahead of ours
         self._times: list[int | None] = []  # when the tasks were created, as they came
-        self._alters = False
-        self._nameless: list[int | None] = []  # when tasks without an id were created
+        self._alters_ids = False
+        self._without_id: list[int | None] = []  # when tasks without an id were created
 
     def is_complete_with(self, tasks: Sequence[Task]) -> bool:
-        """Note one more page; whether the pages after it can tell nothing more."""
+        """Note one more page; whether the pages after it can prove nothing more."""
         for task in tasks:
             self._note(task)
         times = [task.created_ms for task in tasks]
         self._times += times
-        return not tasks or (not self._unseen and not any(map(self._may_be, times)) and self._is_newest_first)
+        return not tasks or (not self._unseen and not any(map(self._may_match, times)) and self._is_newest_first)
 
     @property
     def _is_newest_first(self) -> bool:
@@ -48,28 +49,28 @@ class ListProof:
     def _note(self, task: Task) -> None:
         control = self._unseen.pop(task.id, None)
         if task.external_id is None:
-            self._nameless.append(task.created_ms)
+            self._without_id.append(task.created_ms)
         if control is None:
             return
-        self._alters |= task.external_id is not None and task.external_id != control.external_id
+        self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
         if task.created_ms is not None:
             self._skew = task.created_ms - control.accepted_at
 
-    def _may_be(self, created_ms: int | None) -> bool:
-        """Whether a task of this time may be the one that is looked for."""
+    def _may_match(self, created_ms: int | None) -> bool:
+        """Whether a task of this time may be the lost one."""
         if created_ms is None or self._skew is None:
             return True
-        return created_ms >= self._sent_at + self._skew - SKEW_MS
+        return created_ms >= self._sent_at + self._skew - CLOCK_SKEW_MS
 
     @property
     def gap(self) -> str:
-        """Why what was read proves nothing; empty where it proves that the task is not there."""
+        """Why the list proves nothing; empty where it proves that the task does not exist."""
         if not self._has_controls:
             return "the account has no accepted task yet against which its list could be checked"
         if self._unseen:
             return "the account's list leaves out a task that is known to exist"
-        if self._alters:
-            return "the account's list tells other ids than were sent"
-        if any(map(self._may_be, self._nameless)):
-            return "the account's list tells of recent tasks without the ids that were sent"
+        if self._alters_ids:
+            return "the account's list gives other ids than were sent"
+        if any(map(self._may_match, self._without_id)):
+            return "the account's list has recent tasks without the ids that were sent"
         return ""

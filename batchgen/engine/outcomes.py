@@ -165,7 +165,7 @@ class Outcomes:
             "at": self._context.now_ms(),
             "code": str(getattr(error, "code", "")),
             "message": str(error),
-            "head": str(getattr(error, "head", "")),
+            "head": str(getattr(error, "body_excerpt", "")),
         }
 
     def _refund(self, attempt: Attempt, outcome: Outcome | None) -> None:

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Outcomes
-    from batchgen.engine.poller import Watch
+    from batchgen.engine.poller import TaskPoller
     from batchgen.engine.submit import Submitter
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _RECHECKS_AT_ONCE = 32  # questions for images that an earlier run did not get
 RECHECKED = frozenset({Status.GONE, Status.PARTIAL})
@@ -44,10 +45,10 @@ class AttemptRunner:
     def __init__(
         self,
         context: Context,
-        provider: Provider,
+        provider: ValidatedProvider,
         *,
         limits: AccountLimits,
-        poller: Watch,
+        poller: TaskPoller,
         submitter: Submitter,
         outcomes: Outcomes,
     ) -> None:
@@ -100,7 +101,7 @@ class AttemptRunner:
         permit.enter(Phase.RUNNING)
         try:
             async with asyncio.timeout(self._context.policy.task_timeout):
-                task = await self._poller.ended(attempt.task_id, attempt.job.parameters, attempt.id_to_echo)
+                task = await self._poller.wait(attempt.task_id, attempt.job.parameters, attempt.id_to_echo)
         except TimeoutError:
             self._outcomes.defer(attempt, f"the task {attempt.task_id} has not ended within run.task_timeout")
             return False
@@ -111,7 +112,7 @@ class AttemptRunner:
             await self._handle_missing_images(attempt, error, Outcome.LOST)
             return False
         finally:
-            self._submitter.recovery.ended(attempt.task_id)
+            self._submitter.recovery.on_ended(attempt.task_id)
         permit.release()  # at the gateway the slots are free already: what follows must not keep them
         self._limits.backoff.succeeded()
         if task.state is TaskState.SUCCEEDED:
@@ -125,13 +126,19 @@ class AttemptRunner:
         words = task.message or "The gateway gives no reason."
         is_old = self._context.now_ms() - attempt.accepted_at >= GONE_AFTER_MS
         if task.state is TaskState.REJECTED:
-            refusal = JobRejected(f"The task {task.id} was refused: {words}", code="rejected", head=task.head)
+            refusal = JobRejected(
+                f"The task {task.id} was refused: {words}", code="rejected", body_excerpt=task.body_excerpt
+            )
             await self._outcomes.end(attempt, Status.REJECTED, Outcome.FAILED, refusal)
         elif task.state is TaskState.GONE and is_old:  # it may have made something, which was paid
-            gone = TaskNotFound(f"The task {task.id} is no longer there: {words}", code="gone", head=task.head)
+            gone = TaskNotFound(
+                f"The task {task.id} is no longer there: {words}", code="gone", body_excerpt=task.body_excerpt
+            )
             await self._handle_missing_images(attempt, gone, Outcome.LOST)
         else:
-            failure = AttemptFailed(f"The task {task.id} failed: {words}", code="failed", head=task.head)
+            failure = AttemptFailed(
+                f"The task {task.id} failed: {words}", code="failed", body_excerpt=task.body_excerpt
+            )
             await self._outcomes.not_made(attempt, failure, Outcome.FAILED, counts=True)
 
     # --- the images ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
-from batchgen.engine.poller import Watch
+from batchgen.engine.poller import TaskPoller
 from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _PROBE_SECONDS = 15.0
 _REPORTED_AFTER = 3  # answers with a status that is not known
@@ -38,7 +39,7 @@ _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before n
 class AccountScheduler:
     """One account in one run."""
 
-    def __init__(self, context: Context, provider: Provider, *, starts_new: bool) -> None:
+    def __init__(self, context: Context, provider: ValidatedProvider, *, starts_new: bool) -> None:
         """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
         self._context = context
         self._starts_new = starts_new
@@ -67,7 +68,7 @@ class AccountScheduler:
             context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
         )
         self._query_backoff = Backoff(context.clock, context.rng, context.policy.give_up_after)
-        self._poller = Watch(
+        self._poller = TaskPoller(
             provider,
             clock=context.clock,
             wall=context.wall,
@@ -76,7 +77,7 @@ class AccountScheduler:
             on_answer=self._query_backoff.succeeded,
             jobs_wait=lambda: bool(self._waiting.ready),
         )
-        self._poller.on_running = self._note_status
+        self._poller.on_status = self._note_status
         self._runner = AttemptRunner(
             context,
             provider,
@@ -95,7 +96,7 @@ class AccountScheduler:
         `source` gives None where it has looked at a good many jobs and found none to start.
         """
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._poller.keep_asking()), group.create_task(self._cancel_after_grace())]
+            loops = [group.create_task(self._poller.run()), group.create_task(self._cancel_after_grace())]
             async with asyncio.TaskGroup() as attempts:
                 for attempt, status in begun:
                     self._spawn(attempts, attempt, self._limits.resume(attempt.units), status)
@@ -159,10 +160,10 @@ class AccountScheduler:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
         recovery = self._submitter.recovery
         may_go_on = (self._waiting.ready and not self._is_out_of_funds) or self._waiting.has_delayed
-        if may_go_on or len(self._running) > recovery.doubts:
-            recovery.no_last_call()
+        if may_go_on or len(self._running) > recovery.waiting:
+            recovery.keep_waiting()
         else:
-            recovery.last_call(for_one=self._context.policy.resend_unknown)
+            recovery.decide_now(only_one=self._context.policy.resend_unknown)
 
     def _start_next(self, attempts: asyncio.TaskGroup) -> Idle | None:
         """Start one attempt, if the limits and the budget allow it; else why not."""
@@ -276,7 +277,7 @@ class AccountScheduler:
         await self.stop.grace_over()
         self._submitter.close()
         uncancellable = self._submitter.uncancellable
-        if uncancellable and not self._submitter.recovery.can_ask:
+        if uncancellable and not self._submitter.recovery.can_find:
             self._context.notify(
                 f"Waiting for the answers of {len(uncancellable):,} creates, at most"
                 f" {self._account.request_timeout:g} s: the account {self._account.name!r} cannot be asked later what"
@@ -296,7 +297,7 @@ class AccountScheduler:
         """A callback's body: where it says that a task has ended, the task is asked for soon."""
         task = self._provider.parse_callback(call)
         if task is not None and task.state is not TaskState.RUNNING:
-            self._poller.wake(task.id)
+            self._poller.on_callback(task.id)
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.outage import is_trouble
-from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided, is_named
+from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided
 from batchgen.engine.retry import FIRST_SECONDS
 from batchgen.engine.timings import Phase
 from batchgen.errors import (
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Outcomes
     from batchgen.engine.shutdown import Stop
-    from batchgen.providers.base import Provider, Task
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
 
 _NOTE = 120  # characters of a refusal that the progress shows
 
@@ -52,7 +53,13 @@ class Submitter:
     """
 
     def __init__(
-        self, context: Context, provider: Provider, *, limits: AccountLimits, outcomes: Outcomes, account_stop: Stop
+        self,
+        context: Context,
+        provider: ValidatedProvider,
+        *,
+        limits: AccountLimits,
+        outcomes: Outcomes,
+        account_stop: Stop,
     ) -> None:
         self._context = context
         self._provider = provider
@@ -125,13 +132,13 @@ class Submitter:
             if self._is_closed:
                 raise Withheld("The run ended before the create was sent.")
             self._context.stats.started += 1
-            if self.recovery.can_ask:
+            if self.recovery.can_find:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
             task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
             self._outage.answered(attempt.external_id)
-        if not is_named(task, attempt.id_to_echo) or self.recovery.is_anothers(task.id, attempt.external_id):
+        if not task.may_be(attempt.id_to_echo) or self.recovery.belongs_to_other(task.id, attempt.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 
@@ -195,11 +202,11 @@ class Submitter:
                 raise
             except Undecided:
                 return None
-        if isinstance(refusal, NotSent | PageReceived) or not (attempt.id_sent and self.recovery.can_ask):
+        if isinstance(refusal, NotSent | PageReceived) or not (attempt.id_sent and self.recovery.can_find):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)
-            return await self.recovery.glance(attempt)
+            return await self.recovery.find_once(attempt)
         except AccountStopped:
             return None  # an account that lets nobody in has accepted nothing from us either
 
@@ -270,7 +277,7 @@ class Submitter:
             return attempt.accepted(task.id, at, made=True)
         await self._context.record(accepted)
         if self._carries_our_id(attempt):
-            self.recovery.accepted(task.id, attempt.external_id, at)
+            self.recovery.on_accepted(task.id, attempt.external_id, at)
         return attempt.accepted(task.id, at)
 
     def _carries_our_id(self, attempt: Attempt) -> bool:

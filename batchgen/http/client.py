@@ -1,6 +1,6 @@
-"""The only way out: sessions, timeouts, size caps, and one translation of foreign errors.
+"""The HTTP client: sessions, timeouts, size limits, and the translation of errors.
 
-There are no retries here: one layer retries (the engine), so that its count is what the user set.
+It never retries: only the engine does, so that the number of tries is what the user set.
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ from batchgen.errors import (
     TlsFailed,
     Unclear,
 )
-from batchgen.http.connections import GatewayConnector, SpokeFirst
-from batchgen.http.decompression import CODINGS, BodyRefused, unpacked
-from batchgen.http.network_policy import Gateways
+from batchgen.http.connections import GatewayConnector, UnrequestedBytes
+from batchgen.http.decompression import CODINGS, BodyRefused, decompressed
+from batchgen.http.network_policy import GatewayResolver
 from batchgen.http.proxies import proxy_of
 from batchgen.http.timeouts import RequestTimeout, request_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from types import SimpleNamespace
 
 CONNECT_SECONDS = 15.0
 ANSWER_SECONDS = 60.0  # where the account says nothing else
-LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, unpacked; one that holds images is given more by whoever asks
+LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, decompressed; the caller allows more for an answer that holds images
 NAME = f"batchgen/{__version__}"
-_HEAD = 500  # bytes of an answer that are kept with a failure
+_EXCERPT_BYTES = 500
 _LARGE = 1024 * 1024
 _NEVER_FROM_A_CACHE = {"Cache-Control": "no-cache", "Pragma": "no-cache"}  # an old "not found" would be paid for
-_REFUSED_BY_PROXY = "The proxy on the way to {host} wants a password (HTTP 407): put it into the proxy's variable."
-_ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # the rest is `request_timeout`'s
+_REFUSED_BY_PROXY = "The proxy for {host} requires a password (HTTP 407). Add it to the proxy's environment variable."
+_ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)  # `request_timeout` does the rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back: status, headers and the whole body."""
+    """An answer: status, headers and the whole body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     @property
-    def head(self) -> str:
-        """The first bytes as text, to be kept with a failure."""
-        return self.body[:_HEAD].decode("utf-8", "replace")
+    def body_excerpt(self) -> str:
+        """The first bytes as text, kept with a failure."""
+        return self.body[:_EXCERPT_BYTES].decode("utf-8", "replace")
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the answer asks to wait, or None; a date is not read, for clocks differ."""
+        """Seconds that the answer asks to wait, or None; a date is ignored, for clocks differ."""
         value = self.headers.get("Retry-After", "").strip()
         return float(value) if value.isascii() and value.isdigit() else None
 
     @property
     def date(self) -> float | None:
-        """The time by the answering side's clock, in Unix seconds, to the second; None where it does not say."""
+        """The server's time in Unix seconds, to the second; None where the answer does not give it."""
         try:
             return parsedate_to_datetime(self.headers.get("Date", "")).timestamp()
         except (ValueError, OverflowError):
@@ -80,13 +80,15 @@ class Answer:
 class HttpClient:
     """An HTTP client for one run. `gateways` knows which accounts are in a private network.
 
-    `kept` keeps its connections alive between requests, `fresh` has a new one for each.
+    `pooled` keeps its connections alive between requests, `unpooled` opens a new one for each.
     """
 
-    def __init__(self, gateways: Gateways, *, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, gateways: GatewayResolver, *, pooled: aiohttp.ClientSession, unpooled: aiohttp.ClientSession
+    ) -> None:
         self.gateways = gateways
-        self._kept = kept
-        self._fresh = fresh
+        self._pooled = pooled
+        self._unpooled = unpooled
 
     async def send(
         self,
@@ -95,51 +97,51 @@ class HttpClient:
         *,
         headers: Mapping[str, str],
         body: bytes | None = None,
-        within: float = ANSWER_SECONDS,
-        most: int = LARGEST_ANSWER,
-        fresh: bool = False,
+        answer_timeout: float = ANSWER_SECONDS,
+        max_bytes: int = LARGEST_ANSWER,
+        new_connection: bool = False,
     ) -> Answer:
         """One request and its whole answer. Redirects are not followed: a key goes to its own host only.
 
-        `within`: seconds for which the answer is waited for, once it was asked for, and for the rest of it once it
-        has begun; `most`: bytes that it may have; `fresh`: over a new connection, on which no other end can come.
+        `answer_timeout`: seconds to wait for the answer once the request is sent, and for its rest once it has begun;
+        `max_bytes`: of the answer's body; `new_connection`: on which no other side can have closed the connection.
         Raises NotSent where the request certainly did not arrive, Unclear where it may have.
         """
-        session = self._fresh if fresh else self._kept
+        session = self._unpooled if new_connection else self._pooled
         if method == "GET":
             headers = {**headers, **_NEVER_FROM_A_CACHE}
         sent = False
         try:
-            async with request_timeout(within + CONNECT_SECONDS) as timeout:
+            async with request_timeout(answer_timeout + CONNECT_SECONDS) as timeout:
                 try:
                     async with session.request(
                         method,
                         url,
                         headers=headers,
                         data=_payload(body),
-                        proxy=way_to(url),
+                        proxy=usable_proxy(url),
                         allow_redirects=False,
                         timeout=_ONLY_CONNECTING,
-                        trace_request_ctx=_Sending(timeout, within),
+                        trace_request_ctx=_Sending(timeout, answer_timeout),
                     ) as response:
-                        timeout.restart(within)
-                        whole = await _whole(response, most)
-                        if response.status == 407:  # a proxy's word (RFC 9110, 15.5.8): it has let nothing through
+                        timeout.restart(answer_timeout)
+                        whole = await _whole(response, max_bytes)
+                        if response.status == 407:  # only a proxy says this (RFC 9110, 15.5.8): nothing got through
                             raise ProxyFailed(_REFUSED_BY_PROXY.format(host=_host(url)))
                         return Answer(status=response.status, headers=response.headers, body=whole)
                 finally:
                     sent = timeout.sent
         except BodyRefused as error:
-            raise Unclear(f"{_host(url)} sent an answer that is not read: {error}.") from error
+            raise Unclear(f"The answer of {_host(url)} is not read: {error}.") from error
         except TimeoutError as error:
-            raise (translated(error, url) if sent else _not_reached(error, _host(url))) from error
+            raise (translate_error(error, url) if sent else _not_reached(error, _host(url))) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise translated(error, url) from error
+            raise translate_error(error, url) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A question and its answer. `at` is our Unix time in the middle between the two, `seconds` how long it took."""
+    """A request and its answer. `at` is our Unix time in the middle between the two, `seconds` how long it took."""
 
     url: str
     answer: Answer
@@ -147,62 +149,68 @@ class Exchange:
     seconds: float
 
     @property
-    def ahead(self) -> float | None:
+    def clock_skew(self) -> float | None:
         """Seconds that our clock is ahead of the answer's `Date`, to about half a second; None where it has none."""
-        told = self.answer.date
-        return None if told is None else self.at - (told + 0.5)  # a date is cut to its second
+        date = self.answer.date
+        return None if date is None else self.at - (date + 0.5)  # a date is cut to its second
 
 
 class GetOnlyClient(HttpClient):
-    """A door that lets only questions out, and remembers the answers: nothing that it sends can cost money."""
+    """Sends only GET requests, which cost nothing, and keeps their answers."""
 
-    def __init__(self, gateways: Gateways, *, kept: aiohttp.ClientSession, fresh: aiohttp.ClientSession) -> None:
-        super().__init__(gateways, kept=kept, fresh=fresh)
-        self.heard: list[Exchange] = []
-
-    async def send(
+    def __init__(
         self,
-        method: str,
-        url: str,
+        gateways: GatewayResolver,
         *,
-        headers: Mapping[str, str],
-        body: bytes | None = None,
-        within: float = ANSWER_SECONDS,
-        most: int = LARGEST_ANSWER,
-        fresh: bool = False,
-    ) -> Answer:
+        pooled: aiohttp.ClientSession,
+        unpooled: aiohttp.ClientSession,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(gateways, pooled=pooled, unpooled=unpooled)
+        self.exchanges: list[Exchange] = []
+        self._clock = clock
+        self._wall = wall
+
+    async def send(self, method: str, url: str, *, body: bytes | None = None, **options: Any) -> Answer:  # noqa: ANN401
         """As `HttpClient.send`. Raises RequestBlocked for everything that is not a plain GET."""
         if method != "GET" or body is not None:
-            raise RequestBlocked(f"A {method} was held back: it is no question, and might cost something.")
-        began, wall = time.monotonic(), time.time()
-        answer = await super().send(method, url, headers=headers, within=within, most=most, fresh=fresh)
-        seconds = time.monotonic() - began
-        self.heard.append(Exchange(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
+            raise RequestBlocked(f"A {method} request was blocked, because it might cost something.")
+        began, wall = self._clock(), self._wall()
+        answer = await super().send(method, url, **options)
+        seconds = self._clock() - began
+        self.exchanges.append(Exchange(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
         return answer
+
+
+_Client = TypeVar("_Client", bound=HttpClient)
 
 
 @asynccontextmanager
 async def open_http_client(in_flight: int) -> AsyncIterator[HttpClient]:
-    """A door for at most `in_flight` requests at a time, its connections kept alive between them."""
-    async with opened(HttpClient, in_flight) as door:
-        yield door
-
-
-_D = TypeVar("_D", bound=HttpClient)
+    """A client for at most `in_flight` requests at a time, its connections kept alive between them."""
+    async with _opened(HttpClient, in_flight) as client:
+        yield client
 
 
 @asynccontextmanager
-async def opened(kind: type[_D], in_flight: int) -> AsyncIterator[_D]:
-    """`open_http_client` for a door of another kind: one that listens, or lets less through."""
-    gateways = Gateways()
-    kept = _session(GatewayConnector(limit=in_flight, resolver=gateways))
-    fresh = _session(GatewayConnector(limit=in_flight, resolver=gateways, fresh=True))
-    async with kept, fresh:
-        yield kind(gateways, kept=kept, fresh=fresh)
+async def open_get_only_client(in_flight: int) -> AsyncIterator[GetOnlyClient]:
+    """As `open_http_client`, for GET requests only."""
+    async with _opened(GetOnlyClient, in_flight) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _opened(kind: type[_Client], in_flight: int) -> AsyncIterator[_Client]:
+    gateways = GatewayResolver()
+    pooled = _session(GatewayConnector(limit=in_flight, resolver=gateways))
+    unpooled = _session(GatewayConnector(limit=in_flight, resolver=gateways, is_pooled=False))
+    async with pooled, unpooled:
+        yield kind(gateways, pooled=pooled, unpooled=unpooled)
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    """Answers may come packed, and are unpacked here within bounds: few bytes can be gigabytes."""
+    """Answers may be compressed, and are decompressed here within bounds: few bytes can become gigabytes."""
     sending = aiohttp.TraceConfig()
     sending.on_request_headers_sent.append(_note_sent)
     sending.on_request_chunk_sent.append(_note_sent)
@@ -214,28 +222,28 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         trace_configs=[sending],
     )
     # aiohttp sends a PUT that got no answer a second time by itself (RFC 9112, 9.3.1, allows it for idempotent
-    # methods), and tells nobody: of a create, the second answer would be taken for the first. It has no public
-    # switch for that; its own test client sets this one.
+    # methods), without a sign of it: the second answer to a create would be taken for the first. There is no public
+    # option for that; aiohttp's own test client sets this one.
     session._retry_connection = False  # noqa: SLF001
     return session
 
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """A request on its way out: the wait for its answer begins anew with each part that leaves."""
+    """A request being sent: the wait for its answer starts anew with each part that leaves."""
 
     timeout: RequestTimeout
-    within: float
+    answer_timeout: float
 
 
 async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _part: object) -> None:
     sending: _Sending = context.trace_request_ctx
     sending.timeout.sent = True
-    sending.timeout.restart(sending.within)
+    sending.timeout.restart(sending.answer_timeout)
 
 
-def way_to(url: str) -> str | None:
-    """The proxy on the way to an address, if there is to be one. Raises ProxyFailed where it cannot be used."""
+def usable_proxy(url: str) -> str | None:
+    """The proxy for a URL, if there is one. Raises ProxyFailed where it cannot be used."""
     try:
         return proxy_of(url)
     except CommandError as error:
@@ -243,16 +251,16 @@ def way_to(url: str) -> str | None:
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """A large body is written in pieces: at once it would hold up the loop, and aiohttp warns of it."""
+    """A large body as a stream: written at once it would block the event loop, and aiohttp warns of it."""
     return io.BytesIO(body) if body is not None and len(body) > _LARGE else body
 
 
-async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _whole(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     coding = response.headers.get("Content-Encoding", "").strip().lower()
     if coding not in CODINGS | {"", "identity"}:
-        raise BodyRefused(f"it is packed as {coding[:40]!r}, which was not asked for")
+        raise BodyRefused(f"its Content-Encoding {coding[:40]!r} was not asked for")
     body = bytearray()
-    async for part in unpacked(response.content.iter_any(), coding, most):
+    async for part in decompressed(response.content.iter_any(), coding, max_bytes):
         body += part
     return bytes(body)
 
@@ -262,12 +270,12 @@ def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def translated(error: Exception, url: str) -> NotSent | Unclear:
-    """A foreign error as ours. Only what happened before the first byte left is `NotSent`."""
+def translate_error(error: Exception, url: str) -> NotSent | Unclear:
+    """An error of aiohttp or the system as ours. Only what happened before the first byte left is `NotSent`."""
     host = _host(url)
     if isinstance(
         error,
-        aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError | SpokeFirst,
+        aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.ConnectionTimeoutError | UnrequestedBytes,
     ):
         return _not_reached(error, host)
     if isinstance(error, aiohttp.InvalidURL):
@@ -279,7 +287,7 @@ def translated(error: Exception, url: str) -> NotSent | Unclear:
 
 def _not_reached(error: Exception, host: str) -> NotSent:
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        return ProxyFailed(f"The proxy on the way to {host} lets nothing through: {_reason(error)}.")
+        return ProxyFailed(f"The proxy for {host} does not connect: {_reason(error)}.")
     kind = NotSent
     if isinstance(error, aiohttp.ClientSSLError):
         kind = TlsFailed

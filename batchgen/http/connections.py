@@ -1,4 +1,4 @@
-"""Connections to gateways: kept alive no longer than servers keep them, and never believed before they are asked."""
+"""Connections to gateways: kept alive no longer than servers keep them, and without unrequested bytes."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _SUSPENDED_SECONDS = 1.0  # by so much the two clocks differ only after the mach
 
 
 class GatewayConnector(aiohttp.TCPConnector):
-    """Hands out connections on which nothing has come yet, and of which nothing shows that the other end has left."""
+    """Hands out connections on which no bytes are waiting, and which the server is not known to have closed."""
 
-    def __init__(self, *, limit: int, resolver: aiohttp.ThreadedResolver, fresh: bool = False) -> None:
+    def __init__(self, *, limit: int, resolver: aiohttp.ThreadedResolver, is_pooled: bool = True) -> None:
         super().__init__(
             limit=limit,
             limit_per_host=0,
             ttl_dns_cache=300,
             resolver=resolver,
-            force_close=fresh,
-            keepalive_timeout=None if fresh else KEPT_ALIVE_SECONDS,
+            force_close=not is_pooled,
+            keepalive_timeout=KEPT_ALIVE_SECONDS if is_pooled else None,
         )
-        self._used: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()  # and how long we had slept then
+        self._used: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()  # when used, by `seconds_asleep`
 
     async def connect(
         self,
@@ -40,9 +40,9 @@ class GatewayConnector(aiohttp.TCPConnector):
         traces: list[aiohttp.tracing.Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the signature is aiohttp's
     ) -> Connection:
-        """As aiohttp asks for it: with bytes in it that came unasked, the next answer would be another request's.
+        """As in aiohttp. Bytes that came unrequested would be taken for the answer to the next request.
 
-        Raises ClientConnectionError where a new connection speaks before it is asked.
+        Raises ClientConnectionError where a new connection receives bytes before a request is sent.
         """
         while True:
             connection = await super().connect(req, traces, timeout)
@@ -52,20 +52,20 @@ class GatewayConnector(aiohttp.TCPConnector):
             last_used = self._used.get(protocol)
             self._used[protocol] = asleep = seconds_asleep()
             is_old = last_used is not None and asleep - last_used > _SUSPENDED_SECONDS
-            # Over TLS, a new connection has more to say than answers.
-            is_looked_into = last_used is not None or not req.is_ssl()
-            if not (is_old or protocol.should_close or (is_looked_into and _has_news(protocol))):
+            # Over TLS, a new connection receives more than answers.
+            is_checked = last_used is not None or not req.is_ssl()
+            if not (is_old or protocol.should_close or (is_checked and _is_readable(protocol))):
                 return connection
             connection.close()
             if last_used is None:
-                raise SpokeFirst("it answered before it was asked")
+                raise UnrequestedBytes("it sent bytes before a request")
 
 
-class SpokeFirst(aiohttp.ClientConnectionError):
-    """A new connection on which something came before anything was sent."""
+class UnrequestedBytes(aiohttp.ClientConnectionError):
+    """A new connection received bytes before a request was sent."""
 
 
-def _has_news(protocol: ResponseHandler) -> bool:
+def _is_readable(protocol: ResponseHandler) -> bool:
     """Whether unread bytes, an end or an error have arrived on the connection."""
     socket = None if protocol.transport is None else protocol.transport.get_extra_info("socket")
     if socket is None or socket.fileno() < 0:

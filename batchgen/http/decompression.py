@@ -1,4 +1,8 @@
-"""Unpacks a body that a host sent packed though it was asked not to, a bounded part at a time."""
+"""Decompresses a body, a bounded part at a time.
+
+aiohttp's own decompression fails at a body that is labelled gzip but is not, and at one of several gzip members; it
+reads what was cut off as if it were whole. Each of these three happens with gateways or image stores.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +14,38 @@ if TYPE_CHECKING:
 
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})  # of `Content-Encoding`
 _BEGINNINGS = (b"\x1f", b"\x78")  # of gzip and zlib, and of no image
-_GZIP_OR_ZLIB = 47  # as it begins
-_MOST = 1024 * 1024  # bytes that one step gives
-_MOST_MEMBERS = 64
+_GZIP_OR_ZLIB = 47  # zlib detects which
+_MAX_PART = 1024 * 1024  # bytes that one step gives
+_MAX_MEMBERS = 64
 
 
 class BodyRefused(Exception):
-    """A body that is larger than it may be, or cannot be unpacked; the text says which, as a part of a sentence."""
+    """A body that is too large or cannot be decompressed; the text says which, as a part of a sentence."""
 
 
 class BodyCutOff(BodyRefused):
-    """A packed body that ended too soon."""
+    """A compressed body that ended too soon."""
 
 
-async def unpacked(pieces: AsyncIterable[bytes], coding: str, most: int) -> AsyncIterator[bytes]:
-    """A body as it was before it was packed, in parts. `coding`: its `Content-Encoding`, `most`: bytes it may have.
+async def decompressed(pieces: AsyncIterable[bytes], coding: str, max_bytes: int) -> AsyncIterator[bytes]:
+    """The decompressed body, in parts. `coding`: its `Content-Encoding`, `max_bytes`: its largest size.
 
     Raises BodyRefused, at the first byte too many.
     """
-    unpacking = Unpacking() if coding in CODINGS else None
+    decompressor = _Decompressor() if coding in CODINGS else None
     size = 0
     async for piece in pieces:
-        for part in unpacking.parts(piece) if unpacking else (piece,):
+        for part in decompressor.parts(piece) if decompressor else (piece,):
             size += len(part)
-            if size > most:
-                raise BodyRefused(f"it is larger than {most} bytes")
+            if size > max_bytes:
+                raise BodyRefused(f"it is larger than {max_bytes} bytes")
             yield part
-    if unpacking and unpacking.is_unfinished:
+    if decompressor and decompressor.is_unfinished:
         raise BodyCutOff("it was cut off")
 
 
-class Unpacking:
-    """One body that was packed by gzip or deflate, or was only said to be: some stores say it of every file."""
+class _Decompressor:
+    """One body compressed by gzip or deflate, or only labelled so: some stores label every file."""
 
     def __init__(self) -> None:
         self._inflater: zlib._Decompress | None = None
@@ -54,9 +58,9 @@ class Unpacking:
         return self._inflater is not None and not self._inflater.eof
 
     def parts(self, piece: bytes) -> Iterator[bytes]:
-        """What a piece becomes, a bounded part at a time: a few packed bytes can be gigabytes.
+        """The decompressed piece, a bounded part at a time: a few bytes can become gigabytes.
 
-        Raises BodyRefused where it cannot be unpacked.
+        Raises BodyRefused where it cannot be decompressed.
         """
         if self._inflater is None and not self._is_plain:
             self._is_plain = not piece.startswith(_BEGINNINGS)
@@ -68,17 +72,17 @@ class Unpacking:
             while piece:
                 if self._inflater.eof and not self._has_another(piece):
                     return
-                yield self._inflater.decompress(piece, _MOST)
+                yield self._inflater.decompress(piece, _MAX_PART)
                 piece = self._inflater.unconsumed_tail or self._inflater.unused_data
         except zlib.error as error:
-            raise BodyRefused("it is packed, and cannot be unpacked") from error
+            raise BodyRefused("it is compressed, and cannot be decompressed") from error
 
     def _has_another(self, piece: bytes) -> bool:
-        """Whether what follows a packed part is one more of them (RFC 1952, 2.2): some gateways send several."""
+        """Whether one more member follows (RFC 1952, 2.2): some gateways send several."""
         if not piece.startswith(_BEGINNINGS):
             return False
         self._members += 1
-        if self._members > _MOST_MEMBERS:
-            raise BodyRefused(f"it is packed in more than {_MOST_MEMBERS} parts")
+        if self._members > _MAX_MEMBERS:
+            raise BodyRefused(f"it has more than {_MAX_MEMBERS} gzip members")
         self._inflater = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
         return True

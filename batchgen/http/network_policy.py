@@ -1,8 +1,8 @@
-"""Which addresses are the public internet's, and which are this machine's or a private network's; and who looks.
+"""Which addresses are public, and which are on this machine or in a private network.
 
-A link comes from a gateway, and a gateway may be wrong, or taken over: what it names is fetched only where
-anybody could fetch it. By the registries of special addresses (RFC 6890), with the forms of IPv6 that carry
-an address of IPv4 inside: mapped (RFC 4291), 6to4 (RFC 3056) and NAT64 (RFC 6052).
+A link comes from a gateway, which may be wrong or taken over: it is followed only where anybody could follow it.
+The registries of special addresses decide (RFC 6890), also for IPv6 addresses with an IPv4 address
+embedded: mapped (RFC 4291), 6to4 (RFC 3056) and NAT64 (RFC 6052).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from batchgen.http.proxies import is_loopback
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
 
-_CARRIERS = tuple(  # networks of IPv6 whose last 32 bits are an address of IPv4
+_EMBEDDING = tuple(  # networks of IPv6 whose last 32 bits are an address of IPv4
     IPv6Network(text) for text in ("::ffff:0:0/96", "64:ff9b::/96", "::/96")
 )
-# Meant for measurements between routers. Local proxies answer every name with an address out of it and
-# resolve the name themselves: a name that seems to be there is not.
-_STAND_IN = IPv4Network("198.18.0.0/15")
+# For measurements between routers (RFC 2544). Local proxies resolve every name to an address of this network, and
+# connect to the real one themselves.
+_FAKE_ADDRESSES = IPv4Network("198.18.0.0/15")
 
 
 _NOT_GLOBAL = IPv6Network("3fff::/20")  # for documentation (RFC 9637); not every Python knows
-_GIVEN_OUT = IPv6Network("2000::/3")  # all that is global of IPv6; the rest is special or reserved (RFC 4291, 2.4)
+_GLOBAL = IPv6Network("2000::/3")  # all that is global of IPv6; the rest is special or reserved (RFC 4291, 2.4)
 
 
 def is_public(address: str, *, of_name: bool = False) -> bool:
@@ -39,13 +39,13 @@ def is_public(address: str, *, of_name: bool = False) -> bool:
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
-        found = _carried(found) or found
+        found = _embedded_ipv4(found) or found
     if isinstance(found, IPv6Address):
-        return found in _GIVEN_OUT and found not in _NOT_GLOBAL and found.is_global and not found.teredo
-    return (found.is_global and not found.is_multicast) or (of_name and found in _STAND_IN)
+        return found in _GLOBAL and found not in _NOT_GLOBAL and found.is_global and not found.teredo
+    return (found.is_global and not found.is_multicast) or (of_name and found in _FAKE_ADDRESSES)
 
 
-def is_inside(host: str) -> bool:
+def is_private_host(host: str) -> bool:
     """Whether a host, as a link writes it, is this machine or an address that is not public; a name is not looked up.
 
     Raises ValueError for numbers that are no address: `0x7f.1` is one to some resolvers (WHATWG URL, 3.5).
@@ -59,63 +59,63 @@ def is_inside(host: str) -> bool:
     return False
 
 
-def _carried(found: IPv6Address) -> IPv4Address | None:
+def _embedded_ipv4(found: IPv6Address) -> IPv4Address | None:
     if found.sixtofour is not None:
         return found.sixtofour
-    is_carrier = any(found in network for network in _CARRIERS) and int(found) > 1  # :: and ::1 are themselves
-    return IPv4Address(int(found) & 0xFFFFFFFF) if is_carrier else None
+    is_embedding = any(found in network for network in _EMBEDDING) and int(found) > 1  # :: and ::1 are themselves
+    return IPv4Address(int(found) & 0xFFFFFFFF) if is_embedding else None
 
 
-class Gateways(aiohttp.ThreadedResolver):
-    """Resolves for accounts, and remembers of each name whether it is at private addresses alone.
+class GatewayResolver(aiohttp.ThreadedResolver):
+    """Resolves the hosts of accounts, and remembers which names have private addresses only.
 
-    A name that was once public stays so: what it resolves to is in its owner's hand.
+    A name that was once public stays so: its owner decides what it resolves to.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._near: dict[str, bool] = {}
+        self._private: dict[str, bool] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """As aiohttp asks for it."""
+        """As in aiohttp."""
         found = await super().resolve(host, port, family)
-        self._near[host] = self._near.get(host, True) and _only_inside(found)
+        self._private[host] = self._private.get(host, True) and _all_private(found)
         return found
 
-    async def is_near(self, host: str) -> bool:
-        """Whether the account's host is at private addresses alone; looked up where no request was sent to it yet."""
-        if host not in self._near:
+    async def is_private(self, host: str) -> bool:
+        """Whether the account's host has private addresses only; looked up where no request was sent to it yet."""
+        if host not in self._private:
             with suppress(OSError):
                 await self.resolve(host)
-        return self._near.get(host, False)
+        return self._private.get(host, False)
 
 
-async def leads_only_inside(host: str) -> bool:
-    """Whether a name is at addresses alone that are not public, as far as it is known here."""
+async def has_only_private_addresses(host: str) -> bool:
+    """Whether a name has private addresses only; False where it cannot be resolved here."""
     try:
         found = await aiohttp.ThreadedResolver().resolve(host)
     except OSError:
         return False
-    return _only_inside(found)
+    return _all_private(found)
 
 
 class PublicOnlyResolver(aiohttp.ThreadedResolver):
-    """Resolves for image hosts. What it gives is connected to: a name that is changed in between gains nothing."""
+    """Resolves image hosts, to their public addresses only. These are connected to, so a later change gains nothing."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """As aiohttp asks for it. Raises LinkRefused where a host has no public address."""
+        """As in aiohttp. Raises LinkRefused where a host has no public address."""
         found = await super().resolve(host, port, family)
         if not (public := _public(found)):
-            raise leads_inside(host, found[0]["host"] if found else "no address")
+            raise private_host_refused(host, found[0]["host"] if found else "no address")
         return public
 
 
-def leads_inside(host: str, address: str) -> LinkRefused:
-    """The refusal of a link whose host is at an address that is not public."""
+def private_host_refused(host: str, address: str) -> LinkRefused:
+    """The error for a link whose host is at a private address."""
     where = host if host == address else f"{host} ({address})"
     return LinkRefused(
         f"The image's link is not followed: its host {where} is on this machine or in a private network, and the"
@@ -123,7 +123,7 @@ def leads_inside(host: str, address: str) -> LinkRefused:
     )
 
 
-def _only_inside(found: list[ResolveResult]) -> bool:
+def _all_private(found: list[ResolveResult]) -> bool:
     return bool(found) and not _public(found)
 
 

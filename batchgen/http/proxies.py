@@ -1,8 +1,8 @@
-"""Which proxy the environment names for an address, read as curl reads it; this machine is never asked through one.
+"""The proxy for a URL by the environment, as curl reads it; loopback addresses never use one.
 
-`http_proxy`, `https_proxy` and `all_proxy` name it, `no_proxy` leaves hosts out: names with all that is below them,
-`*`, addresses and ranges of them, each with or without a port. The small letters come before the large ones.
-aiohttp's own way would also send keys out of ~/.netrc.
+`http_proxy`, `https_proxy` and `all_proxy` name it, `no_proxy` excludes hosts: names with their subdomains, `*`,
+addresses and networks, each with or without a port. Lower-case names win over upper-case ones.
+aiohttp's `trust_env` is not used: it would also send the credentials in ~/.netrc.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy for this address, with what it wants for a password; None where there is to be none.
+    """The proxy for this URL, with its password; None where none is used.
 
     Raises CommandError, with the variable's name and nothing of its value, where the proxy cannot be used.
     """
@@ -31,7 +31,7 @@ def proxy_of(url: str) -> str | None:
     host = parts.hostname or ""
     if is_loopback(host):
         return None
-    environment = tuple((name, os.environ.get(name)) for small in _NAMES for name in (small, small.upper()))
+    environment = tuple((name, os.environ.get(name)) for lower in _NAMES for name in (lower, lower.upper()))
     return _proxy_of(parts.scheme, host, parts.port or _PORTS.get(parts.scheme, 0), environment)
 
 
@@ -47,13 +47,13 @@ def is_loopback(host: str) -> bool:
 
 
 def passwords() -> list[str]:
-    """What must not be shown of the proxies' variables."""
+    """The passwords in the proxy variables, for redaction."""
     found = []
     for name in _NAMES[:3]:
         for value in filter(None, map(os.environ.get, (name, name.upper()))):
             # Not by `urlsplit`, which refuses some; the last @ ends the password, whatever is in it.
-            before = _with_scheme(value).partition("://")[2].rpartition("@")[0]
-            found += [before.partition(":")[2], unquote(before.partition(":")[2])]
+            credentials = _with_scheme(value).partition("://")[2].rpartition("@")[0]
+            found += [credentials.partition(":")[2], unquote(credentials.partition(":")[2])]
     return [text for text in found if text]
 
 
@@ -61,30 +61,30 @@ def passwords() -> list[str]:
 def _proxy_of(scheme: str, host: str, port: int, environment: tuple[tuple[str, str | None], ...]) -> str | None:
     from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - 40 ms, only where something is sent
 
-    known = getproxies()  # of the environment, else of the system's settings
-    value = known.get(scheme) or known.get("all")
+    proxies = getproxies()  # of the environment, else of the system's settings
+    value = proxies.get(scheme) or proxies.get("all")
     if not value:
         return None
     if any(text for _, text in environment):
-        is_left_out = any(_leaves_out(entry, host, port) for entry in re.split(r"[,\s]+", known.get("no", "")) if entry)
+        is_excluded = any(_excludes(entry, host, port) for entry in re.split(r"[,\s]+", proxies.get("no", "")) if entry)
     else:
-        is_left_out = bool(proxy_bypass(host))
-    if is_left_out:
+        is_excluded = bool(proxy_bypass(host))
+    if is_excluded:
         return None
     redact.add(passwords())
-    variable = f"{scheme}_proxy" if known.get(scheme) else "all_proxy"
+    variable = f"{scheme}_proxy" if proxies.get(scheme) else "all_proxy"
     set_as = next((name for name, text in environment if text and name.lower() == variable), "")
     return _usable(value, set_as)
 
 
-def _leaves_out(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of `no_proxy` means the host."""
+def _excludes(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of `no_proxy` excludes the host."""
     if entry == "*":
         return True
-    name, at = entry.lower(), ""
+    name, entry_port = entry.lower(), ""
     if match := re.fullmatch(r"(\[.*\]|[^:]*):([0-9]+)", name):
-        name, at = match.groups()
-    if at and int(at) != port:
+        name, entry_port = match.groups()
+    if entry_port and int(entry_port) != port:
         return False
     name, host = name.strip("[]").rstrip("."), host.lower().rstrip(".")
     if (address := _address(host)) is not None:
@@ -109,18 +109,21 @@ def _with_scheme(value: str) -> str:
 
 def _usable(value: str, variable: str) -> str:
     where = f"{variable} names" if variable else "this system's settings name"
-    cure = (
-        f"Set {variable or 'https_proxy'} to an HTTP proxy, as in http://proxy.example:3128,"
-        " or name the host in NO_PROXY to go there without one."
+    advice = (
+        f"Set {variable or 'https_proxy'} to an HTTP proxy, for instance http://proxy.example:3128,"
+        " or add the host to NO_PROXY to connect without a proxy."
     )
     url = _with_scheme(value.strip())
     try:
         parts = urlsplit(url)
-        scheme, is_whole = parts.scheme, bool(parts.hostname) and parts.port != 0 and url.isascii() and " " not in url
+        scheme, is_complete = (
+            parts.scheme,
+            bool(parts.hostname) and parts.port != 0 and url.isascii() and " " not in url,
+        )
     except ValueError:
-        scheme, is_whole = "http", False
+        scheme, is_complete = "http", False
     if scheme not in _USABLE:
-        raise CommandError(f"{where} a proxy that speaks {scheme}, which batchgen does not. {cure}")
-    if not is_whole:
-        raise CommandError(f"{where} something that is no proxy's address. {cure}")
+        raise CommandError(f"{where} a {scheme} proxy, which batchgen cannot use. {advice}")
+    if not is_complete:
+        raise CommandError(f"{where} something that is not the address of a proxy. {advice}")
     return url

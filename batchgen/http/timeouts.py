@@ -1,7 +1,7 @@
-"""A time-out that counts only while somebody could have seen the answer.
+"""A timeout that counts only while the process runs.
 
-A process that was stopped (Ctrl-Z, a debugger, a paused virtual machine) finds on waking that its time is over, while
-the answer lies unread in the socket. The event loop would then cancel the request before anybody has read it.
+A process that was stopped (Ctrl-Z, a debugger, a paused virtual machine) wakes after its timeout, while the answer is
+unread in the socket. The event loop would cancel the request before it reads the answer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-_GRACE_SECONDS = 1.0  # in which what lies in the sockets is read, after the time is over
-_LATE_SECONDS = 0.25  # a timer that comes so late was held up: the process did not run
+_GRACE_SECONDS = 1.0  # after the timeout, to read what is in the sockets
+_LATE_SECONDS = 0.25  # a timer that is so late was delayed: the process did not run
 
 
 class RequestTimeout:
-    """How long one request may still take; `sent` tells whether any of it may have left."""
+    """The time left for one request; `sent` is whether any of it may have left."""
 
     def __init__(self, limit: asyncio.Timeout) -> None:
         self.sent = False
@@ -28,16 +28,16 @@ class RequestTimeout:
         self._timer: asyncio.TimerHandle | None = None
 
     def restart(self, seconds: float) -> None:
-        """Give it so many seconds from now."""
+        """Allow so many seconds from now."""
         self.stop()
-        self._timer = self._loop.call_later(seconds, self._time_is_over)
+        self._timer = self._loop.call_later(seconds, self._start_grace)
 
     def stop(self) -> None:
-        """Give it all the time there is."""
+        """Cancel the timeout."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _time_is_over(self) -> None:
+    def _start_grace(self) -> None:
         self._grace_ends(self._loop.time() + _GRACE_SECONDS)
 
     def _grace_ends(self, due: float) -> None:
@@ -54,7 +54,7 @@ class RequestTimeout:
 
 @asynccontextmanager
 async def request_timeout(seconds: float) -> AsyncIterator[RequestTimeout]:
-    """Raise TimeoutError when the time is over, and a second in which everything that had arrived was read."""
+    """Raise TimeoutError after so many seconds, and one more in which everything that had arrived was read."""
     async with asyncio.timeout(None) as limit:
         timeout = RequestTimeout(limit)
         timeout.restart(seconds)
@@ -65,9 +65,9 @@ async def request_timeout(seconds: float) -> AsyncIterator[RequestTimeout]:
 
 
 def seconds_asleep() -> float:
-    """How long this machine was suspended since it started; its difference tells whether it slept in between.
+    """How long this machine was suspended since it started; the difference between two calls shows whether it slept.
 
-    `time.monotonic` stands still meanwhile (on Linux and macOS), and so do the timers of the event loop.
+    `time.monotonic` and the event loop's timers stop meanwhile (on Linux and macOS).
     """
     for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):  # Linux; macOS, where Python's monotonic is another clock
         if (clock := getattr(time, name, None)) is not None:

@@ -1,1 +1,1 @@
-"""Providers: a wire protocol each. Found by entry points, the built-in one too."""
+"""Providers: one module a protocol, found by entry points, the built-in ones too."""

@@ -1,6 +1,6 @@
-"""What a provider is: create, query, and the meaning of answers, for one account.
+"""The interface of a provider: create, query and list for one account.
 
-A provider asks once and raises what the answer means (see `errors`); it never retries and never waits.
+A provider sends one request and raises what the answer means (see `errors`); it never retries and never waits.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog.accounts import SANDBOX_HEADER, Auth, Capability
 from batchgen.errors import TaskNotFound
+from batchgen.http.client import LARGEST_ANSWER
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ class TaskState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     REJECTED = "rejected"  # failed by policy: the same request will fail again
-    GONE = "gone"  # ended, and what it made, if anything, is no longer there
+    GONE = "gone"  # ended, and its images, if any, are no longer there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as the gateway tells of it. `created_ms` is Unix time by the gateway's clock.
+    """A task as the gateway describes it. `created_ms` is Unix time by the gateway's clock.
 
-    `unknown_status` is the gateway's own word for how it stands, where the provider does not know it.
+    `unknown_status` is the gateway's status where the provider does not know it.
     """
 
     id: str
@@ -49,12 +50,16 @@ class Task:
     cost: Decimal | None = None
     message: str = ""
     created_ms: int | None = None
-    head: str = ""
+    body_excerpt: str = ""
     unknown_status: str = ""
-    rehearsal: bool = False  # a sandbox painted it
+    rehearsal: bool = False  # the sandbox made it
 
-    def told_in(self, answer: Answer) -> Task:
-        """The same task, with what the answer's headers say of it."""
+    def may_be(self, external_id: str) -> bool:
+        """Whether the task may be the one created with this id; some gateways put a prefix of their own before it."""
+        return self.external_id is None or self.external_id.casefold().endswith(external_id.casefold())
+
+    def noting(self, answer: Answer) -> Task:
+        """The same task, marked as a rehearsal where the answer's headers say so."""
         return replace(self, rehearsal=True) if answer.headers.get(SANDBOX_HEADER) else self
 
     by_order: bool = False  # the gateway gives its images no numbers of their own: the links are numbered as they came
@@ -64,15 +69,15 @@ class Task:
 
         A gateway may count from 0 or from 1, leave images out for a while, or change their order: what is at a known
         address keeps its number, and the others are numbered by the gateway's own index. Where it gives none, an
-        answer that leaves images out does not tell which they are.
+        answer that leaves images out does not show which they are.
         """
         by_path = {_path_of(link.url): link.index for link in known}
         numbers = {link.index: by_path.get(_path_of(link.url)) for link in self.links}
         if self.by_order:
-            is_told = not known or len(self.links) >= n
+            is_complete = not known or len(self.links) >= n
             free = iter(sorted(set(range(n)) - {number for number in numbers.values() if number is not None}))
             numbers = {
-                index: number if number is not None or not is_told else next(free, None)
+                index: number if number is not None or not is_complete else next(free, None)
                 for index, number in numbers.items()
             }
         else:
@@ -88,7 +93,7 @@ class Task:
 
 
 def _first_number(indices: Collection[int], n: int) -> int:
-    """Whether a gateway counts from 0 or from 1, as far as one answer tells."""
+    """Whether a gateway counts from 0 or from 1, as far as one answer shows."""
     return int(0 not in indices and n in indices)
 
 
@@ -106,61 +111,84 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Values of environment variables; their text shows in no log, traceback or file: see `redaction`."""
+    """Values of environment variables, redacted in every log, traceback and file."""
 
     values: Mapping[str, str] = field(repr=False)
 
     def __post_init__(self) -> None:
-        """From now on no error and no row of the ledger has them."""
+        """Redact the values from now on."""
         redact.add(self.values.values())
 
     def __getitem__(self, name: str) -> str:
         return self.values[name]
 
 
-NOBODYS_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
+CLOCK_SKEW_MS = 10 * 60 * 1000  # at most so much do a gateway's clock and ours differ
+UNUSED_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
 
 
 class Provider(ABC):
-    """One account's wire protocol. Subclasses say what they can do by the account's profile.
+    """The protocol of one account. What it can do depends on the account's profile.
 
-    `callback_url` is what a create is to carry where the account knows the field; empty where nobody listens.
+    `callback_url` goes with a create where the account knows the field; empty where nobody listens.
     """
 
     callback_url: str = ""
-    can_query: bool = True  # whether a task can be asked for; where not, its create's answer is all there is
+    can_query: bool = True  # whether a task can be queried; if not, only the create's answer names its images
 
-    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
+    def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         self.account = account
-        self.door = door
+        self.client = client
         self.secrets = secrets
+        self.root_url = account.base_url
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the account wants with every request, besides its key."""
+        """The account's headers of every request, besides its key."""
         variables = self.account.header_variables
         return {**self.account.headers, **{name: self.secrets[variable] for name, variable in variables.items()}}
 
-    async def send(self, method: str, path: str, data: object = None) -> Answer:
+    @property
+    def bearer(self) -> str:
+        """What follows `Bearer` in the header `Authorization`; empty for an account without a key."""
+        return self.secrets[self.account.api_key_env] if self.account.auth is Auth.API_KEY else ""
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        data: object = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = LARGEST_ANSWER,
+    ) -> Answer:
         """One request to the account's gateway, with its key and, where there is `data`, with that as JSON.
 
-        For wires that show an API key or none.
+        `max_bytes`: of the answer's body.
         Raises NotSent where it certainly did not arrive, Unclear where it may have.
         """
-        account = self.account
-        headers = self.headers if data is None else {**self.headers, "Content-Type": "application/json"}
-        if account.auth is Auth.API_KEY:
-            headers["Authorization"] = f"Bearer {self.secrets[account.api_key_env]}"
-        body = None if data is None else json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        url, within = account.base_url + path, account.request_timeout
-        fresh = method != "GET" and self.creates_alone
-        return await self.door.send(method, url, headers=headers, body=body, within=within, fresh=fresh)
+        sent = {**self.headers, **(headers or {})}
+        body = None
+        if data is not None:
+            sent["Content-Type"] = "application/json"
+            body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        if bearer := self.bearer:
+            sent["Authorization"] = f"Bearer {bearer}"
+        return await self.client.send(
+            method,
+            self.root_url + path,
+            headers=sent,
+            body=body,
+            answer_timeout=self.account.request_timeout,
+            max_bytes=max_bytes,
+            new_connection=method != "GET" and self.creates_alone,
+        )
 
     @abstractmethod
     async def create(self, job: Job, external_id: str) -> Task:
         """Send one create. It may cost money as soon as this is called.
 
-        A task that has succeeded, with its links, is one whose images the answer itself brings.
+        Returns a succeeded task with links where the answer itself brings the images.
 
         Raises NotSent, Throttled, JobRejected, JobRefused, AttemptFailed and AccountStopped where certainly
         nothing was accepted (RefusedOrTaken where an earlier send may have been); Unclear where nobody can say.
@@ -168,10 +196,10 @@ class Provider(ABC):
 
     @abstractmethod
     async def query(self, task_id: str) -> Task:
-        """Ask for one task; free. Raises TaskNotFound, Throttled, NotSent, Unclear, AccountStopped."""
+        """Query one task; free. Raises TaskNotFound, Throttled, NotSent, Unclear, AccountStopped."""
 
     async def find(self, external_id: str) -> Task:
-        """Ask for a task by the caller's own id; free. Raises as `query`."""
+        """Query a task by the caller's own id; free. Raises as `query`."""
         return await self.query(external_id)
 
     async def page(self, number: int, size: int) -> Page:
@@ -179,29 +207,29 @@ class Provider(ABC):
         raise NotImplementedError(f"{type(self).__name__} lists no tasks ({number}, {size})")
 
     async def probe(self) -> None:
-        """Ask a question that is free and that only who is let in is answered: for `doctor`.
+        """Send a free request that needs a valid key, for `doctor` and during an outage.
 
-        Raises as `query`; TaskNotFound is as good as an answer. A wire that can neither list nor query has
-        another question (of its models, for instance), or raises NotImplementedError where there is none.
+        Raises as `query`; TaskNotFound is as good as an answer. A protocol that can neither list nor query sends
+        another request (for its models, for instance), or raises NotImplementedError where there is none.
         """
         if self.can_list:
-            with suppress(TaskNotFound):  # it has no list, and may say so before it looks at the key
+            with suppress(TaskNotFound):  # without a list, it may answer so before it checks the key
                 await self.page(1, 1)
                 return
-        await self.query(NOBODYS_ID)
+        await self.query(UNUSED_ID)
 
-    def parse_callback(self, _call: Mapping[str, Any]) -> Task | None:
-        """The task that a callback's body tells of, or None where it tells of none. Whoever called may be lying."""
+    def parse_callback(self, _body: Mapping[str, Any]) -> Task | None:
+        """The task that a callback's body names, or None. Anybody may have sent it."""
         return None
 
     @property
     def sends_id(self) -> bool:
-        """Whether a create carries our own id: what was sent without it can never be found by it."""
+        """Whether a create carries our own id: a create without it can never be found by it."""
         return self.can_find or self.can_list
 
     @property
     def creates_alone(self) -> bool:
-        """Whether each create has a connection of its own: nobody can be asked what became of a lost one."""
+        """Whether each create has a connection of its own: a lost one cannot be recovered."""
         return not (self.can_find or self.can_list)
 
     @property

@@ -1,15 +1,13 @@
-"""The Kling image API, as two gateways and the official service speak it; what differs is the account's data."""
+"""The Kling image API of the official service and two gateways; their differences are data of the account."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import hashlib
-import json
 import time
 import warnings
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,7 +20,7 @@ from batchgen.providers import kling_responses
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from batchgen.catalog.accounts import Account
     from batchgen.http.client import Answer, HttpClient
@@ -39,9 +37,11 @@ _REFERENCES_KEPT = 8
 class KlingProvider(Provider):
     """Create, query and list over one account."""
 
-    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
-        super().__init__(account, door, secrets)
-        self._url = account.base_url + _PATH
+    def __init__(
+        self, account: Account, client: HttpClient, secrets: Secrets, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(account, client, secrets)
+        self.wall = wall  # Unix seconds
         self._token = ""
         self._token_ends = 0.0  # by the gateway's clock, as far as it is known
         self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
@@ -49,32 +49,26 @@ class KlingProvider(Provider):
 
     async def create(self, job: Job, external_id: str) -> Task:
         """POST the job, with only the fields that the account knows."""
-        request = await self.request(job, external_id)
-        body = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
-        answer = await self._send("POST", self._url, body)
-        return kling_responses.task_from(
-            kling_responses.data_of(answer, creating=True, operation="the create"), answer.head
-        ).told_in(answer)
+        answer = await self.send("POST", _PATH, await self.request(job, external_id))
+        return _task(answer, creating=True, operation="the create")
 
     async def query(self, task_id: str) -> Task:
         """GET one task by its id, or by the caller's own."""
-        answer = await self._send("GET", f"{self._url}/{quote(task_id, safe='')}")
-        return kling_responses.task_from(
-            kling_responses.data_of(answer, creating=False, operation="a query"), answer.head
-        ).told_in(answer)
+        answer = await self.send("GET", f"{_PATH}/{quote(task_id, safe='')}")
+        return _task(answer, creating=False, operation="a query")
 
     async def page(self, number: int, size: int) -> Page:
         """GET a page of tasks, newest first."""
-        answer = await self._send("GET", f"{self._url}?pageNum={number}&pageSize={size}")
+        answer = await self.send("GET", f"{_PATH}?pageNum={number}&pageSize={size}")
         data = kling_responses.data_of(answer, creating=False, operation="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
         if not isinstance(items, list | None):
-            raise Unclear("The gateway's list of tasks is not a list.", head=answer.head)
+            raise Unclear("The gateway's list of tasks is not a list.", body_excerpt=answer.body_excerpt)
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
-        return Page(tasks=tuple(kling_responses.task_from(item, "").told_in(answer) for item in known))
+        return Page(tasks=tuple(kling_responses.task_from(item, "").noting(answer) for item in known))
 
     async def probe(self) -> None:
-        """The list or a query; 1202 to a query says that there is no such path, not that there is no such task."""
+        """As `Provider.probe`; 1202 to a query says that there is no such path, not that there is no such task."""
         try:
             await super().probe()
         except TaskNotFound as error:
@@ -96,7 +90,7 @@ class KlingProvider(Provider):
         return "external_task_id" in self.account.fields | self.account.required
 
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
-        """The create's body: what was asked for, what the account requires, and nothing it does not know."""
+        """The create's body: what the job asks for and the account requires, in fields that the account knows."""
         parameters = job.parameters
         values: dict[str, Any] = {
             "model": parameters.model,
@@ -114,9 +108,9 @@ class KlingProvider(Provider):
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required
-        return {self._wire(name): value for name, value in values.items() if value is not None and name in known}
+        return {self._field(name): value for name, value in values.items() if value is not None and name in known}
 
-    def _wire(self, name: str) -> str:
+    def _field(self, name: str) -> str:
         return self.account.model_field if name == "model" else name
 
     async def _image(self, reference: Reference) -> str:
@@ -131,33 +125,21 @@ class KlingProvider(Provider):
         self._references.move_to_end(reference.sha256)
         return self._references[reference.sha256]
 
-    async def _send(self, method: str, url: str, body: bytes | None = None) -> Answer:
-        bearer = self._bearer()
-        headers = {**self.headers, "Authorization": f"Bearer {bearer}"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        send = partial(
-            self.door.send,
-            method,
-            url,
-            body=body,
-            within=self.account.request_timeout,
-            fresh=body is not None and self.creates_alone,
-        )
-        answer = await send(headers=headers)
+    async def send(self, method: str, path: str, data: object = None, **options: Any) -> Answer:  # noqa: ANN401
+        """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one."""
+        bearer = self.bearer
+        answer = await super().send(method, path, data, **options)
         if self.account.auth is Auth.JWT and answer.status == 401:
             self._renew(bearer, answer)
-            bearer = self._bearer()
-            headers["Authorization"] = f"Bearer {bearer}"
-            answer = await send(headers=headers)
+            answer = await super().send(method, path, data, **options)
         return answer
 
-    def _bearer(self) -> str:
-        if self.account.auth is Auth.API_KEY:
-            return self.secrets[self.account.api_key_env]
-        if self.account.auth is Auth.NONE:
-            return "sandbox"
-        now = time.time() + self._skew
+    @property
+    def bearer(self) -> str:
+        """The API key, or a token signed with the secret key."""
+        if self.account.auth is not Auth.JWT:
+            return super().bearer or "sandbox"
+        now = self.wall() + self._skew
         if not self._token or now > self._token_ends - _TOKEN_RENEWED_BEFORE_END_SECONDS:
             self._token_ends = now + _TOKEN_SECONDS
             claims = {
@@ -165,20 +147,25 @@ class KlingProvider(Provider):
                 "exp": int(self._token_ends),
                 "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
             }
-            with warnings.catch_warnings():  # a key that is too short is refused by the gateway, in better words
+            with warnings.catch_warnings():  # the gateway refuses a key that is too short, in better words
                 warnings.filterwarnings("ignore", message="The HMAC key")
                 self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
         return self._token
 
     def _renew(self, refused: str, answer: Answer) -> None:
-        """A refused token may have expired, or come from a clock that is not the gateway's: follow the gateway's.
+        """Make a new token by the gateway's clock: the refused one may have expired, or our clock may be wrong.
 
         Of requests that were refused together, the first renews for all.
         """
         if refused == self._token:
-            told = answer.date
-            self._skew = 0.0 if told is None else told - time.time()
+            date = answer.date
+            self._skew = 0.0 if date is None else date - self.wall()
             self._token = ""
+
+
+def _task(answer: Answer, *, creating: bool, operation: str) -> Task:
+    data = kling_responses.data_of(answer, creating=creating, operation=operation)
+    return kling_responses.task_from(data, answer.body_excerpt).noting(answer)
 
 
 def _encoded(path: str, sha256: str) -> str:
@@ -189,7 +176,7 @@ def _encoded(path: str, sha256: str) -> str:
         raise OwnRefusal(f"The reference image {path} cannot be read ({error.strerror}).", code="local") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise OwnRefusal(
-            f"The reference image {path} has changed since this run began; run again to use what it is now.",
+            f"The reference image {path} has changed since this run started; run again to use the new file.",
             code="local",
         )
     return base64.b64encode(data).decode("ascii")

@@ -1,8 +1,8 @@
 """What the Kling API's answers mean: HTTP status and `code` together, by the table of errors.
 
-Gateways also answer with plain HTTP statuses, HTML pages, `code` as a string and other spellings: read
-tolerantly, and decided by the HTTP status where the body tells nothing. Sources: the vendor's reference
-and the two gateways' pages, read 2026-11.
+Gateways also answer with plain HTTP statuses, HTML pages, `code` as a string and other spellings. They are read
+tolerantly, and the HTTP status decides where the body says nothing. Sources: the vendor's reference and the two
+gateways' pages, read 2026-11.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from batchgen.providers.base import Task, TaskState
 if TYPE_CHECKING:
     from batchgen.http.client import Answer
 
-_FINE = frozenset({"0", "200", "success", "succeed", "ok"})
+_SUCCESS = frozenset({"0", "200", "success", "succeed", "ok"})
 _WORDS = {
     TaskState.RUNNING: "submitted processing pending queued queueing waiting created starting running in_progress",
     TaskState.SUCCEEDED: "succeed succeeded success successful completed complete done finished",
@@ -39,92 +39,78 @@ _WORDS = {
     TaskState.GONE: "expired deleted removed",
 }
 _STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
-_STOPS_ACCOUNT = frozenset({"1000", "1001", "1002", "1003", "1004", "1100", "1101", "1102", "1304"})
 NO_SUCH_PATH = "1202"
-_NOT_THERE = frozenset({NO_SUCH_PATH, "1203"})
-_BY_CODE = {
+_ADVICE = {
+    "1003": "The token is not valid yet; check this machine's clock.",
+    "1004": "The token has expired; check this machine's clock.",
+    "1100": "The account is not in order; look at the gateway's console.",
+    "1101": "The account is in arrears; top it up, then run again to go on.",
+    "1102": "The resource pack is used up or expired; buy one, then run again to go on.",
+    "1304": "This machine's address is not on the account's whitelist.",
+} | dict.fromkeys(("1000", "1001", "1002"), "Check the account's key.")
+_ERRORS: dict[str, type[BatchgenError]] = {
+    **dict.fromkeys(_ADVICE, AccountStopped),
     "1103": OwnRefusal,  # no permission for this model
-    "1200": RefusedOrTaken,  # a repeated `external_task_id` is answered so too
+    "1200": RefusedOrTaken,  # also the answer to a repeated `external_task_id`
     "1201": RefusedOrTaken,
     "1300": JobRejected,
     "1301": JobRejected,
+    "1302": TooFast,
+    "1303": TooManyRunning,
     "5000": Unclear,
     "5001": Unclear,
     "5002": Unclear,
 }
-_THROTTLED = {"1302": TooFast, "1303": TooManyRunning}
+_CREATE_CODES = responses.Codes(errors=_ERRORS | {NO_SUCH_PATH: JobRefused, "1203": OwnRefusal}, advice=_ADVICE)
+_QUERY_CODES = responses.Codes(errors=_ERRORS | {NO_SUCH_PATH: TaskNotFound, "1203": TaskNotFound}, advice=_ADVICE)
 _LONGEST_STATUS = 40
 _LATEST_MS = 2**53  # what a time can be; a larger number is none
 _LARGEST_CHARGE = 10**9  # for one task, in the account's unit; a larger number is none, and could not be added up
 
 
 def data_of(answer: Answer, *, creating: bool, operation: str) -> Any:  # noqa: ANN401 - the gateway's own shape
-    """The `data` of an answer that says yes; raises what any other answer means.
+    """The `data` of a successful answer; raises what any other answer means.
 
     `creating`: whether it answers a create, where an unclear answer may have cost money.
     """
     body = responses.json_of(answer)
     code = responses.code_of(body)
-    if 200 <= answer.status < 300 and isinstance(body, dict) and (code in _FINE or (not code and "data" in body)):
+    if 200 <= answer.status < 300 and isinstance(body, dict) and (code in _SUCCESS or (not code and "data" in body)):
         data = body.get("data")
         if isinstance(data, dict | list):
             return data
-        raise Unclear(f"The gateway's answer to {operation} holds no data.", code=code, head=answer.head)
-    raise _refusal(answer, code, responses.message_of(body, answer), creating=creating, operation=operation)
+        raise Unclear(
+            f"The gateway's answer to {operation} holds no data.", code=code, body_excerpt=answer.body_excerpt
+        )
+    codes = _CREATE_CODES if creating else _QUERY_CODES
+    raise responses.refusal(answer, creating=creating, operation=operation, codes=codes)
 
 
-def _refusal(answer: Answer, code: str, message: str, *, creating: bool, operation: str) -> BatchgenError:
-    said = f" {code}" if code else ""
-    words = f": {message}" if message else ""
-    text = f"The gateway answered HTTP {answer.status}{said} to {operation}{words}"
-    detail = {"code": code or str(answer.status), "head": answer.head}
-    if code in _STOPS_ACCOUNT:
-        return AccountStopped(f"{text}. {_ADVICE.get(code, '')}".strip())
-    if code in _NOT_THERE:
-        refused = JobRefused if code == NO_SUCH_PATH else OwnRefusal  # no such model
-        return refused(text, **detail) if creating else TaskNotFound(text, **detail)
-    if code in _BY_CODE:
-        return _BY_CODE[code](text, **detail)
-    if code in _THROTTLED:
-        return _THROTTLED[code](text, code=code, retry_after=answer.retry_after)
-    return responses.refusal_by_status(answer, text, code=code, creating=creating)
-
-
-_ADVICE = {
-    "1004": "The token has expired; check this machine's clock.",
-    "1003": "The token is not valid yet; check this machine's clock.",
-    "1100": "The account is not in order; look at the gateway's console.",
-    "1101": "The account is in arrears; top it up, then run again to go on.",
-    "1102": "The resource pack is used up or expired; buy one, then run again to go on.",
-    "1304": "This machine's address is not on the account's whitelist.",
-} | dict.fromkeys(("1000", "1001", "1002"), "Check the account's key.")
-
-
-def task_from(data: Any, head: str) -> Task:  # noqa: ANN401 - the gateway's own shape
+def task_from(data: Any, body_excerpt: str) -> Task:  # noqa: ANN401 - the gateway's own shape
     """A task object as a `Task`. Raises Unclear where it holds no task id."""
     if not isinstance(data, dict) or not data.get("task_id"):
-        raise Unclear("The gateway's answer holds no task id.", head=head)
+        raise Unclear("The gateway's answer holds no task id.", body_excerpt=body_excerpt)
     status = re.sub(r"[ -]", "_", str(data.get("task_status") or data.get("status") or "").strip().lower())
     message = str(data.get("task_status_msg") or "")
-    # A status we do not know is one that goes on: asking again is free.
+    # An unknown status is taken for running: a query is free.
     state = _STATES.get(status, TaskState.RUNNING)
     if state is TaskState.FAILED and policy.is_refusal(message):
         state = TaskState.REJECTED
     info = data.get("task_info")
-    external = info.get("external_task_id") if isinstance(info, dict) else data.get("external_task_id")
+    external_id = info.get("external_task_id") if isinstance(info, dict) else data.get("external_task_id")
     created = data.get("created_at")
     links, by_order = _links(data)
     return Task(
         id=str(data["task_id"]),
         state=state,
         unknown_status="" if status in _STATES else status[:_LONGEST_STATUS],
-        external_id=str(external) if external else None,
+        external_id=str(external_id) if external_id else None,
         links=links,
         by_order=by_order,
         cost=_cost(data.get("final_unit_deduction")),
         message=message,
         created_ms=int(created) if isinstance(created, int | float) and 0 <= created < _LATEST_MS else None,
-        head=head,
+        body_excerpt=body_excerpt,
     )
 
 
@@ -135,9 +121,9 @@ def _links(data: dict[str, Any]) -> tuple[tuple[ImageLink, ...], bool]:
     if not isinstance(images, list):
         images = [{"url": data["url"]}] if data.get("url") else []
     found = [image for image in images if isinstance(image, dict) and image.get("url")]
-    own = [_number(image.get("index")) for image in found]
-    by_order = None in own or len(set(own)) < len(own)
-    numbers = range(len(found)) if by_order else [number for number in own if number is not None]
+    numbered = [_number(image.get("index")) for image in found]
+    by_order = None in numbered or len(set(numbered)) < len(numbered)
+    numbers = range(len(found)) if by_order else [number for number in numbered if number is not None]
     links = [
         ImageLink(index=index, url=str(image["url"]), watermark_url=str(image.get("watermark_url") or "") or None)
         for index, image in zip(numbers, found, strict=True)

@@ -1,12 +1,12 @@
 """OpenAI's images API, as OpenAI, many gateways and local servers speak it: a create answers with the images.
 
-There is no task to ask for afterwards: an answer that is lost is lost, and nothing is sent twice on its account.
+There is no task to query afterwards: a lost answer cannot be recovered, and its create is not sent again.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog.accounts import Auth
@@ -20,7 +20,6 @@ from batchgen.errors import (
     PageReceived,
     TaskNotFound,
     TooFast,
-    Unclear,
 )
 from batchgen.jobs import INLINE, ImageLink
 from batchgen.providers import responses
@@ -43,7 +42,7 @@ _LATEST = 2**43  # what a time in seconds can be; a larger number is none
 # new-api's codes of a user's quota.
 _PAY = "Look at the account's credits and limits; then run again to go on."
 _KEY = "Check the account's key."
-_STOPS_ACCOUNT = {
+_ADVICE = {
     "insufficient_quota": _PAY,
     "credit_balance_exhausted": _PAY,
     "organization_spend_limit_exceeded": _PAY,
@@ -61,75 +60,67 @@ _STOPS_ACCOUNT = {
     "insufficient_user_quota": _PAY,
     "pre_consume_token_quota_failed": _PAY,
 }
-# The same as long as the status does not say that it is the server's own trouble.
-_STOPS_ACCOUNT_BELOW_500 = {
+# The same, unless the status says that it is a failure of the server itself.
+_ADVICE_BELOW_500 = {
     "auth_error": _KEY,
     "no_db_connection": "The proxy has no database to look the key up in: check the key, then ask who runs it.",
 }
-_REJECTS = frozenset({"moderation_blocked", "content_policy_violation", "content_filter", "contentfilter"})
-_REFUSES = frozenset(
-    {
-        "model_not_found",
-        "notfounderror",
-        "deploymentnotfound",
-        "key_model_access_denied",
-        "team_model_access_denied",
-        "user_model_access_denied",
-        "org_model_access_denied",
-        "project_model_access_denied",
-    }
+_ERRORS: dict[str, type[BatchgenError]] = {
+    **dict.fromkeys(_ADVICE, AccountStopped),
+    **dict.fromkeys(("moderation_blocked", "content_policy_violation", "content_filter", "contentfilter"), JobRejected),
+    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "slow_down"), TooFast),
+    **dict.fromkeys(("model_not_found", "notfounderror", "deploymentnotfound"), OwnRefusal),
+    **{f"{owner}_model_access_denied": OwnRefusal for owner in ("key", "team", "user", "org", "project")},
+}
+_CODES = responses.Codes(errors=_ERRORS, advice=_ADVICE, with_types=True, refused=JobRefused)
+_CODES_BELOW_500 = replace(
+    _CODES,
+    errors=_ERRORS | dict.fromkeys(_ADVICE_BELOW_500, AccountStopped),
+    advice=_ADVICE | _ADVICE_BELOW_500,
 )
-_TOO_FAST = frozenset({"rate_limit_exceeded", "rate_limit_error", "slow_down"})
 
 
 class OpenAIProvider(Provider):
-    """Create over one account; nothing else can be asked."""
+    """Creates over one account; nothing can be queried."""
 
     can_query = False
 
-    def __init__(self, account: Account, door: HttpClient, secrets: Secrets) -> None:
-        super().__init__(account, door, secrets)
+    def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
+        super().__init__(account, client, secrets)
         if account.auth is Auth.JWT:
             raise CommandError(
                 f"The account {account.name!r} has auth: jwt, which OpenAI's images API does not know;"
                 " write auth: api_key, or none for a server that wants no key."
             )
-        self._root = versioned(account.base_url)
+        self.root_url = versioned(account.base_url)
 
     async def create(self, job: Job, external_id: str) -> Task:
         """POST the job and wait for its images, which the answer names or holds."""
-        body = json.dumps(self.request(job), ensure_ascii=False, separators=(",", ":")).encode()
-        answer = await self.door.send(
-            "POST",
-            self._root + _CREATES,
-            # Our own id, for whoever has to look for a lost answer in the gateway's logs: no body field takes it.
-            headers={"Content-Type": "application/json", "X-Client-Request-Id": external_id} | self._key(),
-            body=body,
-            within=self.account.request_timeout,
-            most=_LARGEST_IMAGE * job.parameters.n,
-            fresh=self.creates_alone,
-        )
-        return task_from(answer, external_id).told_in(answer)
+        # Our own id, for whoever has to look for a lost answer in the gateway's logs: no body field takes it.
+        headers = {"X-Client-Request-Id": external_id}
+        largest = _LARGEST_IMAGE * job.parameters.n
+        answer = await self.send("POST", _CREATES, self.request(job), headers=headers, max_bytes=largest)
+        return task_from(answer, external_id).noting(answer)
 
     async def probe(self) -> None:
-        """Ask for the list of models, which is free. Raises TaskNotFound where there is none."""
-        answer = await self.door.send("GET", self._root + _MODELS, headers=self._key())
+        """GET the list of models, which is free. Raises TaskNotFound where there is none."""
+        answer = await self.send("GET", _MODELS)
         if answer.status in {404, 405}:
             raise TaskNotFound(f"The gateway answered HTTP {answer.status} for its models.", code=str(answer.status))
         if 200 <= answer.status < 300:
             return
-        error = _refusal(answer, responses.json_of(answer), "the question for its models")
+        error = _refusal(answer, "the query for its models")
         if isinstance(error, JobRefused) and not isinstance(error, PageReceived):
-            # The question has no parameters: whoever is refused even this is refused himself.
+            # This query has no parameters, so the refusal concerns the account.
             raise AccountStopped(f"{str(error).rstrip('.')}. {_KEY}") from error
         raise error
 
     async def query(self, task_id: str) -> Task:
-        """Raise TaskNotFound: what a create made is told once."""
-        raise TaskNotFound(f"The account {self.account.name!r} cannot be asked for {task_id} again.")
+        """Raise TaskNotFound: only the answer to the create names the images."""
+        raise TaskNotFound(f"The account {self.account.name!r} cannot be queried for {task_id}.")
 
     def request(self, job: Job) -> dict[str, Any]:
-        """The create's body: what was asked for, and nothing that the account does not know."""
+        """The create's body: what the job asks for, in fields that the account knows."""
         parameters = job.parameters
         known = self.account.fields | self.account.required
         values: dict[str, Any] = {
@@ -143,11 +134,6 @@ class OpenAIProvider(Provider):
             "background": self.account.background or None,
         }
         return {name: value for name, value in values.items() if value is not None}
-
-    def _key(self) -> dict[str, str]:
-        if self.account.auth is Auth.NONE:
-            return self.headers
-        return {**self.headers, "Authorization": f"Bearer {self.secrets[self.account.api_key_env]}"}
 
 
 def versioned(base_url: str) -> str:
@@ -163,22 +149,22 @@ def task_from(answer: Answer, external_id: str) -> Task:
     body = responses.json_of(answer)
     links = _links(body) if 200 <= answer.status < 300 else ()
     if not links:
-        raise _refusal(answer, body, "the create")
+        raise _refusal(answer, "the create")
     created = body.get("created")
-    known = isinstance(created, int | float) and 0 < created < _LATEST
+    is_known = isinstance(created, int | float) and 0 < created < _LATEST
     return Task(
-        id=f"{external_id}@{int(created)}" if known else external_id,
+        id=f"{external_id}@{int(created)}" if is_known else external_id,
         state=TaskState.SUCCEEDED,
         external_id=external_id,
         links=links,
-        created_ms=int(created * 1000) if known else None,
+        created_ms=int(created * 1000) if is_known else None,
     )
 
 
 def _links(body: Any) -> tuple[ImageLink, ...]:  # noqa: ANN401 - the gateway's own shape
     data = body.get("data") if isinstance(body, dict) else None
     images = [image for image in data if isinstance(image, dict)] if isinstance(data, list) else []
-    urls = [url for url in map(_url_of, images) if url]  # one that moderation took out is an empty entry
+    urls = [url for url in map(_url_of, images) if url]  # an image removed by moderation is an empty entry
     return tuple(ImageLink(index=index, url=url) for index, url in enumerate(urls))
 
 
@@ -190,29 +176,6 @@ def _url_of(image: dict[str, Any]) -> str:
     return link if isinstance(link, str) else ""
 
 
-def _refusal(answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401 - the gateway's own shape
-    code, kind = responses.code_of(body), _type_of(body)
-    message = responses.message_of(body, answer)
-    said = f" {code}" if code else ""
-    words = f": {message}" if message else ""
-    text = f"The gateway answered HTTP {answer.status}{said} to {operation}{words}"
-    detail = {"code": code or kind or str(answer.status), "head": answer.head}
-    stops = _STOPS_ACCOUNT | (_STOPS_ACCOUNT_BELOW_500 if answer.status < 500 else {})
-    for name in (code, kind):
-        if name in stops:
-            return AccountStopped(f"{text.rstrip('.')}. {stops[name]}")
-        if name in _REJECTS:
-            return JobRejected(text, **detail)
-        if name in _REFUSES:
-            return OwnRefusal(text, **detail)
-        if name in _TOO_FAST:
-            return TooFast(text, code=detail["code"], retry_after=answer.retry_after)
-    if answer.status < 300:
-        return Unclear(f"{text}; it names no image", **detail)
-    return responses.refusal_by_status(answer, text, code=detail["code"], creating=True, refused=JobRefused)
-
-
-def _type_of(body: object) -> str:
-    error = body.get("error", body) if isinstance(body, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
-    return kind.strip().lower() if isinstance(kind, str) else ""
+def _refusal(answer: Answer, operation: str) -> BatchgenError:
+    codes = _CODES if answer.status >= 500 else _CODES_BELOW_500
+    return responses.refusal(answer, creating=True, operation=operation, codes=codes)

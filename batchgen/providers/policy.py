@@ -1,8 +1,8 @@
-"""What says that a request was refused for its content: words of messages, for gateways that give no code.
+"""Recognises a refusal by content policy from its message, for gateways that give no code.
 
-An API tells why a task failed in a sentence only (`task_status_msg`). What policy refuses, it refuses again, and each
-try may be paid; what failed for another reason deserves another attempt. So only what
-certainly speaks of policy counts.
+A task's message alone says why it failed (`task_status_msg`). A request that policy refused would be refused again,
+and each try may be paid; a task that failed for another reason deserves another attempt. So a message counts only where
+it certainly concerns policy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 # Sources, read 2026-11: "Failure to pass the risk control system" is Kling's own; OpenAI's refusals name its "safety
 # system", Azure's its "content management policy"; LiteLLM puts the name of its error before what it passes on.
-_SPEAKS_OF_POLICY = re.compile(
+_POLICY = re.compile(
     r"""
       risk[ -]control
     | content[ _-]?(policy|safety|moderation|filter|management[ ]policy|security)
@@ -29,7 +29,7 @@ _SPEAKS_OF_POLICY = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # The check itself did not work: another attempt may pass it.
-_SPEAKS_OF_TROUBLE = re.compile(
+_TEMPORARY = re.compile(
     r"unavailable|time[d]?[ -]?out|internal error|try (it )?again|retry|overload|busy|could not be checked|超时|稍后",
     re.IGNORECASE,
 )
@@ -37,4 +37,4 @@ _SPEAKS_OF_TROUBLE = re.compile(
 
 def is_refusal(message: str) -> bool:
     """Whether a message certainly says that the content was refused."""
-    return bool(_SPEAKS_OF_POLICY.search(message)) and not _SPEAKS_OF_TROUBLE.search(message)
+    return bool(_POLICY.search(message)) and not _TEMPORARY.search(message)

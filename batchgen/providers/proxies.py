@@ -1,8 +1,8 @@
-"""Answers that a proxy in front of a gateway gives itself, where it is certain that the gateway was not reached.
+"""Answers of a proxy in front of a gateway which prove that the request did not reach the gateway.
 
-A 502 or 504 usually says nothing of that: nginx answers 502 to a refused connection and to one that broke after the
-request had left. Only what a proxy answers before it has sent anything is here, each with its source; everything else
-stays unclear. Where a proxy says that it has tried more than once, an earlier try may have arrived: not here either.
+A 502 or 504 usually proves nothing: nginx answers 502 to a refused connection and to one that broke after the request
+had left. Only answers that a proxy gives before it has sent anything are here, each with its source; all others stay
+unclear. So do those of a proxy that says it tried more than once: an earlier try may have arrived.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from batchgen.errors import NotSent, ProxyBusy
 if TYPE_CHECKING:
     from batchgen.http.client import Answer
 
-_LOOKED_AT = 1000  # bytes: these pages are short
-_ANYTHING = re.compile(rb"")
+_EXAMINED = 1000  # bytes: these pages are short
+_ENVOY_RESET = r"^upstream connect error or disconnect/reset before headers\. reset reason: "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Signature:
-    """How to know an answer of a proxy's own. `server` is how its `Server` header begins; empty for any."""
+    """An answer of a proxy. `body` is a regular expression, `server` how its `Server` header begins; empty for any."""
 
     proxy: str
-    statuses: frozenset[int]
-    body: re.Pattern[bytes]
-    server: str = ""
     what: str
-    busy: bool = False  # it asks to be slower, or has nobody free just now
+    body: str
+    busy: bool = False  # the proxy asks for fewer requests, or has no server free just now
+    server: str = ""
+    statuses: frozenset[int] = frozenset({503})
 
     def matches(self, answer: Answer) -> bool:
-        """Whether this proxy answered, and not who is behind it."""
-        if answer.status not in self.statuses:
-            return False
-        if not answer.headers.get("Server", "").lower().startswith(self.server):
-            return False
-        return self.body.search(answer.body[:_LOOKED_AT].strip()) is not None
+        """Whether this proxy answered itself."""
+        text = answer.body[:_EXAMINED].strip().decode("latin-1")
+        server = answer.headers.get("Server", "").lower()
+        return answer.status in self.statuses and server.startswith(self.server) and bool(re.search(self.body, text))
 
 
 SIGNATURES = (
@@ -45,86 +43,54 @@ SIGNATURES = (
     # ngx_http_special_response.c. An upstream that cannot be reached is a 502 there. Ingress controllers answer so
     # where a service has no endpoints.
     Signature(
-        proxy="nginx",
-        statuses=frozenset({503}),
-        body=re.compile(
-            rb"<h1>503 Service Temporarily Unavailable</h1></center>\s*<hr><center>(nginx|openresty|tengine)"
-        ),
-        what="lets no more requests through just now",
+        "nginx",
+        "lets no more requests through just now",
+        r"<h1>503 Service Temporarily Unavailable</h1></center>\s*<hr><center>(nginx|openresty|tengine)",
         busy=True,
     ),
     # HAProxy's configuration manual, 1.3.1: 503 is "no server was available to handle the request": all down, the queue
     # full or waited in for too long, or the connection refused.
     Signature(
-        proxy="HAProxy",
-        statuses=frozenset({503}),
-        body=re.compile(
-            rb"^<html><body><h1>503 Service Unavailable</h1>\s*No server is available to handle this request\.\s*"
-            rb"</body></html>$"
-        ),
-        what="has no server free for the request",
+        "HAProxy",
+        "has no server free for the request",
+        r"^<html><body><h1>503 Service Unavailable</h1>\s*No server is available to handle this request\.\s*"
+        r"</body></html>$",
         busy=True,
     ),
     # Envoy, source/common/router/router.cc and source/common/http/utility.cc (resetReasonToString). "connection
     # termination" and "reset" happen to requests that have left; "retried and the latest" to those sent before.
+    Signature("Envoy", "has no healthy upstream", r"^no healthy upstream$"),
     Signature(
-        proxy="Envoy",
-        statuses=frozenset({503}),
-        body=re.compile(rb"^no healthy upstream$"),
-        what="has no healthy upstream",
+        "Envoy",
+        "could not connect to its upstream",
+        _ENVOY_RESET + r"((local |remote )?connection failure|connection timeout)\b",
     ),
-    Signature(
-        proxy="Envoy",
-        statuses=frozenset({503}),
-        body=re.compile(
-            rb"^upstream connect error or disconnect/reset before headers\. reset reason: "
-            rb"((local |remote )?connection failure|connection timeout)\b"
-        ),
-        what="could not connect to its upstream",
-    ),
-    Signature(
-        proxy="Envoy",
-        statuses=frozenset({503}),
-        body=re.compile(rb"^upstream connect error or disconnect/reset before headers\. reset reason: overflow\b"),
-        what="has too many requests under way",
-        busy=True,
-    ),
+    Signature("Envoy", "has too many requests under way", _ENVOY_RESET + r"overflow\b", busy=True),
     # Traefik, pkg/server/service/loadbalancer: errNoAvailableServer, where no server of the service is healthy.
-    Signature(
-        proxy="Traefik",
-        statuses=frozenset({503}),
-        body=re.compile(rb"^no available server$"),
-        what="has no available server",
-    ),
+    Signature("Traefik", "has no available server", r"^no available server$"),
     # Kong, kong/runloop/balancer: no target of the upstream is healthy.
-    Signature(
-        proxy="Kong",
-        statuses=frozenset({503}),
-        body=re.compile(rb'^\{\s*"message"\s*:\s*"failure to get a peer from the ring-balancer"'),
-        what="has no healthy target",
-    ),
+    Signature("Kong", "has no healthy target", r'^\{\s*"message"\s*:\s*"failure to get a peer from the ring-balancer"'),
     # Cloudflare's documentation of 5xx errors: 521 the origin refused the connection, 523 no route to it, 525 and 526
     # TLS with it failed. 520, 522 and 524 may come after the request has arrived.
     Signature(
-        proxy="Cloudflare",
-        statuses=frozenset({521, 523, 525, 526}),
-        body=_ANYTHING,
+        "Cloudflare",
+        "could not connect to the gateway",
+        "",
         server="cloudflare",
-        what="could not connect to the gateway",
+        statuses=frozenset({521, 523, 525, 526}),
     ),
     # AWS, "Troubleshoot your Application Load Balancers": 503 says that the target group has no target in use.
     Signature(
-        proxy="AWS's load balancer",
-        statuses=frozenset({503}),
-        body=re.compile(rb"<h1>503 Service Temporarily Unavailable</h1>"),
+        "AWS's load balancer",
+        "has no target for the request",
+        r"<h1>503 Service Temporarily Unavailable</h1>",
         server="awselb",
-        what="has no target for the request",
     ),
 )
 
 
 def not_reached(answer: Answer, text: str) -> NotSent | ProxyBusy | None:
-    """What a proxy's own answer means, where it shows that the gateway was not reached; else None."""
+    """The error of a proxy's own answer which proves that the gateway was not reached; None for any other answer."""
     found = next((each for each in SIGNATURES if each.matches(answer)), None)
     if found is None:
         return None

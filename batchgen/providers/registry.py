@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from batchgen.http.client import HttpClient
 
 GROUP = "batchgen.providers"
-_SOME_IMAGE = "https://images.invalid/"  # where images of a gateway behind a proxy are: anywhere
+_ANY_IMAGE = "https://images.invalid/"  # a gateway behind a proxy may have its images on any host
 
 
-def provider_for(account: Account, door: HttpClient, *, callback_url: str = "") -> Provider:
-    """The provider that speaks this account's wire protocol; `callback_url` goes with its creates, if it has one.
+def provider_for(account: Account, client: HttpClient, *, callback_url: str = "") -> ValidatedProvider:
+    """The provider of this account's protocol; `callback_url` goes with its creates.
 
     Raises CommandError, with the variable's or the package's name, before anything is sent.
     """
     kind = provider_class(account)
     keys = secrets_of(account)
-    if callback_url:  # whoever knows it can call us: an answer that repeats it is kept and shown without
+    if callback_url:  # whoever knows it can call us, so it is redacted in answers that repeat it
         keys = Secrets({**keys.values, "callback_url": urlsplit(callback_url).path.rpartition("/")[2]})
     try:
-        provider = kind(account, door, keys)
+        provider = kind(account, client, keys)
     except CommandError:
         raise
     except Exception as error:
@@ -41,11 +41,11 @@ def provider_for(account: Account, door: HttpClient, *, callback_url: str = "") 
 
 
 def check(account: Account) -> None:
-    """Raise CommandError where the account cannot be served: its package, one of its keys or the way is missing."""
+    """Raise CommandError where the account cannot be used: its package, key or proxy is missing or wrong."""
     provider_class(account)
     secrets_of(account)
     if account.base_url and proxy_of(account.base_url):
-        proxy_of(_SOME_IMAGE)
+        proxy_of(_ANY_IMAGE)
 
 
 def secrets_of(account: Account) -> Secrets:
@@ -60,9 +60,7 @@ def secrets_of(account: Account) -> Secrets:
     keys = {name: os.environ[name].strip() for name in account.secret_variables}
     for name, value in keys.items():
         if not value.isprintable():
-            raise CommandError(
-                f"The key in {name} holds a line break or another control character, so it is none: set {name} anew."
-            )
+            raise CommandError(f"The key in {name} holds a line break or another control character: set {name} again.")
     return Secrets(keys)
 
 
@@ -76,9 +74,8 @@ def key_print(account: Account, salt: str) -> str:
 
 
 def provider_class(account: Account) -> type[Provider]:
-    """The class behind the account's `wire`. Raises CommandError where no installed package has it."""
-    found = entry_points(group=GROUP, name=account.protocol)
-    for entry in found:
+    """The class of the account's `protocol`. Raises CommandError where no installed package has it."""
+    for entry in entry_points(group=GROUP, name=account.protocol):
         try:
             kind = entry.load()
         except Exception as error:
@@ -96,6 +93,6 @@ def provider_class(account: Account) -> type[Provider]:
 
 
 def _defect(error: Exception) -> str:
-    """Of the package, not of whoever uses it; a constructor may have our keys in its words."""
+    """The error of a package, without its message: a constructor may have put our keys into it."""
     words = f": {error}" if isinstance(error, ImportError) else ""
-    return f"it raised {type(error).__name__}{words}. Update or mend the package that brings it."
+    return f"it raised {type(error).__name__}{words}. Update or fix the package that provides it."

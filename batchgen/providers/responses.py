@@ -1,13 +1,11 @@
-"""Reads a gateway's answer, whatever came: what it says, where it says it, and nothing that a file cannot hold.
-
-What a refusal means by its HTTP status alone is here too: codes are each wire's own.
-"""
+"""Reads a gateway's answer, whatever it is: its JSON, code and message, and the error that a refusal means."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import (
@@ -19,6 +17,7 @@ from batchgen.errors import (
     PageReceived,
     RefusedOrTaken,
     TaskNotFound,
+    Throttled,
     TooFast,
     Unclear,
 )
@@ -26,6 +25,8 @@ from batchgen.providers import policy
 from batchgen.providers.proxies import not_reached
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from batchgen.errors import BatchgenError
     from batchgen.http.client import Answer
 
@@ -33,7 +34,7 @@ _LONGEST_MESSAGE = 300
 _EXCERPT = 120  # characters of a page
 _PAGE = 4096  # bytes of it that are looked at
 _MARKUP = re.compile(r"<(script|style)\b.*?(</\1>|\Z)|<!--.*?(-->|\Z)|<[^>]*(>|\Z)", re.DOTALL | re.IGNORECASE)
-# "Not Found" alone is what any server says of a path. Sources: the Kling API's own words, new-api's `task_not_exist`.
+# "Not Found" alone is any server's answer to an unknown path. Sources: the Kling API's own messages, new-api's codes.
 _NO_TASK = re.compile(
     r"(task|job|generation|record|resource|\bid)\b[^.]{0,60}?"
     r"(not[ _-]?(be[ ])?(found|exist)|does ?n[o']t exist|unknown)"
@@ -44,7 +45,7 @@ _NO_TASK = re.compile(
 )
 _LONGEST_TEXT = 1000  # bytes of a body without JSON that may be a sentence
 _MOST_WORDS, _DEEPEST = 5, 4
-_HALVES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # where half a surrogate pair may be; \x00: in UTF-16
+_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00")  # may be half a surrogate pair; \x00: in UTF-16
 
 
 # 8 MB of `[],[],…` become 200 MB of objects. The largest list that makes sense, 500 tasks of 18 links, has 40,000.
@@ -58,30 +59,30 @@ def json_of(answer: Answer) -> Any:  # noqa: ANN401 - whatever came
         return None
     try:
         value = json.loads(answer.body)
-        return _whole_characters(value) if _HALVES.search(answer.body) else value
+        return _without_surrogates(value) if _SURROGATES.search(answer.body) else value
     except (ValueError, RecursionError):
         return None
 
 
 def _values_at_most(body: bytes) -> int:
     """How many values the text can hold: each but the first comes after one of these signs, outside of strings."""
-    if (found := _signs(body)) > _MOST_VALUES >= body.count(b'"') // 2:  # else the texts alone are too many
-        found = _signs(_TEXT_IN_JSON.sub(b"", body))
+    if (found := _separators(body)) > _MOST_VALUES >= body.count(b'"') // 2:  # else the texts alone are too many
+        found = _separators(_TEXT_IN_JSON.sub(b"", body))
     return found
 
 
-def _signs(body: bytes) -> int:
+def _separators(body: bytes) -> int:
     return sum(map(body.count, (b",", b"[", b"{", b":")))
 
 
-def _whole_characters(value: Any) -> Any:  # noqa: ANN401 - whatever came
-    """The same with `?` for each half of a surrogate pair: JSON allows it, but no file or ledger can hold it."""
+def _without_surrogates(value: Any) -> Any:  # noqa: ANN401 - whatever came
+    """The value with `?` for each half of a surrogate pair: JSON allows it, but no file or ledger can hold it."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if isinstance(value, list):
-        return [_whole_characters(item) for item in value]
+        return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_whole_characters(name): _whole_characters(item) for name, item in value.items()}
+        return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
     return value
 
 
@@ -96,29 +97,29 @@ def code_of(body: object) -> str:
 
 
 def message_of(body: object, answer: Answer | None = None) -> str:
-    """What a body says to people, cut to a length that a table can show; of an `answer` without JSON its short text."""
+    """The message of a body, cut to a length that a table can show; of an `answer` without JSON its short text."""
     if body is None and answer is not None:
         text = answer.body.decode("utf-8", "replace") if len(answer.body) <= _LONGEST_TEXT else ""
         return "" if "<" in text or not any(map(str.isalpha, text)) else _one_line(text)
     return _one_line(_words(body))
 
 
-def _words(told: object, depth: int = 0) -> str:
+def _words(value: object, depth: int = 0) -> str:
     """The first words for people in a value, wherever gateways put them."""
-    if isinstance(told, str) or depth > _DEEPEST:
-        return told if isinstance(told, str) else ""
-    if isinstance(told, list):
-        return "; ".join(filter(None, (_words(each, depth + 1) for each in told[:_MOST_WORDS])))
-    if not isinstance(told, dict):
+    if isinstance(value, str) or depth > _DEEPEST:
+        return value if isinstance(value, str) else ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_words(each, depth + 1) for each in value[:_MOST_WORDS])))
+    if not isinstance(value, dict):
         return ""
-    place = told.get("loc")  # FastAPI's way to say where
+    place = value.get("loc")  # FastAPI's way to say where
     where = f"{'.'.join(map(str, place))}: " if isinstance(place, list) and place else ""
     for name in ("message", "msg", "error", "detail", "errors", "error_description", "title"):
-        if name in told and (words := _words(told[name], depth + 1)):
+        if name in value and (words := _words(value[name], depth + 1)):
             return f"{where}{words}"
     if not depth:
         return ""
-    named = list(told.items())[:_MOST_WORDS]  # as in {"prompt": ["is too long"]}
+    named = list(value.items())[:_MOST_WORDS]  # as in {"prompt": ["is too long"]}
     return "; ".join(f"{name}: {words}" for name, each in named if (words := _words(each, depth + 1)))
 
 
@@ -126,34 +127,67 @@ def _one_line(text: str) -> str:
     return " ".join(text[: 10 * _LONGEST_MESSAGE].split())[:_LONGEST_MESSAGE]
 
 
-def refusal(answer: Answer, *, creating: bool, operation: str) -> BatchgenError:
-    """What an answer that is no yes means by its status; what it says to people is kept.
+def type_of(body: object) -> str:
+    """The error type of a body, in small letters; empty where it has none."""
+    error = body.get("error", body) if isinstance(body, dict) else None
+    kind = error.get("type") if isinstance(error, dict) else None
+    return kind.strip().lower() if isinstance(kind, str) else ""
 
-    `creating`: whether it answers a create, where what cannot be told may have cost money.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codes:
+    """What a protocol's own codes mean, before the HTTP status decides.
+
+    `advice`: the sentence that follows for an account that stops; `with_types`: whether the error's `type` counts where
+    its `code` is not known; `refused`: what a refusal of a create's parameters is.
+    """
+
+    errors: Mapping[str, type[BatchgenError]] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)
+    with_types: bool = False
+    refused: type[JobRefused] = RefusedOrTaken
+
+
+_NO_CODES = Codes()
+
+
+def refusal(answer: Answer, *, creating: bool, operation: str, codes: Codes = _NO_CODES) -> BatchgenError:
+    """The error that an answer means by its code, else by its status; its words for people are kept.
+
+    `creating`: whether it answers a create, where an unclear answer may have cost money.
     """
     body = json_of(answer)
     code, message = code_of(body), message_of(body, answer)
+    kind = type_of(body) if codes.with_types else ""
+    shown = code or kind or str(answer.status)
     text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {operation}"
-    return refusal_by_status(answer, f"{text}: {message}" if message else text, code=code, creating=creating)
+    text = f"{text}: {message}".rstrip(".") if message else text
+    for name in (code, kind):
+        error = codes.errors.get(name)
+        if error is None:
+            continue
+        if issubclass(error, AccountStopped):
+            return error(f"{text}. {codes.advice[name]}")
+        if issubclass(error, Throttled):
+            return error(text, code=shown, retry_after=answer.retry_after)
+        if issubclass(error, JobError | Unclear):
+            return error(text, code=shown, body_excerpt=answer.body_excerpt)
+    if answer.status < 300:
+        return Unclear(f"{text}; it holds no result", code=shown, body_excerpt=answer.body_excerpt)
+    return _by_status(answer, text, code=code or kind, creating=creating, refused=codes.refused)
 
 
-def refusal_by_status(
-    answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused] = RefusedOrTaken
-) -> BatchgenError:
-    """What an answer means by its status, and by whether it is the gateway's own; `text` is to be its sentence.
-
-    `refused`: what a refusal of a create's parameters is.
-    """
-    text = text.rstrip(".")
+def _by_status(answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused]) -> BatchgenError:
+    """What an answer means by its status, and by whether it is the gateway's own."""
     status, shown = answer.status, code or str(answer.status)
     if status in {401, 402} and not (creating and answer.body.lstrip().startswith(b"<")):  # a firewall's is a page
         return AccountStopped(f"{text}. Check the key and the balance of the account.")
     if status == 429:
         return TooFast(text, code=shown, retry_after=answer.retry_after)
-    if (elsewhere := not_reached(answer, text)) is not None:
-        return elsewhere
+    if (error := not_reached(answer, text)) is not None:
+        return error
     if status == 408 or not 300 <= status < 500:
-        return Unclear(text, code=shown, head=answer.head)
+        return Unclear(text, code=shown, body_excerpt=answer.body_excerpt)
     if status < 400 or not isinstance(json_of(answer), dict):
         return _page(answer, text, code=shown, creating=creating)
     return _own_refusal(answer, text, code=code, creating=creating, refused=refused)
@@ -162,7 +196,7 @@ def refusal_by_status(
 def _own_refusal(
     answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused]
 ) -> AccountStopped | JobError | Unclear:
-    """What the gateway's own refusal is: of the account, of the create, or of a question."""
+    """What the gateway's own refusal concerns: the account, the create, or a query."""
     status, message = answer.status, message_of(json_of(answer))
     kind: type[JobError | Unclear] = refused if creating else JobRefused
     if not creating and says_no_task(status, code, message):
@@ -175,25 +209,26 @@ def _own_refusal(
         kind = NoSuchPath
     elif creating and policy.is_refusal(message):
         kind = JobRejected
-    return kind(text, code=code or str(status), head=answer.head)
+    return kind(text, code=code or str(status), body_excerpt=answer.body_excerpt)
 
 
 def _page(answer: Answer, text: str, *, code: str, creating: bool) -> PageReceived | Unclear:
-    """A page or a redirect: from a firewall, which may mind one prompt alone, or from a server that is not the API.
+    """A page or a redirect: from a firewall, which may block one prompt alone, or from a server that is not the API.
 
-    To a question it says nothing, least of all that a task is not there.
+    After a query it proves nothing, least of all that a task does not exist.
     """
     words = excerpt(answer)
-    said = f', which begins "{words}"' if words else ""
+    beginning = f', which begins "{words}"' if words else ""
     location = answer.headers.get("Location", "")[:_EXCERPT]
     where = f" to {location}" if 300 <= answer.status < 400 and location else ""
-    kind = "a redirect" if 300 <= answer.status < 400 else "a page"
+    what = "a redirect" if 300 <= answer.status < 400 else "a page"
     full = (
-        f"{text}: {kind}{where}, not the API's own answer{said}. If all are answered so, check the account's base_url."
+        f"{text}: {what}{where}, not the API's own answer{beginning}."
+        " If every request is answered like this, check the account's base_url."
     )
     if creating:
-        return PageReceived(full, code=code, head=answer.head)
-    return (NoSuchPath if answer.status in {404, 405} else Unclear)(full, code=code, head=answer.head)
+        return PageReceived(full, code=code, body_excerpt=answer.body_excerpt)
+    return (NoSuchPath if answer.status in {404, 405} else Unclear)(full, code=code, body_excerpt=answer.body_excerpt)
 
 
 def excerpt(answer: Answer) -> str:
@@ -203,5 +238,5 @@ def excerpt(answer: Answer) -> str:
 
 
 def says_no_task(status: int, code: str, message: str) -> bool:
-    """Whether the gateway itself says that it has no such task: its own word for it, not that there is no such path."""
+    """Whether the gateway itself says that it has no such task, not only that there is no such path."""
     return status in {400, 404, 410} and bool(_NO_TASK.search(f"{code} {message}"))

@@ -1,74 +1,72 @@
-"""Keeps what a provider was never to raise or to answer away from the engine: the defect becomes `Unclear`.
+"""Checks what a provider answers and raises: a defect of its code becomes `Unclear`.
 
 A provider may be anybody's package. Where it fails in its own way after a create has left, nobody can say whether
-that cost money: the attempt is asked for, or held, as after a lost connection.
+that cost money: the attempt is looked for, or marked unknown, as after a lost connection.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import AccountStopped, JobError, NotSent, Throttled, Unclear
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Iterator, Mapping
 
     from batchgen.jobs import Job
 
-_MEANT = (NotSent, Throttled, JobError, AccountStopped, Unclear)  # what a provider says of an answer
 _LONGEST = 200  # characters of a foreign error
-
-GatewayReport = TypeVar("GatewayReport")
 
 
 class ValidatedProvider(Provider):
     """A provider as the engine sees it: it answers with tasks, or raises what `Provider` promises."""
 
     def __init__(self, inner: Provider) -> None:
-        super().__init__(inner.account, inner.door, inner.secrets)
+        super().__init__(inner.account, inner.client, inner.secrets)
         self.callback_url = inner.callback_url
         self.can_query = inner.can_query
         self._inner = inner
 
     async def create(self, job: Job, external_id: str) -> Task:
         """As the provider's own. Raises Unclear for whatever else it raises or returns."""
-        return self._whole(await self._meant(self._inner.create(job, external_id), "a create"), "a create")
+        with self._translated("a create"):
+            return self._checked(await self._inner.create(job, external_id), "a create")
 
-    async def query(self, task_id: str) -> Task:
-        """As `create`."""
-        return self._whole(await self._meant(self._inner.query(task_id), "a query"), "a query")
+    async def query(self, task_id: str, external_id: str = "") -> Task:
+        """As `create`. Raises Unclear also where the answer names another external id, so is that of another task."""
+        with self._translated("a query"):
+            task = self._checked(await self._inner.query(task_id), "a query")
+        if not task.may_be(external_id):
+            raise Unclear(f"The gateway answered a query for the task {task_id} with another task.")
+        return task
 
     async def find(self, external_id: str) -> Task:
         """As `create`."""
-        operation = "a query by our own id"
-        return self._whole(await self._meant(self._inner.find(external_id), operation), operation)
+        with self._translated(operation := "a query by our own id"):
+            return self._checked(await self._inner.find(external_id), operation)
 
     async def page(self, number: int, size: int) -> Page:
         """As `create`."""
-        operation = "a list of tasks"
-        page = await self._meant(self._inner.page(number, size), operation)
-        if not isinstance(page, Page):
-            raise self._defect(operation, f"gave no Page but {page!r}")
-        for task in page.tasks:
-            self._whole(task, operation)
-        return page
+        with self._translated(operation := "a list of tasks"):
+            page = await self._inner.page(number, size)
+            if not isinstance(page, Page):
+                raise self._defect(operation, f"returned no Page but {page!r}")
+            for task in page.tasks:
+                self._checked(task, operation)
+            return page
 
     async def probe(self) -> None:
         """As the provider's own, which may have none (NotImplementedError)."""
-        try:
+        with self._translated("its probe"):
             await self._inner.probe()
-        except (*_MEANT, NotImplementedError):
-            raise
-        except Exception as error:
-            raise self._defect("its probe", f"raised {type(error).__name__}: {error}") from error
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
-        """As the provider's own; what it cannot read tells of nothing."""
-        try:
+        """As the provider's own; None for what it cannot read, since anybody may call."""
+        with suppress(Exception):
             return self._inner.parse_callback(call)
-        except Exception:  # noqa: BLE001 - anybody may call
-            return None
+        return None
 
     @property
     def sends_id(self) -> bool:
@@ -77,31 +75,36 @@ class ValidatedProvider(Provider):
 
     @property
     def can_find(self) -> bool:
-        """Whether `find` can be tried."""
+        """As the provider's own."""
         return self._inner.can_find
 
     @property
     def can_list(self) -> bool:
-        """Whether `page` can be tried."""
+        """As the provider's own."""
         return self._inner.can_list
 
-    async def _meant(self, answer: Awaitable[GatewayReport], operation: str) -> GatewayReport:
+    @contextmanager
+    def _translated(self, operation: str) -> Iterator[None]:
         try:
-            return await answer
-        except _MEANT:
+            yield
+        except (NotSent, Throttled, JobError, AccountStopped, Unclear):
             raise
+        except NotImplementedError:
+            if operation == "its probe":
+                raise
+            raise self._defect(operation, "does not implement it") from None
         except Exception as error:
             raise self._defect(operation, f"raised {type(error).__name__}: {error}") from error
 
-    def _whole(self, told: Any, operation: str) -> Task:  # noqa: ANN401 - whatever came
-        """The task that was told of. Raises Unclear where it cannot be kept in a ledger or be asked for."""
-        if not isinstance(told, Task):
-            raise self._defect(operation, f"gave no Task but {told!r}")
-        links: Any = told.links
-        of_text = (told.id, *(getattr(link, "url", None) for link in (links if isinstance(links, tuple) else [None])))
-        if not all(isinstance(text, str) and text for text in of_text):
-            raise self._defect(operation, "gave a task whose id or links are no text")
-        return told
+    def _checked(self, task: Any, operation: str) -> Task:  # noqa: ANN401 - whatever came
+        """The task. Raises Unclear where it cannot be kept in a ledger or be queried."""
+        if not isinstance(task, Task):
+            raise self._defect(operation, f"returned no Task but {task!r}")
+        links: Any = task.links
+        texts = (task.id, *(getattr(link, "url", None) for link in (links if isinstance(links, tuple) else [None])))
+        if not all(isinstance(text, str) and text for text in texts):
+            raise self._defect(operation, "returned a task whose id or links are no text")
+        return task
 
     def _defect(self, operation: str, what: str) -> Unclear:
         name, protocol = type(self._inner).__name__, self.account.protocol

@@ -20,7 +20,7 @@ from sandbox_process import SandboxProcess
 from scripted_gateway import ScriptedGateway
 
 from batchgen.errors import NameNotFound, NotSent, ProxyFailed, RequestBlocked, TlsFailed
-from batchgen.http.client import GetOnlyClient, open_http_client, opened
+from batchgen.http.client import open_get_only_client, open_http_client
 
 KEY = "sk-a-key-that-nobody-may-see"
 SECRET = "a-secret-key-that-nobody-may-see-either"
@@ -408,14 +408,14 @@ class Other(Provider):
     async def query(self, task_id): raise TaskNotFound("it keeps no tasks")
     async def probe(self): {probe}
 """
-GET = 'await self.door.send("GET", self.account.base_url + "/v1/images/generations", headers={"Authorization": "x"})'
+GET = 'await self.client.send("GET", self.account.base_url + "/v1/images/generations", headers={"Authorization": "x"})'
 
 
 @pytest.mark.parametrize(
     ("probe", "verdict", "words"),
     [
         (GET, "ok", "accepted"),
-        ('await self.door.send("POST", self.account.base_url, headers={}, body=b"{}")', "note", "POST"),
+        ('await self.client.send("POST", self.account.base_url, headers={}, body=b"{}")', "note", "POST"),
         ("raise NotImplementedError", "note", "no free question"),
     ],
 )
@@ -443,7 +443,7 @@ def test_a_package_that_is_not_installed_is_a_finding(tmp_path, gateway):
     assert "nowhere" in found["mine"]["key"]["text"]
 
 
-# --- the command and its HTTP client -------------------------------------------------------------------------
+# --- the command and the client --------------------------------------------------------------------------------
 
 
 def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
@@ -457,12 +457,12 @@ def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
     assert gateway.usage(tasks=False)["requests"] == {}
 
 
-async def test_the_doctor_s_client_sends_no_create(gateway):
-    async with opened(GetOnlyClient, 1) as client:
+async def test_the_client_of_an_examination_sends_no_create(gateway):
+    async with open_get_only_client(1) as client:
         for method, body in (("POST", b"{}"), ("PUT", None), ("DELETE", None), ("GET", b"{}")):
             with pytest.raises(RequestBlocked):
                 await client.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
-        assert client.heard == []
+        assert client.exchanges == []
     assert gateway.ledger(tasks=False)["requests"] == {}
 
 

@@ -13,7 +13,7 @@ import pytest
 from command import ROOT, batchgen
 from drawing_gateway import KEY, DrawingGateway
 from output_checks import check_invariant, rows_of
-from wire_tap import Reply, Tap
+from recorder import Recorder, Reply
 
 from batchgen.errors import Unclear
 from batchgen.http.client import open_http_client
@@ -51,7 +51,7 @@ def manifest(folder, gateway, *prompts, n=1, more="", **changes):
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_manifest_that_names_its_wire_is_run_to_the_images(tmp_path):
+def test_a_manifest_that_names_its_protocol_is_run_to_the_images(tmp_path):
     with DrawingGateway() as gateway:
         path = manifest(tmp_path, gateway, "a fox", "ein Dachs 狐", n=2)
         assert batchgen("validate", path, cwd=tmp_path).returncode == 0
@@ -79,12 +79,12 @@ def test_it_is_kept_from_paying_twice_as_every_provider_is(tmp_path):
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "DELETE", "GET"])
 async def test_a_request_whose_answer_is_lost_is_not_sent_again_behind_our_back(method):
-    with Tap(emulate="kapon") as tap:
-        tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
-        async with open_http_client(1) as door:
+    with Recorder(emulate="kapon") as recorder:
+        recorder.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
+        async with open_http_client(1) as client:
             with pytest.raises(Unclear):
-                await door.send(method, f"{tap.origin}/drawings/1", headers={}, body=b"{}")
-        assert len(tap.sent) == 1
+                await client.send(method, f"{recorder.origin}/drawings/1", headers={}, body=b"{}")
+        assert len(recorder.sent) == 1
 
 
 @pytest.mark.usefixtures("installed")
@@ -108,7 +108,7 @@ def test_a_wrong_key_stops_the_account_and_is_not_shown(tmp_path, monkeypatch):
     assert "another-key" not in done.stdout + done.stderr
 
 
-def test_without_the_package_the_command_says_which_wires_there_are(tmp_path, monkeypatch):
+def test_without_the_package_the_command_says_which_protocols_there_are(tmp_path, monkeypatch):
     monkeypatch.setenv("DRAWING_KEY", KEY)
     with DrawingGateway() as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
@@ -137,9 +137,9 @@ def test_an_installer_finds_its_entry_point(tmp_path):
     assert (tmp_path / "site" / "batchgen_drawing.py").exists()
 
 
-def test_the_readme_shows_it_as_it_is_and_it_is_short():
+def test_the_documentation_shows_it_as_it_is_and_it_is_short():
     text = MODULE.read_text(encoding="utf-8")
-    assert f"```python\n{text}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"```python\n{text}```" in (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
 
 
@@ -154,11 +154,11 @@ class Spoilt(DrawingProvider):
     calls = 0
 
     async def {method}(self, *asked):
-        told = await super().{method}(*asked)
+        task = await super().{method}(*asked)
         Spoilt.calls += 1
         if Spoilt.calls in {when}:
             raise KeyError("sheets of " + self.secrets["DRAWING_KEY"])
-        return told
+        return task
 
 
 DrawingProvider = Spoilt

@@ -10,7 +10,7 @@ import json
 import pytest
 from jobs_for_tests import job as made_job
 from provider_cases import CASES, ID, asked, every
-from wire_tap import Reply
+from recorder import Reply
 
 from batchgen.errors import NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
@@ -24,11 +24,11 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def taps():
-    """A tap for each profile, for all tests here: an answer in its place needs no gateway of its own."""
-    running = {profile: case.tap().__enter__() for profile, case in CASES.items()}
+    """A recorder for each profile, for all tests here: an answer in its place needs no gateway of its own."""
+    running = {profile: case.recorder().__enter__() for profile, case in CASES.items()}
     yield running
-    for tap in running.values():
-        tap.__exit__()
+    for recorder in running.values():
+        recorder.__exit__()
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def check(error, expected, meaning):
     if isinstance(error, Throttled):
         assert error.retry_after == meaning.retry_after
     if hasattr(error, "head"):
-        assert error.head == meaning.reply.body[:500].decode()
+        assert error.body_excerpt == meaning.reply.body[:500].decode()
 
 
 @pytest.mark.parametrize(("case", "meaning"), ROWS)
 async def test_what_an_answer_means_to_a_create_a_query_and_a_list(tap_of, case, meaning):
-    tap = tap_of(case)
-    tap.answers = dict.fromkeys(("create", "query", "list"), lambda _: meaning.reply)
-    async with case.provider(tap) as provider:
+    recorder = tap_of(case)
+    recorder.answers = dict.fromkeys(("create", "query", "list"), lambda _: meaning.reply)
+    async with case.provider(recorder) as provider:
         check(await raised(provider.create(job_of(case), ID)), meaning.create, meaning)
         if case.asks:
             check(await raised(provider.query("T1")), meaning.query, meaning)
@@ -79,13 +79,13 @@ async def test_what_an_answer_means_to_a_create_a_query_and_a_list(tap_of, case,
 
 @every
 async def test_a_connection_that_is_cut_is_unclear_and_one_that_is_refused_was_not_sent(tap_of, case):
-    tap = tap_of(case)
-    tap.answers = dict.fromkeys(("create", "query", "list"), lambda _: Reply(cut=True))
-    async with case.provider(tap) as provider:
+    recorder = tap_of(case)
+    recorder.answers = dict.fromkeys(("create", "query", "list"), lambda _: Reply(cut=True))
+    async with case.provider(recorder) as provider:
         assert type(await raised(provider.create(job_of(case), ID))) is Unclear
         if case.asks:
             assert type(await raised(provider.query("T1"))) is type(await raised(provider.page(1, 500))) is Unclear
-    async with case.provider(tap, base_url="http://127.0.0.1:1") as provider:
+    async with case.provider(recorder, base_url="http://127.0.0.1:1") as provider:
         assert type(await raised(provider.create(job_of(case), ID))) is NotSent
 
 
@@ -126,9 +126,9 @@ YES = {
 @pytest.mark.parametrize("name", YES)
 async def test_a_yes_is_read_in_every_spelling(tap_of, case, name):
     data, state, links = YES[name]
-    tap = tap_of(case)
-    tap.answers = dict.fromkeys(("create", "query"), lambda _: Reply(body=json.dumps(data).encode()))
-    async with case.provider(tap) as provider:
+    recorder = tap_of(case)
+    recorder.answers = dict.fromkeys(("create", "query"), lambda _: Reply(body=json.dumps(data).encode()))
+    async with case.provider(recorder) as provider:
         for task in (await provider.create(job_of(case), ID), await provider.query("T1")):
             assert (task.id in {"T1", "1"}, task.state, len(task.links)) == (True, state, links)
             assert [link.index for link in task.links] == list(range(links))
@@ -137,11 +137,11 @@ async def test_a_yes_is_read_in_every_spelling(tap_of, case, name):
 @pytest.mark.parametrize("shape", ["[{}]", '{{"list":[{}]}}', '{{"tasks":[{}]}}'])
 @asked
 async def test_a_list_is_read_in_every_shape(tap_of, case, shape):
-    tap = tap_of(case)
+    recorder = tap_of(case)
     one = '{"task_id":"T1","task_status":"succeed","task_info":{"external_task_id":"mine"},"created_at":1790000000000}'
     body = f'{{"code":0,"data":{shape.format(one)}}}'
-    tap.answers["list"] = lambda _: Reply(body=body.encode())
-    async with case.provider(tap) as provider:
+    recorder.answers["list"] = lambda _: Reply(body=body.encode())
+    async with case.provider(recorder) as provider:
         (task,) = (await provider.page(1, 500)).tasks
     assert (task.id, task.state, task.external_id) == ("T1", TaskState.SUCCEEDED, "mine")
     assert task.created_ms == 1790000000000

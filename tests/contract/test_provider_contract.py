@@ -1,6 +1,6 @@
 """The contract of every account profile with its gateway, I: what is sent, byte for byte.
 
-The gateway is the sandbox as that account's; a tap on the wire keeps each request as it came. A profile is added in
+The gateway is the sandbox as that account's; a recorder keeps each request as it came. A profile is added in
 provider_cases.py.
 """
 
@@ -16,7 +16,7 @@ from command import prompts
 from jobs_for_tests import job as made_job
 from PIL import Image
 from provider_cases import FACE_BASE64, ID, asked, bears_its_key, every, with_image
-from wire_tap import Reply
+from recorder import Reply
 
 from batchgen.catalog.load import builtin
 from batchgen.cli.main import main
@@ -44,13 +44,13 @@ def face(tmp_path):
     return path
 
 
-async def sent_for(case, tap, job, **changes):
+async def sent_for(case, recorder, job, **changes):
     """What the gateway got for this job, and took."""
-    async with case.provider(tap, **changes) as provider:
+    async with case.provider(recorder, **changes) as provider:
         task = await provider.create(job, ID)
     assert task.id
-    assert tap.usage()["creates_accepted"] == len(tap.of("create"))
-    return tap.of("create")[-1]
+    assert recorder.usage()["creates_accepted"] == len(recorder.of("create"))
+    return recorder.of("create")[-1]
 
 
 # --- creates ---------------------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ async def sent_for(case, tap, job, **changes):
 
 @every
 async def test_a_minimal_job_is_sent_to_the_byte(case):
-    with case.tap() as tap:
-        sent = await sent_for(case, tap, wanted(case))
+    with case.recorder() as recorder:
+        sent = await sent_for(case, recorder, wanted(case))
     assert f"{sent.method} {sent.target}" == case.create
     assert sent.body.decode() == case.minimal
     assert set(sent.headers) <= OURS | ALONE | case.headers.keys()
@@ -81,8 +81,8 @@ async def test_every_parameter_beside_a_negative_prompt_is_sent_to_the_byte(case
         aspect_ratio="21:9" if case.image else "3:2",
         watermark_info=False,
     )
-    with case.tap() as tap:
-        assert (await sent_for(case, tap, job)).body.decode() == case.texts
+    with case.recorder() as recorder:
+        assert (await sent_for(case, recorder, job)).body.decode() == case.texts
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
@@ -102,8 +102,8 @@ async def test_every_parameter_beside_a_reference_is_sent_to_the_byte(case, face
         watermark_info=True,
     )
     expected = base64.b64encode(face.read_bytes()).decode() if kind == "file" else link
-    with case.tap() as tap:
-        sent = await sent_for(case, tap, job)
+    with case.recorder() as recorder:
+        sent = await sent_for(case, recorder, job)
     assert sent.body.decode() == case.image.replace(FACE_BASE64, expected)
 
 
@@ -115,8 +115,8 @@ async def test_a_reference_of_megabytes_arrives_whole(case, tmp_path):
     path.write_bytes(file.getvalue())
     assert path.stat().st_size > 2 * 1024 * 1024
     reference = Reference(path=str(path), sha256=hashlib.sha256(file.getvalue()).hexdigest())
-    with case.tap() as tap:
-        sent = await sent_for(case, tap, made_job(model="kling-v2", image=reference))
+    with case.recorder() as recorder:
+        sent = await sent_for(case, recorder, made_job(model="kling-v2", image=reference))
     assert base64.b64decode(sent.data["image"], validate=True) == file.getvalue()
 
 
@@ -131,30 +131,30 @@ async def test_a_reference_of_megabytes_arrives_whole(case, tmp_path):
 )
 @every
 async def test_a_prompt_is_sent_as_it_is_written(case, prompt):
-    with case.tap() as tap:
-        sent = await sent_for(case, tap, wanted(case, prompt, negative_prompt=prompt))
+    with case.recorder() as recorder:
+        sent = await sent_for(case, recorder, wanted(case, prompt, negative_prompt=prompt))
         assert sent.data["prompt"] == sent.data.get("negative_prompt", prompt) == prompt
         assert json.dumps(prompt, ensure_ascii=False).encode() in sent.body
-        assert tap.usage()["tasks"][0]["request"]["prompt"] == prompt
+        assert recorder.usage()["tasks"][0]["request"]["prompt"] == prompt
 
 
 @every
 async def test_only_fields_that_the_account_knows_are_sent_and_required_ones_always(case):
     few = {"fields": frozenset({"prompt"}), "required": frozenset({"prompt", "n"})}
-    with case.tap() as tap:
-        tap.answers["create"] = lambda _: Reply(body=case.taken)
-        async with case.provider(tap, **few) as provider:
+    with case.recorder() as recorder:
+        recorder.answers["create"] = lambda _: Reply(body=case.taken)
+        async with case.provider(recorder, **few) as provider:
             await provider.create(wanted(case, watermark_info=True), ID)
-        assert tap.of("create")[0].data == {"prompt": "a fox", "n": 1}
+        assert recorder.of("create")[0].data == {"prompt": "a fox", "n": 1}
 
 
 @every
 async def test_the_model_goes_by_the_accounts_own_name(case):
-    with case.tap() as tap:
-        tap.answers["create"] = lambda _: Reply(body=case.taken)
-        async with case.provider(tap, model_field="model") as provider:
+    with case.recorder() as recorder:
+        recorder.answers["create"] = lambda _: Reply(body=case.taken)
+        async with case.provider(recorder, model_field="model") as provider:
             await provider.create(wanted(case), ID)
-        body = tap.of("create")[0].body.decode()
+        body = recorder.of("create")[0].body.decode()
     assert body == case.minimal.replace('"model_name"', '"model"')
 
 
@@ -170,8 +170,8 @@ async def test_what_the_account_cannot_be_asked_by_is_not_sent(case):
 @asked
 async def test_questions_are_a_get_without_a_body(case):
     path = case.create.removeprefix("POST ")
-    with case.tap() as tap:
-        async with case.provider(tap) as provider:
+    with case.recorder() as recorder:
+        async with case.provider(recorder) as provider:
             task = await provider.create(wanted(case), ID)
             await provider.query(task.id)
             if case.asks_by_own_id:
@@ -179,9 +179,9 @@ async def test_questions_are_a_get_without_a_body(case):
             if case.lists:
                 assert [each.id for each in (await provider.page(1, 500)).tasks] == [task.id]
         asked_for = [task.id, *([ID] if case.asks_by_own_id else [])]
-        assert [sent.target for sent in tap.of("query")] == [f"{path}/{name}" for name in asked_for]
-        assert [sent.target for sent in tap.of("list")] == [f"{path}?pageNum=1&pageSize=500"] * case.lists
-        for sent in (*tap.of("query"), *tap.of("list")):
+        assert [sent.target for sent in recorder.of("query")] == [f"{path}/{name}" for name in asked_for]
+        assert [sent.target for sent in recorder.of("list")] == [f"{path}?pageNum=1&pageSize=500"] * case.lists
+        for sent in (*recorder.of("query"), *recorder.of("list")):
             assert (sent.method, sent.body) == ("GET", b"")
             assert bears_its_key(case, sent.headers["Authorization"])
             assert set(sent.headers) == OURS - {"Content-Type", "Content-Length"} | ASKING
@@ -189,11 +189,11 @@ async def test_questions_are_a_get_without_a_body(case):
 
 @asked
 async def test_an_id_of_any_signs_stays_one_part_of_the_path(case):
-    with case.tap() as tap:
-        tap.answers["query"] = lambda _: Reply(body=case.taken)
-        async with case.provider(tap) as provider:
+    with case.recorder() as recorder:
+        recorder.answers["query"] = lambda _: Reply(body=case.taken)
+        async with case.provider(recorder) as provider:
             await provider.query("a/b?c#d %2F ü")
-        (sent,) = tap.of("query")
+        (sent,) = recorder.of("query")
     assert sent.target == case.create.removeprefix("POST ") + "/a%2Fb%3Fc%23d%20%252F%20%C3%BC"
 
 
@@ -205,17 +205,17 @@ def test_no_key_goes_to_an_image_and_every_request_else_bears_it(case, tmp_path,
     monkeypatch.chdir(tmp_path)
     for name, value in case.keys.items():
         monkeypatch.setenv(name, value)
-    with case.tap() as tap:
-        accounts = json.dumps({"local": case.settings(tap)})
+    with case.recorder() as recorder:
+        accounts = json.dumps({"local": case.settings(recorder)})
         path = tmp_path / "manifest.yaml"
         path.write_text(f"version: 1\nname: tried\nprovider: local\nproviders: {accounts}\n{prompts(4)}", "utf-8")
         assert main(["run", str(path)]) == 0, capsys.readouterr().err
-        assert len(tap.of("create")) == 4
-        assert len(tap.of("image")) == (4 if case.asks else 0)  # else they came inside the answers
-        for sent in tap.sent:
+        assert len(recorder.of("create")) == 4
+        assert len(recorder.of("image")) == (4 if case.asks else 0)  # else they came inside the answers
+        for sent in recorder.sent:
             authorization = sent.headers.get("Authorization", "")
             assert bears_its_key(case, authorization) if sent.kind != "image" else not authorization
-        ids = [sent.data.get("external_task_id") for sent in tap.of("create")]
+        ids = [sent.data.get("external_task_id") for sent in recorder.of("create")]
         assert len(set(ids)) == (4 if case.asks_by_own_id else 1)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 from output_checks import check_invariant, rows_of
 from provider_cases import askable, asked, every, listing
-from wire_tap import Reply
+from recorder import Reply
 
 from batchgen.cli.main import main
 from batchgen.engine import poller
@@ -24,12 +24,12 @@ class Command:
     """The command on a manifest of the case's account, in this folder."""
 
     case: object
-    tap: object
+    recorder: object
     folder: object
     capsys: object
 
     def write(self, prompts, more="", **changes):
-        accounts = json.dumps({"local": self.case.settings(self.tap, **changes)})
+        accounts = json.dumps({"local": self.case.settings(self.recorder, **changes)})
         matrix = json.dumps({"prompt": list(prompts)})
         text = f"version: 1\nname: tried\nprovider: local\nproviders: {accounts}\nmatrix: {matrix}\n{more}"
         (self.folder / "manifest.yaml").write_text(text, encoding="utf-8")
@@ -53,11 +53,13 @@ class Command:
 
     def billed(self):
         """Tasks that were paid for, by prompt."""
-        return Counter(task["request"]["prompt"] for task in self.tap.usage()["tasks"] if task["status"] != "failed")
+        return Counter(
+            task["request"]["prompt"] for task in self.recorder.usage()["tasks"] if task["status"] != "failed"
+        )
 
     def creates(self):
         """Creates that arrived, by prompt."""
-        return Counter(sent.data["prompt"] for sent in self.tap.of("create"))
+        return Counter(sent.data["prompt"] for sent in self.recorder.of("create"))
 
 
 @pytest.fixture
@@ -65,8 +67,8 @@ def command(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, value in case.keys.items():
         monkeypatch.setenv(name, value)
-    with case.tap(concurrency=200) as tap:
-        yield Command(case, tap, tmp_path, capsys)
+    with case.recorder(concurrency=200) as recorder:
+        yield Command(case, recorder, tmp_path, capsys)
 
 
 def first_of_each(replies, *, accepted=False):
@@ -94,7 +96,7 @@ def test_a_refusal_of_one_job_is_named_with_its_code_and_sent_once_and_the_other
     rejected = named(case, JobRejected)
     refused = {name: reply for name, reply in named(case, JobRefused).items() if name not in named(case, PageReceived)}
     command.write([*rejected, *refused, "a fox"])
-    command.tap.answers["create"] = first_of_each(rejected | refused)
+    command.recorder.answers["create"] = first_of_each(rejected | refused)
     assert command.run() == 1
     assert command.delivered() == {"a fox"}
     failures = command.failures()
@@ -113,7 +115,7 @@ def test_a_refusal_for_now_is_waited_out_and_uses_up_no_attempt(case, command):
     replies = named(case, Throttled)
     assert replies
     command.write([*replies, "a fox"], "run: {max_attempts: 1}\n")
-    command.tap.answers["create"] = first_of_each(replies)
+    command.recorder.answers["create"] = first_of_each(replies)
     assert command.run() == 0, command.said
     assert command.delivered() == {*replies, "a fox"}
     assert command.billed() == dict.fromkeys([*replies, "a fox"], 1)
@@ -126,7 +128,7 @@ def test_an_answer_that_says_nothing_is_asked_about_before_anything_is_sent_agai
     if not case.asks_by_own_id:  # more than a few in a row would be an outage
         replies = dict(list(replies.items())[-2:])
     command.write([*replies, "a fox"])
-    command.tap.answers["create"] = first_of_each(replies, accepted=accepted)
+    command.recorder.answers["create"] = first_of_each(replies, accepted=accepted)
     code = command.run()
     billed = dict.fromkeys([*replies, "a fox"], 1) if accepted or case.asks_by_own_id else {"a fox": 1}
     assert command.billed() == billed
@@ -150,14 +152,14 @@ def test_an_account_that_is_stopped_ends_the_run_with_6_and_what_is_pending_stay
     prompts = ["a fox", "a cat", "a dog"]
     command.write(prompts, "run: {max_attempts: 1}\n", limits={"concurrency": 1})
     for name, reply in replies.items():
-        command.tap.clear()
-        command.tap.answers["create"] = lambda _, reply=reply: reply
+        command.recorder.clear()
+        command.recorder.answers["create"] = lambda _, reply=reply: reply
         assert command.run() == 6, name
         assert f"HTTP {reply.status}" in command.said
         again = 2 if reply.status == 401 and len(case.keys) == 2 else 1  # a token is made anew once
-        assert len(command.tap.of("create")) == again, name
+        assert len(command.recorder.of("create")) == again, name
         assert command.failures() == {}
-    command.tap.clear()
+    command.recorder.clear()
     assert command.run() == 0
     assert command.billed() == dict.fromkeys(prompts, 1)
 
@@ -166,7 +168,7 @@ def test_an_account_that_is_stopped_ends_the_run_with_6_and_what_is_pending_stay
 def test_a_repeated_external_id_is_asked_for_and_its_task_adopted(case, command):
     reply = case.answers["400/1201"].reply
     command.write(["a fox"])
-    command.tap.answers["create"] = first_of_each({"a fox": reply}, accepted=True)
+    command.recorder.answers["create"] = first_of_each({"a fox": reply}, accepted=True)
     assert command.run() == 0, command.said
     assert command.creates() == command.billed() == {"a fox": 1}
 
@@ -187,7 +189,7 @@ def test_a_question_that_meets_trouble_is_asked_again_and_nothing_is_sent_again(
 
     prompts = [f"a fox {number}" for number in range(len(meanings))]
     command.write(prompts, "run: {max_attempts: 1}\n", lists_tasks="no", limits={"concurrency": 100})
-    command.tap.answers["query"] = answer
+    command.recorder.answers["query"] = answer
     assert command.run() == 0, command.said
     assert next(replies, None) is None
     assert command.billed() == command.creates() == dict.fromkeys(prompts, 1)
@@ -199,12 +201,12 @@ def test_an_account_that_is_stopped_while_it_is_asked_keeps_what_was_paid_for(ca
     prompts = ["a fox", "a cat"]
     command.write(prompts, "run: {grace: 0s}\n", lists_tasks="no")
     for reply in stops.values():
-        command.tap.clear()
-        command.tap.answers["query"] = lambda _, reply=reply: reply
+        command.recorder.clear()
+        command.recorder.answers["query"] = lambda _, reply=reply: reply
         assert command.run() == 6, command.said
         assert f"HTTP {reply.status}" in command.said
         assert command.failures() == {}
-    command.tap.clear()
+    command.recorder.clear()
     assert command.run() == 0, command.said
     assert command.billed() == dict.fromkeys(prompts, 1)
 
@@ -221,12 +223,12 @@ def test_a_list_that_is_refused_costs_no_job(case, command, monkeypatch):
     prompts = []
     for meaning, reply in one_of_each(case).items():
         prompts += [f"{meaning.__name__} {number}" for number in range(4)]
-        command.tap.clear()
-        command.tap.answers["list"] = lambda _, reply=reply: reply
+        command.recorder.clear()
+        command.recorder.answers["list"] = lambda _, reply=reply: reply
         command.write(prompts, lists_tasks="yes")
         assert command.run() == 0, (meaning, command.said)
-        assert len(command.tap.of("create")) == 4
-        assert 1 <= len(command.tap.of("list")) <= 8
+        assert len(command.recorder.of("create")) == 4
+        assert 1 <= len(command.recorder.of("list")) <= 8
     assert command.billed() == dict.fromkeys(prompts, 1)
 
 
@@ -235,11 +237,11 @@ def test_a_list_that_is_refused_for_now_is_asked_again(case, command, monkeypatc
     monkeypatch.setattr(poller, "backoff", lambda *_: 0.02)
     reply = case.answers["429/1302"].reply
     command.write([f"a fox {number}" for number in range(6)], lists_tasks="yes")
-    command.tap.answers["list"] = lambda sent: reply if sent.number <= 2 else None
+    command.recorder.answers["list"] = lambda sent: reply if sent.number <= 2 else None
     assert command.run() == 0, command.said
-    assert len(command.tap.of("list")) >= 3
-    assert command.tap.of("query") == []
-    assert len(command.tap.of("create")) == 6
+    assert len(command.recorder.of("list")) >= 3
+    assert command.recorder.of("query") == []
+    assert len(command.recorder.of("create")) == 6
 
 
 # --- results ----------------------------------------------------------------------------------------------------
@@ -250,12 +252,12 @@ def told(command, change):
 
     def answer(sent):
         task = sent.target.rpartition("/")[2]
-        images = [{"url": f"{command.tap.origin}/images/{task}/{index}.png"} for index in range(3)]
+        images = [{"url": f"{command.recorder.origin}/images/{task}/{index}.png"} for index in range(3)]
         data = {"task_id": task, "task_status": "succeed", "task_result": {"images": images}}
         return Reply(body=json.dumps({"code": 0, "data": change(data)}).encode())
 
     command.write(["a fox"], "defaults: {n: 3}\n", lists_tasks="no")
-    command.tap.answers["query"] = answer
+    command.recorder.answers["query"] = answer
     return command.run()
 
 
@@ -301,7 +303,7 @@ def test_a_failed_task_is_tried_anew_under_an_id_of_its_own_until_the_attempts_a
     assert command.run() == 1
     (row,) = command.failures().values()
     assert (row["status"], row["attempts"]) == ("failed", "3")
-    assert len(command.tap.of("create")) == 3
-    ids = {sent.data.get("external_task_id") for sent in command.tap.of("create")}
+    assert len(command.recorder.of("create")) == 3
+    ids = {sent.data.get("external_task_id") for sent in command.recorder.of("create")}
     assert len(ids) == (3 if case.asks_by_own_id else 1)
-    assert command.tap.usage()["images_billed"] == 0
+    assert command.recorder.usage()["images_billed"] == 0

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from jobs_for_tests import job as made_job
 from provider_cases import CASES, ID
-from wire_tap import Reply
+from recorder import Reply
 
 from batchgen.errors import AccountStopped
 from batchgen.providers import kling
@@ -20,11 +20,10 @@ ACCESS, SECRET = CASE.keys["KLING_ACCESS_KEY"], CASE.keys["KLING_SECRET_KEY"]
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     """This machine's clock, `ahead` of the gateway's by so many seconds."""
     own = SimpleNamespace(ahead=0.0)
-    own.time = lambda: time.time() + own.ahead
-    monkeypatch.setattr(kling, "time", own)
+    own.wall = lambda: time.time() + own.ahead
     return own
 
 
@@ -39,7 +38,7 @@ def claims_of(sent):
 def test_a_key_that_is_too_short_brings_no_warning_of_a_library(recwarn):
     account = CASE.account(SimpleNamespace(origin="http://127.0.0.1:9"))
     provider = kling.KlingProvider(account, None, {"KLING_ACCESS_KEY": "a", "KLING_SECRET_KEY": "b"})
-    assert jwt.decode(provider._bearer(), options={"verify_signature": False})["iss"] == "a"
+    assert jwt.decode(provider.bearer, options={"verify_signature": False})["iss"] == "a"
     assert not recwarn.list
 
 
@@ -49,10 +48,10 @@ def refused(code):
 
 async def test_its_claims_are_the_references():
     before = int(time.time())
-    with CASE.tap() as tap:
-        async with CASE.provider(tap) as provider:
+    with CASE.recorder() as recorder:
+        async with CASE.provider(recorder) as provider:
             await provider.create(made_job(), ID)
-        (sent,) = tap.sent
+        (sent,) = recorder.sent
     after = int(time.time())
     assert jwt.get_unverified_header(token_of(sent)) == {"alg": "HS256", "typ": "JWT"}
     claims = claims_of(sent)
@@ -63,75 +62,77 @@ async def test_its_claims_are_the_references():
 
 
 async def test_it_serves_many_requests_and_is_made_anew_before_its_end(clock):
-    with CASE.tap() as tap:
-        async with CASE.provider(tap) as provider:
+    with CASE.recorder() as recorder:
+        async with CASE.provider(recorder) as provider:
+            provider.wall = clock.wall
             task = await provider.create(made_job(), ID)
             clock.ahead = 1400.0
             await provider.query(task.id)
-            tap.answers["query"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
+            recorder.answers["query"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
             clock.ahead = 1600.0  # the token would be good for 200 s more
             await provider.query(task.id)
-        first, second, third = map(token_of, tap.sent)
+        first, second, third = map(token_of, recorder.sent)
         assert first == second != third
 
 
 async def test_a_token_that_has_expired_is_made_anew_once_and_the_request_is_sent_again():
-    with CASE.tap() as tap:
-        tap.answers["create"] = lambda sent: refused(1004) if sent.number == 1 else None
-        async with CASE.provider(tap) as provider:
+    with CASE.recorder() as recorder:
+        recorder.answers["create"] = lambda sent: refused(1004) if sent.number == 1 else None
+        async with CASE.provider(recorder) as provider:
             assert (await provider.create(made_job(), ID)).id
-        assert len(tap.of("create")) == 2
-        assert tap.usage()["creates_accepted"] == 1
+        assert len(recorder.of("create")) == 2
+        assert recorder.usage()["creates_accepted"] == 1
 
 
 @pytest.mark.parametrize("kind", ["create", "query", "list"])
 async def test_a_second_refusal_is_final(kind):
-    with CASE.tap() as tap:
-        tap.answers[kind] = lambda _: refused(1004)
-        async with CASE.provider(tap) as provider:
+    with CASE.recorder() as recorder:
+        recorder.answers[kind] = lambda _: refused(1004)
+        async with CASE.provider(recorder) as provider:
             ask = {"create": lambda: provider.create(made_job(), ID), "query": lambda: provider.query("T")}
             with pytest.raises(AccountStopped, match="clock"):
                 await ask.get(kind, lambda: provider.page(1, 500))()
-        assert len(tap.sent) == 2
+        assert len(recorder.sent) == 2
 
 
 async def test_requests_that_are_refused_together_make_one_new_token():
-    with CASE.tap() as tap:
-        tap.answers["query"] = lambda sent: (
+    with CASE.recorder() as recorder:
+        recorder.answers["query"] = lambda sent: (
             refused(1004) if sent.number <= 8 else Reply(body=b'{"data":{"task_id":"T"}}')
         )
-        async with CASE.provider(tap) as provider:
+        async with CASE.provider(recorder) as provider:
             await asyncio.gather(*(provider.query("T") for _ in range(8)))
-        assert len(tap.sent) == 16
-        assert len({token_of(sent) for sent in tap.sent}) <= 2
+        assert len(recorder.sent) == 16
+        assert len({token_of(sent) for sent in recorder.sent}) <= 2
 
 
 @pytest.mark.parametrize("seconds", [-86400.0, -3600.0, -1790.0, -4.0, 4.0, 90.0, 7200.0])
 async def test_a_clock_that_is_not_the_gateways_stops_no_run(clock, seconds):
     """The gateway is the sandbox, which checks `exp` and `nbf` without leeway."""
     clock.ahead = seconds
-    with CASE.tap() as tap:
-        async with CASE.provider(tap) as provider:
+    with CASE.recorder() as recorder:
+        async with CASE.provider(recorder) as provider:
+            provider.wall = clock.wall
             task = await provider.create(made_job(), ID)
             for _ in range(3):
                 await provider.query(task.id)
-        assert tap.usage()["creates_accepted"] == 1
-        assert len(tap.sent) <= 5  # one refusal teaches the gateway's time
+        assert recorder.usage()["creates_accepted"] == 1
+        assert len(recorder.sent) <= 5  # one refusal teaches the gateway's time
 
 
 async def test_a_wrong_secret_is_a_sentence_about_the_key():
-    with CASE.tap() as tap:
-        async with CASE.provider(tap) as provider:
-            tap.answers["create"] = lambda _: refused(1000)
+    with CASE.recorder() as recorder:
+        async with CASE.provider(recorder) as provider:
+            recorder.answers["create"] = lambda _: refused(1000)
             with pytest.raises(AccountStopped, match="Check the account's key"):
                 await provider.create(made_job(), ID)
 
 
 async def test_an_api_key_is_not_tried_twice():
     case = CASES["kapon"]
-    with case.tap() as tap:
-        tap.answers["create"] = lambda _: refused(1002)
-        async with case.provider(tap) as provider:
+    with case.recorder() as recorder:
+        recorder.answers["create"] = lambda _: refused(1002)
+        async with case.provider(recorder) as provider:
             with pytest.raises(AccountStopped):
                 await provider.create(made_job(), ID)
-        assert len(tap.sent) == 1
+        assert len(recorder.sent) == 1

@@ -133,7 +133,7 @@ def test_where_every_call_is_lost_everything_is_there_all_the_same_and_it_is_sai
 
 
 @pytest.mark.parametrize(
-    "weather",
+    "faults",
     [
         "callback_twice=0.3,callback_late=0.3,callback_disorder=0.3,callback_forged=0.3,callback_false=0.3,fail=0.1",
         "callback_false=1,fail=0.1",
@@ -141,13 +141,13 @@ def test_where_every_call_is_lost_everything_is_there_all_the_same_and_it_is_sai
         "callback_false=0.4,drop_after=0.1,query_drop=0.1,query_too_fast=0.05",
     ],
 )
-def test_bad_calls_do_no_harm(tmp_path, weather):
-    with SandboxProcess(*QUICK, "--faults", weather) as gateway:
+def test_bad_calls_do_no_harm(tmp_path, faults):
+    with SandboxProcess(*QUICK, "--faults", faults) as gateway:
         path = manifest(tmp_path, gateway, prompts(30, callback(free_port())), concurrency=8)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 30, done)
-        faults = gateway.usage()["faults"]
-        assert sum(number for name, number in faults.items() if name.startswith("callback_")) > 20
+        injected = gateway.usage()["faults"]
+        assert sum(number for name, number in injected.items() if name.startswith("callback_")) > 20
 
 
 def test_a_flood_of_forged_calls_by_one_who_knows_all_is_no_flood_of_queries(tmp_path):
@@ -188,7 +188,7 @@ def post(url, body, **headers):
         return type(error).__name__
 
 
-def test_strangers_get_nothing_and_harm_nothing(tmp_path):
+def test_other_callers_get_nothing_and_harm_nothing(tmp_path):
     with SandboxProcess("--emulate", "kapon", "--latency", "3", "--blank-images") as gateway:
         port = free_port()
         path = manifest(tmp_path, gateway, prompts(4, callback(port)), concurrency=4)
@@ -225,7 +225,7 @@ def test_a_port_in_use_is_a_sentence_before_anything_is_sent_or_written(tmp_path
 
 
 def test_a_second_run_of_the_same_output_still_leaves_with_4(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "2", "--blank-images") as gateway:
+    with SandboxProcess("--emulate", "kapon", "--latency", "6", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(3, callback(free_port())))
         run = started("run", path, cwd=tmp_path)
         wait_for(lambda: addresses(gateway))

@@ -50,9 +50,9 @@ def with_lies(lies, **more):
     return Lies(**{name: getattr(lies, name) for name in lies.__slots__} | more)
 
 
-def held_then_resolved(witness, *, doubtful, patience=60.0):
+def held_then_resolved(witness, *, doubtful, timeout=60.0):
     """The lost ones are held, said to be unknown and asked about again for free, once the gateway tells the truth."""
-    code = witness.run(patience=patience).returncode
+    code = witness.run(timeout=timeout).returncode
     assert set(witness.failures().values()) <= {"unknown"}
     assert witness.gateway.struck["lost"] >= doubtful
     if code in {0, 1}:  # else it was stopped before their question had its answer
@@ -101,7 +101,7 @@ def test_a_look_up_that_knows_only_ended_tasks_is_no_proof(gateway, witness, no_
 def test_a_404_page_of_a_proxy_is_not_the_gateways_word(gateway, witness, no_list, lies):
     gateway.lies = with_lies(lies, finds="proxy")
     no_list(4 if lies is LOST else 9)
-    held_then_resolved(witness, doubtful=2, patience=12.0)
+    held_then_resolved(witness, doubtful=2, timeout=12.0)
     assert gateway.struck["finds_proxy"] > 0
 
 
@@ -117,7 +117,7 @@ def test_a_404_page_is_not_the_gateways_word_even_while_others_are_found(gateway
 
     gateway.answers["query"] = page_for_the_lost
     no_list(9)
-    witness.run(patience=12.0)
+    witness.run(timeout=12.0)
     assert lost
     gateway.answers["query"] = gateway._query
     witness.all_there()

@@ -469,7 +469,7 @@ ENDS_BEFORE = """
 import os, signal, sys
 from batchgen.cli.main import main
 from batchgen.reconcile import reconcile
-settle.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+reconcile.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 main(sys.argv[1:])
 """
 

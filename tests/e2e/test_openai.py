@@ -55,12 +55,12 @@ def ledger(folder, question):
 @contextmanager
 def scripted(*answers):
     """A server that gives these (status, body) in turn, the last one for ever; it keeps what it was sent."""
-    told, left = [], list(answers)
+    requests, left = [], list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            told.append((self.path, dict(self.headers), body))
+            requests.append((self.path, dict(self.headers), body))
             status, answer = left.pop(0) if len(left) > 1 else left[0]
             raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
@@ -74,7 +74,7 @@ def scripted(*answers):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", told
+        yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
         server.shutdown()
         server.server_close()
@@ -115,24 +115,24 @@ def test_more_than_the_gateway_runs_at_once_is_waited_for(tmp_path):
 
 def test_a_request_holds_what_was_asked_for_and_the_size_that_the_ratio_means(tmp_path):
     text = "matrix:\n  prompt: a fox\n  aspect_ratio: [1:1, 3:2, 2:3, 16:9]\n  model: gpt-image-1\n"
-    with scripted(made(IMAGE)) as (url, told):
+    with scripted(made(IMAGE)) as (url, requests):
         path = written(tmp_path, url, text, ", sizes: {1k: {16:9: 1536x864}}")
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     sizes = ("1024x1024", "1536x1024", "1024x1536", "1536x864")
     wanted = {f'{{"model":"gpt-image-1","prompt":"a fox","n":1,"size":"{size}"}}'.encode() for size in sizes}
-    assert {body for _, _, body in told} == wanted
-    assert {path for path, _, _ in told} == {"/v1/images/generations"}
-    assert all(headers["Authorization"] == f"Bearer {KEY['SANDBOX_KEY']}" for _, headers, _ in told)
-    assert len({headers["X-Client-Request-Id"] for _, headers, _ in told}) == 4
+    assert {body for _, _, body in requests} == wanted
+    assert {path for path, _, _ in requests} == {"/v1/images/generations"}
+    assert all(headers["Authorization"] == f"Bearer {KEY['SANDBOX_KEY']}" for _, headers, _ in requests)
+    assert len({headers["X-Client-Request-Id"] for _, headers, _ in requests}) == 4
 
 
 def test_a_server_without_a_key_its_only_model_and_a_format(tmp_path):
     account = ", auth: none, models: [sd-turbo], response_format: b64_json"
-    with scripted(made(IMAGE)) as (url, told):
+    with scripted(made(IMAGE)) as (url, requests):
         path = written(tmp_path, f"{url}/v1", "matrix: {prompt: a fox}\n", account)
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-    ((where, headers, body),) = told
+    ((where, headers, body),) = requests
     assert where == "/v1/images/generations"
     assert "Authorization" not in headers
     assert json.loads(body) == {
@@ -208,11 +208,11 @@ def test_ctrl_c_waits_for_the_answer_that_nobody_could_be_asked_for_later(tmp_pa
         assert "held as unknown" in said
         assert accepted_by(gateway) == 2
         assert {status for (status,) in ledger(tmp_path, "SELECT status FROM job")} <= {"made", "done"}
-    with scripted(made(IMAGE)) as (url, told):  # what is made is fetched without asking anybody
+    with scripted(made(IMAGE)) as (url, requests):  # what is made is fetched without asking anybody
         text = path.read_text(encoding="utf-8").replace(gateway.base_url, url)
         path.write_text(text, encoding="utf-8")
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-        assert len(told) == 18
+        assert len(requests) == 18
     assert len(check_invariant(output(tmp_path))) == 20
 
 
@@ -269,7 +269,7 @@ def test_a_file_that_goes_missing_later_is_made_anew_only_when_told(tmp_path):
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         (row,) = rows_of(output(tmp_path), "failures.csv")
         assert row["status"] == "gone"
-        assert "inside the gateway's answer" in row["message"]
+        assert "part of the gateway's answer" in row["message"]
         assert accepted_by(gateway) == 2
         assert batchgen("run", path, "--retry-failed", cwd=tmp_path).returncode == 0
         assert accepted_by(gateway) == 3
@@ -287,13 +287,13 @@ def test_a_link_that_has_expired_is_not_paid_for_again_unasked(tmp_path):
 
 
 def test_an_image_that_came_broken_inside_the_answer_is_said_at_once(tmp_path):
-    with scripted(made(b"<html>no image</html>")) as (url, told):
+    with scripted(made(b"<html>no image</html>")) as (url, requests):
         path = written(tmp_path, url, prompts(1))
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         (row,) = rows_of(output(tmp_path), "failures.csv")
         assert row["status"] == "gone"
         assert "not an image" in row["message"]
-        assert len(told) == 1
+        assert len(requests) == 1
 
 
 def test_the_doctor_asks_for_the_models_which_is_free(tmp_path):

@@ -4,10 +4,11 @@
 2. What is in hand is kept: all that is paid for is delivered, each picture under its own job.
 3. Rehearsal and reality never mix, and exits tell a person (6) from a clock (3).
 
-A handful of lives each, always the same; `BATCHGEN_LIVES=200 pytest tests/e2e/test_promise_properties.py` tries as many
-new ones. A life that failed once is kept as an example. The bounds, beyond which nobody could keep the promise:
-what lags or arrives late does so for less than `visibility_delay`; a look-up that hides running tasks hides them all,
-or for less than that; a proxy repeats POSTs only where the account's look-up works; no lie outlives the first two runs.
+A handful of scenarios each, always the same; `BATCHGEN_SCENARIOS=200 pytest tests/e2e/test_promise_properties.py` tries
+as many new ones. A scenario that failed once is kept as an example.
+The bounds, beyond which nobody could keep the promise: what lags or arrives late does so for less than
+`visibility_delay`; a look-up that hides running tasks hides them all, or for less than that; a proxy repeats POSTs only
+where the account's look-up works; no lie outlives the first two runs.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from hypothesis import strategies as st
 from lying_gateway import REFUSALS, Lies, LyingGateway
 from witness import Witness
 
-MORE = int(os.environ.get("BATCHGEN_LIVES", "0"))
+MORE = int(os.environ.get("BATCHGEN_SCENARIOS", "0"))
 WITHIN = 1.0  # seconds: `visibility_delay`
 HONEST = Lies()
 
 
-def lives(few):
+def scenarios(few):
     """As many as asked for; few and always the same ones where nobody asks. Shrinking would take an hour."""
     return settings(
         max_examples=MORE or few,
@@ -42,7 +43,7 @@ def lives(few):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Life:
+class Scenario:
     """A manifest, its account, how the gateway lies, and when the first run is killed."""
 
     lies: Lies
@@ -53,16 +54,18 @@ class Life:
     away: bool = False  # the images' drive is not there during the second run
 
 
-def begun(folder, gateway, life):
-    """What a life looks like when its gateway stops lying, and the exit code of its first whole run."""
+def run_once(folder, gateway, scenario):
+    """What a scenario looks like when its gateway stops lying, and the exit code of its first whole run."""
     os.environ |= KEY
     witness = Witness(Path(folder), gateway)
-    slow = ", task_timeout: 4s" if life.lies.slow else ""
-    witness.write(life.jobs, n=life.n, run=f"{slow}, max_attempts: 9", visibility_delay=WITHIN, **life.account)
-    if life.killed_after:
-        witness.killed_when(lambda: gateway.count("create") >= life.killed_after)
+    slow = ", task_timeout: 4s" if scenario.lies.slow else ""
+    witness.write(
+        scenario.jobs, n=scenario.n, run=f"{slow}, max_attempts: 9", visibility_delay=WITHIN, **scenario.account
+    )
+    if scenario.killed_after:
+        witness.killed_when(lambda: gateway.count("create") >= scenario.killed_after)
         witness.check_paid_once()
-    return witness, witness.run(patience=15.0).returncode
+    return witness, witness.run(timeout=15.0).returncode
 
 
 # --- 1: an absence is believed only with a control -----------------------------------------------------------
@@ -103,16 +106,16 @@ def absences(draw):
         slow=draw(st.sampled_from([0.0, 0.0, 0.0, 1.0])),
     )
     jobs = draw(st.integers(3, 8))
-    return Life(lies=lies, jobs=jobs, account=ASKED[asked], killed_after=draw(st.sampled_from([0, 0, 1, jobs])))
+    return Scenario(lies=lies, jobs=jobs, account=ASKED[asked], killed_after=draw(st.sampled_from([0, 0, 1, jobs])))
 
 
-@lives(4)
-@example(life=Life(lies=Lies(seed=15, lost=0.5, finds="never"), jobs=8, account=ASKED["by id"]))
-@given(life=absences())
-def test_an_absence_is_believed_only_with_a_control(life):
-    with tempfile.TemporaryDirectory() as folder, LyingGateway(life.lies) as gateway:
+@scenarios(4)
+@example(scenario=Scenario(lies=Lies(seed=15, lost=0.5, finds="never"), jobs=8, account=ASKED["by id"]))
+@given(scenario=absences())
+def test_an_absence_is_believed_only_with_a_control(scenario):
+    with tempfile.TemporaryDirectory() as folder, LyingGateway(scenario.lies) as gateway:
         gateway.remember(12, seconds=7200)
-        witness, code = begun(folder, gateway, life)
+        witness, code = run_once(folder, gateway, scenario)
         if code in {0, 1}:  # else it was stopped, and what is open is not yet in doubt
             witness.check_nothing_is_lost()
         gateway.lies = HONEST
@@ -120,7 +123,7 @@ def test_an_absence_is_believed_only_with_a_control(life):
         witness.check_nothing_is_lost()
         assert set(witness.failures().values()) <= {"unknown"}, witness.failures()
         assert code == int(bool(witness.failures()))
-        if "use" not in life.account:  # it can be asked, and now tells the truth
+        if "use" not in scenario.account:  # it can be asked, and now tells the truth
             assert set(gateway.billed()) == witness.delivered()
 
 
@@ -145,7 +148,7 @@ def losses(draw):
     jobs, n = draw(st.integers(3, 8)), draw(st.integers(1, 3))
     killed_after = draw(st.sampled_from([0, 1, jobs, jobs]))
     account = draw(st.sampled_from([ASKED["by id"], ASKED["both"]]))
-    return Life(lies=lies, jobs=jobs, n=n, account=account, killed_after=killed_after, away=draw(st.booleans()))
+    return Scenario(lies=lies, jobs=jobs, n=n, account=account, killed_after=killed_after, away=draw(st.booleans()))
 
 
 def a_run_without_its_drive(witness):
@@ -166,16 +169,16 @@ def a_run_without_its_drive(witness):
     gateway.answers |= {"image": gateway._image, "query": gateway._query, "create": gateway._create}
 
 
-@lives(4)
-@example(life=Life(lies=Lies(fewer=1, shuffled=True), n=3, account=ASKED["by id"]))
-@example(life=Life(lies=Lies(fewer=3, shuffled=True, image_refusals=1), n=3, account=ASKED["by id"]))
-@given(life=losses())
-def test_what_is_in_hand_is_kept(life):
-    with tempfile.TemporaryDirectory() as folder, LyingGateway(life.lies) as gateway:
-        witness, _ = begun(folder, gateway, life)
-        if life.away and (witness.root / "images").exists():
+@scenarios(4)
+@example(scenario=Scenario(lies=Lies(fewer=1, shuffled=True), n=3, account=ASKED["by id"]))
+@example(scenario=Scenario(lies=Lies(fewer=3, shuffled=True, image_refusals=1), n=3, account=ASKED["by id"]))
+@given(scenario=losses())
+def test_what_is_in_hand_is_kept(scenario):
+    with tempfile.TemporaryDirectory() as folder, LyingGateway(scenario.lies) as gateway:
+        witness, _ = run_once(folder, gateway, scenario)
+        if scenario.away and (witness.root / "images").exists():
             a_run_without_its_drive(witness)
-        gateway.lies = replace(HONEST, seed=life.lies.seed, policy=life.lies.policy)
+        gateway.lies = replace(HONEST, seed=scenario.lies.seed, policy=scenario.lies.policy)
         code = witness.runs(3).returncode
         refused = {task.prompt for task in gateway.tasks.values() if task.is_refused}
         assert witness.failures() == dict.fromkeys(refused, "rejected")
@@ -199,7 +202,7 @@ def in_a_mood(gateway, mood):
     gateway.answers["create"] = answers[mood]
 
 
-@lives(2)
+@scenarios(2)
 @example(steps=["sandbox", "honest"])
 @example(steps=["wrong key", "outage", "sandbox"])
 @given(steps=st.lists(st.sampled_from(["sandbox", *MOODS]), min_size=1, max_size=3))

@@ -32,7 +32,7 @@ def environment(monkeypatch):
 
 @pytest.fixture
 def nowhere():
-    """A proxy that lets nothing through, and counts."""
+    """A proxy that refuses all connections and counts them."""
     asked = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -204,7 +204,7 @@ def test_a_run_that_could_go_only_by_socks_is_refused_before_anything_is_sent_or
     path = written(tmp_path, "https://gateway.example/kling")
     done = batchgen("run", path, cwd=tmp_path, **{name: f"socks5://me:{PASSWORD}@127.0.0.1:1"})
     assert done.returncode == 2, done.stderr
-    assert f"{name} names a proxy that speaks socks5" in done.stderr
+    assert f"{name} names a socks5 proxy" in done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     assert not (tmp_path / "outputs").exists()
 
@@ -225,7 +225,7 @@ def test_a_proxy_that_wants_a_password_lets_no_job_fail(tmp_path):
         path = written(tmp_path, "http://gateway.example/kling")
         done = batchgen("run", path, cwd=tmp_path, http_proxy=proxy.host)
         assert done.returncode == 3, done.stderr
-        assert "wants a password" in done.stderr
+        assert "requires a password" in done.stderr
         assert not (tmp_path / "outputs/tried/failures.csv").exists()
 
 
@@ -233,5 +233,5 @@ def test_doctor_says_which_variable_names_a_proxy_that_cannot_be_used(tmp_path):
     path = written(tmp_path, "https://gateway.example/kling")
     done = batchgen("doctor", path, cwd=tmp_path, ALL_PROXY=f"socks5://me:{PASSWORD}@127.0.0.1:1")
     assert done.returncode == 1
-    assert "ALL_PROXY names a proxy that speaks socks5" in done.stdout
+    assert "ALL_PROXY names a socks5 proxy" in done.stdout
     assert PASSWORD not in done.stdout + done.stderr

@@ -36,7 +36,7 @@ class DrawingGateway:
             self.drawings[name] = drawing
         return trouble
 
-    def parse_callback(self, name: str) -> dict[str, Any]:
+    def state_of(self, name: str) -> dict[str, Any]:
         """How far a drawing is: done when it is asked for the second time."""
         self.asked[name] = self.asked.get(name, 0) + 1
         drawing = self.drawings[name]
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in self.of.drawings:
             self._say(404, b'{"message": "no such drawing"}')
         elif kind == "drawings":
-            self._say(200, json.dumps(self.of.parse_callback(name)).encode())
+            self._say(200, json.dumps(self.of.state_of(name)).encode())
         else:
             self._say(200, blank((64, 64)))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from wire_tap import Reply, Tap
+from recorder import Recorder, Reply
 
 from batchgen.catalog.accounts import Auth
 from batchgen.catalog.load import builtin
@@ -55,7 +55,7 @@ class Meaning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One account profile. Expected bodies are the bytes on the wire, with `ID` and `FACE_BASE64` in their places."""
+    """One account profile. Expected bodies are the bytes that are sent, with `ID` and `FACE_BASE64` in their places."""
 
     profile: str
     models: tuple[str, str, str] = ("kling-v1", "kling-v2-1", "kling-v1-5")  # of the three bodies below
@@ -72,26 +72,26 @@ class Case:
     asks_by_own_id: bool = True
     lists: bool = True
 
-    def tap(self, **settings: Any) -> Tap:
+    def recorder(self, **settings: Any) -> Recorder:
         """The gateway that it speaks to, which checks its keys."""
-        return Tap(emulate=self.profile, **self.checks, **settings)
+        return Recorder(emulate=self.profile, **self.checks, **settings)
 
-    def account(self, tap: Tap, **changes: Any) -> Account:
-        """The built-in account, at the tap's address."""
+    def account(self, recorder: Recorder, **changes: Any) -> Account:
+        """The built-in account, at the recorder's address."""
         account = builtin().accounts[self.profile]
-        base_url = tap.origin + ("/kling" if account.base_url.endswith("/kling") else "")
+        base_url = recorder.origin + ("/kling" if account.base_url.endswith("/kling") else "")
         return replace(account, **{"base_url": base_url, **changes})
 
     @asynccontextmanager
-    async def provider(self, tap: Tap, **changes: Any) -> AsyncIterator[Provider]:
-        """Its provider over a door of its own."""
-        account = self.account(tap, **changes)
-        async with open_http_client(8) as door:
-            yield provider_class(account)(account, door, Secrets(self.keys))
+    async def provider(self, recorder: Recorder, **changes: Any) -> AsyncIterator[Provider]:
+        """Its provider, with a client of its own."""
+        account = self.account(recorder, **changes)
+        async with open_http_client(8) as client:
+            yield provider_class(account)(account, client, Secrets(self.keys))
 
-    def settings(self, tap: Tap, **changes: Any) -> dict[str, Any]:
+    def settings(self, recorder: Recorder, **changes: Any) -> dict[str, Any]:
         """An entry of a manifest's `providers`."""
-        own = {"use": self.profile, "base_url": self.account(tap).base_url, "visibility_delay": 0}
+        own = {"use": self.profile, "base_url": self.account(recorder).base_url, "visibility_delay": 0}
         return own | {"limits": {"concurrency": 27}} | changes
 
 

@@ -45,14 +45,14 @@ class Witness:
             encoding="utf-8",
         )
 
-    def run(self, *words: str, patience: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """One plain run; whatever it meets, it leaves no traceback and an output that agrees with itself.
 
-        One that still asks after `patience` seconds is interrupted, as its user would: that too is to lose nothing.
+        One that still asks after `timeout` seconds is interrupted, as its user would: that too is to lose nothing.
         """
         going = started("run", self.path, "--quiet", *words, cwd=self.folder)
         try:
-            output, errors = going.communicate(timeout=patience)
+            output, errors = going.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             going.send_signal(signal.SIGINT)
             output, errors = going.communicate(timeout=60)

@@ -33,7 +33,7 @@ LAYERS = {
     "reconcile": "errors jobs money ledger storage reports",
     "planning": "errors jobs money budget catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
-    "callbacks": "errors http",
+    "callbacks": "errors",
     "engine": "errors jobs money formatting budget catalog ledger http providers",
     "sandbox": "errors catalog",
     "app": "descriptors errors jobs money formatting budget catalog storage manifest matrix checks ledger reports"

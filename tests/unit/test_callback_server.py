@@ -1,4 +1,4 @@
-"""The callback intake by itself: what it answers to whom, and how little strangers can hold of it."""
+"""The callback server by itself: what it answers, and how little of it anybody can occupy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from urllib.request import Request, urlopen
 import aiohttp
 import pytest
 
-from batchgen.callbacks import endpoint as addresses
-from batchgen.callbacks.endpoint import Address
+from batchgen.callbacks import endpoint as endpoint_module
+from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_callback_server
-from batchgen.engine.callback_reliability import CallbackReliability, CallbackState
+from batchgen.engine.callback_reliability import CallbackReliability
+from batchgen.engine.running import RunningTask
 from batchgen.errors import CommandError
 
 
@@ -30,14 +31,14 @@ def free_port():
 
 
 class Calls:
-    """An open intake, what it heard, and how to call it."""
+    """An open callback server, what it received, and how to send to it."""
 
-    def __init__(self, address, port, session):
-        self.address = address
-        self.secret = address.url.rpartition("/")[2]
+    def __init__(self, endpoint, port, session):
+        self.endpoint = endpoint
+        self.secret = endpoint.url.rpartition("/")[2]
         self.port = port
         self.session = session
-        self.heard = []
+        self.received = []
 
     async def post(self, data=b'{"task_id": "1"}', path=None, method="POST", **more):
         url = f"http://127.0.0.1:{self.port}{path or f'/hook/{self.secret}'}"
@@ -59,34 +60,34 @@ class Calls:
 
 
 @asynccontextmanager
-async def intake(seconds=10.0, public_url="https://example.org/hook"):
+async def serving(seconds=10.0, public_url="https://example.org/hook"):
     port = free_port()
-    with Address(public_url, "127.0.0.1", port) as address:
+    with CallbackEndpoint(public_url, "127.0.0.1", port) as endpoint:
         async with aiohttp.ClientSession() as session:
-            calls = Calls(address, port, session)
-            async with open_callback_server(address, calls.heard.append, seconds=seconds):
+            calls = Calls(endpoint, port, session)
+            async with open_callback_server(endpoint, calls.received.append, seconds=seconds):
                 yield calls
 
 
-# --- the address ------------------------------------------------------------------------------------------
+# --- the endpoint -----------------------------------------------------------------------------------------
 
 
 def test_the_secret_is_the_last_part_of_the_path_whatever_the_public_address_is():
     made = []
     for public in ("https://example.org", "https://example.org/", "https://example.org/a/b/", "http://h:1/a?key=x"):
-        with Address(public, "127.0.0.1", free_port()) as address:
-            made.append(address.url)
-            secret = address.url.partition("?")[0].rpartition("/")[2]
-            assert address.url.startswith(public.partition("?")[0].rstrip("/") + "/")
-            assert address.is_meant_by(f"/{secret}")
-            assert address.is_meant_by(f"/proxied/elsewhere/{secret}/?x=1")
-            assert not address.is_meant_by(f"/{secret}0")
-            assert not address.is_meant_by(f"/{secret[:-1]}")
-            assert not address.is_meant_by(f"/x?{secret}")
-            assert not address.is_meant_by("/")
-            assert not address.is_meant_by("/\udcff\u1234")
-            assert secret not in repr(address)
-            assert address.local_url.startswith("http://127.0.0.1:")
+        with CallbackEndpoint(public, "127.0.0.1", free_port()) as endpoint:
+            made.append(endpoint.url)
+            secret = endpoint.url.partition("?")[0].rpartition("/")[2]
+            assert endpoint.url.startswith(public.partition("?")[0].rstrip("/") + "/")
+            assert endpoint.is_target(f"/{secret}")
+            assert endpoint.is_target(f"/proxied/elsewhere/{secret}/?x=1")
+            assert not endpoint.is_target(f"/{secret}0")
+            assert not endpoint.is_target(f"/{secret[:-1]}")
+            assert not endpoint.is_target(f"/x?{secret}")
+            assert not endpoint.is_target("/")
+            assert not endpoint.is_target("/\udcff\u1234")
+            assert secret not in repr(endpoint)
+            assert endpoint.local_url.startswith("http://127.0.0.1:")
     assert made[3].endswith("?key=x")
     assert len({url.partition("?")[0].rpartition("/")[2] for url in made}) == 4
 
@@ -97,8 +98,8 @@ def test_the_secret_is_the_last_part_of_the_path_whatever_the_public_address_is(
 )
 def test_this_machine_reaches_what_listens_wherever_that_is(host, reached):
     port = free_port()
-    with Address("https://example.org/hook", host, port) as address:
-        assert address.local_url.startswith(f"http://{reached}:{port}/hook/")
+    with CallbackEndpoint("https://example.org/hook", host, port) as endpoint:
+        assert endpoint.local_url.startswith(f"http://{reached}:{port}/hook/")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_this_machine_reaches_what_listens_wherever_that_is(host, reached):
 )
 def test_a_host_that_is_not_ours_is_a_sentence(host, said):
     with pytest.raises(CommandError, match=said) as caught:
-        Address("https://example.org", host, free_port())
+        CallbackEndpoint("https://example.org", host, free_port())
     assert str(caught.value).endswith(".")
 
 
@@ -115,27 +116,30 @@ def test_a_port_that_is_the_system_s_is_a_sentence(monkeypatch):
     def refused(*_words, **_more):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(addresses.socket, "create_server", refused)  # in a container every port may be anybody's
+    monkeypatch.setattr(endpoint_module.socket, "create_server", refused)  # in a container every port may be anybody's
     with pytest.raises(CommandError, match="below 1024"):
-        Address("https://example.org", "127.0.0.1", 443)
+        CallbackEndpoint("https://example.org", "127.0.0.1", 443)
 
 
 def test_a_port_in_use_is_a_sentence_and_one_that_was_given_back_is_free():
     port = free_port()
-    with Address("https://example.org", "127.0.0.1", port), pytest.raises(CommandError, match=f"{port}.* in use"):
-        Address("https://example.org", "127.0.0.1", port)
-    with Address("https://example.org", "localhost", port) as address:
-        assert address.sockets
+    with (
+        CallbackEndpoint("https://example.org", "127.0.0.1", port),
+        pytest.raises(CommandError, match=f"{port}.* in use"),
+    ):
+        CallbackEndpoint("https://example.org", "127.0.0.1", port)
+    with CallbackEndpoint("https://example.org", "localhost", port) as endpoint:
+        assert endpoint.sockets
 
 
 # --- what is answered ---------------------------------------------------------------------------------------
 
 
-async def test_a_json_object_at_the_secret_path_is_heard_and_nothing_else_is():
-    async with intake() as calls:
+async def test_a_json_object_at_the_secret_path_is_received_and_nothing_else_is():
+    async with serving() as calls:
         assert await calls.post() == 200
         assert await calls.post(b'{"code": 0, "data": {"task_id": 7}}', path=f"/{calls.secret}") == 200
-        assert len(calls.heard) == 2
+        assert len(calls.received) == 2
         assert await calls.post(path="/hook/guess") == 404
         assert await calls.post(path="/") == 404
         for method in ("GET", "PUT", "DELETE", "OPTIONS"):
@@ -144,7 +148,7 @@ async def test_a_json_object_at_the_secret_path_is_heard_and_nothing_else_is():
         for body in (b"", b"{", b"[]", b"7", b"null", b"\xff\xfe{}", b"[" * 100_000, b'{"a":' + b"9" * 6000 + b"}"):
             assert await calls.post(body) == 400, body[:20]
         assert await calls.post(gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}) == 400
-        assert len(calls.heard) == 2
+        assert len(calls.received) == 2
 
 
 async def test_a_body_that_is_too_large_is_refused_however_it_comes():
@@ -152,7 +156,7 @@ async def test_a_body_that_is_too_large_is_refused_however_it_comes():
         for _ in range(2 * LARGEST_BODY // 1000):
             yield b" " * 1000
 
-    async with intake() as calls:
+    async with serving() as calls:
         body = json.dumps({"task_id": "1", "more": "x" * (LARGEST_BODY - 40)}).encode()
         assert len(body) < LARGEST_BODY
         assert await calls.post(body) == 200
@@ -160,35 +164,35 @@ async def test_a_body_that_is_too_large_is_refused_however_it_comes():
         assert await calls.post(in_pieces()) == 413
         head = f"POST /{calls.secret} HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n"
         assert b" 413 " in await calls.raw(head.encode())
-        assert len(calls.heard) == 1
+        assert len(calls.received) == 1
 
 
 async def test_a_sender_that_asks_before_it_sends_is_told_to():
-    async with intake() as calls:
+    async with serving() as calls:
         assert await calls.post(expect100=True) == 200
 
 
 async def test_each_connection_serves_one_request():
-    async with intake() as calls:
+    async with serving() as calls:
         one = f"POST /{calls.secret} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         assert (await calls.raw(one * 3)).count(b"HTTP/1.1 200") == 1
-        assert len(calls.heard) == 1
+        assert len(calls.received) == 1
 
 
-# --- what strangers can hold --------------------------------------------------------------------------------
+# --- what anybody can hold --------------------------------------------------------------------------------
 
 
 async def test_a_slow_sender_is_cut_wherever_it_stops():
-    async with intake(seconds=0.3) as calls:
+    async with serving(seconds=0.3) as calls:
         head = f"POST /{calls.secret} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n"
         for sent in (b"", b"PO", head.encode(), f"{head}\r\n{{".encode()):
             assert b"200" not in await calls.raw(sent)
-        assert calls.heard == []
+        assert calls.received == []
         assert await calls.post() == 200
 
 
 async def test_garbage_is_answered_or_cut_and_leaves_no_word_in_any_log(caplog, capfd):
-    async with intake(seconds=0.3) as calls:
+    async with serving(seconds=0.3) as calls:
         for sent in (
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 300 + b"\r\n\r\n",
             b"\r\n\r\n\r\n",
@@ -201,14 +205,14 @@ async def test_garbage_is_answered_or_cut_and_leaves_no_word_in_any_log(caplog, 
             b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
         ):
             assert b"200 OK" not in await calls.raw(sent)
-        assert calls.heard == []
+        assert calls.received == []
         assert await calls.post() == 200
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
 
 
 async def test_connections_are_bounded_and_who_comes_later_is_let_in_when_one_ends():
-    async with intake(seconds=1.0) as calls:
+    async with serving(seconds=1.0) as calls:
         idle = [await asyncio.open_connection("127.0.0.1", calls.port) for _ in range(MOST_CONNECTIONS)]
         post = asyncio.ensure_future(calls.post())
         for reader, writer in idle:
@@ -221,16 +225,16 @@ async def test_connections_are_bounded_and_who_comes_later_is_let_in_when_one_en
 
 BURST = """
 import asyncio, resource, socket, struct, sys
-from batchgen.callbacks.endpoint import Address
+from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import open_callback_server
 
 allowed, port = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 async def main():
-    with Address("https://example.org/hook", "127.0.0.1", port) as address:
-        async with open_callback_server(address, lambda call: print("heard", call), seconds=0.5):
-            print(address.url.rpartition("/")[2], flush=True)
+    with CallbackEndpoint("https://example.org/hook", "127.0.0.1", port) as endpoint:
+        async with open_callback_server(endpoint, lambda call: print("heard", call), seconds=0.5):
+            print(endpoint.url.rpartition("/")[2], flush=True)
             await asyncio.to_thread(sys.stdin.readline)
             open("/dev/null").close()  # there are file descriptors left
 
@@ -267,89 +271,81 @@ def test_a_burst_of_connects_is_quiet_and_leaves_file_descriptors_and_calls_alon
     call = Request(f"http://127.0.0.1:{port}/{secret}", data=b'{"task_id": "1"}')
     with urlopen(call, timeout=60) as answer:  # noqa: S310
         assert answer.status == 200
-    heard, errors = run.communicate("\n", timeout=30)
-    assert (heard, errors, run.returncode) == ("heard {'task_id': '1'}\n", "", 0)
+    received, errors = run.communicate("\n", timeout=30)
+    assert (received, errors, run.returncode) == ("heard {'task_id': '1'}\n", "", 0)
 
 
-async def test_what_is_heard_may_fail_and_the_intake_stays_open():
+async def test_the_handler_of_a_callback_may_fail_and_the_server_stays_open():
     port = free_port()
 
     def stumble(_call):
         raise KeyError("a provider of somebody's own")
 
-    with Address("https://example.org", "127.0.0.1", port) as address:
-        async with open_callback_server(address, stumble), aiohttp.ClientSession() as session:
+    with CallbackEndpoint("https://example.org", "127.0.0.1", port) as endpoint:
+        async with open_callback_server(endpoint, stumble), aiohttp.ClientSession() as session:
             for _ in range(2):
-                async with session.post(address.local_url, data=b"{}") as answer:
+                async with session.post(endpoint.local_url, data=b"{}") as answer:
                     assert answer.status == 500
 
 
-async def test_it_closes_while_a_sender_is_slow_and_gives_its_port_back():
-    async with intake() as calls:
+async def test_it_closes_while_a_sender_is_slow_and_releases_its_port():
+    async with serving() as calls:
         _, writer = await asyncio.open_connection("127.0.0.1", calls.port)
         writer.write(f"POST /{calls.secret} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{".encode())
         await writer.drain()
         port = calls.port
     writer.close()
-    with Address("https://example.org", "127.0.0.1", port):
+    with CallbackEndpoint("https://example.org", "127.0.0.1", port):
         pass
 
 
-# --- what it is worth ---------------------------------------------------------------------------------------
+# --- how reliable it is ---------------------------------------------------------------------------------------
 
 
-def test_a_task_is_woken_for_nothing_ever_more_rarely():
-    hearsay, now, wakes = CallbackState(), 0.0, 0
+def test_a_false_callback_brings_a_query_ever_more_rarely():
+    running, now, queries = running_task(), 0.0, 0
     while now < 600.0:  # somebody says without a pause that it has ended
-        now = max(now, hearsay.not_before) + 0.001
-        assert hearsay.parse_callback(now)
-        assert not hearsay.parse_callback(now)
-        hearsay.was_false(now)
-        wakes += 1
-    assert wakes < 20
-    assert hearsay.not_before - now <= 60.0
+        now = max(now, running.quiet_until) + 0.001
+        running.called_at = now
+        running.reject_callback(now)
+        assert running.called_at is None
+        queries += 1
+    assert queries < 20
+    assert running.quiet_until - now <= 60.0
 
 
-def test_calls_are_counted_on_when_they_have_come_in_time_for_a_while_and_not_when_they_stop():
+def running_task():
+    return RunningTask(task_id="1", external_id="", kind=("", "", 1, False), units=1, since=0.0, due=0.0, end=None)
+
+
+def test_callbacks_are_relied_on_when_they_have_come_in_time_for_a_while_and_not_when_they_stop():
     calls = CallbackReliability()
     states = []
     for _ in range(20):
-        calls.right()
-        states.append(calls.is_counted_on)
+        calls.confirmed()
+        states.append(calls.is_reliable)
     assert (states[0], states[-1]) == (False, True)
     for _ in range(3):
-        calls.wrong()
-    assert not calls.is_counted_on
+        calls.failed()
+    assert not calls.is_reliable
     for number in range(100):
-        (calls.right if number % 2 else calls.wrong)()
-        assert not calls.is_counted_on
+        (calls.confirmed if number % 2 else calls.failed)()
+        assert not calls.is_reliable
 
 
-def test_a_call_that_comes_soon_after_the_answer_is_in_time_and_one_that_comes_later_is_not():
-    for lag, counted_on in ((1.0, True), (3.0, False)):
+def test_a_callback_that_comes_soon_after_the_answer_is_in_time_and_one_that_comes_later_is_not():
+    for lag, reliable in ((1.0, True), (3.0, False)):
         calls = CallbackReliability()
         for number in range(20):
-            calls.not_called_yet(str(number), 10.0 * number)
-            calls.called_after(str(number), 10.0 * number + lag)
-        assert calls.is_counted_on is counted_on
+            calls.ended_without(str(number), 10.0 * number)
+            calls.came_after_end(str(number), 10.0 * number + lag)
+        assert calls.is_reliable is reliable
         assert len(calls.awaited) <= 1
 
 
-def test_an_answer_to_what_was_asked_before_the_call_does_not_make_the_call_false():
-    calls, hearsay = CallbackReliability(), CallbackState()
-    assert calls.goes_on(hearsay, 1.0, 2.0) == float("inf")
-    hearsay.parse_callback(5.0)
-    assert calls.goes_on(hearsay, 4.9, 5.1) == 0.0
-    assert hearsay.has_ended
-    assert calls.goes_on(hearsay, 5.2, 5.3) == 1.0
-    assert not hearsay.has_ended
-    hearsay.parse_callback(5.4)
-    assert calls.goes_on(hearsay, 6.3, 6.4) == 2.0
-
-
-def test_calls_for_tasks_of_nobody_s_are_worth_nothing():
+def test_callbacks_for_unknown_tasks_are_worth_nothing():
     calls = CallbackReliability()
     for number in range(1000):
-        calls.called_after(f"invented {number}", 0.0)
-    assert not calls.is_counted_on
+        calls.came_after_end(f"invented {number}", 0.0)
+    assert not calls.is_reliable
     assert calls.awaited == {}

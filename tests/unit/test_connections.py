@@ -38,11 +38,11 @@ def account(name, origin, **changes):
     return replace(builtin().accounts[name], base_url=origin, **changes)
 
 
-async def body_of(door, url, **more):
-    return (await door.send("GET", url, headers={}, **more)).body
+async def body_of(client, url, **more):
+    return (await client.send("GET", url, headers={}, **more)).body
 
 
-# --- bytes that came before they were asked for ---------------------------------------------------------------
+# --- bytes that came before a request ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "unread in the socket"])
@@ -58,8 +58,8 @@ async def test_an_answer_that_came_unasked_on_an_idle_connection_is_nobody_s(is_
                 came.set()
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
-            assert await body_of(door, server.origin) == b"own 1"
+        async with open_http_client(1) as client:
+            assert await body_of(client, server.origin) == b"own 1"
             idle.set()
             if is_read:
                 await asyncio.to_thread(came.wait)
@@ -67,19 +67,19 @@ async def test_an_answer_that_came_unasked_on_an_idle_connection_is_nobody_s(is_
             else:
                 came.wait()  # the event loop stands still meanwhile
             for _ in range(3):
-                assert await body_of(door, server.origin) == b"own 2"
+                assert await body_of(client, server.origin) == b"own 2"
 
 
 async def test_a_new_connection_that_answers_before_it_is_asked_is_believed_nothing_and_nothing_is_sent():
-    heard, spoke = [], threading.Event()
+    received, spoke = [], threading.Event()
 
     def serve(line: Line):
         line.say(answer(TASK % 1))
         spoke.set()
-        heard.append(line.request())
+        received.append(line.request())
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             hold = connections.GatewayConnector._create_connection
 
             async def slowly(self, *words):  # so that the bytes are there in time
@@ -89,9 +89,9 @@ async def test_a_new_connection_that_answers_before_it_is_asked_is_believed_noth
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(connections.GatewayConnector, "_create_connection", slowly)
-                with pytest.raises(NotSent, match="before it was asked"):
-                    await door.send("POST", server.origin, headers={}, body=b"{}", fresh=True)
-    assert heard in ([], [b""])
+                with pytest.raises(NotSent, match="before a request"):
+                    await client.send("POST", server.origin, headers={}, body=b"{}", new_connection=True)
+    assert received in ([], [b""])
 
 
 async def test_a_connection_from_before_the_machine_was_suspended_is_not_used_again(monkeypatch):
@@ -100,10 +100,10 @@ async def test_a_connection_from_before_the_machine_was_suspended_is_not_used_ag
             line.say(answer(b"%d" % line.number))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
-            assert [await body_of(door, server.origin) for _ in range(2)] == [b"1", b"1"]
+        async with open_http_client(1) as client:
+            assert [await body_of(client, server.origin) for _ in range(2)] == [b"1", b"1"]
             monkeypatch.setattr(connections, "seconds_asleep", lambda: timeouts.seconds_asleep() + 3600)
-            assert [await body_of(door, server.origin) for _ in range(2)] == [b"2", b"2"]
+            assert [await body_of(client, server.origin) for _ in range(2)] == [b"2", b"2"]
 
 
 # --- which connections are kept -------------------------------------------------------------------------------
@@ -123,9 +123,9 @@ async def test_a_connection_that_is_older_than_what_servers_keep_is_not_used(mon
         line.request()  # whatever comes later is never answered
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             for number in (1, 2, 3):
-                assert await body_of(door, server.origin) == b"%d" % number
+                assert await body_of(client, server.origin) == b"%d" % number
                 await asyncio.sleep(0.02)
 
 
@@ -149,9 +149,9 @@ async def test_each_create_has_its_own_connection_where_nobody_can_be_asked(kind
                 return
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             keys = Secrets(dict.fromkeys(account(name, "").key_variables, "a-key"))
-            provider = kind(account(name, server.origin, **changes), door, keys)
+            provider = kind(account(name, server.origin, **changes), client, keys)
             wanted = job(model=provider.account.models[0], aspect_ratio="1:1")
             await provider.create(wanted, "bg-1")
             if fresh:
@@ -176,7 +176,7 @@ def test_every_question_says_that_no_cache_is_to_answer_it(tmp_path):
 
 
 def test_a_cached_not_found_pays_for_nothing_twice(tmp_path):
-    """A cache in between that keeps each 404 of a question, unless it is told to ask anew."""
+    """A cache in between that keeps each 404 to a query, unless the request forbids it."""
     kept = {}
 
     def through_a_cache(call):
@@ -221,11 +221,11 @@ async def test_what_has_arrived_while_the_loop_stood_still_counts_although_the_t
             line.say(answer(b"x" * 3_000_000))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             loop = asyncio.get_running_loop()
             now, late = loop.time, 0.0
             loop.time = lambda: now() + late  # the clock leaps, as it does over a SIGSTOP
-            question = asyncio.ensure_future(body_of(door, server.origin, within=1.0))
+            question = asyncio.ensure_future(body_of(client, server.origin, answer_timeout=1.0))
             await asyncio.to_thread(asked.wait)
             late = 3600.0
             assert len(await question) == 3_000_000
@@ -266,10 +266,10 @@ async def test_without_a_sleep_a_time_out_comes_when_it_is_due():
         line.request()
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
+        async with open_http_client(1) as client:
             began = time.monotonic()
             with pytest.raises(Unclear, match="did not answer in time"):
-                await body_of(door, server.origin, within=0.2)
+                await body_of(client, server.origin, answer_timeout=0.2)
             assert time.monotonic() - began < 8
 
 
@@ -302,8 +302,8 @@ from batchgen.errors import Unclear
 from batchgen.providers import responses
 
 async def main():
-    async with open_http_client(1) as door:
-        answer = await door.send("GET", sys.argv[1], headers={})
+    async with open_http_client(1) as client:
+        answer = await client.send("GET", sys.argv[1], headers={})
         print("read as", responses.json_of(answer))
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -352,8 +352,8 @@ async def test_a_packed_answer_that_is_small_enough_is_read():
             line.say(answer(gzip.compress(b'{"a": ') + gzip.compress(b"1}"), Content_Encoding="gzip"))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as door:
-            assert await body_of(door, server.origin) == b'{"a": 1}'
+        async with open_http_client(1) as client:
+            assert await body_of(client, server.origin) == b'{"a": 1}'
 
 
 def test_a_long_list_of_tasks_with_many_commas_in_their_texts_is_read():

@@ -29,8 +29,8 @@ def test_success_in_every_spelling(code):
 def test_the_head_of_the_answer_is_kept_with_the_failure():
     with pytest.raises(Unclear) as caught:
         data_of(answer(502, b"<html>" + b"x" * 9999), creating=True, operation="x")
-    assert caught.value.head.startswith("<html>")
-    assert len(caught.value.head) <= 500
+    assert caught.value.body_excerpt.startswith("<html>")
+    assert len(caught.value.body_excerpt) <= 500
 
 
 @pytest.mark.parametrize(

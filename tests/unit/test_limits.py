@@ -16,7 +16,7 @@ from jobs_for_tests import job
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.latency import Latencies, Spread, next_by_chance
+from batchgen.engine.latency import Latencies
 from batchgen.engine.limits import MAX_PASSES, AccountLimits, CreateRate, SlotPermit, max_units, quota
 from batchgen.engine.retry import LONGEST_SECONDS, Backoff, backoff, next_query
 from batchgen.engine.shutdown import Stop
@@ -56,48 +56,24 @@ def test_a_task_of_which_nothing_is_known_is_asked_for_again_but_not_without_pau
     assert 0.25 <= next_query(elapsed) <= 15.0
 
 
-@given(
-    ends=st.lists(st.floats(0.01, 1e4), min_size=1, max_size=80),
-    running_at=st.floats(0, 1e5),
-    chance=st.floats(0.01, 0.99),
-)
-def test_a_running_task_is_always_asked_for_again(ends, running_at, chance):
-    known = Latencies()
-    for end in ends:
-        known.learn("kind", 0.9 * end, end)
-    spread = known.spread("kind")
-    at = next_by_chance(spread, running_at, chance, 15.0)
-    assert running_at <= at <= max(running_at + 15.0, spread.usual * 1.0001)
-
-
-def test_a_task_is_asked_for_when_it_has_ended_with_the_chance_that_was_said():
-    chance = Random(5)
-    known = Latencies()
-    for _ in range(200):
-        end = chance.lognormvariate(3.0, 0.5)
-        known.learn("kind", end, end)
-    at = next_by_chance(known.spread("kind"), 0.0, 0.2, 1e9)
-    ended = sum(chance.lognormvariate(3.0, 0.5) <= at for _ in range(4000)) / 4000
-    assert 0.12 < ended < 0.28
-
-
 def test_a_service_that_became_faster_is_found_out():
     known = Latencies()
     for _ in range(64):
         known.learn("kind", 58.0, 60.0)
-    asked = 0
-    while known.spread("kind").usual > 6.0 and asked < 1000:
-        asked += 1
-        known.learn("kind", 0.0, max(5.0, next_by_chance(known.spread("kind"), 0.0, 0.2, 15.0)))
-    assert asked < 600
+    queries = 0
+    while known.median("kind") > 6.0 and queries < 1000:
+        queries += 1
+        known.learn("kind", 0.0, max(5.0, 0.64 * known.median("kind")))
+    assert queries < 600
 
 
 def test_a_kind_that_was_not_seen_is_taken_to_be_as_the_others():
     known = Latencies()
-    assert known.spread("other") is None
+    assert known.median("other") is None
+    assert known.mean is None
     known.learn("kind", 10.0, 10.0)
-    assert known.spread("other").usual == pytest.approx(10.0)
-    assert Spread(0.0, 0.5).when(0.5, 0.0) == pytest.approx(1.0)
+    known.learn("kind", 20.0, 20.0)
+    assert known.median("other") == known.mean == pytest.approx(15.0)
 
 
 def limits_of(*, clock: Callable[[], float] | None = None, **account: object) -> AccountLimits:

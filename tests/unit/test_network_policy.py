@@ -11,9 +11,9 @@ from aiohttp import web
 
 from batchgen.errors import ImageBroken, LinkRefused
 from batchgen.http import downloads, network_policy
-from batchgen.http.decompression import Unpacking
+from batchgen.http.decompression import _Decompressor
 from batchgen.http.downloads import Downloader, open_downloader
-from batchgen.http.network_policy import Gateways, PublicOnlyResolver, is_inside, is_public
+from batchgen.http.network_policy import GatewayResolver, PublicOnlyResolver, is_private_host, is_public
 
 PUBLIC = ("8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8")
 INSIDE = (
@@ -54,34 +54,34 @@ INSIDE = (
 @pytest.mark.parametrize("address", PUBLIC)
 def test_an_address_that_anybody_reaches_is_public(address):
     assert is_public(address)
-    assert not is_inside(f"[{address}]" if ":" in address else address)
+    assert not is_private_host(f"[{address}]" if ":" in address else address)
 
 
 @pytest.mark.parametrize("address", INSIDE)
 def test_an_address_of_this_machine_or_a_network_of_its_own_is_not(address):
     assert not is_public(address)
-    assert is_inside(address)
+    assert is_private_host(address)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1.", "[::1]"])
 def test_a_name_of_this_machine_is_inside_without_being_looked_up(host):
-    assert is_inside(host)
+    assert is_private_host(host)
 
 
 @pytest.mark.parametrize("host", ["images.example", "10.example", "localhost.example", "xn--9ca.example", ""])
 def test_other_names_are_for_the_resolver(host):
-    assert not is_inside(host)
+    assert not is_private_host(host)
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0177.0.0.1", "0x7f.0.0.1", "1.2.3.4.5", "a.0x7f", ":"])
 def test_a_number_that_is_no_address_is_neither(host):
     with pytest.raises(ValueError, match="does not appear"):
-        is_inside(host)
+        is_private_host(host)
 
 
 def test_what_a_local_proxy_answers_in_place_of_every_address_is_no_private_one():
     assert is_public("198.18.0.5", of_name=True)
-    assert is_inside("198.18.0.5")
+    assert is_private_host("198.18.0.5")
 
 
 # --- names: the resolver is the only part that is not real ----------------------------------------------------
@@ -100,7 +100,7 @@ def names(monkeypatch):
         return [each for address in found for each in real(address, port, type=socket.SOCK_STREAM)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    monkeypatch.setattr(downloads, "way_to", lambda _: None)
+    monkeypatch.setattr(downloads, "usable_proxy", lambda _: None)
     table["asked"] = asked
     return table
 
@@ -137,7 +137,7 @@ async def fetched(opened: Downloader, url, base_url):
 async def test_a_name_that_resolves_to_a_private_address_is_refused_by_both(names, address):
     names["images.test"] = [address]
     host = Host()
-    async with host() as port, open_downloader(4, Gateways()) as opened:
+    async with host() as port, open_downloader(4, GatewayResolver()) as opened:
         with pytest.raises(LinkRefused, match=r"images\.test \(.*\) is on this machine or in a private network"):
             await fetched(opened, f"http://images.test:{port}/x", "https://8.8.8.8/kling")
     assert host.requests == []
@@ -152,37 +152,37 @@ async def test_a_name_is_looked_up_once_for_a_connection_so_that_a_change_in_bet
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     names["images.test"] = lambda: next(answers)
     monkeypatch.setattr(network_policy, "is_public", lambda address, **_: address == "127.0.0.1")
-    async with Host()() as port, open_downloader(4, Gateways()) as opened:
+    async with Host()() as port, open_downloader(4, GatewayResolver()) as opened:
         await fetched(opened, f"http://images.test:{port}/x", "https://8.8.8.8/kling")
     assert names["asked"].count("images.test") == 1
 
 
 async def test_an_account_in_a_private_network_may_have_its_images_there(names):
     names["gateway.test"] = names["images.test"] = ["127.0.0.1"]
-    async with Host()() as port, open_downloader(4, Gateways()) as opened:
+    async with Host()() as port, open_downloader(4, GatewayResolver()) as opened:
         assert await fetched(opened, f"http://images.test:{port}/x", "http://gateway.test/kling") == b"x" * 1000
 
 
 async def test_an_account_that_was_public_once_does_not_become_private_by_its_name_alone(names):
     answers = iter([["8.8.8.8"], ["127.0.0.1"], ["127.0.0.1"]])
     names["gateway.test"] = lambda: next(answers)
-    gateways = Gateways()
-    assert not await gateways.is_near("gateway.test")
+    gateways = GatewayResolver()
+    assert not await gateways.is_private("gateway.test")
     await gateways.resolve("gateway.test")
-    assert not await gateways.is_near("gateway.test")
+    assert not await gateways.is_private("gateway.test")
 
 
 async def test_an_account_at_a_public_and_a_private_address_is_public(names):
     names["gateway.test"] = ["8.8.8.8", "127.0.0.1"]
-    async with Host()() as port, open_downloader(4, Gateways()) as opened:
+    async with Host()() as port, open_downloader(4, GatewayResolver()) as opened:
         with pytest.raises(LinkRefused):
             await fetched(opened, f"http://127.0.0.1:{port}/x", "http://gateway.test/kling")
 
 
 async def test_behind_a_proxy_names_are_its_own_affair_and_addresses_are_not(names, monkeypatch):
     host = Host()
-    async with host() as port, open_downloader(4, Gateways()) as opened:
-        monkeypatch.setattr(downloads, "way_to", lambda _: f"http://127.0.0.1:{port}")
+    async with host() as port, open_downloader(4, GatewayResolver()) as opened:
+        monkeypatch.setattr(downloads, "usable_proxy", lambda _: f"http://127.0.0.1:{port}")
         assert await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
         for url in ("http://192.168.0.1/x", "http://localhost/x", "http://[::1]/x"):
             with pytest.raises(LinkRefused):
@@ -204,8 +204,8 @@ async def test_behind_a_proxy_names_are_its_own_affair_and_addresses_are_not(nam
 async def test_behind_a_proxy_a_link_is_refused_whose_name_is_private_here(names, monkeypatch, link, gateway, refused):
     names["images.test"], names["gateway.test"] = link, gateway
     host = Host()
-    async with host() as port, open_downloader(4, Gateways()) as opened:
-        monkeypatch.setattr(downloads, "way_to", lambda _: f"http://127.0.0.1:{port}")
+    async with host() as port, open_downloader(4, GatewayResolver()) as opened:
+        monkeypatch.setattr(downloads, "usable_proxy", lambda _: f"http://127.0.0.1:{port}")
         if refused:
             with pytest.raises(LinkRefused, match=r"images\.test is on this machine or in a private network"):
                 await fetched(opened, "http://images.test/x", "https://gateway.test/kling")
@@ -219,7 +219,7 @@ async def test_connections_are_used_again(names, monkeypatch, base_url):
     names["images.test"] = ["127.0.0.1"]
     monkeypatch.setattr(network_policy, "is_public", lambda *_, **__: True)
     host = Host()
-    async with host() as port, open_downloader(4, Gateways()) as opened:
+    async with host() as port, open_downloader(4, GatewayResolver()) as opened:
         for _ in range(20):
             await fetched(opened, f"http://images.test:{port}/x", base_url)
     assert (len(host.requests), len(host.connections)) == (20, 1)
@@ -251,7 +251,7 @@ class Redirects:
 )
 async def test_a_redirect_from_https_to_http_is_refused_where_the_account_has_https_itself(base_url, refused):
     hosts = Redirects("http://9.9.9.9/x")
-    opened = Downloader(Gateways(), near=hosts, public=hosts)
+    opened = Downloader(GatewayResolver(), unrestricted=hosts, public=hosts)
     with pytest.raises(LinkRefused, match=refused):
         await fetched(opened, "https://9.9.9.9/x", base_url)
 
@@ -259,17 +259,19 @@ async def test_a_redirect_from_https_to_http_is_refused_where_the_account_has_ht
 BOMB = gzip.compress(bytes(400_000_000), 1)
 
 
-@pytest.mark.parametrize("host", [Host(bytes(6_000_000)), Host(BOMB, Content_Encoding="gzip")], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    "host", [Host(bytes(6_000_000)), Host(BOMB, Content_Encoding="gzip")], ids=["plain", "compressed"]
+)
 async def test_an_image_that_is_too_large_is_cut_off(monkeypatch, host):
     monkeypatch.setattr(downloads, "LARGEST_IMAGE", 5_000_000)
-    async with host() as port, open_downloader(4, Gateways()) as opened:
+    async with host() as port, open_downloader(4, GatewayResolver()) as opened:
         with pytest.raises(ImageBroken, match="larger than 5000000 bytes"):
             await fetched(opened, f"http://127.0.0.1:{port}/x", "http://127.0.0.1")
 
 
-def test_a_few_packed_bytes_are_unpacked_in_small_parts():
+def test_a_few_compressed_bytes_are_decompressed_in_small_parts():
     sizes = []
-    for part in Unpacking().parts(BOMB[:100_000]):
+    for part in _Decompressor().parts(BOMB[:100_000]):
         sizes.append(len(part))
         if sum(sizes) > 50_000_000:
             break

@@ -97,14 +97,14 @@ def recovery_of(provider, clock, *earlier):
         is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.base_url_changed,
         sleep=clock.sleep,
         clock=clock,
-        chance=Random(1),
+        rng=Random(1),
         changed=lambda: None,
     )
 
 
 async def found(recovery, work=None):
     """At the end of a run: what waits for a control is asked a last time."""
-    recovery.last_call(for_one=False)
+    recovery.decide_now(only_one=False)
     return await recovery.find(work or lost(), waits=lambda: None)
 
 
@@ -136,14 +136,14 @@ async def test_without_any_accepted_task_nothing_is_believed_before_the_run_has_
     recovery = recovery_of(provider, clock)
     waiting = []
     question = asyncio.ensure_future(recovery.find(lost(), waits=lambda: waiting.append(True)))
-    while not recovery.doubts:
+    while not recovery.waiting:
         await asyncio.sleep(0)
     assert waiting
-    recovery.accepted("T7", "bg-7-1", SENT)
+    recovery.on_accepted("T7", "bg-7-1", SENT)
     await asyncio.sleep(0)
     assert not question.done()  # it may not be visible yet
     clock.now += 120
-    recovery.accepted("T8", "bg-8-1", SENT)
+    recovery.on_accepted("T8", "bg-8-1", SENT)
     assert await asyncio.wait_for(question, 10) is None
 
 
@@ -214,7 +214,7 @@ async def test_a_task_of_another_job_is_not_adopted():
 
     provider.find = always_the_same
     recovery = recovery_of(provider, Clock(), KNOWN)
-    recovery.accepted("T7", "bg-7-1", SENT)
+    recovery.on_accepted("T7", "bg-7-1", SENT)
     assert await found(recovery) is None  # the list proves it
     assert "page 1" in provider.asked
 
@@ -261,7 +261,7 @@ async def test_a_list_is_read_far_enough_in_whatever_order_and_by_whatever_clock
         ([task(7), Task(id="T9", state=TaskState.RUNNING, created_ms=SENT)], "without the ids"),
         ([Task(id="T7", state=TaskState.RUNNING, created_ms=SENT)], "without the ids"),
     ],
-    ids=["gaps", "other case", "cut", "a stranger without an id", "ids hidden"],
+    ids=["gaps", "other case", "cut", "another task without an id", "ids hidden"],
 )
 async def test_a_list_that_hides_or_alters_ids_proves_nothing(shown, why):
     with pytest.raises(Undecided, match=why):
@@ -371,7 +371,7 @@ async def verdict(lies: Lies) -> Task | str | None:
         for name, (at, own) in provider.came.items():
             if name.startswith("T2") and at <= clock.now and name not in announced:
                 announced.add(name)
-                recovery.accepted(name, own, SENT + int(at * 1000))
+                recovery.on_accepted(name, own, SENT + int(at * 1000))
 
     recovery._sleep = sleep
     await sleep(0)
@@ -381,10 +381,10 @@ async def verdict(lies: Lies) -> Task | str | None:
         clock.now = max(clock.now, RUNS) + 2 * RUNS
         for name, (at, own) in provider.came.items():
             if name.startswith("T2") and name not in announced:
-                recovery.accepted(name, own, SENT + int(at * 1000))
-            recovery.ended(name)
+                recovery.on_accepted(name, own, SENT + int(at * 1000))
+            recovery.on_ended(name)
         clock.now += RUNS
-        recovery.last_call(for_one=False)
+        recovery.decide_now(only_one=False)
 
     try:
         return await recovery.find(lost(), waits=end)

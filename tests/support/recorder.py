@@ -1,8 +1,7 @@
-"""The sandbox with a tap on the wire: every request is kept as it came, and a test may put an answer in the place of
-the gateway's own.
+"""A sandbox that records every request as it came; a test may replace an answer of the gateway.
 
-    with Tap(emulate="kapon") as tap:
-        tap.answers["create"] = lambda sent: Reply(status=502, body=b"<html>")
+    with Recorder(emulate="kapon") as recorder:
+        recorder.answers["create"] = lambda sent: Reply(status=502, body=b"<html>")
 
 Both are real servers on loopback, in a thread of the test's own process. What is answered so was accepted only
 where the reply says so.
@@ -56,7 +55,7 @@ class Reply:
     cut: bool = False  # the connection is cut in place of an answer
 
 
-class Tap:
+class Recorder:
     """Runs between `with` and its end. `settings` are the sandbox's."""
 
     def __init__(self, **settings: Any) -> None:
@@ -65,7 +64,7 @@ class Tap:
         self.sent: list[Sent] = []
         self.origin = ""
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="wire-tap")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="recorder")
 
     def of(self, kind: str) -> list[Sent]:
         """Requests of a kind so far, in their order."""
@@ -122,7 +121,7 @@ class Tap:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10), "the tap did not start"
+        assert self._ready.wait(10), "the recorder did not start"
         return self
 
     def __exit__(self, *_error: object) -> None:
