@@ -1,13 +1,13 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that tests of several folders share."""
 
 from __future__ import annotations
 
 import pytest
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 
 @pytest.fixture
 def gateway():
-    """A sandbox in a process of its own, as a Kapon account that is quick and paints nothing."""
-    with SandboxProcess("--emulate", "kapon", "--latency", "0.2", "--blank-images") as process:
+    """A sandbox of this test alone, as a Kapon account that is quick and paints nothing."""
+    with SandboxServer("--emulate", "kapon", "--latency", "0.2", "--blank-images") as process:
         yield process
