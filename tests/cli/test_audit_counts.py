@@ -10,8 +10,8 @@ from command import batchgen, manifest, prompts
 from hypothesis import given
 from hypothesis import strategies as st
 from jobs_for_tests import job
+from ledger_events import SHORT, accepted, ended, fetched, intent, made, not_made
 from scripted_gateway import ScriptedGateway
-from test_ledger_states import SHORT, accepted, ended, fetched, intent, made, not_made
 
 from batchgen.app.audit import GatewayQuery, GatewayReport, OrphanTask, adoptable, adoption, books
 from batchgen.jobs import Status, external_id

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
 import time
-from typing import TYPE_CHECKING
 
 import pytest
+from account_manifest import kapon, statuses, unasked, written
 from aiohttp import web
 from command import batchgen, prompts, started, wait_for
 from output_checks import check_invariant
 from scripted_gateway import ScriptedGateway
 from wire_tap import Reply, Tap
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NGINX_502 = b"<html><head><title>502 Bad Gateway</title></head><center><h1>502 Bad Gateway</h1></center></html>"
 NGINX_503 = (
@@ -34,31 +29,6 @@ AT_ONCE = "run: {give_up_after: 4s, grace: 0s, max_attempts: 1}\n"
 def gateway():
     with ScriptedGateway(latency=0.0) as running:
         yield running
-
-
-def written(folder: Path, text: str, **account: object) -> Path:
-    own = {"api_key_env": "SANDBOX_KEY", "visibility_delay": 0, "limits": {"concurrency": 9}} | account
-    path = folder / "manifest.yaml"
-    head = f"version: 1\nname: tried\nprovider: local\nproviders: {json.dumps({'local': own})}\n"
-    path.write_text(head + text, encoding="utf-8")
-    return path
-
-
-def kapon(gateway: ScriptedGateway, **more: object) -> dict[str, object]:
-    return {"use": "kapon", "base_url": gateway.base_url, "lists_tasks": "no"} | more
-
-
-def unasked(tap: Tap, profile: str) -> dict[str, object]:
-    """An account that cannot be asked what became of a create."""
-    return {"use": profile, "base_url": tap.origin + ("/kling" if profile == "anyapi" else "")}
-
-
-def statuses(folder: Path) -> dict[str, int]:
-    db = sqlite3.connect(folder / "outputs" / "tried" / "state.sqlite3")
-    try:
-        return dict(db.execute("SELECT status, count(*) FROM job GROUP BY status").fetchall())
-    finally:
-        db.close()
 
 
 def page(status: int, body: bytes, **headers: str) -> Reply:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from account_manifest import kapon, statuses, unasked, written
 from aiohttp import web
 from command import batchgen, prompts
 from output_checks import check_invariant, rows_of
 from scripted_gateway import ScriptedGateway
-from test_outage import kapon, statuses, unasked, written
 from wire_tap import Reply, Tap
 
 FIREWALL = b"<html><head><style>p {}</style><title>Blocked</title></head><body>Request blocked by WAF</body></html>"

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 from command import KEY, ROOT, batchgen, manifest, prompts
 from jobs_for_tests import job
+from ledger_events import accepted, intent
 from output_checks import check_invariant, rows_of
 from scripted_gateway import ScriptedGateway
-from test_ledger_states import accepted, intent
 
 from batchgen.errors import RunStopped, Unkeepable
 from batchgen.jobs import Status
