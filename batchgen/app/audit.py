@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.list_proof import SKEW_MS
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.jobs import Status
 from batchgen.ledger.adoption import another_attempt, latest_of
-from batchgen.ledger.events import Accepted, Outcome
+from batchgen.ledger.events import Accepted, Outcome, Reopened
 from batchgen.ledger.payments import Payment, payments
 from batchgen.providers.base import TaskState
 from batchgen.reconcile.files import is_asked_for, look_at
@@ -251,7 +252,8 @@ def adoption(stray: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> list
     )
     latest = latest_of(ledger, job.id)
     if latest is not None and latest.external_id == stray.external_id:
-        return [accepted]
+        given_up = latest.status in {Status.FAILED, Status.REJECTED}  # the last attempt that run.max_attempts allowed
+        return [Reopened(job_id=job.id), accepted] if given_up else [accepted]
     sent = stray.task.created_ms
     earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
     return another_attempt(ledger, job, earlier, stray.account, stray.base_url)

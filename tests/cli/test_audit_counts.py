@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from command import batchgen, manifest, prompts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jobs_for_tests import job
 from ledger_events import SHORT, accepted, ended, fetched, intent, made, not_made
@@ -76,6 +76,9 @@ EVENTS = st.one_of(
 TASKS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), st.sampled_from(TaskState)), max_size=4, unique=True)
 
 
+@example(
+    events=[intent(A_JOB, 1), ended(A_JOB.id, 1, Status.FAILED, Outcome.UNKNOWN)], tasks=[(1, 1, TaskState.RUNNING)]
+)
 @given(events=st.lists(EVENTS, max_size=12), tasks=TASKS)
 def test_whatever_state_a_job_is_in_what_can_be_adopted_is_adopted(events, tasks):
     ledger = Ledger.preview(None)
