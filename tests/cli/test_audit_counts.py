@@ -67,10 +67,11 @@ EVENTS = st.one_of(
     st.just(Reopened(job_id=A_JOB.id)),
     st.builds(lambda n, outcome: not_made(A_JOB.id, n, outcome), st.integers(1, 3), st.sampled_from(Outcome)),
     st.builds(
-        lambda n, status, outcome: ended(A_JOB.id, n, status, outcome),
+        lambda n, end: ended(A_JOB.id, n, *end),
         st.integers(1, 3),
-        st.sampled_from(SHORT),
-        st.sampled_from([*Outcome, None]),
+        st.tuples(st.sampled_from(SHORT), st.sampled_from([*Outcome, None])).filter(
+            lambda end: (end[0] is Status.GONE) == (end[1] is Outcome.LOST)  # as the engine records it
+        ),
     ),
 )
 TASKS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), st.sampled_from(TaskState)), max_size=4, unique=True)
