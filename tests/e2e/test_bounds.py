@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from command import batchgen, billed_by_job, manifest, prompts
 from output_checks import check_invariant
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 STORM = "fail=0.15,too_fast=0.1,too_many=0.1,drop_before=0.05,drop_after=0.05,error_before=0.05,error_after=0.05"
 SKIES = {
@@ -42,7 +42,7 @@ def in_doubt(done):
 
 @SKY
 def test_a_budget_of_images_is_kept_and_used_to_the_full_in_one_run(tmp_path, profile, sky):
-    with SandboxProcess("--emulate", profile, *QUICK, *sky) as gateway:
+    with SandboxServer("--emulate", profile, *QUICK, *sky) as gateway:
         path = many(tmp_path, gateway, profile, f"budget: {{max_images: {MOST}}}\n")
         for _ in range(2):
             done = batchgen("run", path, "--json", cwd=tmp_path)
@@ -54,7 +54,7 @@ def test_a_budget_of_images_is_kept_and_used_to_the_full_in_one_run(tmp_path, pr
 
 @HARD
 def test_a_budget_in_money_is_kept_and_used_to_the_full_in_one_run(tmp_path, sky):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *sky) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *sky) as gateway:
         path = many(tmp_path, gateway, "kapon", f"budget: {{max_cost: {MOST / 10}}}\n")
         path.write_text(path.read_text(encoding="utf-8").replace("limits:", PRICED), encoding="utf-8")
         for _ in range(2):
@@ -66,7 +66,7 @@ def test_a_budget_in_money_is_kept_and_used_to_the_full_in_one_run(tmp_path, sky
 
 @HARD
 def test_each_run_spends_no_more_than_its_own_max_cost(tmp_path, sky):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *sky) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *sky) as gateway:
         path = many(tmp_path, gateway, "kapon")
         path.write_text(path.read_text(encoding="utf-8").replace("limits:", PRICED), encoding="utf-8")
         before = doubts = 0
@@ -80,7 +80,7 @@ def test_each_run_spends_no_more_than_its_own_max_cost(tmp_path, sky):
 
 @SKY
 def test_a_limit_begins_so_many_jobs_and_no_other_however_often_they_are_tried(tmp_path, profile, sky):
-    with SandboxProcess("--emulate", profile, *QUICK, *sky) as gateway:
+    with SandboxServer("--emulate", profile, *QUICK, *sky) as gateway:
         path = many(tmp_path, gateway, profile)
         for runs in (1, 2):
             done = batchgen("run", path, "--limit", "11", cwd=tmp_path)
@@ -101,7 +101,7 @@ def test_a_deadline_of_no_time_begins_nothing(tmp_path, gateway):
 
 @HARD
 def test_nothing_is_begun_after_the_deadline(tmp_path, sky):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *sky) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *sky) as gateway:
         path = many(tmp_path, gateway, "kapon", "repeat: 20\n")
         done = batchgen("run", path, "--deadline", "2s", "--log-format", "json", cwd=tmp_path)
         assert done.returncode == 3, done.stderr

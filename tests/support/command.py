@@ -21,7 +21,7 @@ from batchgen.redaction import redact
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandbox_process import SandboxProcess
+    from sandbox_server import SandboxServer
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = {"SANDBOX_KEY": "a-key-for-tests"}
@@ -104,7 +104,7 @@ def started(*words: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def manifest(folder: Path, gateway: SandboxProcess, text: str, *, use: str = "kapon", concurrency: int = 27) -> Path:
+def manifest(folder: Path, gateway: SandboxServer, text: str, *, use: str = "kapon", concurrency: int = 27) -> Path:
     path = folder / "manifest.yaml"
     path.write_text(
         f"version: 1\nname: tried\nprovider: local\n"
@@ -120,13 +120,13 @@ def prompts(number: int, more: str = "") -> str:
     return f"matrix:\n  prompt:\n{lines}{more}"
 
 
-def billed_by_job(gateway: SandboxProcess) -> Counter[str]:
+def billed_by_job(gateway: SandboxServer) -> Counter[str]:
     """Tasks that were or will be paid for, by the job of their external id."""
     tasks = [task for task in gateway.ledger()["tasks"] if task["status"] != "failed"]
     return Counter(task["external_task_id"].split("-")[1] for task in tasks)
 
 
-def accepted_by(gateway: SandboxProcess) -> int:
+def accepted_by(gateway: SandboxServer) -> int:
     return gateway.ledger(tasks=False)["creates_accepted"]
 
 
