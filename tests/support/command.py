@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,17 @@ def captured(name: str) -> Iterator[Callable[[], str]]:
             setattr(sys, name, before)
             file.seek(0)
             text = file.read()
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Press Ctrl-C, as a user would, when a command in this process has taken so long."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def batchgen_process(*words: object, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
