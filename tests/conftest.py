@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from sandbox_server import SandboxServer
 
 IN_CI = bool(os.environ.get("BATCHGEN_CI"))
@@ -17,6 +17,7 @@ if shutil.which("strace"):
 
 # The CI tries the same examples each time; elsewhere each run tries new ones.
 settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("quick to fail", phases=[Phase.explicit, Phase.generate], database=None, deadline=None)
 if IN_CI:
     settings.load_profile("ci")
 

@@ -77,16 +77,8 @@ def outcome(mutant: Mutant, folder: Path) -> str:
         return "STALE: the text to change is not there once"
     changed = folder / "batchgen" / mutant.file
     changed.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        *shlex.split(f"tests/{mutant.tests}"),
-    ]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "quick to fail"]
+    command = [sys.executable, "-m", "pytest", *options, *shlex.split(f"tests/{mutant.tests}")]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     changed.write_text(text, encoding="utf-8")
     killers = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
