@@ -33,7 +33,7 @@ MUTANTS = [
     Mutant("ledger/transitions.py", "WHERE job.status = 'pending' AND ", "WHERE ", "unit/test_ledger.py"),
     # What was charged is taken back by a later "failed".
     Mutant("ledger/transitions.py", "(cost IS NULL OR ?1 NOT IN ('failed', 'refused'))", "1",
-           "unit/test_ledger_states.py"),
+           "unit/test_ledger_states.py -k charged"),
     # The task of an attempt that was held is not adopted.
     Mutant("ledger/transitions.py", "number = ? AND outcome IN ('', 'unknown')", "number = ? AND outcome = ''",
            "cli/test_audit_counts.py -k whatever"),

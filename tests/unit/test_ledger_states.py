@@ -294,3 +294,13 @@ TestHonestRun = HonestRun.TestCase
 TestHonestRun.settings = QUICK
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = QUICK
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED])
+def test_what_was_charged_is_never_recorded_as_unpaid(outcome):
+    ledger, of = Ledger.preview(None), JOBS[0]
+    ledger.record([intent(of, 1), accepted(of.id, 1), made(of.id, 1, 1)])
+    with pytest.raises(IllegalTransition):
+        ledger.record([not_made(of.id, 1, outcome)])
+    assert ledger.spent().cost == CHARGE
+    ledger.db.close()
