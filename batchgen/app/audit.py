@@ -16,9 +16,10 @@ from batchgen.app.gateway import open_gateway
 from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
 from batchgen.app.ledger_totals import LedgerTotals, ledger_totals
 from batchgen.errors import BatchgenError, CommandError
+from batchgen.jobs import Status
 from batchgen.ledger import lock
 from batchgen.ledger.adoption import events_of_attempt
-from batchgen.ledger.events import Accepted, Outcome, redacted
+from batchgen.ledger.events import Accepted, Outcome, Reopened, redacted
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.matrix.expand import expand
 from batchgen.reconcile import reconcile
@@ -193,7 +194,8 @@ def adoption(orphan: OrphanTask, job: Job, ledger: LedgerReader, at: int) -> lis
     )
     latest = ledger.latest_attempt(job.id)
     if latest is not None and latest.external_id == orphan.external_id:
-        return [accepted]
+        given_up = latest.status in {Status.FAILED, Status.REJECTED}  # the last attempt that run.max_attempts allowed
+        return [Reopened(job_id=job.id), accepted] if given_up else [accepted]
     sent = task.created_ms
     earlier = accepted if sent is None or not 0 < sent < at else replace(accepted, at=sent)
     return events_of_attempt(ledger, job, earlier, orphan.account, orphan.base_url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from batchgen.errors import DiskRefused
@@ -26,8 +26,10 @@ class Reserve:
         self._left = size
         self._step = -(-size // _STEPS)
         try:
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the reserve
-            os.posix_fallocate(self._file.fileno(), 0, size)
+            with ExitStack() as stack:
+                self._file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+                os.posix_fallocate(self._file.fileno(), 0, size)
+                stack.pop_all()  # from here on it is closed with the reserve
         except OSError as error:
             why = "is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else f"refuses ({error.strerror})"
             raise DiskRefused(

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from command import accepted_by, batchgen, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 LINES = ("--latency", "0.1", "--blank-images")
 
@@ -51,7 +51,7 @@ def test_it_writes_nothing_into_the_output(tmp_path, gateway):
 
 @pytest.mark.parametrize("lists", ["--lists", "--no-lists"])
 def test_what_was_found_by_asking_is_told(tmp_path, lists):
-    with SandboxProcess("--emulate", "kapon", lists, *LINES, "--faults", "drop_after=1") as gateway:
+    with SandboxServer("--emulate", "kapon", lists, *LINES, "--faults", "drop_after=1") as gateway:
         path = manifest(tmp_path, gateway, prompts(3))
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         code, data = audited(path, tmp_path)
@@ -60,7 +60,7 @@ def test_what_was_found_by_asking_is_told(tmp_path, lists):
 
 
 def test_what_is_unknown_is_named(tmp_path):
-    with SandboxProcess("--emulate", "anyapi", *LINES, "--faults", "drop_after=1") as gateway:
+    with SandboxServer("--emulate", "anyapi", *LINES, "--faults", "drop_after=1") as gateway:
         path = manifest(tmp_path, gateway, prompts(2), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         code, data = audited(path, tmp_path)
@@ -82,7 +82,7 @@ def test_a_paid_image_that_is_not_here_is_named(tmp_path, gateway):
 
 def test_a_task_that_no_ledger_knows_is_adopted_and_fetched_unpaid(tmp_path):
     """The ledger is an old copy: what was sent after it was made is at the gateway alone."""
-    with SandboxProcess("--emulate", "kling", *LINES) as gateway:
+    with SandboxServer("--emulate", "kling", *LINES) as gateway:
         path = manifest(tmp_path, gateway, prompts(1))
         output = tmp_path / "outputs" / "tried"
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
@@ -107,7 +107,7 @@ def test_a_task_that_no_ledger_knows_is_adopted_and_fetched_unpaid(tmp_path):
 
 
 def test_tasks_of_another_output_are_counted_and_left_alone(tmp_path):
-    with SandboxProcess("--emulate", "kling", *LINES) as gateway:
+    with SandboxServer("--emulate", "kling", *LINES) as gateway:
         path = manifest(tmp_path, gateway, prompts(2))
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         path.write_text(path.read_text(encoding="utf-8").replace("prompt number", "another"), encoding="utf-8")
@@ -118,7 +118,7 @@ def test_tasks_of_another_output_are_counted_and_left_alone(tmp_path):
 
 
 def test_while_a_run_is_going_it_reads_and_does_not_adopt(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "60", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "60", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(2))
         run = started("run", path, cwd=tmp_path)
         wait_for(lambda: accepted_by(gateway) == 2)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from command import batchgen, manifest, prompts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jobs_for_tests import job
+from ledger_events import SHORT, accepted, ended, fetched, intent, made, not_made
 from scripted_gateway import ScriptedGateway
-from test_ledger_states import SHORT, accepted, ended, fetched, intent, made, not_made
 
 from batchgen.app.audit import adoptable, adoption
 from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
@@ -69,15 +69,19 @@ EVENTS = st.one_of(
     st.just(Reopened(job_id=A_JOB.id)),
     st.builds(lambda n, outcome: not_made(A_JOB.id, n, outcome), st.integers(1, 3), st.sampled_from(Outcome)),
     st.builds(
-        lambda n, status, outcome: ended(A_JOB.id, n, status, outcome),
+        lambda n, end: ended(A_JOB.id, n, *end),
         st.integers(1, 3),
-        st.sampled_from(SHORT),
-        st.sampled_from([*Outcome, None]),
+        st.tuples(st.sampled_from(SHORT), st.sampled_from([*Outcome, None])).filter(
+            lambda end: end[0] is not Status.GONE or end[1] is Outcome.LOST  # as the engine records it
+        ),
     ),
 )
 TASKS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), st.sampled_from(TaskState)), max_size=4, unique=True)
 
 
+@example(
+    events=[intent(A_JOB, 1), ended(A_JOB.id, 1, Status.FAILED, Outcome.UNKNOWN)], tasks=[(1, 1, TaskState.RUNNING)]
+)
 @given(events=st.lists(EVENTS, max_size=12), tasks=TASKS)
 def test_whatever_state_a_job_is_in_what_can_be_adopted_is_adopted(events, tasks):
     ledger = Ledger.preview(None)

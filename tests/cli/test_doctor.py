@@ -16,7 +16,7 @@ from functools import partial
 
 import pytest
 from command import batchgen, prompts
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 from scripted_gateway import ScriptedGateway
 
 from batchgen.errors import NameNotFound, NotSent, ProxyFailed, RequestBlocked, TlsFailed
@@ -81,7 +81,7 @@ def kapon(gateway, **more):
 def test_an_account_that_keeps_its_profile_is_ready_and_nothing_is_created(tmp_path, profile):
     keys = {"K": KEY, "A": "access-key", "S": SECRET}
     access = ("--jwt-env", "A", "S") if profile == "kling" else ("--api-key-env", "K")
-    with SandboxProcess("--emulate", profile, *access, *LINES, env=keys) as gateway:
+    with SandboxServer("--emulate", profile, *access, *LINES, env=keys) as gateway:
         named = {"access_key_env": "A", "secret_key_env": "S"} if profile == "kling" else {"api_key_env": "K"}
         account = {"use": profile, "base_url": gateway.base_url, **named}
         code, found = examined(tmp_path, env=keys, mine=account)
@@ -140,7 +140,7 @@ def test_a_missing_key_is_a_finding_and_the_others_are_still_examined(tmp_path, 
 def test_a_wrong_key_is_a_problem_of_access(tmp_path, use):
     keys = {"K": "another-key", "A": "access-key", "S": SECRET, "GOOD": KEY, "OTHER": f"{SECRET}-changed"}
     access = ("--jwt-env", "A", "OTHER") if use == "kling" else ("--api-key-env", "GOOD")
-    with SandboxProcess("--emulate", use, *access, *LINES, env=keys) as gateway:
+    with SandboxServer("--emulate", use, *access, *LINES, env=keys) as gateway:
         named = {"access_key_env": "A", "secret_key_env": "S"} if use == "kling" else {"api_key_env": "K"}
         code, found = examined(tmp_path, env=keys, mine={"use": use, "base_url": gateway.base_url, **named})
         assert code == 1
@@ -177,7 +177,7 @@ def test_a_key_with_a_line_break_ends_a_run_before_anything_is_sent(tmp_path, ga
 
 
 def test_a_gateway_that_answers_without_a_key_too_shows_nothing_about_the_key(tmp_path):
-    with SandboxProcess("--emulate", "sandbox", *LINES) as gateway:
+    with SandboxServer("--emulate", "sandbox", *LINES) as gateway:
         code, found = examined(tmp_path, mine=kapon(gateway))
         assert (code, found["mine"]["auth"]["verdict"]) == (0, "note")
         assert "without a key too" in found["mine"]["auth"]["text"]
@@ -204,7 +204,7 @@ def test_an_echoed_key_is_not_shown(tmp_path):
 )
 def test_a_skewed_clock_is_measured_and_named_and_tokens_are_dated_by_the_gateways(tmp_path, shift, clock, words):
     keys = {"A": "access-key", "S": SECRET}
-    with SandboxProcess("--emulate", "kling", "--jwt-env", "A", "S", *LINES, env=keys) as gateway:
+    with SandboxServer("--emulate", "kling", "--jwt-env", "A", "S", *LINES, env=keys) as gateway:
         account = {"use": "kling", "base_url": gateway.base_url, "access_key_env": "A", "secret_key_env": "S"}
         code, found = examined(tmp_path, env=keys | shifted(tmp_path, shift), mine=account)
     assert code == int(clock == "problem")
@@ -302,7 +302,7 @@ def test_a_host_that_never_answers_is_given_up_after_the_patience(tmp_path):
 
 
 def test_an_api_that_hangs_behind_a_host_that_answers_is_told_apart(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--faults", "query_hang=1", *LINES) as gateway:
+    with SandboxServer("--emulate", "kapon", "--faults", "query_hang=1", *LINES) as gateway:
         code, found = examined(tmp_path, "--timeout", "0.3", mine=kapon(gateway))
     assert code == 1
     assert (found["mine"]["host"]["verdict"], found["mine"]["auth"]["verdict"]) == ("ok", "problem")
@@ -364,7 +364,7 @@ def test_a_proxy_in_force_is_named_without_its_password(tmp_path, gateway):
 
 
 def test_a_list_that_the_profile_promises_and_the_gateway_has_not_is_a_contradiction(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--no-lists", *LINES) as gateway:
+    with SandboxServer("--emulate", "kapon", "--no-lists", *LINES) as gateway:
         code, found = examined(tmp_path, mine=kapon(gateway, lists_tasks="yes"))
         assert (code, found["mine"]["auth"]["verdict"], found["mine"]["list"]["verdict"]) == (1, "ok", "problem")
         assert found["mine"]["list"]["advice"] == 'Set `lists_tasks: "no"` under providers.mine.'
@@ -375,7 +375,7 @@ def test_a_list_that_the_profile_promises_and_the_gateway_has_not_is_a_contradic
 
 @pytest.mark.parametrize(("says", "verdict"), [("yes", "problem"), ("try", "note")])
 def test_a_gateway_that_does_not_find_what_it_lists_would_be_paid_twice_and_is_said(tmp_path, says, verdict):
-    with SandboxProcess("--emulate", "kling", "--no-lookup-by-external-id", *LINES) as gateway:
+    with SandboxServer("--emulate", "kling", "--no-lookup-by-external-id", *LINES) as gateway:
         account = kapon(gateway, api_key_env="SANDBOX_KEY", visibility_delay=2)
         assert batchgen("run", accounts(tmp_path, local=account), cwd=tmp_path).returncode == 0
         code, found = examined(tmp_path, local=kapon(gateway, lookup_by_external_id=says))

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import pytest
 from command import accepted_by, batchgen, manifest, prompts, started, wait_for
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 from batchgen.cli import watch
 from batchgen.ledger import lock
@@ -29,7 +29,7 @@ def output_of(path):
 
 @pytest.fixture
 def slow():
-    with SandboxProcess("--emulate", "kapon", "--latency", "1.5", "--blank-images") as process:
+    with SandboxServer("--emulate", "kapon", "--latency", "1.5", "--blank-images") as process:
         yield process
 
 
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_has_ended_and_what_is_left_is_said(tmp_path, slow
 
 
 def test_a_run_with_failures_ends_it_with_1(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "0.5", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "0.5", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, "matrix: {prompt: [a fox, a forbidden-word]}\n")
         run = going(path, gateway)
         done = batchgen("status", path, *QUICK, "--json", cwd=tmp_path)
@@ -142,7 +142,7 @@ def test_where_no_run_is_going_it_ends_at_once_and_writes_nothing(tmp_path, gate
 
 
 def test_a_run_ends_whole_under_eyes_that_never_close(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "0.05", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "0.05", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(150))
         run = going(path, gateway)
         eyes = [started("status", path, "--watch", "--interval", "0.001", "--json", cwd=tmp_path) for _ in range(2)]

@@ -10,7 +10,8 @@ import sys
 import tomllib
 
 import pytest
-from command import ROOT, batchgen
+from command import ROOT
+from command import batchgen_process as batchgen  # a package that was installed just now is seen by a new process
 from drawing_gateway import KEY, DrawingGateway
 from output_checks import check_invariant, rows_of
 from recorder import Recorder, Reply

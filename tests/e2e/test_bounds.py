@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from command import batchgen, billed_by_job, manifest, prompts
 from output_checks import check_invariant
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 MANY_FAULTS = "fail=0.15,too_fast=0.1,too_many=0.1,drop_before=0.05,drop_after=0.05,error_before=0.05,error_after=0.05"
 CONDITIONS = {
@@ -44,7 +44,7 @@ def unknown_jobs(done):
 
 @CONDITION
 def test_a_budget_of_images_is_kept_and_used_to_the_full_in_one_run(tmp_path, profile, faults):
-    with SandboxProcess("--emulate", profile, *QUICK, *faults) as gateway:
+    with SandboxServer("--emulate", profile, *QUICK, *faults) as gateway:
         path = many(tmp_path, gateway, profile, f"budget: {{max_images: {MOST}}}\n")
         for _ in range(2):
             done = batchgen("run", path, "--json", cwd=tmp_path)
@@ -56,7 +56,7 @@ def test_a_budget_of_images_is_kept_and_used_to_the_full_in_one_run(tmp_path, pr
 
 @WITH_FAULTS
 def test_a_budget_in_money_is_kept_and_used_to_the_full_in_one_run(tmp_path, faults):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *faults) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *faults) as gateway:
         path = many(tmp_path, gateway, "kapon", f"budget: {{max_cost: {MOST / 10}}}\n")
         path.write_text(path.read_text(encoding="utf-8").replace("limits:", PRICED), encoding="utf-8")
         for _ in range(2):
@@ -68,7 +68,7 @@ def test_a_budget_in_money_is_kept_and_used_to_the_full_in_one_run(tmp_path, fau
 
 @WITH_FAULTS
 def test_each_run_spends_no_more_than_its_own_max_cost(tmp_path, faults):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *faults) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *faults) as gateway:
         path = many(tmp_path, gateway, "kapon")
         path.write_text(path.read_text(encoding="utf-8").replace("limits:", PRICED), encoding="utf-8")
         before = unknown = 0
@@ -82,7 +82,7 @@ def test_each_run_spends_no_more_than_its_own_max_cost(tmp_path, faults):
 
 @CONDITION
 def test_a_limit_begins_so_many_jobs_and_no_other_however_often_they_are_tried(tmp_path, profile, faults):
-    with SandboxProcess("--emulate", profile, *QUICK, *faults) as gateway:
+    with SandboxServer("--emulate", profile, *QUICK, *faults) as gateway:
         path = many(tmp_path, gateway, profile)
         for runs in (1, 2):
             done = batchgen("run", path, "--limit", "11", cwd=tmp_path)
@@ -103,7 +103,7 @@ def test_a_deadline_of_no_time_begins_nothing(tmp_path, gateway):
 
 @WITH_FAULTS
 def test_nothing_is_begun_after_the_deadline(tmp_path, faults):
-    with SandboxProcess("--emulate", "kapon", *QUICK, *faults) as gateway:
+    with SandboxServer("--emulate", "kapon", *QUICK, *faults) as gateway:
         path = many(tmp_path, gateway, "kapon", "repeat: 20\n")
         done = batchgen("run", path, "--deadline", "2s", "--log-format", "json", cwd=tmp_path)
         assert done.returncode == 3, done.stderr

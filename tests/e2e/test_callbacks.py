@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from command import KEY, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 QUICK = ("--emulate", "kapon", "--latency", "0.4", "--latency-sigma", "0.4", "--blank-images")
 
@@ -59,7 +59,7 @@ def check_no_secret(folder, gateway, done):
 
 
 def test_every_create_names_an_address_of_this_run_and_all_is_made_once(tmp_path):
-    with SandboxProcess(*QUICK) as gateway:
+    with SandboxServer(*QUICK) as gateway:
         path = manifest(tmp_path, gateway, prompts(12, callback(free_port())), concurrency=6)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 12, done)
@@ -80,7 +80,7 @@ def test_calls_save_queries(tmp_path, lists):
         folder = tmp_path / name
         folder.mkdir()
         options = ("--latency", "0.9", "--latency-sigma", "0.5", "--emulate", "kapon", "--blank-images", lists)
-        with SandboxProcess(*options) as gateway:
+        with SandboxServer(*options) as gateway:
             done = batchgen("run", manifest(folder, gateway, prompts(32, more), concurrency=8), cwd=folder)
             assert done.returncode == 0, done.stderr
             assert len(billed_by_job(gateway)) == len(check_invariant(folder / "outputs" / "tried")) == 32
@@ -108,7 +108,7 @@ def test_calls_come_through_a_proxy_that_cuts_the_path_and_when_it_fails_the_usu
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     address = f"callback: {{public_url: http://127.0.0.1:{proxy.server_port}/outer/hook, listen: 127.0.0.1:{port}}}\n"
-    with SandboxProcess(
+    with SandboxServer(
         "--emulate", "kapon", "--latency", "0.6", "--latency-sigma", "0.4", "--blank-images", "--no-lists"
     ) as gateway:
         run = started("run", manifest(tmp_path, gateway, prompts(60, address), concurrency=6), cwd=tmp_path)
@@ -125,7 +125,7 @@ def test_calls_come_through_a_proxy_that_cuts_the_path_and_when_it_fails_the_usu
 
 
 def test_where_every_call_is_lost_everything_is_there_all_the_same_and_it_is_said(tmp_path):
-    with SandboxProcess(*QUICK, "--faults", "callback_lost=1") as gateway:
+    with SandboxServer(*QUICK, "--faults", "callback_lost=1") as gateway:
         path = manifest(tmp_path, gateway, prompts(15, callback(free_port())), concurrency=6)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 15, done)
@@ -142,7 +142,7 @@ def test_where_every_call_is_lost_everything_is_there_all_the_same_and_it_is_sai
     ],
 )
 def test_bad_calls_do_no_harm(tmp_path, faults):
-    with SandboxProcess(*QUICK, "--faults", faults) as gateway:
+    with SandboxServer(*QUICK, "--faults", faults) as gateway:
         path = manifest(tmp_path, gateway, prompts(30, callback(free_port())), concurrency=8)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 30, done)
@@ -162,7 +162,7 @@ def test_a_flood_of_forged_calls_by_one_who_knows_all_is_no_flood_of_queries(tmp
                     body = {"task_id": task, "task_status": status, "task_result": {"images": [{"url": "http://x/"}]}}
                     sent.append(post(address, json.dumps(body).encode()))
 
-    with SandboxProcess("--emulate", "kapon", "--latency", "4", "--blank-images", "--no-lists") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "4", "--blank-images", "--no-lists") as gateway:
         path = manifest(tmp_path, gateway, prompts(4, callback(free_port())), concurrency=4)
         forger = threading.Thread(target=forge, args=(gateway,))
         forger.start()
@@ -189,7 +189,7 @@ def post(url, body, **headers):
 
 
 def test_other_callers_get_nothing_and_harm_nothing(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "3", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "3", "--blank-images") as gateway:
         port = free_port()
         path = manifest(tmp_path, gateway, prompts(4, callback(port)), concurrency=4)
         run = started("run", path, cwd=tmp_path)
@@ -225,7 +225,7 @@ def test_a_port_in_use_is_a_sentence_before_anything_is_sent_or_written(tmp_path
 
 
 def test_a_second_run_of_the_same_output_still_leaves_with_4(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "6", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "6", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(3, callback(free_port())))
         run = started("run", path, cwd=tmp_path)
         wait_for(lambda: addresses(gateway))

@@ -17,7 +17,7 @@ import pytest
 from command import KEY, ROOT, accepted_by, batchgen, billed_by_job, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
 from PIL import Image
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 from batchgen.http.client import Answer
 from batchgen.providers.openai import task_from, versioned
@@ -27,7 +27,7 @@ IMAGE = blank((64, 64))
 
 
 def sandbox(*options, **more):
-    return SandboxProcess("--emulate", "openai", "--latency", "0.2", "--blank-images", *options, **more)
+    return SandboxServer("--emulate", "openai", "--latency", "0.2", "--blank-images", *options, **more)
 
 
 def written(folder, base_url, text, account=""):

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sqlite3
 import time
-from typing import TYPE_CHECKING
 
 import pytest
+from account_manifest import kapon, statuses, unasked, written
 from aiohttp import web
 from command import batchgen, prompts, started, wait_for
 from output_checks import check_invariant
+from recorder import Recorder, Reply
 from scripted_gateway import ScriptedGateway
-from wire_tap import Reply, Tap
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NGINX_502 = b"<html><head><title>502 Bad Gateway</title></head><center><h1>502 Bad Gateway</h1></center></html>"
 NGINX_503 = (
@@ -34,31 +29,6 @@ AT_ONCE = "run: {give_up_after: 4s, grace: 0s, max_attempts: 1}\n"
 def gateway():
     with ScriptedGateway(latency=0.0) as running:
         yield running
-
-
-def written(folder: Path, text: str, **account: object) -> Path:
-    own = {"api_key_env": "SANDBOX_KEY", "visibility_delay": 0, "limits": {"concurrency": 9}} | account
-    path = folder / "manifest.yaml"
-    head = f"version: 1\nname: tried\nprovider: local\nproviders: {json.dumps({'local': own})}\n"
-    path.write_text(head + text, encoding="utf-8")
-    return path
-
-
-def kapon(gateway: ScriptedGateway, **more: object) -> dict[str, object]:
-    return {"use": "kapon", "base_url": gateway.base_url, "lists_tasks": "no"} | more
-
-
-def unasked(tap: Tap, profile: str) -> dict[str, object]:
-    """An account that cannot be asked what became of a create."""
-    return {"use": profile, "base_url": tap.origin + ("/kling" if profile == "anyapi" else "")}
-
-
-def statuses(folder: Path) -> dict[str, int]:
-    db = sqlite3.connect(folder / "outputs" / "tried" / "state.sqlite3")
-    try:
-        return dict(db.execute("SELECT status, count(*) FROM job GROUP BY status").fetchall())
-    finally:
-        db.close()
 
 
 def page(status: int, body: bytes, **headers: str) -> Reply:
@@ -123,40 +93,44 @@ def test_a_poisonous_job_fails_while_the_others_are_made(tmp_path, gateway):
 
 @pytest.mark.parametrize("profile", ["anyapi", "openai"])
 def test_a_gateway_that_is_out_from_the_start_leaves_at_most_a_handful_unknown(tmp_path, profile):
-    with Tap(emulate=profile) as tap:
-        tap.answers = dict.fromkeys(("create", "query", "list", "other"), lambda _: page(502, NGINX_502))
-        path = written(tmp_path, prompts(60, AT_ONCE), **unasked(tap, profile))
+    with Recorder(emulate=profile) as recorder:
+        recorder.answers = dict.fromkeys(("create", "query", "list", "other"), lambda _: page(502, NGINX_502))
+        path = written(tmp_path, prompts(60, AT_ONCE), **unasked(recorder, profile))
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 3, done.stdout + done.stderr
         assert statuses(tmp_path).get("unknown", 0) <= 5
-        assert len(tap.of("create")) <= 5
+        assert len(recorder.of("create")) <= 5
         assert "failed" not in statuses(tmp_path)
 
 
 @pytest.mark.parametrize("profile", ["anyapi", "openai"])
 def test_where_only_creates_are_lost_it_stops_before_a_handful_is_unknown(tmp_path, profile):
-    with Tap(emulate=profile) as tap:
-        tap.answers["create"] = lambda _: page(502, NGINX_502)
-        path = written(tmp_path, prompts(60, "run: {give_up_after: 10m}\n"), **unasked(tap, profile))
+    with Recorder(emulate=profile) as recorder:
+        recorder.answers["create"] = lambda _: page(502, NGINX_502)
+        path = written(tmp_path, prompts(60, "run: {give_up_after: 10m}\n"), **unasked(recorder, profile))
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 3, done.stdout + done.stderr
         assert "--retry-unknown" in done.stderr
-        assert 0 < statuses(tmp_path)["unknown"] == len(tap.of("create")) <= 5
+        assert 0 < statuses(tmp_path)["unknown"] == len(recorder.of("create")) <= 5
 
 
 def test_a_restart_behind_a_proxy_loses_what_was_under_way_and_no_more(tmp_path):
     """Four answers are lost; the free question tells when the gateway is back."""
-    with Tap(emulate="anyapi") as tap:
+    with Recorder(emulate="anyapi") as recorder:
 
         def restarting(sent):
             return page(502, NGINX_502) if 10 < sent.number <= 14 else None
 
         def out(_):
-            return page(502, NGINX_502) if 13 <= len(tap.of("create")) <= 14 and len(tap.of("query")) % 2 else None
+            return (
+                page(502, NGINX_502)
+                if 13 <= len(recorder.of("create")) <= 14 and len(recorder.of("query")) % 2
+                else None
+            )
 
-        tap.answers |= {"create": restarting, "query": out}
+        recorder.answers |= {"create": restarting, "query": out}
         more = "run: {give_up_after: 60s}\n"
-        path = written(tmp_path, prompts(30, more), **unasked(tap, "anyapi") | {"limits": {"concurrency": 2}})
+        path = written(tmp_path, prompts(30, more), **unasked(recorder, "anyapi") | {"limits": {"concurrency": 2}})
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1, done.stdout + done.stderr
         assert statuses(tmp_path) == {"done": 26, "unknown": 4}
@@ -176,9 +150,9 @@ def test_a_restart_behind_a_proxy_loses_what_was_under_way_and_no_more(tmp_path)
     ids=["nginx", "haproxy", "envoy-none", "envoy-connect", "traefik", "kong", "cloudflare"],
 )
 def test_what_a_proxy_answers_before_it_reached_the_gateway_makes_nothing_unknown(tmp_path, status, body, headers):
-    with Tap(emulate="anyapi") as tap:
-        tap.answers["create"] = lambda sent: page(status, body, **headers) if sent.number <= 2 else None
-        path = written(tmp_path, prompts(4), **unasked(tap, "anyapi") | {"limits": {"concurrency": 1}})
+    with Recorder(emulate="anyapi") as recorder:
+        recorder.answers["create"] = lambda sent: page(status, body, **headers) if sent.number <= 2 else None
+        path = written(tmp_path, prompts(4), **unasked(recorder, "anyapi") | {"limits": {"concurrency": 1}})
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(check_invariant(tmp_path / "outputs" / "tried")) == 4
@@ -194,9 +168,9 @@ def test_what_a_proxy_answers_before_it_reached_the_gateway_makes_nothing_unknow
     ids=["sent", "retried", "plain"],
 )
 def test_what_may_have_arrived_stays_unknown(tmp_path, body):
-    with Tap(emulate="anyapi") as tap:
-        tap.answers["create"] = lambda sent: page(503, body) if sent.number == 1 else None
-        path = written(tmp_path, prompts(4), **unasked(tap, "anyapi") | {"limits": {"concurrency": 1}})
+    with Recorder(emulate="anyapi") as recorder:
+        recorder.answers["create"] = lambda sent: page(503, body) if sent.number == 1 else None
+        path = written(tmp_path, prompts(4), **unasked(recorder, "anyapi") | {"limits": {"concurrency": 1}})
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert statuses(tmp_path) == {"done": 3, "unknown": 1}
 
@@ -235,10 +209,14 @@ def test_the_progress_says_why_nothing_is_done(tmp_path, gateway):
 @pytest.mark.parametrize("profile", ["kapon", "anyapi"])
 def test_a_gateway_that_goes_away_in_the_middle_with_one_slot_is_waited_for(tmp_path, profile):
     """The same job meets nobody again and again: that is an outage though others were accepted before."""
-    with Tap(emulate=profile) as tap:
+    with Recorder(emulate=profile) as recorder:
         down = page(521, b"", Server="cloudflare")
-        tap.answers["create"] = lambda sent: down if 3 < sent.number <= 7 else None
-        account = unasked(tap, "anyapi") if profile == "anyapi" else {"use": "kapon", "base_url": f"{tap.origin}/kling"}
+        recorder.answers["create"] = lambda sent: down if 3 < sent.number <= 7 else None
+        account = (
+            unasked(recorder, "anyapi")
+            if profile == "anyapi"
+            else {"use": "kapon", "base_url": f"{recorder.origin}/kling"}
+        )
         path = written(tmp_path, prompts(6, "run: {max_attempts: 1}\n"), **account | {"limits": {"concurrency": 1}})
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -83,7 +83,7 @@ def test_a_run_makes_what_is_missing_and_a_second_one_sends_nothing(tmp_path, ga
     assert {kind for kind, _ in seen.calls} == {"start", "progress", "end"}
     again = batchgen.run(path)
     assert (again.nothing_to_do, again.images, again.started) == (True, 6, 0)
-    assert gateway.ledger()["requests"]["create"] == {"0": 3}
+    assert gateway.usage()["requests"]["create"] == {"0": 3}
     assert capfd.readouterr() == ("", "")
 
 
@@ -162,7 +162,7 @@ def test_a_cancelled_run_is_finished_by_the_next_one(tmp_path, gateway):
     asyncio.run(cancelled())
     result = batchgen.run(path)
     assert (result.ok, result.images) == (True, 6)
-    assert gateway.ledger()["requests"]["create"] == {"0": 6}
+    assert gateway.usage()["requests"]["create"] == {"0": 6}
 
 
 def test_an_observer_that_fails_is_raised_when_the_jobs_have_ended():

@@ -9,7 +9,7 @@ import socket
 import pytest
 from command import ROOT, batchgen, manifest, prompts
 from output_checks import rows_of
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 from batchgen.sandbox.faults.schedule import FaultSchedule, FaultSettings
 from batchgen.sandbox.faults.table import FAULTS, IN_ALL
@@ -35,7 +35,7 @@ def test_the_page_s_commands_do_what_the_page_says(tmp_path):
     )
     words = shlex.split(serve.replace("8080", port))
     assert words[:2] == ["batchgen", "sandbox"]
-    with SandboxProcess(*words[2:], "--latency", "0.1", "--blank-images", env={name: key}) as gateway:
+    with SandboxServer(*words[2:], "--latency", "0.1", "--blank-images", env={name: key}) as gateway:
         for line in then.splitlines():
             command, *rest = shlex.split(line)
             if command == "curl":
@@ -53,7 +53,7 @@ def test_the_page_s_commands_do_what_the_page_says(tmp_path):
 def test_the_other_command_of_the_page_is_served(tmp_path):
     words = shlex.split(BLOCKS[-1][1].replace("8080", "0"))
     assert words[:2] == ["batchgen", "sandbox"]
-    with SandboxProcess(*words[2:]) as gateway:
+    with SandboxServer(*words[2:]) as gateway:
         path = manifest(tmp_path, gateway, prompts(1), use="kling")
         path.write_text(path.read_text(encoding="utf-8").replace("api_key_env", "auth: api_key, api_key_env"))
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
@@ -92,7 +92,7 @@ def test_a_fault_does_what_the_table_says(tmp_path, fault, code):
     rate = 0.3 if code == 0 else 1
     seed = 0 if code else seed_with_one_fault(fault, rate)
     faults = ("--faults", f"{fault}={rate}", "--seed", str(seed), "--latency", "0.1", "--blank-images")
-    with SandboxProcess("--emulate", "kapon", *faults) as gateway:
+    with SandboxServer("--emulate", "kapon", *faults) as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, prompts(6)), cwd=tmp_path)
         usage = gateway.usage(tasks=False)
     assert done.returncode == code, done.stderr
@@ -103,7 +103,7 @@ def test_a_fault_does_what_the_table_says(tmp_path, fault, code):
 
 
 def test_at_anyapi_a_lost_answer_is_held_as_unknown(tmp_path):
-    with SandboxProcess("--emulate", "anyapi", "--faults", "drop_after=1", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "anyapi", "--faults", "drop_after=1", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(1), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
     assert "unknown" in (tmp_path / "outputs" / "tried" / "failures.csv").read_text(encoding="utf-8")

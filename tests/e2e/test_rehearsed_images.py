@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 from command import batchgen, prompts
 from output_checks import check_invariant
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 from scripted_gateway import ScriptedGateway
 
 PLAIN = "version: 1\nname: tried\nprovider: {name}\nproviders:\n  {providers}\n" + prompts(8)
@@ -64,7 +64,7 @@ def test_painted_images_leave_the_index_though_the_budget_ends_the_real_run(tmp_
 
 
 def test_what_a_sandbox_of_its_own_process_painted_does_not_count_either(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "0.1", "--blank-images", marked=True) as sandbox:
+    with SandboxServer("--emulate", "kapon", "--latency", "0.1", "--blank-images", marked=True) as sandbox:
         written(tmp_path, "kapon", sandbox.base_url)
         command(tmp_path, "run", "m.yaml")
         assert "Nothing to do" in command(tmp_path, "run", "m.yaml").stdout
@@ -77,7 +77,7 @@ def test_what_a_sandbox_of_its_own_process_painted_does_not_count_either(tmp_pat
 
 def test_so_does_what_a_sandbox_painted_inside_its_answers(tmp_path):
     openai = PLAIN.replace("kapon", "openai")
-    with SandboxProcess("--emulate", "openai", "--latency", "0", "--blank-images", marked=True) as sandbox:
+    with SandboxServer("--emulate", "openai", "--latency", "0", "--blank-images", marked=True) as sandbox:
         account = f'there: {{use: openai, base_url: "{sandbox.base_url}", api_key_env: SANDBOX_KEY}}'
         (tmp_path / "m.yaml").write_text(openai.format(name="there", providers=account), encoding="utf-8")
         command(tmp_path, "run", "m.yaml")
@@ -87,7 +87,7 @@ def test_so_does_what_a_sandbox_painted_inside_its_answers(tmp_path):
 
 
 def test_what_is_under_way_in_a_sandbox_is_left_for_the_real_account(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "600", marked=True) as sandbox:
+    with SandboxServer("--emulate", "kapon", "--latency", "600", marked=True) as sandbox:
         written(tmp_path, "kapon", sandbox.base_url, "\nrun: {task_timeout: 0.2s}")
         command(tmp_path, "run", "m.yaml", code=1)
     with ScriptedGateway() as gateway:

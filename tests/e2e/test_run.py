@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from command import KEY, ROOT, accepted_by, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
-from sandbox_process import SandboxProcess
+from sandbox_server import SandboxServer
 
 
 def test_the_quickstart_leaves_images_and_an_index_and_says_where(tmp_path):
@@ -300,7 +300,7 @@ include:
 
 
 def test_an_account_that_knows_fewer_fields_is_sent_fewer(tmp_path):
-    with SandboxProcess("--emulate", "anyapi", "--latency", "0.1", "--blank-images") as gateway:
+    with SandboxServer("--emulate", "anyapi", "--latency", "0.1", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(1), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         (task,) = gateway.usage()["tasks"]
@@ -315,7 +315,7 @@ def test_an_account_that_knows_fewer_fields_is_sent_fewer(tmp_path):
 
 def test_where_nobody_can_be_asked_a_lost_answer_is_held_and_sent_again_only_when_told(tmp_path):
     faults = ("--faults", "drop_after=1", "--latency", "0.1", "--blank-images")
-    with SandboxProcess("--emulate", "anyapi", *faults) as gateway:
+    with SandboxServer("--emulate", "anyapi", *faults) as gateway:
         path = manifest(tmp_path, gateway, prompts(2), use="anyapi")
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert {row["status"] for row in rows_of(tmp_path / "outputs" / "tried", "failures.csv")} == {"unknown"}
@@ -330,7 +330,7 @@ def test_in_bad_weather_all_is_delivered_and_each_billed_once(tmp_path, profile)
     faults = "drop_before=0.1,drop_after=0.1,error_before=0.1,error_after=0.1,too_fast=0.05,too_many=0.05"
     images = "truncate=0.1,corrupt=0.1,expire=0.05"
     words = ("--latency", "0.1", "--blank-images", "--faults", f"{faults},{images}", "--seed", "7")
-    with SandboxProcess("--emulate", profile, *words) as gateway:
+    with SandboxServer("--emulate", profile, *words) as gateway:
         path = manifest(tmp_path, gateway, prompts(60, "run: {max_attempts: 9}\n"))
         done = batchgen("run", path, cwd=tmp_path)
         for _ in range(3):  # an image may stay torn through all tries of one run
@@ -356,7 +356,7 @@ def test_a_gateway_that_is_not_there_ends_the_run_and_bills_nothing(tmp_path, ga
 
 
 def test_an_empty_account_stops_the_run_and_what_is_in_flight_is_collected(tmp_path):
-    with SandboxProcess("--emulate", "kapon", "--latency", "0.2", "--blank-images", "--balance", "5") as gateway:
+    with SandboxServer("--emulate", "kapon", "--latency", "0.2", "--blank-images", "--balance", "5") as gateway:
         path = manifest(tmp_path, gateway, prompts(20), concurrency=3)
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 6

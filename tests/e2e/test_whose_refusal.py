@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from account_manifest import kapon, statuses, unasked, written
 from aiohttp import web
 from command import batchgen, prompts
 from output_checks import check_invariant, rows_of
+from recorder import Recorder, Reply
 from scripted_gateway import ScriptedGateway
-from test_outage import kapon, statuses, unasked, written
-from wire_tap import Reply, Tap
 
 FIREWALL = b"<html><head><style>p {}</style><title>Blocked</title></head><body>Request blocked by WAF</body></html>"
 ONE_BY_ONE = {"concurrency": 1}
@@ -55,23 +55,23 @@ def error(status, kind, code=None):
     ],
 )
 def test_a_refusal_of_litellm_stops_the_account_and_fails_nobody(tmp_path, status, kind):
-    with Tap(emulate="openai") as tap:
-        tap.answers["create"] = lambda _: error(status, kind, str(status))
-        path = written(tmp_path, prompts(30), **unasked(tap, "openai"))
+    with Recorder(emulate="openai") as recorder:
+        recorder.answers["create"] = lambda _: error(status, kind, str(status))
+        path = written(tmp_path, prompts(30), **unasked(recorder, "openai"))
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 6, done.stdout + done.stderr
         assert kind in done.stderr
         assert set(statuses(tmp_path)) == {"pending"}
-        tap.clear()
+        recorder.clear()
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
         assert len(check_invariant(output(tmp_path))) == 30
 
 
 @pytest.mark.parametrize("kind", ["no_db_connection", "expired_key", "budget_exceeded", "a_new_one"])
 def test_doctor_is_not_ready_to_run_where_even_the_free_question_is_refused(tmp_path, kind):
-    with Tap(emulate="openai") as tap:
-        tap.answers |= dict.fromkeys(("models", "other", "query", "list"), lambda _: error(400, kind, "400"))
-        path = written(tmp_path, prompts(1), **unasked(tap, "openai"))
+    with Recorder(emulate="openai") as recorder:
+        recorder.answers |= dict.fromkeys(("models", "other", "query", "list"), lambda _: error(400, kind, "400"))
+        path = written(tmp_path, prompts(1), **unasked(recorder, "openai"))
         done = batchgen("doctor", path, cwd=tmp_path)
         assert done.returncode == 1, done.stdout
         assert kind in done.stdout

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from command import started, wait_for
+from command import batchgen, interrupted_after, started, wait_for
 from output_checks import check_invariant, rows_of
 
 if TYPE_CHECKING:
@@ -50,13 +50,9 @@ class Witness:
 
         One that still asks after `timeout` seconds is interrupted, as its user would: that too is to lose nothing.
         """
-        going = started("run", self.path, "--quiet", *words, cwd=self.folder)
-        try:
-            output, errors = going.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            going.send_signal(signal.SIGINT)
-            output, errors = going.communicate(timeout=60)
-        return self._ended(subprocess.CompletedProcess([], going.returncode, output, errors))
+        with interrupted_after(timeout):
+            done = batchgen("run", self.path, "--quiet", *words, cwd=self.folder, timeout=timeout + 60)
+        return self._ended(done)
 
     def _ended(self, done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
         assert "Traceback" not in done.stderr, done.stderr

@@ -21,7 +21,7 @@ LAYERS = {
     "errors": "redaction",
     "jobs": "errors",
     "source": "errors",
-    "catalog": "errors jobs money source",
+    "catalog": "jobs money source",
     "storage": "errors jobs descriptors",
     "http": "errors jobs descriptors redaction",
     "manifest": "errors jobs source catalog storage",
@@ -75,7 +75,7 @@ MODULES = {
 
 
 def layer_of(module):
-    """`batchgen.app.run` is in `engine`; the package's own file is `__init__`."""
+    """`batchgen.app.run` is in `app`; the package's own file is `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -162,6 +162,26 @@ def test_an_outside_package_has_one_home():
         for found in imports()
         if (home := HOMES.get(found.of.split(".")[0])) is not None
         and not {layer_of(found.by), found.by.removeprefix("batchgen.")} & set(home.split())
+    ]
+    assert wrong == []
+
+
+def test_what_a_layer_may_import_and_where_a_package_has_its_home_is_used():
+    used = {layer: {layer_of(i.of) for i in imports() if is_ours(i.of) and layer_of(i.by) == layer} for layer in LAYERS}
+    unused = {layer: left for layer, may in LAYERS.items() if (left := set(may.split()) - used[layer])}
+    homes = {name: {layer_of(i.by) for i in imports() if i.of.split(".")[0] == name} for name in HOMES}
+    unused |= {package: left for package, home in HOMES.items() if (left := set(home.split()) - homes[package])}
+    assert unused == {}, "take out of LAYERS and HOMES what nobody imports"
+
+
+def test_no_module_imports_anothers_underscore_names():
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {alias.name}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batchgen")
+        for alias in node.names
+        if alias.name.startswith("_") and alias.name != "__version__"
     ]
     assert wrong == []
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import pytest
 from command import KEY, ROOT, batchgen, prompts, started, wait_for
 from jobs_for_tests import job
+from ledger_events import accepted, intent, made
 from output_checks import check_invariant
 from scripted_gateway import ScriptedGateway
-from test_ledger_states import accepted, intent, made
 
 from batchgen.errors import RunStopped
 from batchgen.jobs import ImageLink, Status

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 from command import KEY, ROOT, batchgen, manifest, prompts
 from jobs_for_tests import job
+from ledger_events import accepted, intent
 from output_checks import check_invariant, rows_of
 from scripted_gateway import ScriptedGateway
-from test_ledger_states import accepted, intent
 
 from batchgen.errors import RunStopped, Unkeepable
 from batchgen.jobs import Status
@@ -134,7 +134,7 @@ def test_a_reader_that_stays_is_in_nobodys_way(tmp_path, gateway):
 
 
 def test_words_without_end_are_cut_where_they_enter_the_ledger(tmp_path, gateway):
-    words = "x" * 5_000_000
+    words = "x" * 2_000_000
 
     def failed(call):
         return gateway.yes(gateway.view(call.task, links=False) | {"task_status": "failed", "task_status_msg": words})

@@ -12,15 +12,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from jobs_for_tests import job
+from ledger_events import CHARGE, PRICE, SHORT, accepted, ended, fetched, intent, made, not_made
 
-from batchgen.jobs import ImageFile, ImageLink, Status, external_id
-from batchgen.ledger.events import Accepted, Ended, Fetched, Intent, Made, Missing, NotMade, Outcome, Reopened
+from batchgen.jobs import Status, external_id
+from batchgen.ledger.events import Ended, Missing, Outcome, Reopened
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.ledger.transitions import IllegalTransition
 
-PRICE, CHARGE = 2_000_000, 1_500_000  # the gateway charges less than its list says
 JOBS = [job(f"prompt {number}", n=1 + number % 2) for number in range(3)]
-SHORT = [Status.FAILED, Status.REJECTED, Status.UNKNOWN, Status.GONE]
 QUICK = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -291,42 +290,17 @@ def dump(ledger: Ledger) -> list[list[tuple]]:
     ]
 
 
-def intent(of, number):
-    return Intent(
-        job=of,
-        attempt=number,
-        account="kapon",
-        base_url="http://127.0.0.1",
-        external_id=external_id(of.id, number),
-        at=1,
-        reserved=PRICE * of.parameters.n,
-    )
-
-
-def accepted(job_id, number):
-    return Accepted(job_id=job_id, attempt=number, task_id=f"task-{job_id}-{number}", at=2)
-
-
-def not_made(job_id, number, outcome):
-    return NotMade(job_id=job_id, attempt=number, outcome=outcome, counts=True, at=3)
-
-
-def ended(job_id, number, status, outcome):
-    return Ended(job_id=job_id, attempt=number, status=status, outcome=outcome, at=3)
-
-
-def made(job_id, number, n):
-    links = tuple(ImageLink(index=index, url="http://127.0.0.1/image") for index in range(n))
-    return Made(job_id=job_id, attempt=number, links=links, cost=CHARGE * n, at=3)
-
-
-def fetched(job_id, number, index):
-    path = f"images/{job_id}-{number}-{index}.png"
-    image = ImageFile(index=index, path=path, sha256="0" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=job_id, attempt=number, image=image, watermarked=False, mtime_ns=7, at=4)
-
-
 TestHonestRun = HonestRun.TestCase
 TestHonestRun.settings = QUICK
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = QUICK
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.REFUSED])
+def test_what_was_charged_is_never_recorded_as_unpaid(outcome):
+    ledger, of = Ledger.preview(None), JOBS[0]
+    ledger.record([intent(of, 1), accepted(of.id, 1), made(of.id, 1, 1)])
+    with pytest.raises(IllegalTransition):
+        ledger.record([not_made(of.id, 1, outcome)])
+    assert ledger.spent().cost == CHARGE
+    ledger.db.close()

@@ -178,11 +178,11 @@ def test_a_prompt_names_itself_in_ascii(prompt, name):
 def test_memory_is_flat_in_the_number_of_jobs(tmp_path):
     file = tmp_path / "m.yaml"
     file.write_text(
-        HEAD + "max_jobs: 9000000\nrepeat: 10000\nmatrix: {prompt: [a, b, c], n: [1, 2, 3, 4, 5, 6, 7, 8, 9]}\n"
+        HEAD + "max_jobs: 9000000\nrepeat: 2000\nmatrix: {prompt: [a, b, c], n: [1, 2, 3, 4, 5, 6, 7, 8, 9]}\n"
     )
     manifest = load_manifest(file)
     tracemalloc.start()
-    assert sum(1 for _ in expand(manifest)) == 270_000
+    assert sum(1 for _ in expand(manifest)) == 54_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
