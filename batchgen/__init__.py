@@ -42,7 +42,7 @@ _HOMES = {
     "RunResult": "batchgen.app.run_result",
     "Status": "batchgen.jobs",
     "expand": "batchgen.matrix.expand",
-    "load_manifest": "batchgen.manifest.load",
+    "load_manifest": "batchgen.app.load",
     "plan": "batchgen.app.plan",
     "run": "batchgen.app.run",
     "run_async": "batchgen.app.run",

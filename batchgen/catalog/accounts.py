@@ -24,7 +24,7 @@ REHEARSED = {"kling": "sandbox", "openai": "openai"}
 SANDBOX_HEADER = "X-Batchgen-Sandbox"
 
 # What an account starts from that names a protocol and no built-in account, besides what its protocol has.
-UNLISTED: Mapping[str, Any] = {"fields": ["model", "prompt", "n", "aspect_ratio", "resolution"]}
+UNLISTED: Mapping[str, Any] = {"fields": ["model", "prompt", "n", "aspect_ratio", "resolution"], "defaults": {}}
 
 
 class Auth(StrEnum):

@@ -463,7 +463,7 @@ async def test_the_client_of_an_examination_sends_no_create(gateway):
             with pytest.raises(RequestBlocked):
                 await client.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
         assert client.exchanges == []
-    assert gateway.ledger(tasks=False)["requests"] == {}
+    assert gateway.usage(tasks=False)["requests"] == {}
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="a certificate of its own is made with openssl")

@@ -32,7 +32,7 @@ def test_a_lost_ledger_is_not_paid_for_again(finished, gateway, how):
         state.touch()
     done = batchgen("run", finished, cwd=finished.parent)
     assert done.returncode == 2
-    assert "it alone knows what was paid for" in done.stderr
+    assert "only the ledger records what was paid" in done.stderr
     assert accepted_by(gateway) == 3
     assert len(rows_of(output_of(finished))) == 3
 

@@ -108,7 +108,7 @@ def test_nothing_is_begun_after_the_deadline(tmp_path, faults):
         done = batchgen("run", path, "--deadline", "2s", "--log-format", "json", cwd=tmp_path)
         assert done.returncode == 3, done.stderr
         said = [json.loads(line) for line in done.stderr.splitlines()]
-        came = next(line["time"] for line in said if "what is in flight has" in line.get("message", ""))
+        came = next(line["time"] for line in said if "Finishing what is in flight" in line.get("message", ""))
         ledger = sqlite3.connect(tmp_path / "outputs" / "tried" / "state.sqlite3")
         intents = [at for (at,) in ledger.execute("SELECT intended_at FROM attempt")]
         ledger.close()

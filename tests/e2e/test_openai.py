@@ -205,7 +205,7 @@ def test_ctrl_c_waits_for_the_answer_that_nobody_could_be_asked_for_later(tmp_pa
         _, said = run.communicate(timeout=60)
         assert run.returncode == 130
         assert "Waiting for the answers of 2 creates, at most 600 s" in said
-        assert "held as unknown" in said
+        assert "is marked unknown" in said or "marked `unknown`" in said
         assert accepted_by(gateway) == 2
         assert {status for (status,) in ledger(tmp_path, "SELECT status FROM job")} <= {"made", "done"}
     with scripted(made(IMAGE)) as (url, requests):  # what is made is fetched without asking anybody
@@ -302,7 +302,7 @@ def test_the_doctor_asks_for_the_models_which_is_free(tmp_path):
         done = batchgen("doctor", path, cwd=tmp_path)
         assert done.returncode == 0, done.stdout
         assert "the key is accepted" in done.stdout
-        assert "a lost answer is held as unknown" in done.stdout
+        assert "whose answer was lost is marked `unknown`" in done.stdout
         path = written(tmp_path, f"{gateway.base_url}/elsewhere", prompts(1))
         done = batchgen("doctor", path, cwd=tmp_path)
         assert done.returncode != 0

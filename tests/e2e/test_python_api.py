@@ -153,7 +153,7 @@ def test_a_cancelled_run_is_finished_by_the_next_one(tmp_path, gateway):
 
     async def cancelled():
         run = asyncio.create_task(batchgen.run_async(path))
-        while not gateway.ledger(tasks=False)["creates_accepted"]:
+        while not gateway.usage(tasks=False)["creates_accepted"]:
             await asyncio.sleep(0.01)
         run.cancel()
         with pytest.raises(asyncio.CancelledError):
