@@ -59,13 +59,13 @@ class AdaptiveLimit:
             grown = self.value * (1.0 + min(_FASTEST, steps * growth))
         self.value = min(self._most, grown)
 
-    def refused(self, level: float, *, sent: float, now: float, proven: float = 0.0) -> bool:
+    def refused(self, level: float, *, sent: float, now: float, is_proven: bool | None = None) -> bool:
         """Lower the limit, if it is news that the create sent at this time was refused while so much was accepted.
 
-        Creates that were in flight when the limit was last lowered say nothing new, nor does noise; what is refused
-        below a `proven` level is noise. Returns whether it was news.
+        Creates that were in flight when the limit was last lowered say nothing new, nor does noise. `is_proven` says
+        whether as much as was requested was accepted before, where that is known. Returns whether it was news.
         """
-        if sent < self._changed or self._is_noise(is_proven=level < proven):
+        if sent < self._changed or self._is_noise(is_proven=is_proven):
             return False
         if not math.isinf(self.value):
             level = max(level, _DECREASE * self.value)
@@ -78,13 +78,15 @@ class AdaptiveLimit:
     def _is_low(self) -> bool:
         return self.value < _LOW * self._level < math.inf
 
-    def _is_noise(self, *, is_proven: bool) -> bool:
+    def _is_noise(self, *, is_proven: bool | None) -> bool:
         self._recent.append(True)
         if sum(self._recent) >= _MANY:
             self._recent.clear()
             self._noise /= 2.0
             return False
-        if is_proven or self._is_low:
+        if is_proven is not None:
+            return is_proven
+        if self._is_low:
             self._noise += (1.0 - self._noise) / _NOISE_MEMORY
             return True
         return self._noise >= _NOISY

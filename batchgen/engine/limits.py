@@ -30,6 +30,7 @@ MAX_PASSES = 8  # so many times may smaller tasks pass a waiting larger one, the
 _SEARCHED_UNITS = 200  # of an account without a stated limit; more in flight cost more than they bring
 _SECONDS_PER_STEP = 1.0  # so much time raises the concurrency like one accepted create: slow tasks are few
 _LEAST_RATE = 1.0 / 60.0  # creates a second
+_FAR_BELOW = 0.9  # of the units: a task that is refused below this is refused for another reason
 _BELOW_REFUSED_RATE = 0.9  # of a rate that was refused: taken as accepted
 
 
@@ -194,11 +195,14 @@ class AccountLimits:
 
     def refused(self, permit: SlotPermit, error: BatchgenError) -> RunStopped | None:
         """Its create was not accepted for now; the answer is a reason to stop, when that has lasted too long."""
+        requested = self.in_use  # with this task
         permit.release()
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
-            if self._concurrency.refused(self.in_use, sent=math.inf, now=self._clock(), proven=self._reached):
+            is_proven = requested <= max(self._reached, _FAR_BELOW * self.units)
+            level = self.in_use if is_proven else max(self.in_use, self._reached)
+            if self._concurrency.refused(level, sent=math.inf, now=self._clock(), is_proven=is_proven):
                 self._reached = min(self._reached, self.units)
             # Where all slots are in use, the next one that is released is enough to wait for.
             closes = self.in_use < self.units or self.in_use == 0 or retry_after is not None
