@@ -16,11 +16,10 @@ from aiohttp import web
 
 from batchgen.sandbox.api import JSON, PATH, Api
 from batchgen.sandbox.api_error import ApiError
-from batchgen.sandbox.kling_rules import check_text, check_words, json_body
+from batchgen.sandbox.rules import check_text, number, one_of, text
 from batchgen.sandbox.tasks import CreateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from batchgen.sandbox.api import Parts
     from batchgen.sandbox.tasks import Task
@@ -61,24 +60,22 @@ class OpenAIApi(Api):
         super().__init__(parts)
         self._models = parts.settings.models or parts.account.models
         self._default_model = parts.account.defaults["model"]
+        self.checks = {
+            **dict.fromkeys(("model", "user", "quality", "style", "background"), check_text),
+            "prompt": text(1, _MAX_CHARACTERS),
+            "n": number(int, 1, _MAX_IMAGES),
+            "size": _check_size,
+            "response_format": one_of(_FORMATS),
+        }
         self.routes = {("POST", PATH): ("create", self.create), ("GET", _MODELS_PATH): ("models", self._list_models)}
 
-    def read(self, raw: bytes) -> CreateRequest:
-        """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
-        body = json_body(raw)
-        if "prompt" not in body:
-            raise ApiError(1201, "Missing required parameter: 'prompt'.")
-        for name, value in body.items():
-            if name not in _CHECKS:
-                raise ApiError(1201, f"Unknown parameter: '{name}'.")
-            _CHECKS[name](name, value)
+    def check_together(self, body: dict[str, Any]) -> None:
+        """The model's own rules."""
         model = body.get("model", self._default_model)
         if model not in self._models:
             raise ApiError(1203, f"The model '{model}' does not exist.")
         if "response_format" in body and model.startswith("gpt-image"):
             raise ApiError(1201, "Unknown parameter: 'response_format'.")  # as these models really answer
-        check_words(body["prompt"])
-        return self.request_of(body)
 
     def request_of(self, body: dict[str, Any]) -> CreateRequest:
         """The create of a valid body: one just received, or one from the journal."""
@@ -99,8 +96,8 @@ class OpenAIApi(Api):
         if task.failure:
             raise ApiError(5000, task.failure)
         if task.request.body.get("response_format", self.parts.settings.response_format) == "url":
-            links = self.links(request)
-            data = [{"url": links.of(task, index)} for index in range(task.request.n)]
+            link = self.links(request)
+            data = [{"url": link(task, index)} for index in range(task.request.n)]
         else:
             images = [await self.parts.images.content(task, index) for index in range(task.request.n)]
             data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
@@ -122,36 +119,7 @@ def _json_response(data: dict[str, Any]) -> web.Response:
     return web.Response(body=json.dumps(data).encode(), headers=JSON)
 
 
-def _check_prompt(name: str, value: object) -> None:
-    check_text(name, value)
-    if not 0 < len(str(value)) <= _MAX_CHARACTERS:
-        raise ApiError(1201, f"Invalid '{name}': expected a string of 1 to {_MAX_CHARACTERS} characters.")
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value <= _MAX_IMAGES:
-        raise ApiError(1201, f"Invalid '{name}': expected an integer from 1 to {_MAX_IMAGES}.")
-
-
 def _check_size(name: str, value: object) -> None:
     check_text(name, value)
     if value != "auto" and not _SIZE.fullmatch(str(value)):
         raise ApiError(1201, f"Invalid '{name}': expected WIDTHxHEIGHT, such as {_DEFAULT_SIZE}.")
-
-
-def _check_format(name: str, value: object) -> None:
-    if value not in _FORMATS:
-        raise ApiError(1201, f"Invalid '{name}': expected one of {', '.join(_FORMATS)}.")
-
-
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "model": check_text,
-    "prompt": _check_prompt,
-    "n": _check_count,
-    "size": _check_size,
-    "response_format": _check_format,
-    "user": check_text,
-    "quality": check_text,
-    "style": check_text,
-    "background": check_text,
-}

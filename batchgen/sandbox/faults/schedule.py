@@ -11,7 +11,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL, Fault, Occasion
+from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL, Fault
+from batchgen.sandbox.injector import Occasion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
