@@ -20,7 +20,6 @@ from batchgen.sandbox.rules import check_text, number, one_of, text
 from batchgen.sandbox.tasks import CreateRequest
 
 if TYPE_CHECKING:
-
     from batchgen.sandbox.api import Parts
     from batchgen.sandbox.tasks import Task
 

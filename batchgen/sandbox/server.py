@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl
 
@@ -28,11 +29,6 @@ from batchgen.sandbox.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from aiohttp import StreamReader
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.web_protocol import RequestHandler
 
     from batchgen.sandbox.settings import Settings
 
@@ -116,18 +112,7 @@ class Sandbox:
         self.store.close()
 
     async def _listen(self) -> tuple[web.ServerRunner, int]:
-        loop = asyncio.get_running_loop()
-
-        def make_request(
-            message: RawRequestMessage,
-            payload: StreamReader,
-            protocol: RequestHandler,
-            writer: AbstractStreamWriter,
-            handler: asyncio.Task[None],
-        ) -> web.BaseRequest:
-            """A request with a body of up to MAX_BODY_BYTES; aiohttp's default is 1 MB."""
-            return web.BaseRequest(message, payload, protocol, writer, handler, loop, client_max_size=MAX_BODY_BYTES)
-
+        make_request = partial(web.BaseRequest, loop=asyncio.get_running_loop(), client_max_size=MAX_BODY_BYTES)
         server = web.Server(self._serve, request_factory=make_request, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await runner.setup()
