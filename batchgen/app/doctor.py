@@ -10,11 +10,11 @@ import asyncio
 import os
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.app.doctor_advice import advice_on_host, advice_on_path, problem_of_key, without_password
 from batchgen.app.gateway import open_gateway
 from batchgen.catalog.accounts import Auth, Capability
 from batchgen.catalog.load import builtin
@@ -23,10 +23,13 @@ from batchgen.errors import (
     BatchgenError,
     CommandError,
     JobError,
+    NameNotFound,
     NoSuchPath,
     NotSent,
+    ProxyFailed,
     RequestBlocked,
     TaskNotFound,
+    TlsFailed,
     Unclear,
 )
 from batchgen.formatting import duration
@@ -111,6 +114,9 @@ class _Examination:
         self._timeout = timeout
         self._checks: list[Check] = []
         self._provider: Provider | None = None
+        self._ok = partial(self._add, Verdict.OK)
+        self._note = partial(self._add, Verdict.NOTE)
+        self._problem = partial(self._add, Verdict.PROBLEM)
 
     async def run(self, account: Account) -> Health:
         """Every check that can be made."""
@@ -130,17 +136,8 @@ class _Examination:
             latency=median(seconds) if seconds else None,
         )
 
-    def _add(self, name: str, verdict: Verdict, text: str, advice: str = "") -> None:
+    def _add(self, verdict: Verdict, name: str, text: str, advice: str = "") -> None:
         self._checks.append(Check(name=name, verdict=verdict, text=text, advice=advice))
-
-    def _ok(self, name: str, text: str) -> None:
-        self._add(name, Verdict.OK, text)
-
-    def _note(self, name: str, text: str, advice: str = "") -> None:
-        self._add(name, Verdict.NOTE, text, advice)
-
-    def _problem(self, name: str, text: str, advice: str = "") -> None:
-        self._add(name, Verdict.PROBLEM, text, advice)
 
     async def _ask(self, question: Awaitable[T]) -> T:
         """The answer. Raises Unclear where none comes in time."""
@@ -163,7 +160,7 @@ class _Examination:
             self._ok("key", "none is needed")
             return
         for name in names:
-            if problem := problem_of_key(os.environ[name].strip()):
+            if problem := _problem_of_key(os.environ[name].strip()):
                 self._problem("key", f"The key in {name} {problem}.", f"Set {name} to the key alone.")
                 return
         self._ok("key", f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set")
@@ -174,7 +171,7 @@ class _Examination:
         except CommandError as error:
             self._problem("proxy", str(error))
             return False
-        self._ok("proxy", "none in use" if proxy is None else f"through {without_password(proxy)}")
+        self._ok("proxy", "none in use" if proxy is None else f"through {proxy.rpartition('@')[2]}")
         return True
 
     def _check_request_timeout(self, provider: Provider) -> None:
@@ -196,7 +193,7 @@ class _Examination:
         try:
             await self._ask(self._client.send("GET", self._account.base_url, headers={}))
         except (NotSent, Unclear) as error:
-            self._problem("host", str(error), advice_on_host(error, parts.scheme))
+            self._problem("host", str(error), _advice_on_host(error, parts.scheme))
             return False
         seconds = f"{self._client.exchanges[-1].seconds:.2f} s"
         if parts.scheme == "https":
@@ -241,7 +238,7 @@ class _Examination:
         keyless = await self._keyless(exchange)
         unnamed = exchange is not None and not_there is not None and not_there.code in {"", str(exchange.answer.status)}
         if unnamed and keyless in {None, 404, 405}:
-            advice = advice_on_path(self._account)
+            advice = _advice_on_path(self._account)
             self._problem("auth", f"There seems to be no such API at {self._account.base_url}: {not_there}", advice)
             return False
         what = "the token made from the two keys" if self._account.auth is Auth.JWT else "the key"
@@ -378,3 +375,38 @@ class _Examination:
         headers = self._client.exchanges[-1].answer.headers
         limits = [f"{name}: {value}" for name, value in headers.items() if "ratelimit" in name.lower().replace("-", "")]
         self._ok("latency", "; ".join([words, *limits]))
+
+
+# --- what to do ------------------------------------------------------------------------------------------
+
+
+def _problem_of_key(value: str) -> str:
+    """Why a value of the environment is no key, such as a slip of pasting. Empty where it may be one."""
+    if value[:1] in {'"', "'"} or value[-1:] in {'"', "'"}:
+        return "is in quotation marks"
+    if value.lower().startswith("bearer "):
+        return "begins with the word Bearer, which batchgen adds by itself"
+    return "contains a space" if " " in value else ""
+
+
+def _advice_on_host(error: BatchgenError, scheme: str) -> str:
+    """What to do where a host does not answer."""
+    if isinstance(error, NameNotFound):
+        return "Check the name in base_url, and this machine's network."
+    if isinstance(error, TlsFailed):
+        return "If it has no TLS, write http:// in base_url; if its certificate is a company's own, set SSL_CERT_FILE."
+    if isinstance(error, ProxyFailed):
+        return "Check the proxy's variable, or name the host in no_proxy."
+    if isinstance(error, NotSent):
+        return "Check host and port of base_url, and whether a firewall or a proxy blocks the way."
+    other = "https" if scheme == "http" else "http"
+    return f"Check base_url (does the port speak {other}?), and whether a firewall or a proxy blocks the way."
+
+
+def _advice_on_path(account: Account) -> str:
+    """What to do where the API is not at the account's address."""
+    known = [
+        each.base_url for each in builtin().accounts.values() if each.protocol == account.protocol and each.base_url
+    ]
+    there = f"; built-in accounts of its protocol have {' and '.join(known)}" if known else ""
+    return f"Check base_url{there}."
