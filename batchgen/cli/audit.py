@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.audit import audit
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -47,7 +46,10 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     root = common.output_folder(options, manifest.name)
     report = audit(manifest, root, offline=options.offline, adopt=options.adopt, rescue=options.rescue)
-    print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))
+    if options.json:
+        print_result(_as_data(report))
+    else:
+        print(_as_text(report))
     return 0 if report.is_consistent else 1
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli import options as common
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -26,7 +25,10 @@ def execute(options: Namespace) -> int:
     from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
-    print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))
+    if options.json:
+        print_result(_as_data(catalog))
+    else:
+        print(_as_text(catalog))
     return 0
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import BatchgenError, ExitCode, ReasonCode
 from batchgen.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SUCCESSES = frozenset({ExitCode.OK, ExitCode.CHANGES})
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
@@ -22,6 +26,11 @@ def header(exit_code: int, reason_code: ReasonCode) -> dict[str, Any]:
 def checked(*, ok: bool, exit_code: int = ExitCode.INCOMPLETE) -> dict[str, Any]:
     """The header of a command that looks for problems."""
     return header(ExitCode.OK, ReasonCode.COMPLETE) if ok else header(exit_code, ReasonCode.FINDINGS)
+
+
+def print_result(data: Mapping[str, Any]) -> None:
+    """Print the one JSON document of `--json`."""
+    print(json.dumps(data, ensure_ascii=False, indent=2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

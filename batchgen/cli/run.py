@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from batchgen.app.run import run
 from batchgen.cli import options as common
 from batchgen.cli import terminal
 from batchgen.cli.hooks import RunHooks
+from batchgen.cli.outcome import print_result
 from batchgen.cli.progress import Progress
 from batchgen.engine.shutdown import signals_raised
 from batchgen.formatting import counted
@@ -92,7 +92,7 @@ def _report_timings(result: RunResult, progress: Progress, *, as_data: bool) -> 
 
 def _report(options: Namespace, result: RunResult) -> None:
     if options.json:
-        print(json.dumps(result.as_data(), ensure_ascii=False, indent=2))
+        print_result(result.as_data())
     elif not options.quiet:
         print("\n".join(_lines(result)))
     if result.exit_code and (result.error is not None or options.quiet or terminal.is_log(sys.stderr)):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli.locate import find_output, unit_of
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.reports.status import as_text, exit_code, status_report
 
@@ -41,5 +40,8 @@ def execute(options: Namespace) -> int:
         return Watch(root, interval=options.interval, as_json=options.json, unit=unit_of(options)).run()
     data = status_report(root, unit_of(options))
     code = exit_code(data)
-    print(json.dumps(checked(ok=code == 0) | data, indent=2) if options.json else as_text(data))
+    if options.json:
+        print_result(checked(ok=code == 0) | data)
+    else:
+        print(as_text(data))
     return code

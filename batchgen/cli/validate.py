@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
 from batchgen.cli import problems
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.formatting import counted
 from batchgen.ledger.store import Ledger
@@ -52,8 +51,7 @@ def execute(options: Namespace) -> int:
         problems.report(found)
     if options.json:
         head = checked(ok=valid, exit_code=ManifestInvalid.exit_code)
-        data = {**head, "valid": valid, "problems": problems.as_data(found)}
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        print_result({**head, "valid": valid, "problems": problems.as_data(found)})
     return 0 if valid else ManifestInvalid.exit_code
 
 

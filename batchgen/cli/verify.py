@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli.locate import find_output
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
@@ -41,8 +40,8 @@ def execute(options: Namespace) -> int:
         found = _rechecked(found, root)
     if options.json:
         listed = [{"path": finding.path, "fault": finding.fault.value} for finding in found]
-        data = {**checked(ok=not found), "whole": not found, "images": images, "running": running, "findings": listed}
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        head = checked(ok=not found)
+        print_result({**head, "whole": not found, "images": images, "running": running, "findings": listed})
     else:
         if running:
             print(f"A run is going ({running}): the files that it is writing and the index are not checked.")
