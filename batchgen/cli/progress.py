@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -131,18 +132,14 @@ class Progress(Observer):
         self._draw("refresh")
 
     def _line(self, text: str) -> None:
-        try:
+        with suppress(OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
             terminal.write(self._stream, text + "\n")
             terminal.flush(self._stream)
-        except (OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
-            return
 
     def _draw(self, action: str) -> None:
-        try:
-            if self._bar is not None:
+        if self._bar is not None:
+            with suppress(OSError, ValueError):  # the terminal is gone: the run goes on unseen
                 getattr(self._bar, action)()
-        except (OSError, ValueError):  # the terminal is gone: the run goes on unseen
-            return
 
 
 # --- words --------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.sandbox.faults.schedule import FaultSettings
-    from batchgen.sandbox.server import Sandbox
 
 _EPILOG = """\
 faults that --faults all=RATE includes:
@@ -115,7 +114,8 @@ async def _serve(settings: Settings, keys: str) -> None:
         except NotImplementedError:  # Windows: there Ctrl-C arrives as KeyboardInterrupt
             break
     async with Sandbox(settings) as sandbox:
-        print(_introduction(sandbox, settings, keys), flush=True)
+        shown = {"base_url": sandbox.base_url, "emulate": settings.emulate, "concurrency": settings.concurrency}
+        print(_EXAMPLE.format(**shown, key=keys), flush=True)
         await end.wait()
 
 
@@ -128,12 +128,6 @@ def _keys(options: argparse.Namespace) -> str:
     return f", auth: api_key, api_key_env: {options.api_key_env or 'SANDBOX_KEY'}"
 
 
-def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
-    return _EXAMPLE.format(
-        base_url=sandbox.base_url, emulate=settings.emulate, key=keys, concurrency=settings.concurrency
-    )
-
-
 def settings_from(options: argparse.Namespace) -> Settings:
     """The settings of these options. Raises CommandError for variables that are not set and for invalid values."""
     access_key, secret_key = map(_variable, options.jwt_env) if options.jwt_env else (None, None)
@@ -141,7 +135,6 @@ def settings_from(options: argparse.Namespace) -> Settings:
     given = {name: value for name, value in vars(options).items() if name in names}
     special = {
         "host": options.host or "127.0.0.1",
-        "port": _port(options.port),
         "allow_network": options.host is not None,
         "api_key": _variable(options.api_key_env) if options.api_key_env else None,
         "access_key": access_key,
@@ -158,12 +151,6 @@ def _faults(text: str) -> FaultSettings | None:
     from batchgen.sandbox.faults.schedule import FaultSettings  # noqa: PLC0415 - only with --faults
 
     return FaultSettings.parse(text)
-
-
-def _port(number: int) -> int:
-    if not 0 <= number <= 65535:
-        raise CommandError(f"Port {number} is out of range. Give a number from 1 to 65535, or 0 for a free port.")
-    return number
 
 
 def _variable(name: str) -> str:

@@ -9,6 +9,7 @@ from batchgen.cli import options as common
 from batchgen.cli.locate import find_output
 from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
+from batchgen.formatting import counted
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
 from batchgen.reconcile.files import Fault, Finding, findings
@@ -75,9 +76,7 @@ def _sentence(found: list[Finding], images: int, root: str, *, running: bool) ->
     foreign = sum(finding.fault is Fault.FOREIGN for finding in found)
     sentences = []
     if restorable := len(found) - foreign:
-        files = "1 file is" if restorable == 1 else f"{restorable} files are"
-        sentences.append(f"{files} missing or changed; the next run restores them, unpaid.")
+        sentences.append(f"{counted(restorable, 'file')} missing or changed; the next run restores them, unpaid.")
     if foreign:
-        files = "1 file is" if foreign == 1 else f"{foreign} files are"
-        sentences.append(f"{files} not batchgen's; runs leave such files alone.")
+        sentences.append(f"{counted(foreign, 'file')} not batchgen's; runs leave such files alone.")
     return " ".join(sentences)

@@ -59,6 +59,10 @@ class Settings:
             raise CommandError(f"The sandbox serves this machine only, and {self.host} is not a loopback address.")
         if (self.access_key is None) != (self.secret_key is None):
             raise CommandError("To check tokens, the sandbox needs both an access key and a secret key.")
+        if not 0 <= self.port <= 65535:
+            raise CommandError(
+                f"Port {self.port} is out of range. Give a number from 1 to 65535, or 0 for a free port."
+            )
         if self.image_bytes > _MAX_IMAGE_BYTES:
             raise CommandError(f"An image can be padded to {_MAX_IMAGE_BYTES:,} bytes at most.")
         for name, minimum in (
