@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,9 @@ from batchgen.sandbox.rules import check_words, json_body
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from batchgen.catalog.accounts import Account
-    from batchgen.sandbox.images import ImageHost
-    from batchgen.sandbox.injector import Injector
     from batchgen.sandbox.rules import Check
-    from batchgen.sandbox.settings import Settings
-    from batchgen.sandbox.task_store import TaskStore
+    from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import CreateRequest, Task
-    from batchgen.sandbox.usage import Usage
 
 # Takes the request, its path without the prefix, and its query.
 Handler = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -35,21 +29,6 @@ PATH = "/v1/images/generations"
 MAX_BODY_BYTES = 24 * 1024 * 1024  # the largest reference image as base64, and other fields
 _LARGE_BYTES = 256 * 1024  # a larger body is parsed outside the event loop
 JSON = {"Content-Type": "application/json"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the sandbox gives to its API. `clock` gives Unix milliseconds, `closing` is set when the sandbox stops."""
-
-    settings: Settings
-    account: Account
-    auth: Auth
-    store: TaskStore
-    usage: Usage
-    images: ImageHost
-    injector: Injector
-    clock: Callable[[], int]
-    closing: asyncio.Event
 
 
 class Api(ABC):
@@ -61,8 +40,8 @@ class Api(ABC):
     checks: Mapping[str, Check]  # by the field of a create
     subtrees: Mapping[tuple[str, str], tuple[str, Handler]] = {}
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
 
     def read(self, raw: bytes) -> CreateRequest:
         """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
@@ -109,29 +88,29 @@ class Api(ABC):
         except web.HTTPRequestEntityTooLarge:
             raise ApiError(1201, f"the body has more than {MAX_BODY_BYTES:,} bytes") from None
         wanted = await asyncio.to_thread(self.read, raw) if len(raw) > _LARGE_BYTES else self.read(raw)
-        self.parts.injector.inject(Occasion.CREATE_BEFORE)
+        self.sandbox.injector.inject(Occasion.CREATE_BEFORE)
         task = self.accept(wanted, request.headers.get("X-Client-Request-Id", ""))
-        self.parts.injector.inject(Occasion.CREATE_AFTER)
+        self.sandbox.injector.inject(Occasion.CREATE_AFTER)
         return await self.answer_create(request, task)
 
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
         """The new task. Raises ApiError (1102, 1201, 1302, 1303)."""
-        return self.parts.store.accept(wanted, caller_id)
+        return self.sandbox.store.accept(wanted, caller_id)
 
     def check_access(self, request: web.BaseRequest) -> None:
         """Raise ApiError (1000 to 1004) for a request without the right key."""
-        header, settings = request.headers.get("Authorization", ""), self.parts.settings
+        header, settings = request.headers.get("Authorization", ""), self.sandbox.settings
         if settings.access_key is not None and settings.secret_key is not None:
             _check_token(_bearer(header), settings.access_key, settings.secret_key)
         elif settings.api_key is not None:
             if _bearer(header) != settings.api_key:
                 raise ApiError(1000, "authentication failed: the API key is wrong")
-        elif self.parts.auth is not Auth.NONE:
+        elif self.sandbox.auth is not Auth.NONE:
             _bearer(header)  # any key is accepted
 
     def links(self, request: web.BaseRequest) -> Callable[..., str]:
         """Gives the links in an answer to this request."""
-        return partial(self.parts.images.link, f"http://{request.host}")
+        return partial(self.sandbox.images.link, f"http://{request.host}")
 
 
 def _bearer(header: str) -> str:

@@ -29,8 +29,8 @@ from batchgen.sandbox.usage import format_units
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.sandbox.api import Parts
     from batchgen.sandbox.rules import Check
+    from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import Task
 
 _DEFAULT_MODEL, _DEFAULT_RATIO, _DEFAULT_RESOLUTION = "kling-v1", "16:9", "1k"  # the official service's
@@ -41,9 +41,9 @@ class KlingApi(Api):
 
     prefix = "/kling"  # of the gateways; the official service has none, and both are served
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        settings, account = parts.settings, parts.account
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        settings, account = sandbox.settings, sandbox.account
         self._catalog = builtin()
         self._models = frozenset(settings.models or account.models)
         self.required = sorted("model_name" if name == "model" else name for name in account.required)
@@ -53,7 +53,7 @@ class KlingApi(Api):
         self._can_find = _setting_or(settings.lookup_by_external_id, account.lookup_by_external_id)
         self._requests = 0
         self._origin = ""
-        self._callbacks = parts.injector.callbacks(parts.clock, self._callback_body)
+        self._callbacks = sandbox.injector.callbacks(sandbox.clock, self._callback_body)
         self.routes = {("POST", PATH): ("create", self.create), ("GET", PATH): ("list", self._list)}
         self.subtrees = {("GET", f"{PATH}/"): ("query", self._query)}
 
@@ -113,8 +113,8 @@ class KlingApi(Api):
     def start(self, origin: str) -> None:
         """Send the callbacks that tasks of an earlier start still need."""
         self._origin = origin
-        now = self.parts.clock()
-        for task in self.parts.store.tasks:
+        now = self.sandbox.clock()
+        for task in self.sandbox.store.tasks:
             if task.ends_at > now:
                 self._follow(task, now)
 
@@ -133,7 +133,7 @@ class KlingApi(Api):
             self._callbacks.follow(task, after)
 
     def _callback_body(self, task: Task, moment: int) -> bytes:
-        return _format_task(task, moment, partial(self.parts.images.link, self._origin)).encode()
+        return _format_task(task, moment, partial(self.sandbox.images.link, self._origin)).encode()
 
     async def answer_create(self, _request: web.BaseRequest, task: Task) -> web.Response:
         """The task as submitted."""
@@ -141,21 +141,21 @@ class KlingApi(Api):
 
     async def _query(self, request: web.BaseRequest, path: str, _query: str) -> web.Response:
         self.check_access(request)
-        self.parts.injector.inject(Occasion.QUERY)
-        task = self.parts.store.find(unquote(path[len(PATH) + 1 :]), by_external_id=self._can_find)
-        now = self.parts.clock()
-        self.parts.usage.note_reported((task,), now)
+        self.sandbox.injector.inject(Occasion.QUERY)
+        task = self.sandbox.store.find(unquote(path[len(PATH) + 1 :]), by_external_id=self._can_find)
+        now = self.sandbox.clock()
+        self.sandbox.usage.note_reported((task,), now)
         return self._success(_format_task(task, now, self.links(request)))
 
     async def _list(self, request: web.BaseRequest, _path: str, query: str) -> web.Response:
         if not self._can_list:
             raise ApiError(1202, "this account does not list tasks")
         self.check_access(request)
-        self.parts.injector.inject(Occasion.QUERY)
+        self.sandbox.injector.inject(Occasion.QUERY)
         values = dict(parse_qsl(query, keep_blank_values=True))
-        page = self.parts.store.page(_number(values, "pageNum", 1, 1000), _number(values, "pageSize", 30, 500))
-        now = self.parts.clock()
-        self.parts.usage.note_reported(page, now)
+        page = self.sandbox.store.page(_number(values, "pageNum", 1, 1000), _number(values, "pageSize", 30, 500))
+        now = self.sandbox.clock()
+        self.sandbox.usage.note_reported(page, now)
         link = self.links(request)
         return self._success(f"[{','.join(_format_task(task, now, link) for task in page)}]")
 

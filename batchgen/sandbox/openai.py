@@ -20,7 +20,7 @@ from batchgen.sandbox.rules import check_text, number, one_of, text
 from batchgen.sandbox.tasks import CreateRequest
 
 if TYPE_CHECKING:
-    from batchgen.sandbox.api import Parts
+    from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import Task
 
 _MODELS_PATH = "/v1/models"
@@ -55,10 +55,10 @@ _ERRORS: dict[int, tuple[int, str, str | None]] = {
 class OpenAIApi(Api):
     """The API for the models of one account."""
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        self._models = parts.settings.models or parts.account.models
-        self._default_model = parts.account.defaults["model"]
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        self._models = sandbox.settings.models or sandbox.account.models
+        self._default_model = sandbox.account.defaults["model"]
         self.checks = {
             **dict.fromkeys(("model", "user", "quality", "style", "background"), check_text),
             "prompt": text(1, _MAX_CHARACTERS),
@@ -89,16 +89,16 @@ class OpenAIApi(Api):
 
     async def answer_create(self, request: web.BaseRequest, task: Task) -> web.Response:
         """Wait until the task ends, then answer with its images, or with their links."""
-        while (left := task.ends_at - self.parts.clock()) > 0 and not self.parts.closing.is_set():
+        while (left := task.ends_at - self.sandbox.clock()) > 0 and not self.sandbox.closing.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.parts.closing.wait(), left / 1000)
+                await asyncio.wait_for(self.sandbox.closing.wait(), left / 1000)
         if task.failure:
             raise ApiError(5000, task.failure)
-        if task.request.body.get("response_format", self.parts.settings.response_format) == "url":
+        if task.request.body.get("response_format", self.sandbox.settings.response_format) == "url":
             link = self.links(request)
             data = [{"url": link(task, index)} for index in range(task.request.n)]
         else:
-            images = [await self.parts.images.content(task, index) for index in range(task.request.n)]
+            images = [await self.sandbox.images.content(task, index) for index in range(task.request.n)]
             data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
         return _json_response({"created": task.ends_at // 1000, "data": data})
 
