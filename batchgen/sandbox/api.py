@@ -74,8 +74,8 @@ class Api(ABC):
     def error(self, error: ApiError) -> tuple[int, bytes]:
         """HTTP status and body of an error."""
 
-    def start(self, origin: str) -> None:  # noqa: B027 - most APIs have nothing to start
-        """The server listens at this origin."""
+    def start(self) -> None:  # noqa: B027 - most APIs have nothing to start
+        """The server listens."""
 
     async def close(self) -> None:  # noqa: B027 - most APIs have nothing to close
         """The server stops."""

@@ -52,7 +52,6 @@ class KlingApi(Api):
         self._can_list = _setting_or(settings.lists_tasks, account.lists_tasks)
         self._can_find = _setting_or(settings.lookup_by_external_id, account.lookup_by_external_id)
         self._requests = 0
-        self._origin = ""
         self._callbacks = sandbox.injector.callbacks(sandbox.clock, self._callback_body)
         self.routes = {("POST", PATH): ("create", self.create), ("GET", PATH): ("list", self._list)}
         self.subtrees = {("GET", f"{PATH}/"): ("query", self._query)}
@@ -110,9 +109,8 @@ class KlingApi(Api):
             reference=body.get("image_reference", "image") if "image" in body else "",
         )
 
-    def start(self, origin: str) -> None:
+    def start(self) -> None:
         """Send the callbacks that tasks of an earlier start still need."""
-        self._origin = origin
         now = self.sandbox.clock()
         for task in self.sandbox.store.tasks:
             if task.ends_at > now:
@@ -133,7 +131,7 @@ class KlingApi(Api):
             self._callbacks.follow(task, after)
 
     def _callback_body(self, task: Task, moment: int) -> bytes:
-        return _format_task(task, moment, partial(self.sandbox.images.link, self._origin)).encode()
+        return _format_task(task, moment, partial(self.sandbox.images.link, self.sandbox.origin)).encode()
 
     async def answer_create(self, _request: web.BaseRequest, task: Task) -> web.Response:
         """The task as submitted."""

@@ -82,7 +82,7 @@ class Sandbox:
             raise
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.origin = f"http://{host}:{port}"
-        self._api.start(self.origin)
+        self._api.start()
         return self
 
     async def __aexit__(
