@@ -11,7 +11,6 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.observer import Observer
@@ -29,13 +28,6 @@ BAR_INTERVAL = 0.25  # seconds between drawings
 LINE_INTERVAL = 30.0  # seconds between lines
 _WINDOW = 120.0  # seconds over which the rate is taken: images come in bursts, as tasks end together
 _LEAST_SECONDS, _LEAST_IMAGES = 2.0, 3  # less than that is too little for a rate
-
-
-class LogFormat(StrEnum):
-    """How lines are written."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class Rate:
@@ -70,13 +62,13 @@ class Progress(Observer):
         self,
         *,
         quiet: bool = False,
-        log_format: LogFormat | str = LogFormat.TEXT,
+        log_format: str = "text",
         stream: TextIO | None = None,
         interval: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet = quiet
-        self._as_json = LogFormat(log_format) is LogFormat.JSON
+        self._as_json = log_format == "json"
         self._stream = terminal.beneath(sys.stderr) if stream is None else stream
         self._on_terminal = not self._as_json and self._stream.isatty()
         self.interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
