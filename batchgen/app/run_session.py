@@ -31,6 +31,7 @@ from batchgen.ledger.reserve import Reserve
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
+from batchgen.matrix.expand import expand
 from batchgen.money import micros, plain
 from batchgen.providers.registry import provider_class, provider_for
 from batchgen.reconcile import reconcile, unrecorded
@@ -122,7 +123,7 @@ class RunSession:
         unrecorded.check_index_is_known(ledger, root)
         self._retired = self._drop_rehearsals() + self._reconcile()
         if ledger.anything_to_do():
-            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, self._workload.jobs)
+            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, partial(expand, self._manifest))
         if self._arguments.get("retry_failed"):
             self._remake = self._workload.reopen(ledger)
         self._resumed = self._workload.started_before(ledger, resend_unknown=self._policy.resend_unknown)
@@ -157,7 +158,7 @@ class RunSession:
         reconcile.finish_moves(ledger, tree)
         is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
-            ledger.set_wanted_jobs(self._workload.jobs())
+            ledger.set_wanted_jobs(expand(manifest))
         reconcile.record_missing(ledger, tree, refetch=refetch)
         if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
