@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -235,7 +236,10 @@ class _Examination:
         self, exchange: Exchange | None, not_there: TaskNotFound | NoSuchPath | None
     ) -> bool:
         """Ask the same without a key: only a difference shows that the key was checked, or that the path is right."""
-        keyless = await self._keyless(exchange)
+        keyless = None  # where there is nothing to compare
+        if exchange is not None and self._account.auth is not Auth.NONE:
+            with suppress(NotSent, Unclear):
+                keyless = (await self._ask(self._client.send("GET", exchange.url, headers={}))).status
         unnamed = exchange is not None and not_there is not None and not_there.code in {"", str(exchange.answer.status)}
         if unnamed and keyless in {None, 404, 405}:
             advice = _advice_on_path(self._account)
@@ -249,16 +253,6 @@ class _Examination:
         else:
             self._ok("auth", f"{what} is accepted")
         return True
-
-    async def _keyless(self, exchange: Exchange | None) -> int | None:
-        """The HTTP status of the same question without a key; None where there is nothing to compare."""
-        if exchange is None or self._account.auth is Auth.NONE:
-            return None
-        try:
-            answer = await self._ask(self._client.send("GET", exchange.url, headers={}))
-        except (NotSent, Unclear):
-            return None
-        return answer.status
 
     def _on_refusal(self, error: BatchgenError) -> str:
         if isinstance(error, AccountStopped):
@@ -289,7 +283,7 @@ class _Examination:
             return ()
         if claim is Capability.NO and tasks:
             self._note("list", "it lists tasks, although its profile says no", self._set("lists_tasks", Capability.TRY))
-        elif tasks and self._sends_ids and not any(task.external_id for task in tasks):
+        elif tasks and "external_task_id" in self._account.fields and not any(task.external_id for task in tasks):
             self._note(
                 "list", "it lists tasks without the ids that they were sent with: a lost task cannot be found there"
             )
@@ -339,10 +333,6 @@ class _Examination:
             what = "a task of its list is not found by the id that it was sent with: a lost answer might be paid twice"
             self._problem("find", what, self._set("lookup_by_external_id"))
 
-    @property
-    def _sends_ids(self) -> bool:
-        return "external_task_id" in self._account.fields
-
     def _set(self, key: str, value: Capability = Capability.NO) -> str:
         return f'Set `{key}: "{value.value}"` under providers.{self._account.name}.'
 
@@ -375,9 +365,6 @@ class _Examination:
         headers = self._client.exchanges[-1].answer.headers
         limits = [f"{name}: {value}" for name, value in headers.items() if "ratelimit" in name.lower().replace("-", "")]
         self._ok("latency", "; ".join([words, *limits]))
-
-
-# --- what to do ------------------------------------------------------------------------------------------
 
 
 def _problem_of_key(value: str) -> str:
