@@ -38,7 +38,12 @@ class LedgerTotals:
 def ledger_totals(ledger: LedgerReader, root: Path) -> LedgerTotals:
     """Add up what the ledger knows of the output `root`; a missing file is not delivered."""
     totals = LedgerTotals()
-    lost = _lost_files(ledger, root)
+    # Images of which attempts have no file, or one that was changed. What was retired was delivered.
+    lost = Counter(
+        (image.job_id, image.attempt)
+        for image in ledger.stored_images()
+        if not image.watermarked and is_managed(image) and check_file(str(root), image).fault is not None
+    )
     paid_jobs: dict[str, int] = {}
     for recorded in ledger.payments():
         payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
@@ -48,15 +53,6 @@ def ledger_totals(ledger: LedgerReader, root: Path) -> LedgerTotals:
             totals.twice += min(payment.images, paid_jobs.get(payment.job_id, 0))
             paid_jobs[payment.job_id] = max(payment.images, paid_jobs.get(payment.job_id, 0))
     return totals
-
-
-def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
-    """How many images of which attempts have no file, or one that was changed. What was retired was delivered."""
-    return Counter(
-        (image.job_id, image.attempt)
-        for image in ledger.stored_images()
-        if not image.watermarked and is_managed(image) and check_file(str(root), image).fault is not None
-    )
 
 
 def _add(totals: LedgerTotals, payment: Payment) -> None:

@@ -142,15 +142,11 @@ class _UsageError(CommandError):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises what it would print."""
+    """Raises what it would print; an error shows the usage of the command, and the option that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         """Raise a _UsageError."""
         raise _UsageError(f"{self.prog}: error: {message}", self.format_usage())
-
-
-class _Command(_Parser):
-    """A command's parser: an error shows the usage of the command, and the option that was probably meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
         """As argparse has it, but nothing unknown is left for the parser above."""
@@ -176,7 +172,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = _command_of(arguments)
     for name, about in COMMANDS.items():
         command = commands.add_parser(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from batchgen.cli import terminal
 
@@ -17,22 +17,16 @@ if TYPE_CHECKING:
 def report(problems: Sequence[Diagnostic]) -> None:
     """Print them on standard error: with their source lines for people, or as one record each in a log of JSON."""
     if terminal.is_log(sys.stderr):
-        for problem in problems:
-            print(problem, file=sys.stderr)
-    else:  # only the colours are control characters, and they are ours
-        terminal.write(terminal.beneath(sys.stderr), as_text(problems, sys.stderr) + "\n")
-
-
-def as_text(problems: Sequence[Diagnostic], stream: TextIO) -> str:
-    """Each problem with its source line and a caret; in colour on a terminal only."""
+        print(*problems, sep="\n", file=sys.stderr)
+        return
     from batchgen.manifest.explain import render  # noqa: PLC0415 - only where there is something to explain
 
-    color = stream.isatty() and "NO_COLOR" not in os.environ
-    errors = sum(not problem.warning for problem in problems)
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     lines = [render(problem, color=color) for problem in problems]
-    if errors > 1:
+    if (errors := sum(not problem.warning for problem in problems)) > 1:
         lines.append(f"{errors} errors; nothing was sent and nothing was written.")
-    return "\n".join(lines)
+    # Only the colours are control characters, and they are ours.
+    terminal.write(terminal.beneath(sys.stderr), "\n".join(lines) + "\n")
 
 
 def as_data(problems: Sequence[Diagnostic]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.locate import find_output
 from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.formatting import counted
@@ -31,7 +30,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Return 0 when all files are whole, 1 when one is changed, missing or foreign."""
-    root = find_output(options)
+    root = common.find_output(options)
     if not (root / FILE_NAME).exists():
         raise CommandError(f"There is no output in {root} to verify. First use `batchgen run` with the same options.")
     running = lock.holder(root)

@@ -36,10 +36,7 @@ _Files: TypeAlias = list[tuple[int, int, int]]
 
 
 class Watch:
-    """Shows the state of the output `root`, every `interval` seconds while a run holds its lock.
-
-    `clock` is monotonic.
-    """
+    """Shows the state of the output `root`, every `interval` seconds while a run holds its lock."""
 
     def __init__(
         self,
@@ -49,16 +46,14 @@ class Watch:
         as_json: bool = False,
         unit: str = "",
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self._unit = unit
         self._interval = INTERVAL_SECONDS if interval is None else interval
         self._sleep = sleep
-        self._clock = clock
         on_terminal = sys.stdout.isatty()
         self._show = self._show_json if as_json else self._show_in_place if on_terminal else self._show_change
-        self._rate = Rate(clock, window=max(120.0, 4 * self._interval))
+        self._rate = Rate(time.monotonic, window=max(120.0, 4 * self._interval))
         self._files: _Files = []  # as they were when the ledger was last read
         self._refreshes = 0
         self._lines_drawn = 0  # on the terminal
@@ -69,9 +64,9 @@ class Watch:
         data: dict[str, Any] = {}
         try:
             while True:
-                began = self._clock()
+                began = time.monotonic()
                 data = self._refresh(data)
-                took = self._clock() - began
+                took = time.monotonic() - began
                 self._show(data)
                 if data["running"] is None:
                     return exit_code(data)
