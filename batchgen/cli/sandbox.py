@@ -81,13 +81,13 @@ def _add_tasks(add: Callable[..., argparse.Action]) -> None:
     add("--response-format", choices=formats, help="of the OpenAI API, unless a create names one (default: b64_json)")
     add("--latency", type=float, metavar="S", help="median duration of a task in seconds (default: 1)")
     add("--latency-sigma", type=float, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)")
-    add("--faults", default="", metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
+    add("--faults", type=_faults, metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
     add("--seed", type=int, metavar="N", help="seed of latencies and faults (default: 0)")
 
 
 def _add_images(add: Callable[..., argparse.Action]) -> None:
     add("--blank-images", action="store_true", help="serve small white images: for benchmarks")
-    add("--image-format", choices=list(Format), default="png", help="format of images (default: png)")
+    add("--image-format", type=Format, choices=list(Format), help="format of images (default: png)")
     add("--image-bytes", type=int, metavar="N", help="pad each image to at least N bytes (default: 0)")
     add("--image-redirects", type=int, metavar="N", help="redirect each link N times before its image (default: 0)")
     add("--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one")
@@ -139,15 +139,11 @@ def settings_from(options: argparse.Namespace) -> Settings:
         "api_key": _variable(options.api_key_env) if options.api_key_env else None,
         "access_key": access_key,
         "secret_key": secret_key,
-        "image_format": Format(options.image_format),
-        "faults": _faults(options.faults),
     }
     return Settings(**given | special)
 
 
-def _faults(text: str) -> FaultSettings | None:
-    if not text:
-        return None
+def _faults(text: str) -> FaultSettings:
     from batchgen.sandbox.faults.schedule import FaultSettings  # noqa: PLC0415 - only with --faults
 
     return FaultSettings.parse(text)
