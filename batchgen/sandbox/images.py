@@ -36,6 +36,8 @@ class ImageHost:
         self._clock = clock
         self._injector = injector
         self._kind = settings.image_format
+        self._ext = settings.image_format.ext
+        self._link_ttl = settings.link_ttl
         self._painters = ThreadPoolExecutor(_PAINTERS, thread_name_prefix="painter")
 
     def close(self) -> None:
@@ -44,9 +46,8 @@ class ImageHost:
 
     def link(self, origin: str, task: Task, index: int, *, watermark: bool = False) -> str:
         """The link of an image, or of its watermarked copy; `origin` is the address at which the caller reaches us."""
-        ttl = self._settings.link_ttl
-        query = "" if ttl is None else f"?expires={self._clock() + round(ttl * 1000)}"
-        return f"{origin}{PREFIX}{task.id}/{index}{_WATERMARK if watermark else ''}{self._kind.ext}{query}"
+        query = "" if self._link_ttl is None else f"?expires={self._clock() + round(self._link_ttl * 1000)}"
+        return f"{origin}{PREFIX}{task.id}/{index}{_WATERMARK if watermark else ''}{self._ext}{query}"
 
     async def answer(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         """The image at this path. Raises ApiError (1203) where there is none."""
@@ -77,7 +78,7 @@ class ImageHost:
         """Task, index and whether it is the watermarked copy. Raises ApiError (1203)."""
         task_id, _, name = path.removeprefix(PREFIX).partition("/")
         task = self._store.find(task_id, by_external_id=False)
-        stem = name.removesuffix(self._kind.ext)
+        stem = name.removesuffix(self._ext)
         index = stem.removesuffix(_WATERMARK)
         watermark = index != stem
         is_known = stem != name and index in map(str, range(task.request.n))
@@ -92,13 +93,13 @@ class ImageHost:
 
     def _expired_or_redirected(self, query: str) -> web.Response | None:
         """The answer to a link that has expired or redirects; None where it leads to its image."""
-        ttl, redirects = self._settings.link_ttl, self._settings.image_redirects
-        if ttl is None and not redirects:
+        redirects = self._settings.image_redirects
+        if self._link_ttl is None and not redirects:
             return None
         values = dict(parse_qsl(query))
         numbers = {name: int(text[:20]) for name, text in values.items() if text.isdecimal()}
         hop = numbers.get("hop", 0)
-        if ttl is not None and self._clock() >= numbers.get("expires", 0):
+        if self._link_ttl is not None and self._clock() >= numbers.get("expires", 0):
             return web.Response(status=403, text=_EXPIRED, content_type="application/xml")
         if hop >= redirects:
             return None

@@ -50,14 +50,14 @@ def check_text(name: str, value: object) -> None:
 
 
 def text(least: int = 0, most: int | None = None) -> Check:
-    """A string with so many characters, blank ones aside."""
+    """A string of at most so many characters, which are not all blank where `least` is 1."""
 
-    def check(name: str, value: object) -> None:
+    def check(name: str, value: Any) -> None:  # noqa: ANN401 - of a body
         check_text(name, value)
-        if len(str(value).strip()) < least:
+        if least and not value.strip():
             raise ApiError(1201, f"{name} is empty")
-        if most is not None and len(str(value)) > most:
-            raise ApiError(1201, f"{name} has {len(str(value)):,} characters; at most {most:,} are allowed")
+        if most is not None and len(value) > most:
+            raise ApiError(1201, f"{name} has {len(value):,} characters; at most {most:,} are allowed")
 
     return check
 
