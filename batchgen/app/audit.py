@@ -116,7 +116,7 @@ def audit(
     if not state.exists() and not (root / INDEX).exists():
         raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {manifest.path}")
     with ExitStack() as stack:
-        base_url = "" if manifest.account.is_local_sandbox else manifest.account.base_url
+        base_url = manifest.account.base_url  # empty for a sandbox in the process
         painted = 0  # counts for nothing where the account in force is a real one
         from_output = Adopted()
         if adopt:
@@ -227,10 +227,11 @@ def paid_besides(orphans: Iterable[OrphanTask], images: Mapping[str, int], total
 def _adopt_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | None) -> Adopted:
     """Adopt the rescued answers and the rows of index.csv; a file counts where its hash is that of its row."""
     adopted = Adopted()
+    account = manifest.account
     if rescue is not None:
         adopted.rescued, _ = adopt_rescued(ledger, rescue)
     found = unrecorded.deliveries_of_index(
-        ledger, root, lambda name: _base_url(manifest, name), lambda: expand(manifest)
+        ledger, root, lambda name: manifest.accounts.get(name, account).base_url, lambda: expand(manifest)
     )
     for each in found:
         if isinstance(each, dict):
@@ -251,14 +252,8 @@ def _adopt_files(ledger: Ledger, manifest: Manifest, root: Path, at: int) -> int
     name = manifest.account.name
     unknown = unrecorded.files_of_pending(ledger, root, manifest.output_path, lambda: expand(manifest))
     for job, files in list(unknown):
-        found = unrecorded.delivery_of_files(job, files, root, name, _base_url(manifest, name), at)
+        found = unrecorded.delivery_of_files(job, files, root, name, manifest.account.base_url, at)
         if found.files:
             ledger.record(events_of_delivery(ledger, found))
             number += len(found.files)
     return number
-
-
-def _base_url(manifest: Manifest, name: str) -> str:
-    """The address of an account; empty for a sandbox in the process, which has none that lasts."""
-    account = manifest.accounts.get(name, manifest.account)
-    return "" if account.is_local_sandbox else account.base_url

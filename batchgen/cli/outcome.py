@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.errors import BatchgenError, ExitCode, ReasonCode
 from batchgen.redaction import redact
@@ -33,8 +32,7 @@ def print_result(data: Mapping[str, Any]) -> None:
     print(json.dumps(data, ensure_ascii=False, indent=2))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The end of a command by an error: its exit code, its reason and a sentence for people."""
 
     exit_code: int
@@ -51,20 +49,16 @@ def outcome_of(error: BaseException, *, running: bool) -> Outcome:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, BatchgenError):
-        return Outcome(exit_code=error.exit_code, reason_code=error.reason_code, sentence=str(error))
+        return Outcome(error.exit_code, error.reason_code, str(error))
     interrupt = error if isinstance(error, KeyboardInterrupt) else error.__cause__
     if isinstance(interrupt, KeyboardInterrupt):  # Python 3.11 wraps it where a class is being made
         code = getattr(interrupt, "exit_code", 130)
-        sentence = f"{_SIGNALS[code]}. Run again to go on."
-        return Outcome(exit_code=code, reason_code=ReasonCode.INTERRUPTED, sentence=sentence)
+        return Outcome(code, ReasonCode.INTERRUPTED, f"{_SIGNALS[code]}. Run again to go on.")
     if isinstance(error, OSError) and is_about_a_file(error):
         what = f"{error.filename}: " if error.filename else ""
-        return Outcome(
-            exit_code=ExitCode.STOPPED if running else ExitCode.INVALID,
-            reason_code=ReasonCode.DISK,
-            sentence=f"{what}{error.strerror or error}. Fix it, then try again.",
-        )
-    return Outcome(exit_code=ExitCode.DEFECT, reason_code=ReasonCode.DEFECT, sentence=_defect(error))
+        sentence = f"{what}{error.strerror or error}. Fix it, then try again."
+        return Outcome(ExitCode.STOPPED if running else ExitCode.INVALID, ReasonCode.DISK, sentence)
+    return Outcome(ExitCode.DEFECT, ReasonCode.DEFECT, _defect(error))
 
 
 def is_about_a_file(error: OSError) -> bool:
