@@ -49,7 +49,6 @@ class Adopted:
     left: list[str] = field(default_factory=list)
 
     def as_lines(self) -> list[str]:
-        """For people."""
         lines = []
         if self.rescued:
             lines.append(f"  {self.rescued} rescued answers were adopted")
@@ -67,8 +66,6 @@ class Adopted:
 
 @dataclass(slots=True, kw_only=True)
 class AuditReport:
-    """What ledger and gateways say about an output."""
-
     root: Path
     totals: LedgerTotals
     gateways: list[GatewayReport]
@@ -99,7 +96,6 @@ class AuditReport:
 
     @property
     def sentence(self) -> str:
-        """The result in one sentence."""
         return f"{self.paid} images paid for, {self.totals.delivered} delivered, {self.twice} twice."
 
 

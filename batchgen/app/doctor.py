@@ -84,7 +84,6 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
         return all(check.verdict is not Verdict.PROBLEM for check in self.checks)
 
 
@@ -107,8 +106,6 @@ async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Heal
 
 
 class _Examination:
-    """One account, checked once."""
-
     def __init__(self, account: Account, client: GetOnlyClient, timeout: float) -> None:
         self._account = account
         self._client = client
@@ -377,7 +374,6 @@ def _problem_of_key(value: str) -> str:
 
 
 def _advice_on_host(error: BatchgenError, scheme: str) -> str:
-    """What to do where a host does not answer."""
     if isinstance(error, NameNotFound):
         return "Check the name in base_url, and this machine's network."
     if isinstance(error, TlsFailed):

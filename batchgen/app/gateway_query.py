@@ -44,8 +44,6 @@ class OrphanTask:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayReport:
-    """What the gateway of one account knows."""
-
     account: str
     base_url: str
     tasks: int = 0  # that the gateway named
@@ -56,8 +54,6 @@ class GatewayReport:
 
 
 class GatewayQuery:
-    """Asks one account for its tasks."""
-
     def __init__(
         self, provider: Provider, totals: LedgerTotals, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:

@@ -21,7 +21,6 @@ _SHOWN = 20  # lines of a kind, in text
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     parser.add_argument("--offline", action="store_true", help="query no gateway, compare ledger and files only")
     parser.add_argument(

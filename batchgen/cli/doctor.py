@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
     parser.add_argument(
         "--provider",

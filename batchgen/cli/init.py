@@ -63,7 +63,6 @@ _ROWS_READ = 200
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, default=Path("manifest.yaml"), help="default: manifest.yaml"
     )

@@ -105,7 +105,6 @@ def _given(arguments: Sequence[str], option: str) -> str | None:
 
 
 def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
-    """Print an error, for people and as data."""
     running = _command_of(arguments) == "run"
     outcome = outcome_of(error, running=running)
     listed: list[dict[str, Any]] = []
@@ -145,7 +144,6 @@ class _Parser(argparse.ArgumentParser):
     """Raises what it would print; an error shows the usage of the command, and the option that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a _UsageError."""
         raise _UsageError(f"{self.prog}: error: {message}", self.format_usage())
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401

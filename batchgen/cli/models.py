@@ -21,12 +21,10 @@ _AS_THEY_ARE = (
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_json(parser)
 
 
 def execute(options: Namespace) -> int:
-    """Print what models and accounts support."""
     from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()

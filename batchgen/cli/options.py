@@ -68,21 +68,18 @@ def output_folder(options: Namespace, name: str) -> Path:
 
 
 def folder(text: str) -> Path:
-    """A folder's name."""
     if not text.strip():
         raise argparse.ArgumentTypeError("name a folder")
     return Path(text)
 
 
 def count(text: str) -> int:
-    """A whole number from 0."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """A number of seconds above 0."""
     try:
         number = float(text)
     except ValueError:

@@ -40,7 +40,6 @@ class Outcome(NamedTuple):
     sentence: str
 
     def as_data(self) -> dict[str, Any]:
-        """For a summary."""
         return {**header(self.exit_code, self.reason_code), "reason": self.sentence}
 
 

@@ -29,7 +29,6 @@ _REASONS_SHOWN = 8
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
     parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")

@@ -30,7 +30,6 @@ def report(problems: Sequence[Diagnostic]) -> None:
 
 
 def as_data(problems: Sequence[Diagnostic]) -> list[dict[str, Any]]:
-    """The same as values for JSON."""
     return [
         {
             **_place(problem.place),

@@ -76,7 +76,6 @@ class Progress(Observer):
         self._bar: Any = None  # a tqdm bar that is only told where it stands, so its own timing does not matter
 
     def on_start(self, counters: Counters) -> None:
-        """Draw the bar, where there is one."""
         self._rate.note(counters.images_done)
         if self._quiet or not self._on_terminal:
             return
@@ -89,7 +88,6 @@ class Progress(Observer):
         self.on_progress(counters)
 
     def on_progress(self, counters: Counters) -> None:
-        """Show where the run stands."""
         if self._quiet:
             return
         self._rate.note(counters.images_done)
@@ -105,7 +103,6 @@ class Progress(Observer):
             self._line(describe(counters, rate))
 
     def on_end(self, counters: Counters) -> None:
-        """Show it for the last time."""
         self.on_progress(counters)
         self._draw("close")
         self._bar = None

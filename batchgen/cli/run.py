@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
     parser.add_argument(
@@ -55,7 +54,6 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run, report how it ended, and return the exit code."""
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
         hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
         progress = Progress(quiet=options.quiet, log_format=options.log_format)

@@ -43,7 +43,6 @@ The sandbox listens on {base_url} and emulates {emulate}. Press Ctrl-C to stop i
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
     from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL  # noqa: PLC0415 - only for this help text
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     parser.add_argument(
         "--watch",

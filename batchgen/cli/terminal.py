@@ -55,7 +55,6 @@ def write(stream: TextIO, text: str) -> None:
 
 
 def flush(stream: TextIO) -> None:
-    """Flush a stream, as `write`."""
     try:
         stream.flush()
     except OSError as error:
@@ -105,7 +104,6 @@ class HarmlessStream(io.TextIOBase):
             write(self.beneath, redact(text))
 
     def flush(self) -> None:
-        """Flush the stream beneath."""
         with suppress(*self._ignored):
             flush(self.beneath)
 
@@ -118,15 +116,12 @@ class HarmlessStream(io.TextIOBase):
         """Leave the stream beneath open."""
 
     def isatty(self) -> bool:
-        """Whether a person may be looking."""
         return self.beneath.isatty()
 
     def fileno(self) -> int:
-        """The descriptor of the stream beneath."""
         return self.beneath.fileno()
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
 

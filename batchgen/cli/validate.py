@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument("manifests", metavar="MANIFEST", nargs="+", type=Path, help="a manifest, a YAML file")
     parser.add_argument("--provider", metavar="NAME", help="check for another account than the manifest's")
     common.add_json(parser)

@@ -23,7 +23,6 @@ _RECHECK_AFTER_SECONDS = 1.0  # while a run is going
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_json(parser)
 

@@ -109,7 +109,6 @@ class Api(ABC):
             _bearer(header)  # any key is accepted
 
     def links(self, request: web.BaseRequest) -> Callable[..., str]:
-        """Gives the links in an answer to this request."""
         return partial(self.sandbox.images.link, f"http://{request.host}")
 
 

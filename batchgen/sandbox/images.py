@@ -41,7 +41,6 @@ class ImageHost:
         self._painters = ThreadPoolExecutor(_PAINTERS, thread_name_prefix="painter")
 
     def close(self) -> None:
-        """Wait for the images that are being painted."""
         self._painters.shutdown(wait=True, cancel_futures=True)
 
     def link(self, origin: str, task: Task, index: int, *, watermark: bool = False) -> str:

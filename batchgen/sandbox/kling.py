@@ -82,7 +82,6 @@ class KlingApi(Api):
             raise ApiError(1203, f"model {value} does not exist")
 
     def check_together(self, body: dict[str, Any]) -> None:
-        """The rules about two fields."""
         model = self._catalog.models.get(body.get("model_name", _DEFAULT_MODEL))
         takes_reference = model is not None and model.image_reference
         if "image" in body and "negative_prompt" in body:
@@ -95,7 +94,6 @@ class KlingApi(Api):
             body["image"] = identify(body["image"], self._catalog.limits)
 
     def request_of(self, body: dict[str, Any]) -> CreateRequest:
-        """The request of a valid body: one just received, or one from the journal."""
         return CreateRequest(
             body=body,
             prompt=body["prompt"],
@@ -117,11 +115,9 @@ class KlingApi(Api):
                 self._follow(task, now)
 
     async def close(self) -> None:
-        """Send no more callbacks."""
         await self._callbacks.close()
 
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
-        """The new task, whose callbacks are sent. Raises ApiError (1102, 1201, 1302, 1303)."""
         task = super().accept(wanted, caller_id)
         self._follow(task, task.created_at - 1)
         return task
@@ -162,7 +158,6 @@ class KlingApi(Api):
         return web.Response(body=body.encode(), headers=JSON)
 
     def error(self, error: ApiError) -> tuple[int, bytes]:
-        """HTTP status and body of an error."""
         body = {"code": error.code, "message": error.message, "request_id": self._request_id()}
         return STATUS_OF[error.code], json.dumps(body, ensure_ascii=False).encode()
 

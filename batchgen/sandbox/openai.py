@@ -69,7 +69,6 @@ class OpenAIApi(Api):
         self.routes = {("POST", PATH): ("create", self.create), ("GET", _MODELS_PATH): ("models", self._list_models)}
 
     def check_together(self, body: dict[str, Any]) -> None:
-        """The model's own rules."""
         model = body.get("model", self._default_model)
         if model not in self._models:
             raise ApiError(1203, f"The model '{model}' does not exist.")
@@ -77,7 +76,6 @@ class OpenAIApi(Api):
             raise ApiError(1201, "Unknown parameter: 'response_format'.")  # as these models really answer
 
     def request_of(self, body: dict[str, Any]) -> CreateRequest:
-        """The create of a valid body: one just received, or one from the journal."""
         size = body.get("size", _DEFAULT_SIZE)
         return CreateRequest(
             body=body,
@@ -108,7 +106,6 @@ class OpenAIApi(Api):
         return _json_response({"object": "list", "data": models})
 
     def error(self, error: ApiError) -> tuple[int, bytes]:
-        """HTTP status and body of an error."""
         status, kind, code = _ERRORS[error.code]
         body = {"error": {"message": error.message, "type": kind, "param": None, "code": code}}
         return status, json.dumps(body, ensure_ascii=False).encode()

@@ -75,7 +75,6 @@ def number(kind: type[int] | UnionType, least: int, most: int) -> Check:
 
 
 def one_of(allowed: Iterable[str]) -> Check:
-    """One of these values."""
     known = tuple(allowed)
 
     def check(name: str, value: object) -> None:

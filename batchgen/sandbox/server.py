@@ -69,7 +69,6 @@ class Sandbox:
 
     @property
     def base_url(self) -> str:
-        """The `base_url` of an account at this sandbox."""
         return self.origin + self._api.prefix
 
     async def __aenter__(self) -> Self:

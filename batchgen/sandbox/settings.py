@@ -52,7 +52,6 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check what would otherwise fail later, or be ignored."""
         if self.emulate not in PROFILES:
             raise CommandError(f"The sandbox cannot emulate {self.emulate!r}. Choose one of {', '.join(PROFILES)}.")
         if not self.allow_network and not _is_loopback(self.host):

@@ -75,7 +75,6 @@ class TaskStore:
                 ) from error
 
     def close(self) -> None:
-        """Close the journal."""
         if self._journal is not None:
             os.close(self._journal)
             self._journal = None
@@ -153,7 +152,6 @@ class TaskStore:
             self.peak_units_held = max(self.peak_units_held, self.units_held(now))
 
     def units_held(self, now: int) -> int:
-        """Units that running tasks hold."""
         while self._running and self._running[0][0] <= now:
             self._units_held -= heappop(self._running)[2]
         return self._units_held

@@ -81,7 +81,6 @@ class Task:
         return max(moment for moment in (self.created_at, self.starts_at, self.ends_at) if moment <= now)
 
     def to_record(self) -> dict[str, Any]:
-        """For the journal."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "request"}
         return own | {"body": self.request.body}
 

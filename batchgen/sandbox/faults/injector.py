@@ -50,11 +50,9 @@ class FaultInjector(Injector):
         raise InjectedAnswer(str(fault.act), self._hang if fault.act is Act.HANG else _cut)
 
     def task_failure(self, number: int) -> str:
-        """Why the task with this number fails; empty for one that does not."""
         return "an injected fault: the generation failed" if self._next(Occasion.TASK, number) else ""
 
     def callbacks(self, clock: Callable[[], int], body_of: Callable[[Task, int], bytes]) -> Callbacks:
-        """What sends the callbacks."""
         return FaultyCallbacks(clock, body_of, lambda: self._next(Occasion.CALLBACK))
 
     def _next(self, occasion: Occasion, number: int | None = None) -> Fault | None:

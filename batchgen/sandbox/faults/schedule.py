@@ -25,7 +25,6 @@ class FaultSettings:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and rates out of range."""
         for name, rate in self.rates.items():
             if name not in FAULTS:
                 known = ", ".join((*IN_ALL, *FAMILIES))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 
 class Act(StrEnum):
-    """What a fault does."""
-
     CUT = "cut"  # the connection is cut without an answer
     HANG = "hang"  # there is no answer; the connection stays open
     REFUSE = "refuse"  # the answer is an error with the fault's code
