@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
 from batchgen.cli import terminal
-from batchgen.cli.outcome import header, outcome_of
+from batchgen.cli.outcome import header, outcome_of, print_problems, problems_as_data
 from batchgen.errors import BatchgenError, CommandError, ExitCode, ManifestInvalid, ReasonCode
 
 if TYPE_CHECKING:
@@ -109,10 +109,8 @@ def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
     outcome = outcome_of(error, running=running)
     listed: list[dict[str, Any]] = []
     if isinstance(error, ManifestInvalid):
-        from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
-
-        problems.report(error.problems)
-        listed = problems.as_data(error.problems)
+        print_problems(error.problems)
+        listed = problems_as_data(error.problems)
     elif isinstance(error, _UsageError):
         print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
         if running and (path := _given(arguments, "--summary")):  # a command line that is wrong has a summary too

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batchgen.cli import terminal
 from batchgen.errors import BatchgenError, ExitCode, ReasonCode
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from batchgen.errors import Diagnostic, SourceLocation
 
 _SUCCESSES = frozenset({ExitCode.OK, ExitCode.CHANGES})
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
@@ -74,3 +79,36 @@ def _defect(error: BaseException) -> str:
         f"this is a defect of batchgen, not of your input: {type(error).__name__}: {redact(str(error))}{place}. Nothing"
         " paid for is lost: run again to go on. To report it, set BATCHGEN_TRACEBACK=1 and run once more."
     )
+
+
+def print_problems(problems: Sequence[Diagnostic]) -> None:
+    """Print them on standard error: with their source lines for people, or as one record each in a log of JSON."""
+    if terminal.is_log(sys.stderr):
+        print(*problems, sep="\n", file=sys.stderr)
+        return
+    from batchgen.manifest.explain import render  # noqa: PLC0415 - only where there is something to explain
+
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    lines = [render(problem, color=color) for problem in problems]
+    if (errors := sum(not problem.warning for problem in problems)) > 1:
+        lines.append(f"{errors} errors; nothing was sent and nothing was written.")
+    # Only the colours are control characters, and they are ours.
+    terminal.write(terminal.beneath(sys.stderr), "\n".join(lines) + "\n")
+
+
+def problems_as_data(problems: Sequence[Diagnostic]) -> list[dict[str, Any]]:
+    return [
+        {
+            **_place(problem.place),
+            "path": problem.path,
+            "severity": "warning" if problem.warning else "error",
+            "message": problem.message,
+            "hint": problem.hint,
+            "also": [_place(place) for place in problem.also],
+        }
+        for problem in problems
+    ]
+
+
+def _place(place: SourceLocation) -> dict[str, Any]:
+    return {"file": place.file, "line": place.line, "column": place.column}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.app.load import load_manifest
 from batchgen.app.plan import previewed
 from batchgen.cli import options as common
-from batchgen.cli import problems
-from batchgen.cli.outcome import header, print_result
+from batchgen.cli.outcome import header, print_problems, print_result
 from batchgen.errors import ExitCode, ReasonCode
 from batchgen.formatting import counted, duration
 from batchgen.money import plain
@@ -45,7 +44,7 @@ def execute(options: Namespace) -> int:
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit) as (plan, ledger):
         if manifest.warnings:
-            problems.report(manifest.warnings)
+            print_problems(manifest.warnings)
         code = ExitCode.CHANGES if options.exit_code and plan.anything_to_do else ExitCode.OK
         listed = ((job, row) for job, row in job_states(manifest, ledger) if selection.takes(job))
         if options.json:

@@ -16,8 +16,6 @@ from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchgen.sandbox.faults.schedule import FaultSettings
 
 _EPILOG = """\
@@ -52,17 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         epilog=parser.epilog or "",
     )
     parser.argument_default = argparse.SUPPRESS  # defaults are those of Settings
-    for add_options in (_add_server, _add_account, _add_tasks, _add_images):
-        add_options(parser.add_argument)
-
-
-def _add_server(add: Callable[..., argparse.Action]) -> None:
+    add = parser.add_argument
     add("--host", default=None, help="address to listen on (default: 127.0.0.1; others open it to your network)")
     add("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
     add("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
-
-
-def _add_account(add: Callable[..., argparse.Action]) -> None:
     switch = argparse.BooleanOptionalAction
     add("--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)")
     add("--lists", dest="lists_tasks", action=switch, help="whether it lists tasks (default: as the emulated account)")
@@ -73,18 +64,12 @@ def _add_account(add: Callable[..., argparse.Action]) -> None:
     add("--concurrency", type=int, metavar="UNITS", help="units that running tasks may hold (default: 27)")
     add("--creates-per-minute", type=int, metavar="N", help="more creates get 429/1302 (default: no limit)")
     add("--balance", type=float, metavar="UNITS", help="creates beyond it get 429/1102 (default: no limit)")
-
-
-def _add_tasks(add: Callable[..., argparse.Action]) -> None:
     formats = ("b64_json", "url")
     add("--response-format", choices=formats, help="of the OpenAI API, unless a create names one (default: b64_json)")
     add("--latency", type=float, metavar="S", help="median duration of a task in seconds (default: 1)")
     add("--latency-sigma", type=float, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)")
     add("--faults", type=_faults, metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
     add("--seed", type=int, metavar="N", help="seed of latencies and faults (default: 0)")
-
-
-def _add_images(add: Callable[..., argparse.Action]) -> None:
     add("--blank-images", action="store_true", help="serve small white images: for benchmarks")
     add("--image-format", type=Format, choices=list(Format), help="format of images (default: png)")
     add("--image-bytes", type=int, metavar="N", help="pad each image to at least N bytes (default: 0)")

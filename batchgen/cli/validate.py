@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
-from batchgen.cli import problems
-from batchgen.cli.outcome import checked, print_result
+from batchgen.cli.outcome import checked, print_problems, print_result, problems_as_data
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.formatting import counted
 from batchgen.ledger.store import Ledger
@@ -47,10 +46,10 @@ def execute(options: Namespace) -> int:
             print(f"{path}: valid, {_jobs(manifest)}")
     valid = all(problem.warning for problem in found)
     if found and not options.json:
-        problems.report(found)
+        print_problems(found)
     if options.json:
         head = checked(ok=valid, exit_code=ManifestInvalid.exit_code)
-        print_result({**head, "valid": valid, "problems": problems.as_data(found)})
+        print_result({**head, "valid": valid, "problems": problems_as_data(found)})
     return 0 if valid else ManifestInvalid.exit_code
 
 

@@ -89,12 +89,15 @@ class TaskStore:
         self._check(request, units, now)
         number = len(self.tasks) + 1
         failing = _FAILING_WORD in request.prompt
+        last = int(self.tasks[-1].id) if self.tasks else 0
+        sigma = self._settings.latency_sigma
+        factor = self._rng.lognormvariate(0, sigma) if sigma else 1.0
         task = Task(
-            id=self._next_id(now),
+            id=str(max(last + 1, now * 1000)),  # an id that no other start of the sandbox gives
             number=number,
             request=request,
             created_at=now,
-            duration=self._duration(),
+            duration=round(self._settings.latency * factor * 1000),
             failure="the prompt asks for a task that fails" if failing else self._injector.task_failure(number),
             units=units,
             caller_id=caller_id,
@@ -114,28 +117,14 @@ class TaskStore:
         balance = self._settings.balance
         if balance is not None and self._spent + units > balance:
             raise ApiError(1102, "the resource pack is used up")
-        self._check_rate(now)
-        if self.units_held(now) + request.n > self._settings.concurrency:
-            raise ApiError(1303, retry_after=1)
-
-    def _check_rate(self, now: int) -> None:
         while self._accepted_at and self._accepted_at[0] <= now - _MINUTE:
             self._accepted_at.popleft()
         limit = self._settings.creates_per_minute
         if limit is not None and len(self._accepted_at) >= limit:
             wait = self._accepted_at[0] + _MINUTE - now
             raise ApiError(1302, retry_after=-(-wait // 1000))
-
-    def _next_id(self, now: int) -> str:
-        """An id that no other start of the sandbox gives: the time, or the last id + 1 where the time would repeat."""
-        last = int(self.tasks[-1].id) if self.tasks else 0
-        return str(max(last + 1, now * 1000))
-
-    def _duration(self) -> int:
-        """Milliseconds that a task takes."""
-        sigma = self._settings.latency_sigma
-        factor = self._rng.lognormvariate(0, sigma) if sigma else 1.0
-        return round(self._settings.latency * factor * 1000)
+        if self.units_held(now) + request.n > self._settings.concurrency:
+            raise ApiError(1303, retry_after=1)
 
     def _add(self, task: Task, now: int) -> None:
         self.tasks.append(task)
