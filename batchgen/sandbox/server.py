@@ -114,26 +114,21 @@ class Sandbox:
         return runner, runner.addresses[0][1]
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, and mark the answer as a sandbox's."""
-        response = await self._answer(request)
-        if self.settings.marked and not response.prepared:
-            response.headers[SANDBOX_HEADER] = "1"
-        return response
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, and count it in the usage."""
+        """Answer a request, count it in the usage, and mark the answer as a sandbox's."""
         path, _, query = request.raw_path.partition("?")
         path = path.removeprefix(self._api.prefix)
         kind, handler = self._route(request.method, path)
         try:
             response = await handler(request, path, query)
+            self.usage.count(kind, "0" if response.status == 200 else str(response.status))
         except ApiError as error:
             self.usage.count(kind, str(error.code))
-            return self._error_response(error)
+            response = self._error_response(error)
         except InjectedAnswer as injected:
             self.usage.count(kind, injected.label)
-            return await injected.respond(request)
-        self.usage.count(kind, "0" if response.status == 200 else str(response.status))
+            response = await injected.respond(request)
+        if self.settings.marked and not response.prepared:
+            response.headers[SANDBOX_HEADER] = "1"
         return response
 
     def _route(self, method: str, path: str) -> tuple[str, Handler]:
