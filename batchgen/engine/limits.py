@@ -126,8 +126,8 @@ class AccountLimits:
         wake: asyncio.Event,
     ) -> None:
         self._clock = clock
-        self._concurrency = AdaptiveLimit(account.concurrency, least=1, most=max_units(account))
-        self._reached = 0  # units of accepted tasks that ran at a time since the last refusal for the concurrency
+        self._concurrency = AdaptiveLimit(account.concurrency, least=1, most=max_units(account), decrease=1.0)
+        self._reached = 0  # units of accepted tasks that ran at a time, as far as the account has not taken it back
         self._accepted_at = clock()
         self._rate = CreateRate(clock)
         self._is_full = False  # whether an attempt waits that did not fit: only then more units would be used
@@ -198,9 +198,8 @@ class AccountLimits:
         retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
-            level = max(self._reached, self.time.running)
-            self._concurrency.refused(level, sent=permit.sent, now=self._clock())
-            self._reached = 0
+            if self._concurrency.refused(self.in_use, sent=math.inf, now=self._clock(), proven=self._reached):
+                self._reached = min(self._reached, self.units)
             # Where all slots are in use, the next one that is released is enough to wait for.
             closes = self.in_use < self.units or self.in_use == 0 or retry_after is not None
         elif isinstance(error, TooFast) and not (isinstance(error, ProxyBusy) and self.outage.is_account_in_trouble):
