@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from batchgen.app.load import load_manifest
     from batchgen.app.observer import Observer
     from batchgen.app.plan import plan
     from batchgen.app.run import run, run_async

@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from batchgen.app.adopt_files import Adopted, adopt_files, adopt_rows
 from batchgen.app.gateway import open_gateway
 from batchgen.app.gateway_query import GatewayQuery, GatewayReport, OrphanTask
 from batchgen.app.ledger_totals import LedgerTotals, ledger_totals
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.jobs import Status
 from batchgen.ledger import lock
-from batchgen.ledger.adoption import events_of_attempt
+from batchgen.ledger.adoption import events_of_attempt, events_of_delivery
 from batchgen.ledger.events import Accepted, Outcome, Reopened, redacted
+from batchgen.ledger.rescue import adopt_rescued
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.matrix.expand import expand
-from batchgen.reconcile import reconcile
+from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import INDEX
 from batchgen.storage.tree import Tree
 
@@ -30,17 +30,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from batchgen.catalog.accounts import Account
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
     from batchgen.manifest.model import Manifest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditReport:
-    """What ledger and gateways say about an output."""
+_SHOWN = 5
 
+
+@dataclass(slots=True, kw_only=True)
+class Adopted:
+    """How much was adopted from the output itself; `left` names rows of the index that could not be."""
+
+    rescued: int = 0
+    rows: int = 0  # images of index.csv
+    files: int = 0  # images with the names of jobs to be made
+    left: list[str] = field(default_factory=list)
+
+    def as_lines(self) -> list[str]:
+        lines = []
+        if self.rescued:
+            lines.append(f"  {self.rescued} rescued answers were adopted")
+        if self.rows:
+            lines.append(f"  {self.rows} images of {INDEX} were adopted")
+        if self.files:
+            lines.append(f"  {self.files} files were adopted by their names alone: look at them")
+        if self.left:
+            lines.append(
+                f"  {len(self.left)} rows of {INDEX} belong to no job that the ledger or the manifest knows, such as"
+                f" {', '.join(self.left[:_SHOWN])}. To go on without them, move {INDEX} away; the files stay."
+            )
+        return lines
+
+
+@dataclass(slots=True, kw_only=True)
+class AuditReport:
     root: Path
     totals: LedgerTotals
     gateways: list[GatewayReport]
@@ -48,7 +73,7 @@ class AuditReport:
     paid_besides: tuple[int, int]  # images of these: paid for, and how many of those are duplicates
     of_other_outputs: int  # tasks of jobs that neither knows
     adoptable: list[OrphanTask]
-    adopted: bool
+    adopted: bool = False
     from_output: Adopted
     painted: int  # jobs of which a sandbox painted something, which counts for nothing
 
@@ -71,7 +96,6 @@ class AuditReport:
 
     @property
     def sentence(self) -> str:
-        """The result in one sentence."""
         return f"{self.paid} images paid for, {self.totals.delivered} delivered, {self.twice} twice."
 
 
@@ -87,70 +111,50 @@ def audit(
         raise CommandError("--rescue names what --adopt is to take in: give both.")
     if not state.exists() and not (root / INDEX).exists():
         raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {manifest.path}")
-    if not adopt:
-        Ledger.check_not_lost(state, root / INDEX)
     with ExitStack() as stack:
+        base_url = manifest.account.base_url  # empty for a sandbox in the process
+        painted = 0  # counts for nothing where the account in force is a real one
+        from_output = Adopted()
         if adopt:
             stack.enter_context(lock.held(root))
-        ledger = Ledger.open(state) if adopt else Ledger.preview(state)
-        stack.callback(ledger.close if adopt else ledger.db.close)
-        if not adopt:
+            ledger = Ledger.open(state)
+            stack.callback(ledger.close)
+            if base_url:
+                painted, _ = reconcile.drop_rehearsals(ledger, Tree(root), base_url)
+            from_output = _adopt_rows(ledger, manifest, root, rescue)
+        else:
+            Ledger.check_not_lost(state, root / INDEX)
+            ledger = Ledger.preview(state)
+            stack.callback(ledger.close)
             ledger.preview_current_jobs()
-        painted = _drop_rehearsals(ledger, manifest.account, root, adopt=adopt)
-        from_output = adopt_rows(ledger, manifest, root, rescue) if adopt else Adopted()
-        report = _compared(manifest, root, ledger, from_output, offline=offline, painted=painted)
-        return _adopt(report, manifest, ledger) if adopt else report
-
-
-def _drop_rehearsals(ledger: Ledger, account: Account, root: Path, *, adopt: bool) -> int:
-    """Leave out what a sandbox painted, where the account in force is a real one; returns of how many jobs."""
-    if account.is_local_sandbox:
-        return 0
-    if adopt:
-        return reconcile.drop_rehearsals(ledger, Tree(root), account.base_url)[0]
-    return len(ledger.preview_drop_rehearsals(account.base_url))
-
-
-def _compared(
-    manifest: Manifest, root: Path, ledger: Ledger, from_output: Adopted, *, offline: bool, painted: int
-) -> AuditReport:
-    totals = ledger_totals(ledger, root)
-    names = sorted({manifest.account.name, *totals.oldest})
-    gateways = [] if offline else asyncio.run(_query_all(manifest, root, totals, names))
-    orphans = [orphan for gateway in gateways for orphan in gateway.orphans]
-    jobs = _jobs_of(orphans, manifest)
-    here = [orphan for orphan in orphans if orphan.job_id in jobs or orphan.job_id in totals.latest]
-    images = totals.images | {job.id: job.parameters.n for job in jobs.values()}
-    return AuditReport(
-        root=root,
-        totals=totals,
-        gateways=gateways,
-        orphans=here,
-        paid_besides=paid_besides(here, images, totals),
-        of_other_outputs=len(orphans) - len(here),
-        adoptable=adoptable(orphans, jobs, totals),
-        adopted=False,
-        from_output=from_output,
-        painted=painted,
-    )
-
-
-def _adopt(report: AuditReport, manifest: Manifest, ledger: Ledger) -> AuditReport:
-    now = int(time.time() * 1000)
-    jobs = _jobs_of(report.adoptable, manifest)
-    for orphan in report.adoptable:
-        ledger.record(map(redacted, adoption(orphan, jobs[orphan.job_id], ledger, now)))
-    report.from_output.files = adopt_files(ledger, manifest, report.root, now)
-    return replace(report, totals=ledger_totals(ledger, report.root), adopted=True)
-
-
-def _jobs_of(orphans: Iterable[OrphanTask], manifest: Manifest) -> dict[str, Job]:
-    ids = {orphan.job_id for orphan in orphans}
-    return {job.id: job for job in expand(manifest) if job.id in ids} if ids else {}
-
-
-async def _query_all(manifest: Manifest, root: Path, totals: LedgerTotals, names: list[str]) -> list[GatewayReport]:
-    return [await _query(manifest, root, totals, name) for name in names]
+            if base_url:
+                painted = len(ledger.preview_drop_rehearsals(base_url))
+        totals = ledger_totals(ledger, root)
+        names = sorted({manifest.account.name, *totals.oldest})
+        gateways = [] if offline else [asyncio.run(_query(manifest, root, totals, name)) for name in names]
+        orphans = [orphan for gateway in gateways for orphan in gateway.orphans]
+        ids = {orphan.job_id for orphan in orphans}
+        jobs = {job.id: job for job in expand(manifest) if job.id in ids} if ids else {}
+        here = [orphan for orphan in orphans if orphan.job_id in jobs or orphan.job_id in totals.latest]
+        images = totals.images | {job.id: job.parameters.n for job in jobs.values()}
+        report = AuditReport(
+            root=root,
+            totals=totals,
+            gateways=gateways,
+            orphans=here,
+            paid_besides=paid_besides(here, images, totals),
+            of_other_outputs=len(orphans) - len(here),
+            adoptable=adoptable(orphans, jobs, totals),
+            from_output=from_output,
+            painted=painted,
+        )
+        if adopt:
+            now = int(time.time() * 1000)
+            for orphan in report.adoptable:
+                ledger.record(map(redacted, adoption(orphan, jobs[orphan.job_id], ledger, now)))
+            from_output.files = _adopt_files(ledger, manifest, root, now)
+            report.totals, report.adopted = ledger_totals(ledger, root), True
+        return report
 
 
 async def _query(manifest: Manifest, root: Path, totals: LedgerTotals, name: str) -> GatewayReport:
@@ -214,3 +218,38 @@ def paid_besides(orphans: Iterable[OrphanTask], images: Mapping[str, int], total
         twice += number if orphan.job_id in counted else 0
         counted.add(orphan.job_id)
     return paid, twice
+
+
+def _adopt_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | None) -> Adopted:
+    """Adopt the rescued answers and the rows of index.csv; a file counts where its hash is that of its row."""
+    adopted = Adopted()
+    account = manifest.account
+    if rescue is not None:
+        adopted.rescued, _ = adopt_rescued(ledger, rescue)
+    found = unrecorded.deliveries_of_index(
+        ledger, root, lambda name: manifest.accounts.get(name, account).base_url, lambda: expand(manifest)
+    )
+    for each in found:
+        if isinstance(each, dict):
+            adopted.left.append(each["file_name"])
+            continue
+        events = events_of_delivery(ledger, each)
+        if events:
+            ledger.record(events)
+            adopted.rows += len(each.indexes)
+        else:
+            adopted.left.append(each.job.id)
+    return adopted
+
+
+def _adopt_files(ledger: Ledger, manifest: Manifest, root: Path, at: int) -> int:
+    """Adopt image files that have the names of jobs which are still to be made."""
+    number = 0
+    name = manifest.account.name
+    unknown = unrecorded.files_of_pending(ledger, root, manifest.output_path, lambda: expand(manifest))
+    for job, files in list(unknown):
+        found = unrecorded.delivery_of_files(job, files, root, name, manifest.account.base_url, at)
+        if found.files:
+            ledger.record(events_of_delivery(ledger, found))
+            number += len(found.files)
+    return number

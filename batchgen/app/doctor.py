@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.app.doctor_advice import advice_on_host, advice_on_path, problem_of_key, without_password
 from batchgen.app.gateway import open_gateway
 from batchgen.catalog.accounts import Auth, Capability
 from batchgen.catalog.load import builtin
@@ -23,10 +24,13 @@ from batchgen.errors import (
     BatchgenError,
     CommandError,
     JobError,
+    NameNotFound,
     NoSuchPath,
     NotSent,
+    ProxyFailed,
     RequestBlocked,
     TaskNotFound,
+    TlsFailed,
     Unclear,
 )
 from batchgen.formatting import duration
@@ -80,7 +84,6 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
         return all(check.verdict is not Verdict.PROBLEM for check in self.checks)
 
 
@@ -103,14 +106,15 @@ async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Heal
 
 
 class _Examination:
-    """One account, checked once."""
-
     def __init__(self, account: Account, client: GetOnlyClient, timeout: float) -> None:
         self._account = account
         self._client = client
         self._timeout = timeout
         self._checks: list[Check] = []
         self._provider: Provider | None = None
+        self._ok = partial(self._add, Verdict.OK)
+        self._note = partial(self._add, Verdict.NOTE)
+        self._problem = partial(self._add, Verdict.PROBLEM)
 
     async def run(self, account: Account) -> Health:
         """Every check that can be made."""
@@ -130,17 +134,8 @@ class _Examination:
             latency=median(seconds) if seconds else None,
         )
 
-    def _add(self, name: str, verdict: Verdict, text: str, advice: str = "") -> None:
+    def _add(self, verdict: Verdict, name: str, text: str, advice: str = "") -> None:
         self._checks.append(Check(name=name, verdict=verdict, text=text, advice=advice))
-
-    def _ok(self, name: str, text: str) -> None:
-        self._add(name, Verdict.OK, text)
-
-    def _note(self, name: str, text: str, advice: str = "") -> None:
-        self._add(name, Verdict.NOTE, text, advice)
-
-    def _problem(self, name: str, text: str, advice: str = "") -> None:
-        self._add(name, Verdict.PROBLEM, text, advice)
 
     async def _ask(self, question: Awaitable[T]) -> T:
         """The answer. Raises Unclear where none comes in time."""
@@ -163,7 +158,7 @@ class _Examination:
             self._ok("key", "none is needed")
             return
         for name in names:
-            if problem := problem_of_key(os.environ[name].strip()):
+            if problem := _problem_of_key(os.environ[name].strip()):
                 self._problem("key", f"The key in {name} {problem}.", f"Set {name} to the key alone.")
                 return
         self._ok("key", f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set")
@@ -174,7 +169,7 @@ class _Examination:
         except CommandError as error:
             self._problem("proxy", str(error))
             return False
-        self._ok("proxy", "none in use" if proxy is None else f"through {without_password(proxy)}")
+        self._ok("proxy", "none in use" if proxy is None else f"through {proxy.rpartition('@')[2]}")
         return True
 
     def _check_request_timeout(self, provider: Provider) -> None:
@@ -196,7 +191,7 @@ class _Examination:
         try:
             await self._ask(self._client.send("GET", self._account.base_url, headers={}))
         except (NotSent, Unclear) as error:
-            self._problem("host", str(error), advice_on_host(error, parts.scheme))
+            self._problem("host", str(error), _advice_on_host(error, parts.scheme))
             return False
         seconds = f"{self._client.exchanges[-1].seconds:.2f} s"
         if parts.scheme == "https":
@@ -238,10 +233,13 @@ class _Examination:
         self, exchange: Exchange | None, not_there: TaskNotFound | NoSuchPath | None
     ) -> bool:
         """Ask the same without a key: only a difference shows that the key was checked, or that the path is right."""
-        keyless = await self._keyless(exchange)
+        keyless = None  # where there is nothing to compare
+        if exchange is not None and self._account.auth is not Auth.NONE:
+            with suppress(NotSent, Unclear):
+                keyless = (await self._ask(self._client.send("GET", exchange.url, headers={}))).status
         unnamed = exchange is not None and not_there is not None and not_there.code in {"", str(exchange.answer.status)}
         if unnamed and keyless in {None, 404, 405}:
-            advice = advice_on_path(self._account)
+            advice = _advice_on_path(self._account)
             self._problem("auth", f"There seems to be no such API at {self._account.base_url}: {not_there}", advice)
             return False
         what = "the token made from the two keys" if self._account.auth is Auth.JWT else "the key"
@@ -252,16 +250,6 @@ class _Examination:
         else:
             self._ok("auth", f"{what} is accepted")
         return True
-
-    async def _keyless(self, exchange: Exchange | None) -> int | None:
-        """The HTTP status of the same question without a key; None where there is nothing to compare."""
-        if exchange is None or self._account.auth is Auth.NONE:
-            return None
-        try:
-            answer = await self._ask(self._client.send("GET", exchange.url, headers={}))
-        except (NotSent, Unclear):
-            return None
-        return answer.status
 
     def _on_refusal(self, error: BatchgenError) -> str:
         if isinstance(error, AccountStopped):
@@ -292,7 +280,7 @@ class _Examination:
             return ()
         if claim is Capability.NO and tasks:
             self._note("list", "it lists tasks, although its profile says no", self._set("lists_tasks", Capability.TRY))
-        elif tasks and self._sends_ids and not any(task.external_id for task in tasks):
+        elif tasks and "external_task_id" in self._account.fields and not any(task.external_id for task in tasks):
             self._note(
                 "list", "it lists tasks without the ids that they were sent with: a lost task cannot be found there"
             )
@@ -342,10 +330,6 @@ class _Examination:
             what = "a task of its list is not found by the id that it was sent with: a lost answer might be paid twice"
             self._problem("find", what, self._set("lookup_by_external_id"))
 
-    @property
-    def _sends_ids(self) -> bool:
-        return "external_task_id" in self._account.fields
-
     def _set(self, key: str, value: Capability = Capability.NO) -> str:
         return f'Set `{key}: "{value.value}"` under providers.{self._account.name}.'
 
@@ -378,3 +362,34 @@ class _Examination:
         headers = self._client.exchanges[-1].answer.headers
         limits = [f"{name}: {value}" for name, value in headers.items() if "ratelimit" in name.lower().replace("-", "")]
         self._ok("latency", "; ".join([words, *limits]))
+
+
+def _problem_of_key(value: str) -> str:
+    """Why a value of the environment is no key, such as a slip of pasting. Empty where it may be one."""
+    if value[:1] in {'"', "'"} or value[-1:] in {'"', "'"}:
+        return "is in quotation marks"
+    if value.lower().startswith("bearer "):
+        return "begins with the word Bearer, which batchgen adds by itself"
+    return "contains a space" if " " in value else ""
+
+
+def _advice_on_host(error: BatchgenError, scheme: str) -> str:
+    if isinstance(error, NameNotFound):
+        return "Check the name in base_url, and this machine's network."
+    if isinstance(error, TlsFailed):
+        return "If it has no TLS, write http:// in base_url; if its certificate is a company's own, set SSL_CERT_FILE."
+    if isinstance(error, ProxyFailed):
+        return "Check the proxy's variable, or name the host in no_proxy."
+    if isinstance(error, NotSent):
+        return "Check host and port of base_url, and whether a firewall or a proxy blocks the way."
+    other = "https" if scheme == "http" else "http"
+    return f"Check base_url (does the port speak {other}?), and whether a firewall or a proxy blocks the way."
+
+
+def _advice_on_path(account: Account) -> str:
+    """What to do where the API is not at the account's address."""
+    known = [
+        each.base_url for each in builtin().accounts.values() if each.protocol == account.protocol and each.base_url
+    ]
+    there = f"; built-in accounts of its protocol have {' and '.join(known)}" if known else ""
+    return f"Check base_url{there}."

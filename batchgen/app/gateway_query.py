@@ -44,8 +44,6 @@ class OrphanTask:
 
 @dataclass(slots=True, kw_only=True)
 class GatewayReport:
-    """What the gateway of one account knows."""
-
     account: str
     base_url: str
     tasks: int = 0  # that the gateway named
@@ -56,14 +54,9 @@ class GatewayReport:
 
 
 class GatewayQuery:
-    """Asks one account for its tasks."""
-
-    def __init__(
-        self, provider: Provider, totals: LedgerTotals, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    ) -> None:
+    def __init__(self, provider: Provider, totals: LedgerTotals) -> None:
         self._provider = provider
         self._totals = totals
-        self._sleep = sleep
         self._rng = Random()
         self._first_seen: dict[str, str] = {}  # by external id: the first task of an attempt whose own is not known
 
@@ -148,5 +141,5 @@ class GatewayQuery:
                 return await ask()
             except (Throttled, Unclear, NotSent) as error:
                 asked = error.retry_after if isinstance(error, Throttled) else None
-                await self._sleep(backoff(tries, self._rng, asked=asked))
+                await asyncio.sleep(backoff(tries, self._rng, asked=asked))
         return await ask()

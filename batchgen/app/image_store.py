@@ -109,7 +109,6 @@ class ImageStore:
         return path
 
     async def retire_earlier(self, job_id: str, attempt: int) -> None:
-        """Move the images of earlier attempts to `retired/`."""
         for image in self._reader.earlier_images(job_id, attempt):
             path = image.retired_path()
             if self._tree.move_to_scratch(image.key, image.path):

@@ -38,43 +38,34 @@ class LedgerTotals:
 def ledger_totals(ledger: LedgerReader, root: Path) -> LedgerTotals:
     """Add up what the ledger knows of the output `root`; a missing file is not delivered."""
     totals = LedgerTotals()
-    lost = _lost_files(ledger, root)
-    paid_jobs: dict[str, int] = {}
-    for recorded in ledger.payments():
-        payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
-        _add(totals, payment)
-        if payment.is_paid:
-            # The images of all paid attempts but one: only what a job costs beyond its first time is twice.
-            totals.twice += min(payment.images, paid_jobs.get(payment.job_id, 0))
-            paid_jobs[payment.job_id] = max(payment.images, paid_jobs.get(payment.job_id, 0))
-    return totals
-
-
-def _lost_files(ledger: LedgerReader, root: Path) -> Counter[tuple[str, int]]:
-    """How many images of which attempts have no file, or one that was changed. What was retired was delivered."""
-    return Counter(
+    # Images of which attempts have no file, or one that was changed. What was retired was delivered.
+    lost = Counter(
         (image.job_id, image.attempt)
         for image in ledger.stored_images()
         if not image.watermarked and is_managed(image) and check_file(str(root), image).fault is not None
     )
-
-
-def _add(totals: LedgerTotals, payment: Payment) -> None:
-    totals.sent[payment.external_id] = payment
-    totals.images[payment.job_id] = payment.images
-    totals.latest[payment.job_id] = max(payment.number, totals.latest.get(payment.job_id, 0))
-    totals.oldest.setdefault(payment.account, payment.intended_at)
-    totals.adopted_tasks += payment.found
-    totals.delivered += payment.delivered
-    if payment.is_paid:
-        totals.paid += payment.images
-        if payment.delivered < payment.images:
-            totals.undelivered.append(payment)
-    if payment.outcome is Outcome.LIVE:
-        totals.in_flight += payment.images
-    if payment.outcome is Outcome.UNKNOWN:
-        totals.unknown.append(payment)
-    if payment.is_paid or payment.outcome is Outcome.LIVE:
-        totals.live.add(payment.job_id)
-        if payment.task_id:
-            totals.tasks.add(payment.task_id)
+    paid_jobs: dict[str, int] = {}
+    for recorded in ledger.payments():
+        payment = replace(recorded, delivered=recorded.delivered - lost[recorded.job_id, recorded.number])
+        totals.sent[payment.external_id] = payment
+        totals.images[payment.job_id] = payment.images
+        totals.latest[payment.job_id] = max(payment.number, totals.latest.get(payment.job_id, 0))
+        totals.oldest.setdefault(payment.account, payment.intended_at)
+        totals.adopted_tasks += payment.found
+        totals.delivered += payment.delivered
+        if payment.is_paid:
+            totals.paid += payment.images
+            # The images of all paid attempts but one: only what a job costs beyond its first time is twice.
+            totals.twice += min(payment.images, paid_jobs.get(payment.job_id, 0))
+            paid_jobs[payment.job_id] = max(payment.images, paid_jobs.get(payment.job_id, 0))
+            if payment.delivered < payment.images:
+                totals.undelivered.append(payment)
+        if payment.outcome is Outcome.LIVE:
+            totals.in_flight += payment.images
+        if payment.outcome is Outcome.UNKNOWN:
+            totals.unknown.append(payment)
+        if payment.is_paid or payment.outcome is Outcome.LIVE:
+            totals.live.add(payment.job_id)
+            if payment.task_id:
+                totals.tasks.add(payment.task_id)
+    return totals

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypeAlias, Unpack
 
 from batchgen.app.gateway import callback_listener
 from batchgen.app.load import load_manifest
 from batchgen.app.observer import Observer
-from batchgen.app.run_session import RunRequest, RunSession
-from batchgen.engine.shutdown import Deadline
+from batchgen.app.run_session import RunArguments, RunSession
 from batchgen.errors import CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
@@ -28,24 +24,12 @@ from batchgen.reports.index import INDEX
 from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
+    from decimal import Decimal
 
     from batchgen.app.run_result import RunResult
 
 ManifestLike: TypeAlias = Manifest | Path | str
-
-
-class RunArguments(TypedDict, total=False):
-    """What a caller may ask of a run, as with the options of `batchgen run`."""
-
-    output: Path | str | None
-    only: Sequence[str]
-    limit: int | None
-    max_cost: Decimal | float | None
-    deadline: Deadline | datetime | timedelta | None
-    retry_failed: bool
-    retry_unknown: bool
-    refetch: bool
 
 
 def run(
@@ -70,7 +54,7 @@ def run(
         pass
     else:
         raise CommandError("batchgen.run() needs a thread without an event loop; use: await batchgen.run_async(...)")
-    with _session(_request(manifest, arguments), observer or Observer()) as session:
+    with _session(manifest, observer or Observer(), arguments) as session:
         if session.has_work:  # otherwise no network is needed, and aiohttp takes 0.1 s to load
             asyncio.run(session.make_images(handle_signals=handle_signals, before_exit=before_exit))
         return session.finish()
@@ -87,7 +71,7 @@ async def run_async(
 
     What comes before and after the jobs (reconciling files, writing the index) runs on the loop's thread.
     """
-    with _session(_request(manifest, arguments), observer or Observer()) as session:
+    with _session(manifest, observer or Observer(), arguments) as session:
         if session.has_work:
             await session.make_images(handle_signals=handle_signals)
         return session.finish()
@@ -106,41 +90,11 @@ def output_folder(manifest: Manifest, output: Path | str | None) -> Path:
     return Path("outputs") / f"{manifest.name}{'-sandbox' if is_rehearsal else ''}"
 
 
-def _request(manifest: ManifestLike, arguments: RunArguments) -> RunRequest:
-    found = loaded(manifest)
-    max_cost = arguments.get("max_cost")
-    request = RunRequest(
-        manifest=found,
-        output=output_folder(found, arguments.get("output")),
-        selection=Selection.parse(arguments.get("only", ()), found.var_names),
-        limit=arguments.get("limit"),
-        max_cost=None if max_cost is None else Decimal(str(max_cost)),
-        deadline=_deadline(arguments.get("deadline")),
-        retry_failed=arguments.get("retry_failed", False),
-        retry_unknown=arguments.get("retry_unknown", False),
-        refetch=arguments.get("refetch", False),
-    )
-    registry.check(found.account)
-    _check_prices(request)
-    check_any(found, request.selection)
-    return request
-
-
-def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | None:
-    if isinstance(deadline, datetime):
-        return Deadline(at=deadline.timestamp(), clock=time.time)
-    if isinstance(deadline, timedelta):
-        return Deadline(at=time.monotonic() + deadline.total_seconds(), clock=time.monotonic)
-    return deadline
-
-
-def _check_prices(request: RunRequest) -> None:
+def _check_prices(manifest: Manifest, max_cost: Decimal | float | None) -> None:
     """A bound in money cannot be kept where a price is not known. Raises CommandError."""
-    manifest = request.manifest
-    if request.max_cost is None and manifest.budget.max_cost is None:
+    if max_cost is None and manifest.budget.max_cost is None:
         return
-    missing = unpriced(manifest)
-    if missing:
+    if missing := unpriced(manifest):
         names = ", ".join(f"{model} at {resolution}" for model, resolution in sorted(missing))
         raise CommandError(
             f"A bound in money cannot be kept: the price of {names} is not known for the account"
@@ -151,13 +105,18 @@ def _check_prices(request: RunRequest) -> None:
 
 
 @contextmanager
-def _session(request: RunRequest, observer: Observer) -> Iterator[RunSession]:
+def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) -> Iterator[RunSession]:
     """The output folder, made and locked, with its ledger open and its files reconciled."""
-    for warning in request.manifest.warnings:
+    manifest = loaded(source)
+    selection = Selection.parse(arguments.get("only", ()), manifest.var_names)
+    registry.check(manifest.account)
+    _check_prices(manifest, arguments.get("max_cost"))
+    check_any(manifest, selection)
+    for warning in manifest.warnings:
         observer.on_message(str(replace(warning, warning=False)), "warning")
-    tree = Tree(request.output)
+    tree = Tree(output_folder(manifest, arguments.get("output")))
     Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
-    with callback_listener(request.manifest, tree.root) as address:
+    with callback_listener(manifest, tree.root) as address:
         tree.prepare()
         if kind := shared_kind(tree.root):
             observer.on_message(
@@ -168,7 +127,7 @@ def _session(request: RunRequest, observer: Observer) -> Iterator[RunSession]:
         with lock.held(tree.root):
             ledger = Ledger.open(tree.root / FILE_NAME)
             try:
-                session = RunSession(request, tree, ledger, observer, address)
+                session = RunSession(manifest, arguments, selection, tree, ledger, observer, address)
                 session.prepare()
                 yield session
             finally:

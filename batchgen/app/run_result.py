@@ -66,7 +66,6 @@ class RunResult:
 
     @property
     def index(self) -> Path:
-        """The table of all images."""
         return self.output / INDEX
 
     @property
@@ -101,7 +100,6 @@ class RunResult:
         return sentences
 
     def as_data(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "ok": self.ok,
             "exit_code": self.exit_code,

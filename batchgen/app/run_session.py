@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
@@ -23,7 +24,7 @@ from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
 from batchgen.engine.run import AccountWork, run_accounts
 from batchgen.engine.scheduler import AccountScheduler
-from batchgen.engine.shutdown import Stop, graceful_signals
+from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
@@ -31,20 +32,20 @@ from batchgen.ledger.reserve import Reserve
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
+from batchgen.matrix.expand import expand
 from batchgen.money import micros, plain
 from batchgen.providers.registry import provider_class, provider_for
 from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from batchgen.app.observer import Observer
     from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
-    from batchgen.engine.shutdown import Deadline
     from batchgen.errors import BatchgenError
     from batchgen.http.client import HttpClient
     from batchgen.ledger.records import OpenAttempt
@@ -59,60 +60,51 @@ _RESERVED_AT_MOST = 256 * 1024 * 1024
 _READER_TIMEOUT_SECONDS = 5.0  # it reads on the event loop's thread
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRequest:
-    """What one run is asked to do: a manifest, and what the caller wants of it."""
+class RunArguments(TypedDict, total=False):
+    """What a caller may ask of a run, as with the options of `batchgen run`."""
 
-    manifest: Manifest
-    output: Path
-    selection: Selection
-    limit: int | None = None
-    max_cost: Decimal | None = None
-    deadline: Deadline | None = None
-    retry_failed: bool = False
-    retry_unknown: bool = False
-    refetch: bool = False  # images that are all missing really are lost
-
-    @property
-    def policy(self) -> RunPolicy:
-        """How patient the engine is."""
-        run = self.manifest.run
-        return RunPolicy(
-            max_attempts=run.max_attempts,
-            task_timeout=run.task_timeout,
-            resend_unknown=self.retry_unknown or run.on_unknown is OnUnknown.RESEND,
-            give_up_after=run.give_up_after,
-            grace=run.grace,
-        )
-
-    @property
-    def limits(self) -> BudgetLimits:
-        """What may be spent."""
-        return BudgetLimits(
-            images=self.manifest.budget.max_images,
-            cost=micros(self.manifest.budget.max_cost),
-            run_cost=micros(self.max_cost),
-            unit=self.manifest.account.prices.unit,
-        )
+    output: Path | str | None
+    only: Sequence[str]
+    limit: int | None
+    max_cost: Decimal | float | None
+    deadline: Deadline | datetime | timedelta | None
+    retry_failed: bool
+    retry_unknown: bool
+    refetch: bool
 
 
 class RunSession:
     """One run of an output folder whose lock the caller holds: `prepare`, `make_images` where it has work, `finish`."""
 
     def __init__(
-        self, request: RunRequest, tree: Tree, ledger: Ledger, observer: Observer, address: CallbackEndpoint | None
+        self,
+        manifest: Manifest,
+        arguments: RunArguments,
+        selection: Selection,
+        tree: Tree,
+        ledger: Ledger,
+        observer: Observer,
+        address: CallbackEndpoint | None,
     ) -> None:
-        self._request = request
-        self._manifest = request.manifest
+        self._manifest = manifest
+        self._arguments = arguments
+        self._workload = Workload(manifest, selection, arguments.get("limit"))
+        self._deadline = _deadline(arguments.get("deadline"))
         self._tree = tree
         self._ledger = ledger
         self._observer = observer
         self._address = address
-        self._workload = Workload(request.manifest, request.selection, request.limit)
         self._resumed: list[OpenAttempt] = []
         self._remake: frozenset[str] = frozenset()  # jobs that the user wants made again
-        self._counters = Counters(unit=self._manifest.account.prices.unit)
-        self._policy = request.policy
+        self._counters = Counters(unit=manifest.account.prices.unit)
+        run = manifest.run
+        self._policy = RunPolicy(
+            max_attempts=run.max_attempts,
+            task_timeout=run.task_timeout,
+            resend_unknown=arguments.get("retry_unknown", False) or run.on_unknown is OnUnknown.RESEND,
+            give_up_after=run.give_up_after,
+            grace=run.grace,
+        )
         self._stats = RunStats()
         self._error: BatchgenError | None = None
         self._cost = 0  # millionths
@@ -132,8 +124,8 @@ class RunSession:
         unrecorded.check_index_is_known(ledger, root)
         self._retired = self._drop_rehearsals() + self._reconcile()
         if ledger.anything_to_do():
-            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, self._workload.jobs)
-        if self._request.retry_failed:
+            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, partial(expand, self._manifest))
+        if self._arguments.get("retry_failed"):
             self._remake = self._workload.reopen(ledger)
         self._resumed = self._workload.started_before(ledger, resend_unknown=self._policy.resend_unknown)
 
@@ -161,13 +153,14 @@ class RunSession:
         """Bring files and ledger together; how many files the manifest no longer asks for."""
         ledger, tree, manifest = self._ledger, self._tree, self._manifest
         retired = 0
-        if not self._request.refetch:
+        refetch = self._arguments.get("refetch", False)
+        if not refetch:
             reconcile.check_folder(ledger, tree.root)
         reconcile.finish_moves(ledger, tree)
         is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
-            ledger.set_wanted_jobs(self._workload.jobs())
-        reconcile.record_missing(ledger, tree, refetch=self._request.refetch)
+            ledger.set_wanted_jobs(expand(manifest))
+        reconcile.record_missing(ledger, tree, refetch=refetch)
         if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
             reconcile.rename(ledger, tree, manifest.output_path)
@@ -181,7 +174,14 @@ class RunSession:
     async def make_images(self, *, handle_signals: bool, before_exit: Callable[[int, str], None] | None = None) -> None:
         """Let the engine do what there is to do; see `run.run` for the arguments."""
         manifest, ledger = self._manifest, self._ledger
-        budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), self._request.limits)
+        max_cost = self._arguments.get("max_cost")
+        limits = BudgetLimits(
+            images=manifest.budget.max_images,
+            cost=micros(manifest.budget.max_cost),
+            run_cost=None if max_cost is None else micros(Decimal(str(max_cost))),
+            unit=manifest.account.prices.unit,
+        )
+        budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), limits)
         self._count()
         async with AsyncExitStack() as stack:
             reader = Ledger.read(self._tree.root / FILE_NAME)
@@ -193,7 +193,7 @@ class RunSession:
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
             with signals, _rare_collections():
-                await run_accounts(context, self._account_work(schedulers, reader), self._request.deadline)
+                await run_accounts(context, self._account_work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
         self._cost = budget.cost_of_run
@@ -362,6 +362,14 @@ def _reserved_bytes(account: Account) -> int:
     """Disk space kept free for what may arrive at one time: task ids and links, or images where answers hold them."""
     inline = 0 if provider_class(account).can_query else _RESERVED_FOR_IMAGE * account.concurrency
     return min(_RESERVED + inline, _RESERVED_AT_MOST)
+
+
+def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | None:
+    if isinstance(deadline, datetime):
+        return Deadline(at=deadline.timestamp(), clock=time.time)
+    if isinstance(deadline, timedelta):
+        return Deadline(at=time.monotonic() + deadline.total_seconds(), clock=time.monotonic)
+    return deadline
 
 
 @contextmanager

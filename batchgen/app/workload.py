@@ -9,13 +9,11 @@ from batchgen.engine.attempt import Attempt
 from batchgen.engine.runner import RECHECKED
 from batchgen.jobs import Status
 from batchgen.ledger.events import Reopened
-from batchgen.matrix.expand import expand
 from batchgen.planning.survey import job_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchgen.jobs import Job
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import OpenAttempt
     from batchgen.ledger.store import Ledger
@@ -33,10 +31,6 @@ class Workload:
         self._manifest = manifest
         self._selection = selection
         self._limit = limit
-
-    def jobs(self) -> Iterator[Job]:
-        """Everything that the manifest asks for, in its order."""
-        return expand(self._manifest)
 
     def pending(self, ledger: LedgerReader) -> Iterator[Attempt | None]:
         """What is to be started; None now and then where nothing is, so that others can act."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.audit import audit
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -22,7 +21,6 @@ _SHOWN = 20  # lines of a kind, in text
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     parser.add_argument("--offline", action="store_true", help="query no gateway, compare ledger and files only")
     parser.add_argument(
@@ -47,7 +45,10 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     root = common.output_folder(options, manifest.name)
     report = audit(manifest, root, offline=options.offline, adopt=options.adopt, rescue=options.rescue)
-    print(json.dumps(_as_data(report), ensure_ascii=False, indent=2) if options.json else _as_text(report))
+    if options.json:
+        print_result(_as_data(report))
+    else:
+        print(_as_text(report))
     return 0 if report.is_consistent else 1
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.doctor import TIMEOUT_SECONDS, Health, accounts_of, examine
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
     parser.add_argument(
         "--provider",
@@ -45,8 +43,7 @@ def execute(options: Namespace) -> int:
             print(_as_text(health), flush=True)
     ok = all(health.ok for health in found)
     if options.json:
-        data = {**checked(ok=ok), "accounts": [_as_data(health) for health in found]}
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        print_result({**checked(ok=ok), "accounts": [_as_data(health) for health in found]})
     else:
         print(_sentence(found))
     return 0 if ok else 1

@@ -60,7 +60,6 @@ class RunHooks:
             self._report(self.result.as_data())
 
     def report_error(self, error: BaseException) -> None:
-        """Report a run that ends with an error."""
         self._report(outcome_of(error, running=True).as_data())
 
     def before_exit(self, exit_code: int, reason: str) -> None:

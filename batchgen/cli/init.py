@@ -16,7 +16,7 @@ from batchgen.errors import CommandError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _HEAD = """\
 # A manifest of batchgen. Try it:   batchgen plan {file}   then   batchgen run {file}
@@ -63,7 +63,6 @@ _ROWS_READ = 200
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, default=Path("manifest.yaml"), help="default: manifest.yaml"
     )
@@ -105,9 +104,14 @@ def _entry(source: Path, manifest: Path) -> str:
     parts = [f"from: {_scalar(shown.as_posix())}"]
     rows = list(islice(_rows(source, kind), _ROWS_READ))
     if rows:
-        column = _text_column(rows)
-        parts.append(f"column: {_scalar(column)}")
-        parts += [f"id: {_scalar(key)}" for key in _id_column(rows, column)]
+        lengths = {column: sum(len(row.get(column, "")) for row in rows) for column in rows[0]}
+        text = next(iter(_columns(rows[0], _TEXT_COLUMNS)), max(lengths, key=lambda column: lengths[column]))
+        parts.append(f"column: {_scalar(text)}")
+        for column in _columns(rows[0], _ID_COLUMNS):
+            values = [row.get(column, "") for row in rows]
+            if column != text and all(values) and len({*values}) == len(values):
+                parts.append(f"id: {_scalar(column)}")
+                break
     return ", ".join(parts)
 
 
@@ -124,23 +128,9 @@ def _rows(source: Path, kind: str) -> Iterator[dict[str, str]]:
             return
 
 
-def _text_column(rows: list[dict[str, str]]) -> str:
-    """The column of the prompts: by its name, else the one with the longest texts."""
-    for wanted in _TEXT_COLUMNS:
-        for column in rows[0]:
-            if column.strip().lower() == wanted:
-                return column
-    return max(rows[0], key=lambda column: sum(len(row.get(column, "")) for row in rows))
-
-
-def _id_column(rows: list[dict[str, str]], text: str) -> list[str]:
-    """The column of ids, if one has such a name and its values differ."""
-    for wanted in _ID_COLUMNS:
-        for column in rows[0]:
-            values = [row.get(column, "") for row in rows]
-            if column != text and column.strip().lower() == wanted and all(values) and len({*values}) == len(values):
-                return [column]
-    return []
+def _columns(header: Iterable[str], names: tuple[str, ...]) -> list[str]:
+    """The columns with one of these names, in the order of the names."""
+    return [column for name in names for column in header if column.strip().lower() == name]
 
 
 def _scalar(text: str) -> str:

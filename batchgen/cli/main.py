@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
 from batchgen.cli import terminal
-from batchgen.cli.outcome import header, outcome_of
+from batchgen.cli.outcome import header, outcome_of, print_problems, problems_as_data
 from batchgen.errors import BatchgenError, CommandError, ExitCode, ManifestInvalid, ReasonCode
 
 if TYPE_CHECKING:
@@ -79,24 +79,20 @@ def _open_closed_streams() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become sentences on stderr."""
     with terminal.guarded(as_records=_given(arguments, "--log-format") == "json"):
-        return _executed(arguments)
-
-
-def _executed(arguments: Sequence[str]) -> int:
-    options = argparse.Namespace(command="")
-    try:
-        _parser(arguments).parse_args(arguments, options)
-        code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has left, which is no error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.BROKEN_PIPE
-    except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("BATCHGEN_TRACEBACK") and not isinstance(error, BatchgenError | KeyboardInterrupt):
-            raise
-        return _report_error(error, arguments)
-    return code
+        options = argparse.Namespace(command="")
+        try:
+            _parser(arguments).parse_args(arguments, options)
+            code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read our output has left, which is no error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ExitCode.BROKEN_PIPE
+        except (Exception, KeyboardInterrupt) as error:
+            if os.environ.get("BATCHGEN_TRACEBACK") and not isinstance(error, BatchgenError | KeyboardInterrupt):
+                raise
+            return _report_error(error, arguments)
+        return code
 
 
 def _given(arguments: Sequence[str], option: str) -> str | None:
@@ -109,17 +105,18 @@ def _given(arguments: Sequence[str], option: str) -> str | None:
 
 
 def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
-    """Print an error, for people and as data."""
-    outcome = outcome_of(error, running=_command_of(arguments) == "run")
+    running = _command_of(arguments) == "run"
+    outcome = outcome_of(error, running=running)
     listed: list[dict[str, Any]] = []
     if isinstance(error, ManifestInvalid):
-        from batchgen.cli import problems  # noqa: PLC0415 - only where there is something to report
-
-        problems.report(error.problems)
-        listed = problems.as_data(error.problems)
+        print_problems(error.problems)
+        listed = problems_as_data(error.problems)
     elif isinstance(error, _UsageError):
         print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
-        _summarize(error, arguments)
+        if running and (path := _given(arguments, "--summary")):  # a command line that is wrong has a summary too
+            from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
+
+            RunHooks(None, Path(path)).report_error(error)
     else:
         name = "" if outcome.reason_code is ReasonCode.INTERRUPTED else "batchgen: "
         print(f"{name}{outcome.sentence}", file=sys.stderr)
@@ -127,14 +124,6 @@ def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
         head = header(outcome.exit_code, outcome.reason_code)
         print(json.dumps({**head, "error": outcome.sentence, "problems": listed}, ensure_ascii=False))
     return outcome.exit_code
-
-
-def _summarize(error: _UsageError, arguments: Sequence[str]) -> None:
-    """A run whose command line is wrong has a summary too."""
-    if (path := _given(arguments, "--summary")) and _command_of(arguments) == "run":
-        from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
-
-        RunHooks(None, Path(path)).report_error(error)
 
 
 def _command_of(arguments: Sequence[str]) -> str | None:
@@ -150,15 +139,10 @@ class _UsageError(CommandError):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that raises what it would print."""
+    """Raises what it would print; an error shows the usage of the command, and the option that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise a _UsageError."""
         raise _UsageError(f"{self.prog}: error: {message}", self.format_usage())
-
-
-class _Command(_Parser):
-    """A command's parser: an error shows the usage of the command, and the option that was probably meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
         """As argparse has it, but nothing unknown is left for the parser above."""
@@ -184,7 +168,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Command)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = _command_of(arguments)
     for name, about in COMMANDS.items():
         command = commands.add_parser(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.cli import options as common
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -15,18 +14,24 @@ if TYPE_CHECKING:
     from batchgen.catalog.load import Catalog
     from batchgen.catalog.models import Model
 
+_AS_THEY_ARE = (
+    *("name", "about", "base_url", "models", "aspect_ratios", "resolutions", "max_n", "concurrency"),
+    *("lookup_by_external_id", "lists_tasks"),
+)
+
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_json(parser)
 
 
 def execute(options: Namespace) -> int:
-    """Print what models and accounts support."""
     from batchgen.catalog.load import builtin  # noqa: PLC0415 - reads a file
 
     catalog = builtin()
-    print(json.dumps(_as_data(catalog), ensure_ascii=False, indent=2) if options.json else _as_text(catalog))
+    if options.json:
+        print_result(_as_data(catalog))
+    else:
+        print(_as_text(catalog))
     return 0
 
 
@@ -45,18 +50,9 @@ def _as_data(catalog: Catalog) -> dict[str, Any]:
 
 def _account(account: Account) -> dict[str, Any]:
     return {
-        "name": account.name,
-        "about": account.about,
-        "base_url": account.base_url,
-        "keys": list(account.key_variables),
-        "models": list(account.models),
-        "aspect_ratios": list(account.aspect_ratios),
-        "resolutions": list(account.resolutions),
-        "max_n": account.max_n,
+        **{name: getattr(account, name) for name in _AS_THEY_ARE},
+        "keys": account.key_variables,
         "sizes": {resolution: dict(table) for resolution, table in account.sizes.items()},
-        "concurrency": account.concurrency,
-        "lookup_by_external_id": account.lookup_by_external_id.value,
-        "lists_tasks": account.lists_tasks.value,
         "prices": {name: {k: str(v) for k, v in table.items()} for name, table in account.prices.by_model.items()},
         "price_unit": account.prices.unit,
     }

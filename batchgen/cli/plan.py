@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.load import load_manifest
 from batchgen.app.plan import previewed
 from batchgen.cli import options as common
-from batchgen.cli import problems
-from batchgen.cli.outcome import header
+from batchgen.cli.outcome import header, print_problems, print_result
 from batchgen.errors import ExitCode, ReasonCode
+from batchgen.formatting import counted, duration
 from batchgen.money import plain
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import Group, Plan, job_states
+from batchgen.reports.status import MEANING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from batchgen.ledger.records import JobState
     from batchgen.manifest.model import Manifest, Skipped
 
-
 _REASONS_SHOWN = 8
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
     parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")
@@ -46,14 +44,14 @@ def execute(options: Namespace) -> int:
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit) as (plan, ledger):
         if manifest.warnings:
-            problems.report(manifest.warnings)
+            print_problems(manifest.warnings)
         code = ExitCode.CHANGES if options.exit_code and plan.anything_to_do else ExitCode.OK
         listed = ((job, row) for job, row in job_states(manifest, ledger) if selection.takes(job))
         if options.json:
             data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
             if options.detailed:
                 data["listed"] = [_job(job, row) for job, row in listed]
-            print(json.dumps(data, ensure_ascii=False, indent=2))
+            print_result(data)
         else:
             print(_as_text(plan, manifest, root))
             if options.detailed:
@@ -106,65 +104,48 @@ def _job(job: Job, row: JobState) -> dict[str, Any]:
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     unit = manifest.account.prices.unit
     lines = [f"{manifest.name} by {manifest.provider}, into {root}"]
-    lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make)
+    lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make.reasons.most_common())
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
-    if plan.resumed.jobs:
-        lines += _section("resumed", f"{_line(plan.resumed)}; not paid again", plan.resumed)
-    lines += _section("done", _line(plan.done), plan.done)
-    for status, group in plan.ended.items():
-        lines += _section(status.value, f"{_line(group)}; {_ADVICE[status.value]}", group)
+    others = {"resumed": (plan.resumed, "; not paid again")} if plan.resumed.jobs else {}
+    others |= {"done": (plan.done, "")}
+    others |= {status.value: (group, f"; {MEANING[status.value]}") for status, group in plan.ended.items()}
+    for title, (group, meaning) in others.items():
+        lines += _section(title, f"{_line(group)}{meaning}", group.reasons.most_common())
     if plan.retired_images:
-        lines.append(f"  {'no longer wanted':<18}{_number(plan.retired_images, 'image')}; moved to retired/, kept")
-    lines += _skipped_lines(manifest.skipped)
+        lines.append(f"  {'no longer wanted':<18}{counted(plan.retired_images, 'image')}; moved to retired/, kept")
+    if manifest.skipped:
+        jobs = sum(group.jobs for group in manifest.skipped)
+        reasons = [
+            (f"{group.reason.rstrip('.')}{f' [{group.places[0]}]' if group.places else ''}", group.jobs)
+            for group in manifest.skipped
+        ]
+        lines += _section("skipped", f"{counted(jobs, 'job')} that cannot be made (on_illegal: skip)", reasons)
     prices = manifest.account.prices
     if prices.as_of and plan.make.jobs > plan.make.unpriced:
         lines.append(f"  {'prices':<18}as of {prices.as_of}")
     if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
-        lines.append(f"  {'budget':<18}stops the run after {_number(plan.within_budget, 'job')}")
+        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}")
     if plan.anything_to_do:
-        slots = _number(manifest.account.concurrency, "slot")
+        slots = counted(manifest.account.concurrency, "slot")
         if manifest.account.adaptive_concurrency:
             slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
-        lines.append(f"  {'time':<18}{_time(plan.seconds)}, with {slots}")
+        time = "unknown until the first tasks have ended" if plan.seconds is None else f"about {duration(plan.seconds)}"
+        lines.append(f"  {'time':<18}{time}, with {slots}")
     return "\n".join(lines)
 
 
-def _section(title: str, text: str, group: Group) -> list[str]:
-    """A group's line, and below it the reasons, the most frequent first."""
+def _section(title: str, text: str, reasons: Sequence[tuple[str, int]]) -> list[str]:
+    """A line, and below it the reasons with the number of their jobs."""
     lines = [f"  {title:<18}{text}"]
-    shown = group.reasons.most_common(_REASONS_SHOWN)
-    lines += [f"    - {reason}: {_number(jobs, 'job')}" for reason, jobs in shown]
-    if more := len(group.reasons) - len(shown):
-        lines.append(f"    - and {_number(more, 'other reason')}")
+    lines += [f"    - {reason}: {counted(jobs, 'job')}" for reason, jobs in reasons[:_REASONS_SHOWN]]
+    if (more := len(reasons) - _REASONS_SHOWN) > 0:
+        lines.append(f"    - and {counted(more, 'other reason')}")
     return lines
-
-
-def _skipped_lines(skipped: Sequence[Skipped]) -> list[str]:
-    """What `on_illegal: skip` leaves out, and by which rules."""
-    if not skipped:
-        return []
-    jobs = sum(group.jobs for group in skipped)
-    lines = [f"  {'skipped':<18}{_number(jobs, 'job')} that cannot be made (on_illegal: skip)"]
-    for group in skipped[:_REASONS_SHOWN]:
-        where = f" [{group.places[0]}]" if group.places else ""
-        lines.append(f"    - {group.reason.rstrip('.')}: {_number(group.jobs, 'job')}{where}")
-    if (more := len(skipped) - _REASONS_SHOWN) > 0:
-        lines.append(f"    - and {_number(more, 'other reason')}")
-    return lines
-
-
-_ADVICE = {
-    "failed": "another attempt with run --retry-failed",
-    "rejected": "refused by policy; change the prompt",
-    "unknown": "may have been paid for; sent again only with run --retry-unknown",
-    "gone": "made, but lost at the gateway; made again with run --retry-failed",
-    "partial": "fewer images than asked for; made again with run --retry-failed",
-}
 
 
 def _line(group: Group) -> str:
-    return f"{_number(group.jobs, 'job')}, {_number(group.images, 'image')}"
+    return f"{counted(group.jobs, 'job')}, {counted(group.images, 'image')}"
 
 
 def _cost(group: Group, unit: str) -> str:
@@ -173,20 +154,7 @@ def _cost(group: Group, unit: str) -> str:
     if group.unpriced == group.jobs:
         return ", price unknown"
     known = f", {plain(group.cost)} {unit}".rstrip()
-    return f"{known} and {_number(group.unpriced, 'job')} of unknown price" if group.unpriced else known
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown until the first tasks have ended"
-    if seconds < 60:
-        return "under a minute"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
+    return f"{known} and {counted(group.unpriced, 'job')} of unknown price" if group.unpriced else known
 
 
 def _print_jobs(listed: Iterator[tuple[Job, JobState]]) -> None:

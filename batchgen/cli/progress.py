@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.observer import Observer
@@ -28,13 +28,6 @@ BAR_INTERVAL = 0.25  # seconds between drawings
 LINE_INTERVAL = 30.0  # seconds between lines
 _WINDOW = 120.0  # seconds over which the rate is taken: images come in bursts, as tasks end together
 _LEAST_SECONDS, _LEAST_IMAGES = 2.0, 3  # less than that is too little for a rate
-
-
-class LogFormat(StrEnum):
-    """How lines are written."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class Rate:
@@ -69,13 +62,13 @@ class Progress(Observer):
         self,
         *,
         quiet: bool = False,
-        log_format: LogFormat | str = LogFormat.TEXT,
+        log_format: str = "text",
         stream: TextIO | None = None,
         interval: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet = quiet
-        self._as_json = LogFormat(log_format) is LogFormat.JSON
+        self._as_json = log_format == "json"
         self._stream = terminal.beneath(sys.stderr) if stream is None else stream
         self._on_terminal = not self._as_json and self._stream.isatty()
         self.interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
@@ -83,7 +76,6 @@ class Progress(Observer):
         self._bar: Any = None  # a tqdm bar that is only told where it stands, so its own timing does not matter
 
     def on_start(self, counters: Counters) -> None:
-        """Draw the bar, where there is one."""
         self._rate.note(counters.images_done)
         if self._quiet or not self._on_terminal:
             return
@@ -96,7 +88,6 @@ class Progress(Observer):
         self.on_progress(counters)
 
     def on_progress(self, counters: Counters) -> None:
-        """Show where the run stands."""
         if self._quiet:
             return
         self._rate.note(counters.images_done)
@@ -112,7 +103,6 @@ class Progress(Observer):
             self._line(describe(counters, rate))
 
     def on_end(self, counters: Counters) -> None:
-        """Show it for the last time."""
         self.on_progress(counters)
         self._draw("close")
         self._bar = None
@@ -131,18 +121,14 @@ class Progress(Observer):
         self._draw("refresh")
 
     def _line(self, text: str) -> None:
-        try:
+        with suppress(OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
             terminal.write(self._stream, text + "\n")
             terminal.flush(self._stream)
-        except (OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
-            return
 
     def _draw(self, action: str) -> None:
-        try:
-            if self._bar is not None:
+        if self._bar is not None:
+            with suppress(OSError, ValueError):  # the terminal is gone: the run goes on unseen
                 getattr(self._bar, action)()
-        except (OSError, ValueError):  # the terminal is gone: the run goes on unseen
-            return
 
 
 # --- words --------------------------------------------------------------------------------------------------

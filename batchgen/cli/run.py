@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from batchgen.app.run import run
 from batchgen.cli import options as common
 from batchgen.cli import terminal
 from batchgen.cli.hooks import RunHooks
+from batchgen.cli.outcome import print_result
 from batchgen.cli.progress import Progress
 from batchgen.engine.shutdown import signals_raised
 from batchgen.formatting import counted
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_selection(parser)
     parser.add_argument(
@@ -55,7 +54,6 @@ def configure(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run, report how it ended, and return the exit code."""
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
         hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
         progress = Progress(quiet=options.quiet, log_format=options.log_format)
@@ -92,7 +90,7 @@ def _report_timings(result: RunResult, progress: Progress, *, as_data: bool) -> 
 
 def _report(options: Namespace, result: RunResult) -> None:
     if options.json:
-        print(json.dumps(result.as_data(), ensure_ascii=False, indent=2))
+        print_result(result.as_data())
     elif not options.quiet:
         print("\n".join(_lines(result)))
     if result.exit_code and (result.error is not None or options.quiet or terminal.is_log(sys.stderr)):

@@ -16,10 +16,7 @@ from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from batchgen.sandbox.faults.schedule import FaultSettings
-    from batchgen.sandbox.server import Sandbox
 
 _EPILOG = """\
 faults that --faults all=RATE includes:
@@ -44,7 +41,6 @@ The sandbox listens on {base_url} and emulates {emulate}. Press Ctrl-C to stop i
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
     from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL  # noqa: PLC0415 - only for this help text
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -54,17 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         epilog=parser.epilog or "",
     )
     parser.argument_default = argparse.SUPPRESS  # defaults are those of Settings
-    for add_options in (_add_server, _add_account, _add_tasks, _add_images):
-        add_options(parser.add_argument)
-
-
-def _add_server(add: Callable[..., argparse.Action]) -> None:
+    add = parser.add_argument
     add("--host", default=None, help="address to listen on (default: 127.0.0.1; others open it to your network)")
     add("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
     add("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
-
-
-def _add_account(add: Callable[..., argparse.Action]) -> None:
     switch = argparse.BooleanOptionalAction
     add("--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)")
     add("--lists", dest="lists_tasks", action=switch, help="whether it lists tasks (default: as the emulated account)")
@@ -75,20 +64,14 @@ def _add_account(add: Callable[..., argparse.Action]) -> None:
     add("--concurrency", type=int, metavar="UNITS", help="units that running tasks may hold (default: 27)")
     add("--creates-per-minute", type=int, metavar="N", help="more creates get 429/1302 (default: no limit)")
     add("--balance", type=float, metavar="UNITS", help="creates beyond it get 429/1102 (default: no limit)")
-
-
-def _add_tasks(add: Callable[..., argparse.Action]) -> None:
     formats = ("b64_json", "url")
     add("--response-format", choices=formats, help="of the OpenAI API, unless a create names one (default: b64_json)")
     add("--latency", type=float, metavar="S", help="median duration of a task in seconds (default: 1)")
     add("--latency-sigma", type=float, metavar="SIGMA", help="sigma of log-normal latencies (default: 0)")
-    add("--faults", default="", metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
+    add("--faults", type=_faults, metavar="FAULT=RATE,…", help="inject faults, as in fail=0.02")
     add("--seed", type=int, metavar="N", help="seed of latencies and faults (default: 0)")
-
-
-def _add_images(add: Callable[..., argparse.Action]) -> None:
     add("--blank-images", action="store_true", help="serve small white images: for benchmarks")
-    add("--image-format", choices=list(Format), default="png", help="format of images (default: png)")
+    add("--image-format", type=Format, choices=list(Format), help="format of images (default: png)")
     add("--image-bytes", type=int, metavar="N", help="pad each image to at least N bytes (default: 0)")
     add("--image-redirects", type=int, metavar="N", help="redirect each link N times before its image (default: 0)")
     add("--link-ttl", type=float, metavar="S", help="a link gets 403 after S seconds; a query gives a new one")
@@ -115,7 +98,8 @@ async def _serve(settings: Settings, keys: str) -> None:
         except NotImplementedError:  # Windows: there Ctrl-C arrives as KeyboardInterrupt
             break
     async with Sandbox(settings) as sandbox:
-        print(_introduction(sandbox, settings, keys), flush=True)
+        shown = {"base_url": sandbox.base_url, "emulate": settings.emulate, "concurrency": settings.concurrency}
+        print(_EXAMPLE.format(**shown, key=keys), flush=True)
         await end.wait()
 
 
@@ -128,12 +112,6 @@ def _keys(options: argparse.Namespace) -> str:
     return f", auth: api_key, api_key_env: {options.api_key_env or 'SANDBOX_KEY'}"
 
 
-def _introduction(sandbox: Sandbox, settings: Settings, keys: str) -> str:
-    return _EXAMPLE.format(
-        base_url=sandbox.base_url, emulate=settings.emulate, key=keys, concurrency=settings.concurrency
-    )
-
-
 def settings_from(options: argparse.Namespace) -> Settings:
     """The settings of these options. Raises CommandError for variables that are not set and for invalid values."""
     access_key, secret_key = map(_variable, options.jwt_env) if options.jwt_env else (None, None)
@@ -141,29 +119,18 @@ def settings_from(options: argparse.Namespace) -> Settings:
     given = {name: value for name, value in vars(options).items() if name in names}
     special = {
         "host": options.host or "127.0.0.1",
-        "port": _port(options.port),
         "allow_network": options.host is not None,
         "api_key": _variable(options.api_key_env) if options.api_key_env else None,
         "access_key": access_key,
         "secret_key": secret_key,
-        "image_format": Format(options.image_format),
-        "faults": _faults(options.faults),
     }
     return Settings(**given | special)
 
 
-def _faults(text: str) -> FaultSettings | None:
-    if not text:
-        return None
+def _faults(text: str) -> FaultSettings:
     from batchgen.sandbox.faults.schedule import FaultSettings  # noqa: PLC0415 - only with --faults
 
     return FaultSettings.parse(text)
-
-
-def _port(number: int) -> int:
-    if not 0 <= number <= 65535:
-        raise CommandError(f"Port {number} is out of range. Give a number from 1 to 65535, or 0 for a free port.")
-    return number
 
 
 def _variable(name: str) -> str:

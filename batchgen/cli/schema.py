@@ -11,7 +11,6 @@ NAMES = ("manifest", "index")
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument("name", nargs="?", choices=NAMES, default="manifest", help="which schema (default: manifest)")
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.locate import find_output, unit_of
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.reports.status import as_text, exit_code, status_report
 
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     parser.add_argument(
         "--watch",
@@ -32,14 +29,17 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """1 when there are failed, rejected, unknown, gone or partial jobs, else 0."""
-    root = find_output(options)
+    root = common.find_output(options)
     if options.interval is not None and not options.watch:
         raise CommandError("--interval is an option of --watch: add --watch, or leave it out.")
     if options.watch:
         from batchgen.cli.watch import Watch  # noqa: PLC0415 - its import of asyncio takes time
 
-        return Watch(root, interval=options.interval, as_json=options.json, unit=unit_of(options)).run()
-    data = status_report(root, unit_of(options))
+        return Watch(root, interval=options.interval, as_json=options.json, unit=common.unit_of(options)).run()
+    data = status_report(root, common.unit_of(options))
     code = exit_code(data)
-    print(json.dumps(checked(ok=code == 0) | data, indent=2) if options.json else as_text(data))
+    if options.json:
+        print_result(checked(ok=code == 0) | data)
+    else:
+        print(as_text(data))
     return code

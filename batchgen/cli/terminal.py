@@ -55,7 +55,6 @@ def write(stream: TextIO, text: str) -> None:
 
 
 def flush(stream: TextIO) -> None:
-    """Flush a stream, as `write`."""
     try:
         stream.flush()
     except OSError as error:
@@ -72,17 +71,17 @@ def _leave_closed_terminal(stream: TextIO, error: OSError) -> None:
 
 
 class HarmlessStream(io.TextIOBase):
-    """Standard output or standard error while a command runs; `beneath` is the real one, None where it was closed.
+    """Standard output or standard error while a command runs; `beneath` is the real one.
 
     `as_records` makes each message a line of JSON. A `lenient` stream ignores every error of the stream beneath.
     """
 
     encoding = "utf-8"  # of what it accepts; characters that the stream beneath lacks are escaped
 
-    def __init__(self, beneath: TextIO | None, *, as_records: bool = False, lenient: bool = False) -> None:
+    def __init__(self, beneath: TextIO, *, as_records: bool = False, lenient: bool = False) -> None:
         self.beneath = beneath
         self.as_records = as_records
-        self._lenient = lenient
+        self._ignored = (OSError, ValueError) if lenient else ()
         self._partial = ""  # a message whose line has not ended
 
     def write(self, text: str) -> int:
@@ -101,45 +100,28 @@ class HarmlessStream(io.TextIOBase):
             self._put(record(level="error", message=message) + "\n")
 
     def _put(self, text: str) -> None:
-        if self.beneath is None:
-            return
-        try:
+        with suppress(*self._ignored):
             write(self.beneath, redact(text))
-        except (OSError, ValueError):
-            if not self._lenient:
-                raise
 
     def flush(self) -> None:
-        """Flush the stream beneath."""
-        if self.beneath is None or self.closed:
-            return
-        try:
+        with suppress(*self._ignored):
             flush(self.beneath)
-        except (OSError, ValueError):
-            if not self._lenient:
-                raise
 
     def end(self) -> None:
         """Write a message whose line has not ended."""
         self._end_record()
-        with suppress(OSError, ValueError):
-            self.flush()
+        self.flush()
 
     def close(self) -> None:
         """Leave the stream beneath open."""
 
     def isatty(self) -> bool:
-        """Whether a person may be looking."""
-        return self.beneath is not None and self.beneath.isatty()
+        return self.beneath.isatty()
 
     def fileno(self) -> int:
-        """The descriptor of the stream beneath."""
-        if self.beneath is None:
-            raise io.UnsupportedOperation("fileno")
         return self.beneath.fileno()
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
 
@@ -150,9 +132,7 @@ def is_log(stream: TextIO) -> bool:
 
 def beneath(stream: TextIO) -> TextIO:
     """The real stream, for callers that draw on a terminal and escape what they draw."""
-    if not isinstance(stream, HarmlessStream):
-        return stream
-    return io.StringIO() if stream.beneath is None else stream.beneath
+    return stream.beneath if isinstance(stream, HarmlessStream) else stream
 
 
 @contextmanager

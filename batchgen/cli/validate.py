@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.app.load import load_manifest
 from batchgen.cli import options as common
-from batchgen.cli import problems
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_problems, print_result, problems_as_data
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.formatting import counted
 from batchgen.ledger.store import Ledger
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     parser.add_argument("manifests", metavar="MANIFEST", nargs="+", type=Path, help="a manifest, a YAML file")
     parser.add_argument("--provider", metavar="NAME", help="check for another account than the manifest's")
     common.add_json(parser)
@@ -49,11 +46,10 @@ def execute(options: Namespace) -> int:
             print(f"{path}: valid, {_jobs(manifest)}")
     valid = all(problem.warning for problem in found)
     if found and not options.json:
-        problems.report(found)
+        print_problems(found)
     if options.json:
         head = checked(ok=valid, exit_code=ManifestInvalid.exit_code)
-        data = {**head, "valid": valid, "problems": problems.as_data(found)}
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        print_result({**head, "valid": valid, "problems": problems_as_data(found)})
     return 0 if valid else ManifestInvalid.exit_code
 
 

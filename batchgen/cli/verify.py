@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
-from batchgen.cli.locate import find_output
-from batchgen.cli.outcome import checked
+from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
+from batchgen.formatting import counted
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
 from batchgen.reconcile.files import Fault, Finding, findings
@@ -24,14 +23,13 @@ _RECHECK_AFTER_SECONDS = 1.0  # while a run is going
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Add the command's options."""
     common.add_manifest(parser)
     common.add_json(parser)
 
 
 def execute(options: Namespace) -> int:
     """Return 0 when all files are whole, 1 when one is changed, missing or foreign."""
-    root = find_output(options)
+    root = common.find_output(options)
     if not (root / FILE_NAME).exists():
         raise CommandError(f"There is no output in {root} to verify. First use `batchgen run` with the same options.")
     running = lock.holder(root)
@@ -41,8 +39,8 @@ def execute(options: Namespace) -> int:
         found = _rechecked(found, root)
     if options.json:
         listed = [{"path": finding.path, "fault": finding.fault.value} for finding in found]
-        data = {**checked(ok=not found), "whole": not found, "images": images, "running": running, "findings": listed}
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        head = checked(ok=not found)
+        print_result({**head, "whole": not found, "images": images, "running": running, "findings": listed})
     else:
         if running:
             print(f"A run is going ({running}): the files that it is writing and the index are not checked.")
@@ -76,9 +74,7 @@ def _sentence(found: list[Finding], images: int, root: str, *, running: bool) ->
     foreign = sum(finding.fault is Fault.FOREIGN for finding in found)
     sentences = []
     if restorable := len(found) - foreign:
-        files = "1 file is" if restorable == 1 else f"{restorable} files are"
-        sentences.append(f"{files} missing or changed; the next run restores them, unpaid.")
+        sentences.append(f"{counted(restorable, 'file')} missing or changed; the next run restores them, unpaid.")
     if foreign:
-        files = "1 file is" if foreign == 1 else f"{foreign} files are"
-        sentences.append(f"{files} not batchgen's; runs leave such files alone.")
+        sentences.append(f"{counted(foreign, 'file')} not batchgen's; runs leave such files alone.")
     return " ".join(sentences)

@@ -10,14 +10,15 @@ import json
 import shutil
 import sys
 import time
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batchgen.cli import terminal
 from batchgen.cli.outcome import checked
 from batchgen.cli.progress import Rate
 from batchgen.errors import BatchgenError
-from batchgen.formatting import duration
+from batchgen.formatting import counted, duration, utc
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME
@@ -31,14 +32,11 @@ INTERVAL_SECONDS = 2.0
 _IDLE, _MAX_IDLE_SECONDS = 10, 60.0  # wait ten times as long as a refresh took: a million jobs take a while
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
 
-_Files: TypeAlias = tuple[tuple[int, int, int] | None, ...]
+_Files: TypeAlias = list[tuple[int, int, int]]
 
 
 class Watch:
-    """Shows the state of the output `root`, every `interval` seconds while a run holds its lock.
-
-    `clock` is monotonic.
-    """
+    """Shows the state of the output `root`, every `interval` seconds while a run holds its lock."""
 
     def __init__(
         self,
@@ -48,17 +46,15 @@ class Watch:
         as_json: bool = False,
         unit: str = "",
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._root = root
         self._unit = unit
         self._interval = INTERVAL_SECONDS if interval is None else interval
         self._sleep = sleep
-        self._clock = clock
         on_terminal = sys.stdout.isatty()
         self._show = self._show_json if as_json else self._show_in_place if on_terminal else self._show_change
-        self._rate = Rate(clock, window=max(120.0, 4 * self._interval))
-        self._files: _Files = ()  # as they were when the ledger was last read
+        self._rate = Rate(time.monotonic, window=max(120.0, 4 * self._interval))
+        self._files: _Files = []  # as they were when the ledger was last read
         self._refreshes = 0
         self._lines_drawn = 0  # on the terminal
         self._last_line = ""
@@ -68,9 +64,9 @@ class Watch:
         data: dict[str, Any] = {}
         try:
             while True:
-                began = self._clock()
+                began = time.monotonic()
                 data = self._refresh(data)
-                took = self._clock() - began
+                took = time.monotonic() - began
                 self._show(data)
                 if data["running"] is None:
                     return exit_code(data)
@@ -98,22 +94,22 @@ class Watch:
         return data
 
     def _file_states(self) -> _Files:
-        """Size and time of the ledger's files, which change when it is written to."""
-        return tuple(_file_state(self._root / f"{FILE_NAME}{end}") for end in ("", "-wal"))
+        """Inode, size and time of the ledger's files, which change when it is written to."""
+        states = []
+        for end in ("", "-wal"):
+            with suppress(OSError):
+                found = (self._root / f"{FILE_NAME}{end}").stat()
+                states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        return states
 
     # --- three ways to show it ----------------------------------------------------------------------------
 
     def _show_json(self, data: dict[str, Any]) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         rate, left = self._speed(data)
-        speed = {
-            "images_a_second": None if rate is None else round(rate, 3),
-            "seconds_left": None if left is None else round(left),
-        }
-        print(
-            json.dumps({"time": now, **checked(ok=exit_code(data) == 0), **data, **speed}, ensure_ascii=False),
-            flush=True,
-        )
+        line = {"time": utc(), **checked(ok=exit_code(data) == 0), **data}
+        line["images_a_second"] = None if rate is None else round(rate, 3)
+        line["seconds_left"] = None if left is None else round(left)
+        print(json.dumps(line, ensure_ascii=False), flush=True)
 
     def _show_change(self, data: dict[str, Any]) -> None:
         """A line, where it differs from the last one."""
@@ -129,10 +125,10 @@ class Watch:
         """The status over the last one, cut to the terminal: a line that wraps would count as two to go up."""
         lines = as_text(data).splitlines()
         rate, left = self._speed(data)
-        if data["running"] is not None and rate is not None:
-            lines.append(f"  {rate:.2g} images a second" + (f", {duration(left)} left" if left else ""))
         if data["running"] is None:
             lines.append(self._end(data))
+        elif rate is not None:
+            lines.append(f"  {rate:.2g} images a second" + (f", {duration(left)} left" if left else ""))
         size = shutil.get_terminal_size()
         shown = [line[: size.columns - 1] for line in lines[-(size.lines - 1) :]]
         if self._lines_drawn:
@@ -148,14 +144,5 @@ class Watch:
     def _end(self, data: dict[str, Any]) -> str:
         what = "The run has ended" if self._refreshes else "No run is going"
         left = sum(data["jobs"].get(status, 0) for status in (Status.PENDING, *LIVE))
-        if not left:
-            return f"{what}: nothing is left to do."
-        return f"{what}: {left} {'job is' if left == 1 else 'jobs are'} left for the next run."
-
-
-def _file_state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+        rest = f"{counted(left, 'job')} left for the next run" if left else "nothing is left to do"
+        return f"{what}: {rest}."

@@ -29,7 +29,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.http.connections import GatewayConnector, UnrequestedBytes
-from batchgen.http.decompression import CODINGS, BodyRefused, decompressed
+from batchgen.http.decompression import CODINGS, LARGEST_ANSWER, BodyRefused, decompressed
 from batchgen.http.network_policy import GatewayResolver
 from batchgen.http.proxies import proxy_of
 from batchgen.http.timeouts import RequestTimeout, request_timeout
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 15.0
 ANSWER_SECONDS = 60.0  # where the account says nothing else
-LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, decompressed; the caller allows more for an answer that holds images
 NAME = f"batchgen/{__version__}"
 _EXCERPT_BYTES = 500
 _LARGE = 1024 * 1024

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterator
 
+LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, decompressed; the caller allows more for an answer that holds images
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})  # of `Content-Encoding`
 _BEGINNINGS = (b"\x1f", b"\x78")  # of gzip and zlib, and of no image
 _GZIP_OR_ZLIB = 47  # zlib detects which

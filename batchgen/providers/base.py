@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog.accounts import SANDBOX_HEADER, Auth, Capability
 from batchgen.errors import TaskNotFound
-from batchgen.http.client import LARGEST_ANSWER
+from batchgen.http.decompression import LARGEST_ANSWER
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:

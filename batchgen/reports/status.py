@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchgen.formatting import counted
 from batchgen.jobs import INCOMPLETE, Status
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
@@ -12,14 +13,14 @@ from batchgen.money import plain
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MEANING = {
+MEANING = {
     "pending": "not begun yet",
     "intent": "sent, no answer recorded; the next run queries it",
     "submitted": "at the gateway",
     "made": "made, to be downloaded",
     "done": "",
-    "partial": "fewer images than asked for",
-    "failed": "failures.csv says why",
+    "partial": "fewer images than asked for; see --retry-failed",
+    "failed": "failures.csv says why; see --retry-failed",
     "rejected": "refused by policy; failures.csv says why",
     "unknown": "may have been paid for; see --retry-unknown",
     "gone": "made, but lost at the gateway; see --retry-failed",
@@ -28,23 +29,20 @@ _MEANING = {
 
 def status_report(root: Path, unit: str = "") -> dict[str, Any]:
     """The state of the output as data; `unit` is that of its costs, empty where it is not known."""
-    running = lock.holder(root)
+    data = not_started(root, unit) | {"running": lock.holder(root)}
     if not (root / FILE_NAME).exists():
-        return not_started(root, unit) | {"running": running}
+        return data
     with reading(root / FILE_NAME) as ledger:
         counts = ledger.counts()
         spent = ledger.spent()
-        return {
-            "output": str(root),
+        return data | {
             "started": True,
-            "running": running,
             "jobs": {status.value: counts[status] for status in Status if status in counts},
             "images": ledger.images_in_index(),
             "images_to_come": ledger.images_missing()[1],
             "cost": plain(spent.cost),
             "spent": plain(spent.cost - spent.reserved),
             "reserved": plain(spent.reserved),
-            "unit": unit,
             "unpriced_tasks": spent.unpriced,
         }
 
@@ -79,9 +77,8 @@ def as_text(data: dict[str, Any]) -> str:
         return f"{nothing}; {running}." if data["running"] else f"{nothing}."
     lines = [f"{data['output']}: {running}"]
     for status, number in data["jobs"].items():
-        jobs = f"{number} {'job' if number == 1 else 'jobs'}"
-        lines.append(f"  {status:<11}{jobs:<12}{_MEANING[status]}".rstrip())
-    lines.append(f"  {data['images']} {'image' if data['images'] == 1 else 'images'} in place")
+        lines.append(f"  {status:<11}{counted(number, 'job'):<12}{MEANING[status]}".rstrip())
+    lines.append(f"  {counted(data['images'], 'image')} in place")
     unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
     lines.append(f"  {cost(data)}{unpriced}")
     return "\n".join(lines)

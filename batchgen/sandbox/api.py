@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from batchgen.sandbox import access
+from batchgen.catalog.accounts import Auth
 from batchgen.sandbox.api_error import ApiError
+from batchgen.sandbox.injector import Occasion
+from batchgen.sandbox.rules import check_words, json_body
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from batchgen.catalog.accounts import Account, Auth
-    from batchgen.sandbox.images import ImageHost, Links
-    from batchgen.sandbox.injector import Injector
-    from batchgen.sandbox.settings import Settings
-    from batchgen.sandbox.task_store import TaskStore
+    from batchgen.sandbox.rules import Check
+    from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import CreateRequest, Task
-    from batchgen.sandbox.usage import Usage
 
 # Takes the request, its path without the prefix, and its query.
 Handler = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -33,34 +31,36 @@ _LARGE_BYTES = 256 * 1024  # a larger body is parsed outside the event loop
 JSON = {"Content-Type": "application/json"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the sandbox gives to its API. `clock` gives Unix milliseconds, `closing` is set when the sandbox stops."""
-
-    settings: Settings
-    account: Account
-    auth: Auth
-    store: TaskStore
-    usage: Usage
-    images: ImageHost
-    injector: Injector
-    clock: Callable[[], int]
-    closing: asyncio.Event
-
-
 class Api(ABC):
     """One API. `routes` and `subtrees` give the kind and the handler of a request, by method and path or its start."""
 
     prefix = ""  # of every path, as in an account's base_url
     routes: Mapping[tuple[str, str], tuple[str, Handler]]
+    required: Iterable[str] = ("prompt",)
+    checks: Mapping[str, Check]  # by the field of a create
     subtrees: Mapping[tuple[str, str], tuple[str, Handler]] = {}
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
 
-    @abstractmethod
     def read(self, raw: bytes) -> CreateRequest:
         """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
+        body = json_body(raw)
+        for name in self.required:
+            if name not in body:
+                raise ApiError(1201, f"{name} is required")
+        for name, value in body.items():
+            check = self.checks.get(name)
+            if check is None:
+                raise ApiError(1201, f"{name} is not a field of this interface")
+            check(name, value)
+        check_words(body["prompt"])
+        self.check_together(body)
+        return self.request_of(body)
+
+    @abstractmethod
+    def check_together(self, body: dict[str, Any]) -> None:
+        """Check what no field says alone; a reference file is replaced by its hash."""
 
     @abstractmethod
     def request_of(self, body: dict[str, Any]) -> CreateRequest:
@@ -74,8 +74,8 @@ class Api(ABC):
     def error(self, error: ApiError) -> tuple[int, bytes]:
         """HTTP status and body of an error."""
 
-    def start(self, origin: str) -> None:  # noqa: B027 - most APIs have nothing to start
-        """The server listens at this origin."""
+    def start(self) -> None:  # noqa: B027 - most APIs have nothing to start
+        """The server listens."""
 
     async def close(self) -> None:  # noqa: B027 - most APIs have nothing to close
         """The server stops."""
@@ -88,19 +88,53 @@ class Api(ABC):
         except web.HTTPRequestEntityTooLarge:
             raise ApiError(1201, f"the body has more than {MAX_BODY_BYTES:,} bytes") from None
         wanted = await asyncio.to_thread(self.read, raw) if len(raw) > _LARGE_BYTES else self.read(raw)
-        self.parts.injector.before_create()
+        self.sandbox.injector.inject(Occasion.CREATE_BEFORE)
         task = self.accept(wanted, request.headers.get("X-Client-Request-Id", ""))
-        self.parts.injector.after_create()
+        self.sandbox.injector.inject(Occasion.CREATE_AFTER)
         return await self.answer_create(request, task)
 
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
         """The new task. Raises ApiError (1102, 1201, 1302, 1303)."""
-        return self.parts.store.accept(wanted, caller_id)
+        return self.sandbox.store.accept(wanted, caller_id)
 
     def check_access(self, request: web.BaseRequest) -> None:
         """Raise ApiError (1000 to 1004) for a request without the right key."""
-        access.check(request.headers.get("Authorization", ""), self.parts.settings, self.parts.auth)
+        header, settings = request.headers.get("Authorization", ""), self.sandbox.settings
+        if settings.access_key is not None and settings.secret_key is not None:
+            _check_token(_bearer(header), settings.access_key, settings.secret_key)
+        elif settings.api_key is not None:
+            if _bearer(header) != settings.api_key:
+                raise ApiError(1000, "authentication failed: the API key is wrong")
+        elif self.sandbox.auth is not Auth.NONE:
+            _bearer(header)  # any key is accepted
 
-    def links(self, request: web.BaseRequest) -> Links:
-        """The links in an answer to this request."""
-        return self.parts.images.links(f"http://{request.host}")
+    def links(self, request: web.BaseRequest) -> Callable[..., str]:
+        return partial(self.sandbox.images.link, f"http://{request.host}")
+
+
+def _bearer(header: str) -> str:
+    """The token after `Bearer`."""
+    if not header.strip():
+        raise ApiError(1001, "Authorization is empty")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise ApiError(1002, "Authorization is not of the form: Bearer KEY")
+    return token.strip()
+
+
+def _check_token(token: str, access_key: str, secret_key: str) -> None:
+    """Check a JWT as the official service does: HS256, `iss`, `exp` and `nbf`, without leeway."""
+    import jwt  # noqa: PLC0415 - only an account with two keys pays for the import
+
+    try:
+        claims = jwt.decode(token, secret_key, algorithms=["HS256"], options={"require": ["exp", "iss"]})
+    except jwt.ExpiredSignatureError:
+        raise ApiError(1004, "Authorization token has expired") from None
+    except jwt.ImmatureSignatureError:
+        raise ApiError(1003, "Authorization token is not valid yet") from None
+    except jwt.InvalidSignatureError:
+        raise ApiError(1000, "authentication failed: the signature is wrong") from None
+    except jwt.InvalidTokenError as error:
+        raise ApiError(1002, f"Authorization token is invalid: {error}") from None
+    if claims["iss"] != access_key:
+        raise ApiError(1002, "Authorization token has an unknown access key")

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 from batchgen.errors import BatchgenError
 
-# Source: the vendor's error table (read 2026-11).
-_STATUSES = {
-    401: (1000, 1001, 1002, 1003, 1004),
-    403: (1103,),
-    429: (1100, 1101, 1102, 1302, 1303, 1304),
-    400: (1200, 1201, 1300, 1301),
-    404: (1202, 1203),
-    500: (5000,),
-    503: (5001,),
-    504: (5002,),
+# HTTP status and message of each code. Source: the vendor's error table (read 2026-11).
+_ERRORS = {
+    1000: (401, "authentication failed"),
+    1001: (401, "Authorization is empty"),
+    1002: (401, "Authorization is invalid"),
+    1003: (401, "Authorization is not valid yet"),
+    1004: (401, "Authorization has expired"),
+    1103: (403, "no permission for this resource"),
+    1100: (429, "the account is abnormal"),
+    1101: (429, "the account is in arrears"),
+    1102: (429, "the resource pack is used up or expired"),
+    1302: (429, "too many requests in a short time, slow down"),
+    1303: (429, "the parallel tasks of this account are used up"),
+    1304: (429, "this address is not on the whitelist"),
+    1200: (400, "the request is invalid"),
+    1201: (400, "a parameter is invalid"),
+    1300: (400, "the request breaks the policy of the platform"),
+    1301: (400, "the request was refused by the content safety check"),
+    1202: (404, "this method is not allowed here"),
+    1203: (404, "this resource does not exist"),
+    5000: (500, "internal error of the server"),
+    5001: (503, "the server is unavailable for now"),
+    5002: (504, "the server timed out inside"),
 }
-STATUS_OF = {code: status for status, codes in _STATUSES.items() for code in codes}
-
-MESSAGE_OF = {
-    1000: "authentication failed",
-    1001: "Authorization is empty",
-    1002: "Authorization is invalid",
-    1003: "Authorization is not valid yet",
-    1004: "Authorization has expired",
-    1100: "the account is abnormal",
-    1101: "the account is in arrears",
-    1102: "the resource pack is used up or expired",
-    1103: "no permission for this resource",
-    1200: "the request is invalid",
-    1201: "a parameter is invalid",
-    1202: "this method is not allowed here",
-    1203: "this resource does not exist",
-    1300: "the request breaks the policy of the platform",
-    1301: "the request was refused by the content safety check",
-    1302: "too many requests in a short time, slow down",
-    1303: "the parallel tasks of this account are used up",
-    1304: "this address is not on the whitelist",
-    5000: "internal error of the server",
-    5001: "the server is unavailable for now",
-    5002: "the server timed out inside",
-}
+STATUS_OF = {code: status for code, (status, _) in _ERRORS.items()}
 
 
 class ApiError(BatchgenError):
@@ -47,6 +36,6 @@ class ApiError(BatchgenError):
 
     def __init__(self, code: int, message: str = "", *, retry_after: int | None = None) -> None:
         self.code = code
-        self.message = message or MESSAGE_OF[code]
+        self.message = message or _ERRORS[code][1]
         self.retry_after = retry_after  # seconds
         super().__init__(self.message)

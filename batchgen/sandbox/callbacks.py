@@ -39,7 +39,6 @@ class Callbacks:
         follower.add_done_callback(self._followers.discard)
 
     async def close(self) -> None:
-        """Send no more callbacks."""
         for follower in tuple(self._followers):
             follower.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
@@ -53,7 +52,6 @@ class Callbacks:
             await self.post(task, self.body_of(task, moment))
 
     async def sleep_until(self, moment: int) -> None:
-        """Sleep until this moment (Unix milliseconds)."""
         await asyncio.sleep(max(0, moment - self._clock()) / 1000)
 
     async def post(self, task: Task, *bodies: bytes) -> None:

@@ -32,7 +32,6 @@ class Format(StrEnum):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers of an image."""
         return {"Content-Type": f"image/{self.value}"}
 
 

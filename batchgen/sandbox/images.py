@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
 
 from batchgen.sandbox.api_error import ApiError
 from batchgen.sandbox.formats import padded, with_comment
+from batchgen.sandbox.injector import Occasion
 from batchgen.sandbox.tasks import State, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchgen.sandbox.faults.links import LinkFaults
     from batchgen.sandbox.injector import Injector
     from batchgen.sandbox.settings import Settings
     from batchgen.sandbox.task_store import TaskStore
@@ -24,19 +24,7 @@ if TYPE_CHECKING:
 PREFIX = "/images/"
 _WATERMARK = "-watermark"
 _PAINTERS = 2  # threads
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
-    """The links of one answer. `origin` is as in http://127.0.0.1:8080."""
-
-    origin: str
-    ext: str
-    query: str = ""
-
-    def of(self, task: Task, index: int, *, watermark: bool = False) -> str:
-        """The link of an image, or of its watermarked copy."""
-        return f"{self.origin}{PREFIX}{task.id}/{index}{_WATERMARK if watermark else ''}{self.ext}{self.query}"
+_EXPIRED = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"  # as object stores say it
 
 
 class ImageHost:
@@ -48,24 +36,24 @@ class ImageHost:
         self._clock = clock
         self._injector = injector
         self._kind = settings.image_format
-        self._link_faults = _link_faults(settings, clock)
+        self._ext = settings.image_format.ext
+        self._link_ttl = settings.link_ttl
         self._painters = ThreadPoolExecutor(_PAINTERS, thread_name_prefix="painter")
 
     def close(self) -> None:
-        """Wait for the images that are being painted."""
         self._painters.shutdown(wait=True, cancel_futures=True)
 
-    def links(self, origin: str) -> Links:
-        """The links that an answer holds; `origin` is the address under which the caller reaches this server."""
-        query = self._link_faults.query() if self._link_faults else ""
-        return Links(origin=origin, ext=self._kind.ext, query=query)
+    def link(self, origin: str, task: Task, index: int, *, watermark: bool = False) -> str:
+        """The link of an image, or of its watermarked copy; `origin` is the address at which the caller reaches us."""
+        query = "" if self._link_ttl is None else f"?expires={self._clock() + round(self._link_ttl * 1000)}"
+        return f"{origin}{PREFIX}{task.id}/{index}{_WATERMARK if watermark else ''}{self._ext}{query}"
 
     async def answer(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         """The image at this path. Raises ApiError (1203) where there is none."""
         task, index, watermark = self._find(path)
-        if self._link_faults and (response := self._link_faults.intercept(query)) is not None:
+        if (response := self._expired_or_redirected(query)) is not None:
             return response
-        damage = self._injector.image()
+        damage = self._injector.inject(Occasion.IMAGE)
         content = await self.content(task, index, watermark=watermark)
         if damage is not None:
             return await damage(request, content, self._kind.headers)
@@ -89,7 +77,7 @@ class ImageHost:
         """Task, index and whether it is the watermarked copy. Raises ApiError (1203)."""
         task_id, _, name = path.removeprefix(PREFIX).partition("/")
         task = self._store.find(task_id, by_external_id=False)
-        stem = name.removesuffix(self._kind.ext)
+        stem = name.removesuffix(self._ext)
         index = stem.removesuffix(_WATERMARK)
         watermark = index != stem
         is_known = stem != name and index in map(str, range(task.request.n))
@@ -102,10 +90,16 @@ class ImageHost:
             raise ApiError(1203, f"the images of task {task_id} were deleted")
         return task, int(index), watermark
 
-
-def _link_faults(settings: Settings, clock: Callable[[], int]) -> LinkFaults | None:
-    if settings.link_ttl is None and not settings.image_redirects:
-        return None
-    from batchgen.sandbox.faults.links import LinkFaults  # noqa: PLC0415 - only where links expire or redirect
-
-    return LinkFaults(settings.link_ttl, settings.image_redirects, clock)
+    def _expired_or_redirected(self, query: str) -> web.Response | None:
+        """The answer to a link that has expired or redirects; None where it leads to its image."""
+        redirects = self._settings.image_redirects
+        if self._link_ttl is None and not redirects:
+            return None
+        values = dict(parse_qsl(query))
+        numbers = {name: int(text[:20]) for name, text in values.items() if text.isdecimal()}
+        hop = numbers.get("hop", 0)
+        if self._link_ttl is not None and self._clock() >= numbers.get("expires", 0):
+            return web.Response(status=403, text=_EXPIRED, content_type="application/xml")
+        if hop >= redirects:
+            return None
+        return web.Response(status=302, headers={"Location": f"?{urlencode(values | {'hop': hop + 1})}"})

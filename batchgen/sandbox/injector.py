@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.sandbox.callbacks import Callbacks
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     Damage = Callable[[web.BaseRequest, bytes, Mapping[str, str]], Awaitable[web.StreamResponse]]
 
 
+class Occasion(StrEnum):
+    """When a fault can be injected."""
+
+    CREATE_BEFORE = "create_before"  # a create was received and is valid, but not accepted yet
+    CREATE_AFTER = "create_after"  # it is accepted and will be billed; its answer is not sent yet
+    TASK = "task"  # the outcome of an accepted task
+    QUERY = "query"  # a query for one task or for the list
+    IMAGE = "image"  # a download
+    CALLBACK = "callback"  # a callback to the user's own address
+
+
 class InjectedAnswer(Exception):  # not an error: it ends the handling of a request
     """A fault replaces the answer. `label` is counted in the usage; `respond` sends something, or nothing."""
 
@@ -28,25 +40,13 @@ class InjectedAnswer(Exception):  # not an error: it ends the handling of a requ
 
 
 class Injector:
-    """Injects nothing; `faults.injector` overrides it.
-
-    The first four methods raise InjectedAnswer or ApiError to replace an answer.
-    """
+    """Injects nothing; `faults.injector` overrides it."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # injected faults, by name
 
-    def before_create(self) -> None:
-        """A create was received and is valid, but not accepted yet."""
-
-    def after_create(self) -> None:
-        """A create is accepted, and its answer is not sent yet."""
-
-    def query(self) -> None:
-        """A query for a task or for the list was received."""
-
-    def image(self) -> Damage | None:
-        """A download was received; the result damages its image."""
+    def inject(self, _occasion: Occasion) -> Damage | None:
+        """Raise InjectedAnswer or ApiError to replace an answer; what is returned damages a download."""
         return None
 
     def task_failure(self, _number: int) -> str:

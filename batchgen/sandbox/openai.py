@@ -16,13 +16,11 @@ from aiohttp import web
 
 from batchgen.sandbox.api import JSON, PATH, Api
 from batchgen.sandbox.api_error import ApiError
-from batchgen.sandbox.kling_rules import check_text, check_words, json_body
+from batchgen.sandbox.rules import check_text, number, one_of, text
 from batchgen.sandbox.tasks import CreateRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from batchgen.sandbox.api import Parts
+    from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import Task
 
 _MODELS_PATH = "/v1/models"
@@ -57,31 +55,27 @@ _ERRORS: dict[int, tuple[int, str, str | None]] = {
 class OpenAIApi(Api):
     """The API for the models of one account."""
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        self._models = parts.settings.models or parts.account.models
-        self._default_model = parts.account.defaults["model"]
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        self._models = sandbox.settings.models or sandbox.account.models
+        self._default_model = sandbox.account.defaults["model"]
+        self.checks = {
+            **dict.fromkeys(("model", "user", "quality", "style", "background"), check_text),
+            "prompt": text(1, _MAX_CHARACTERS),
+            "n": number(int, 1, _MAX_IMAGES),
+            "size": _check_size,
+            "response_format": one_of(_FORMATS),
+        }
         self.routes = {("POST", PATH): ("create", self.create), ("GET", _MODELS_PATH): ("models", self._list_models)}
 
-    def read(self, raw: bytes) -> CreateRequest:
-        """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
-        body = json_body(raw)
-        if "prompt" not in body:
-            raise ApiError(1201, "Missing required parameter: 'prompt'.")
-        for name, value in body.items():
-            if name not in _CHECKS:
-                raise ApiError(1201, f"Unknown parameter: '{name}'.")
-            _CHECKS[name](name, value)
+    def check_together(self, body: dict[str, Any]) -> None:
         model = body.get("model", self._default_model)
         if model not in self._models:
             raise ApiError(1203, f"The model '{model}' does not exist.")
         if "response_format" in body and model.startswith("gpt-image"):
             raise ApiError(1201, "Unknown parameter: 'response_format'.")  # as these models really answer
-        check_words(body["prompt"])
-        return self.request_of(body)
 
     def request_of(self, body: dict[str, Any]) -> CreateRequest:
-        """The create of a valid body: one just received, or one from the journal."""
         size = body.get("size", _DEFAULT_SIZE)
         return CreateRequest(
             body=body,
@@ -93,16 +87,16 @@ class OpenAIApi(Api):
 
     async def answer_create(self, request: web.BaseRequest, task: Task) -> web.Response:
         """Wait until the task ends, then answer with its images, or with their links."""
-        while (left := task.ends_at - self.parts.clock()) > 0 and not self.parts.closing.is_set():
+        while (left := task.ends_at - self.sandbox.clock()) > 0 and not self.sandbox.closing.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.parts.closing.wait(), left / 1000)
+                await asyncio.wait_for(self.sandbox.closing.wait(), left / 1000)
         if task.failure:
             raise ApiError(5000, task.failure)
-        if task.request.body.get("response_format", self.parts.settings.response_format) == "url":
-            links = self.links(request)
-            data = [{"url": links.of(task, index)} for index in range(task.request.n)]
+        if task.request.body.get("response_format", self.sandbox.settings.response_format) == "url":
+            link = self.links(request)
+            data = [{"url": link(task, index)} for index in range(task.request.n)]
         else:
-            images = [await self.parts.images.content(task, index) for index in range(task.request.n)]
+            images = [await self.sandbox.images.content(task, index) for index in range(task.request.n)]
             data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
         return _json_response({"created": task.ends_at // 1000, "data": data})
 
@@ -112,7 +106,6 @@ class OpenAIApi(Api):
         return _json_response({"object": "list", "data": models})
 
     def error(self, error: ApiError) -> tuple[int, bytes]:
-        """HTTP status and body of an error."""
         status, kind, code = _ERRORS[error.code]
         body = {"error": {"message": error.message, "type": kind, "param": None, "code": code}}
         return status, json.dumps(body, ensure_ascii=False).encode()
@@ -122,36 +115,7 @@ def _json_response(data: dict[str, Any]) -> web.Response:
     return web.Response(body=json.dumps(data).encode(), headers=JSON)
 
 
-def _check_prompt(name: str, value: object) -> None:
-    check_text(name, value)
-    if not 0 < len(str(value)) <= _MAX_CHARACTERS:
-        raise ApiError(1201, f"Invalid '{name}': expected a string of 1 to {_MAX_CHARACTERS} characters.")
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value <= _MAX_IMAGES:
-        raise ApiError(1201, f"Invalid '{name}': expected an integer from 1 to {_MAX_IMAGES}.")
-
-
 def _check_size(name: str, value: object) -> None:
     check_text(name, value)
     if value != "auto" and not _SIZE.fullmatch(str(value)):
         raise ApiError(1201, f"Invalid '{name}': expected WIDTHxHEIGHT, such as {_DEFAULT_SIZE}.")
-
-
-def _check_format(name: str, value: object) -> None:
-    if value not in _FORMATS:
-        raise ApiError(1201, f"Invalid '{name}': expected one of {', '.join(_FORMATS)}.")
-
-
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "model": check_text,
-    "prompt": _check_prompt,
-    "n": _check_count,
-    "size": _check_size,
-    "response_format": _check_format,
-    "user": check_text,
-    "quality": check_text,
-    "style": check_text,
-    "background": check_text,
-}

@@ -45,7 +45,6 @@ _SPELT_OUT = str.maketrans(
 
 
 def size_of(request: CreateRequest) -> tuple[int, int]:
-    """Width and height in pixels."""
     if request.size:
         width, height = map(int, request.size.split("x"))
         return width, height
@@ -150,7 +149,6 @@ class FittedText:
 
     @property
     def height(self) -> int:
-        """In pixels."""
         return round(len(self.lines) * self.size * _LINE_HEIGHT)
 
     def draw(self, draw: ImageDraw.ImageDraw, place: tuple[int, int], level: int) -> None:

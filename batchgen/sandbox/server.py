@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl
 
@@ -16,7 +17,7 @@ from aiohttp import web
 from batchgen.catalog.accounts import SANDBOX_HEADER, Auth
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
-from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, Handler, Parts
+from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, Handler
 from batchgen.sandbox.api_error import ApiError
 from batchgen.sandbox.images import PREFIX, ImageHost
 from batchgen.sandbox.injector import InjectedAnswer, Injector
@@ -28,11 +29,6 @@ from batchgen.sandbox.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-
-    from aiohttp import StreamReader
-    from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.http_parser import RawRequestMessage
-    from aiohttp.web_protocol import RequestHandler
 
     from batchgen.sandbox.settings import Settings
 
@@ -51,42 +47,28 @@ class Sandbox:
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
-        self._settings = settings
-        self._closing = asyncio.Event()
+        self.settings = settings
+        self.closing = asyncio.Event()  # set when the sandbox stops
         accounts = builtin().accounts
-        account = accounts[settings.emulate]
-
-        def now() -> int:
-            return int(clock() * 1000)
-
-        injector = _injector(settings, self._closing)
-        self.store = TaskStore(settings, accounts["sandbox"].prices, now, injector)
-        self.usage = Usage(self.store, injector, now)
-        self._images = ImageHost(settings, self.store, now, injector)
-        parts = Parts(
-            settings=settings,
-            account=account,
-            auth=account.auth if settings.require_key else Auth.NONE,
-            store=self.store,
-            usage=self.usage,
-            images=self._images,
-            injector=injector,
-            clock=now,
-            closing=self._closing,
-        )
-        self._api = OpenAIApi(parts) if account.protocol == "openai" else KlingApi(parts)
+        self.account = accounts[settings.emulate]
+        self.auth = self.account.auth if settings.require_key else Auth.NONE
+        self.clock: Callable[[], int] = lambda: int(clock() * 1000)  # Unix milliseconds
+        self.injector = _injector(settings, self.closing)
+        self.store = TaskStore(settings, accounts["sandbox"].prices, self.clock, self.injector)
+        self.usage = Usage(self.store, self.injector, self.clock)
+        self.images = ImageHost(settings, self.store, self.clock, self.injector)
+        self._api = OpenAIApi(self) if self.account.protocol == "openai" else KlingApi(self)
         self._routes: dict[tuple[str, str], tuple[str, Handler]] = {
             ("GET", "/_usage"): ("usage", self._answer_usage),
             ("GET", "/"): ("about", self._answer_about),
             ("GET", ""): ("about", self._answer_about),
             **self._api.routes,
         }
-        self._subtrees = {("GET", PREFIX): ("image", self._images.answer), **self._api.subtrees}
+        self._subtrees = {("GET", PREFIX): ("image", self.images.answer), **self._api.subtrees}
         self.origin = ""  # as in http://127.0.0.1:8080, once it listens
 
     @property
     def base_url(self) -> str:
-        """The `base_url` of an account at this sandbox."""
         return self.origin + self._api.prefix
 
     async def __aenter__(self) -> Self:
@@ -97,72 +79,56 @@ class Sandbox:
         except BaseException:
             self._release()
             raise
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.origin = f"http://{host}:{port}"
-        self._api.start(self.origin)
+        self._api.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop listening; requests that hang end."""
-        self._closing.set()
+        self.closing.set()
         await self._api.close()
         await self._runner.cleanup()
         self._release()
 
     def _release(self) -> None:
-        self._images.close()
+        self.images.close()
         self.store.close()
 
     async def _listen(self) -> tuple[web.ServerRunner, int]:
-        loop = asyncio.get_running_loop()
-
-        def make_request(
-            message: RawRequestMessage,
-            payload: StreamReader,
-            protocol: RequestHandler,
-            writer: AbstractStreamWriter,
-            handler: asyncio.Task[None],
-        ) -> web.BaseRequest:
-            """A request with a body of up to MAX_BODY_BYTES; aiohttp's default is 1 MB."""
-            return web.BaseRequest(message, payload, protocol, writer, handler, loop, client_max_size=MAX_BODY_BYTES)
-
+        make_request = partial(web.BaseRequest, loop=asyncio.get_running_loop(), client_max_size=MAX_BODY_BYTES)
         server = web.Server(self._serve, request_factory=make_request, access_log=None)
         runner = web.ServerRunner(server, shutdown_timeout=0.5)
         await runner.setup()
-        site = web.TCPSite(runner, self._settings.host, self._settings.port, backlog=1024)
+        site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
         try:
             await site.start()
         except OSError as error:
             await runner.cleanup()
-            address = f"{self._settings.host} port {self._settings.port}"
+            address = f"{self.settings.host} port {self.settings.port}"
             raise CommandError(
                 f"The sandbox cannot listen on {address}: {error.strerror}. Choose another port, or 0 for a free one."
             ) from error
         return runner, runner.addresses[0][1]
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, and mark the answer as a sandbox's."""
-        response = await self._answer(request)
-        if self._settings.marked and not response.prepared:
-            response.headers[SANDBOX_HEADER] = "1"
-        return response
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request, and count it in the usage."""
+        """Answer a request, count it in the usage, and mark the answer as a sandbox's."""
         path, _, query = request.raw_path.partition("?")
         path = path.removeprefix(self._api.prefix)
         kind, handler = self._route(request.method, path)
         try:
             response = await handler(request, path, query)
+            self.usage.count(kind, "0" if response.status == 200 else str(response.status))
         except ApiError as error:
             self.usage.count(kind, str(error.code))
-            return self._error_response(error)
+            response = self._error_response(error)
         except InjectedAnswer as injected:
             self.usage.count(kind, injected.label)
-            return await injected.respond(request)
-        self.usage.count(kind, "0" if response.status == 200 else str(response.status))
+            response = await injected.respond(request)
+        if self.settings.marked and not response.prepared:
+            response.headers[SANDBOX_HEADER] = "1"
         return response
 
     def _route(self, method: str, path: str) -> tuple[str, Handler]:

@@ -52,13 +52,16 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check what would otherwise fail later, or be ignored."""
         if self.emulate not in PROFILES:
             raise CommandError(f"The sandbox cannot emulate {self.emulate!r}. Choose one of {', '.join(PROFILES)}.")
         if not self.allow_network and not _is_loopback(self.host):
             raise CommandError(f"The sandbox serves this machine only, and {self.host} is not a loopback address.")
         if (self.access_key is None) != (self.secret_key is None):
             raise CommandError("To check tokens, the sandbox needs both an access key and a secret key.")
+        if not 0 <= self.port <= 65535:
+            raise CommandError(
+                f"Port {self.port} is out of range. Give a number from 1 to 65535, or 0 for a free port."
+            )
         if self.image_bytes > _MAX_IMAGE_BYTES:
             raise CommandError(f"An image can be padded to {_MAX_IMAGE_BYTES:,} bytes at most.")
         for name, minimum in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -81,17 +81,8 @@ class Task:
         return max(moment for moment in (self.created_at, self.starts_at, self.ends_at) if moment <= now)
 
     def to_record(self) -> dict[str, Any]:
-        """For the journal."""
-        return {
-            "id": self.id,
-            "number": self.number,
-            "created_at": self.created_at,
-            "duration": self.duration,
-            "failure": self.failure,
-            "units": self.units,
-            "caller_id": self.caller_id,
-            "body": self.request.body,
-        }
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "request"}
+        return own | {"body": self.request.body}
 
     @classmethod
     def from_record(cls, record: dict[str, Any], request_of: Callable[[dict[str, Any]], CreateRequest]) -> Task:

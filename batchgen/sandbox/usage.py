@@ -44,6 +44,8 @@ class Usage:
         now = self._clock()
         known = self._store.tasks
         billed = [task for task in known if task.state(now) is State.SUCCEED]
+        first = {task.request.digest: task.number for task in reversed(billed)}
+        again = [task for task in billed if first[task.request.digest] != task.number]  # its request was billed before
         totals: dict[str, Any] = {
             "requests": {kind: dict(sorted(answers.items())) for kind, answers in sorted(self._requests.items())},
             "faults": dict(self._injector.counts),
@@ -55,7 +57,7 @@ class Usage:
             "peak_units_held": self._store.peak_units_held,
             "duplicates": {
                 "requests": len(known) - len({task.request.digest for task in known}),
-                "images_billed": _images_billed_again(billed),
+                "images_billed": sum(task.request.n for task in again),
                 "external_ids": self._store.repeated_ids,
             },
         }
@@ -74,12 +76,6 @@ class Usage:
             "units_billed": format_units(task.units) if state is State.SUCCEED else "0",
             "request": task.request.body,
         }
-
-
-def _images_billed_again(billed: list[Task]) -> int:
-    """Images of tasks whose request was billed before."""
-    first = {task.request.digest: task.number for task in reversed(billed)}
-    return sum(task.request.n for task in billed if first[task.request.digest] != task.number)
 
 
 def format_units(units: float) -> str:

@@ -143,7 +143,7 @@ async def test_a_create_can_hang_and_a_closing_sandbox_lets_go_of_it(name, accep
         usage = await caller.usage()
         assert usage["requests"]["create"] == {"hang": 1}
         assert usage["creates_accepted"] == accepted
-        caller.sandbox._closing.set()
+        caller.sandbox.closing.set()
         with pytest.raises(CUT):
             await waiting
 
@@ -180,7 +180,7 @@ async def image_in(name):
     async with gateway(faults=always(name), blank_images=True) as caller:
         task = await caller.made(prompt="a fox")
         (link,) = await caller.links(task)
-        whole = await caller.sandbox._images.content(caller.sandbox.store.tasks[0], 0)
+        whole = await caller.sandbox.images.content(caller.sandbox.store.tasks[0], 0)
         return *(await raw(caller, "GET", link["url"])), whole
 
 

@@ -21,7 +21,7 @@ from command import batchgen, billed_by_job, manifest
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
 
-REJECTED = ("forbidden-word", "policy-word")  # words that the sandbox refuses (batchgen/sandbox/kling_rules.py)
+REJECTED = ("forbidden-word", "policy-word")  # words that the sandbox refuses (batchgen/sandbox/rules.py)
 _REJECTED_EVERY = 100  # jobs, of each word
 
 

@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from batchgen.app.observer import observed
-from batchgen.cli.progress import LogFormat, Progress, Rate, describe, seconds_left
+from batchgen.cli.progress import Progress, Rate, describe, seconds_left
 from batchgen.engine.counters import Counters
 from batchgen.errors import AccountStopped
 
@@ -160,10 +160,9 @@ async def test_a_pipe_gets_a_line_every_half_minute_and_a_last_one(ticks):
     ]
 
 
-@pytest.mark.parametrize("log_format", [LogFormat.JSON, "json"])
-async def test_json_lines_are_one_object_each(ticks, log_format):
+async def test_json_lines_are_one_object_each(ticks):
     counters = Counters(images_wanted=8, jobs_wanted=8, cost=2_500_000, unit="USD")
-    stream, progress, shown = watched(counters, ticks, log_format=log_format)
+    stream, progress, shown = watched(counters, ticks, log_format="json")
     async with shown:
         progress.on_message("Two\nlines", "warning", job="1abc", code=1303)
         counters.images_done = 8
@@ -178,7 +177,7 @@ async def test_json_lines_are_one_object_each(ticks, log_format):
 
 async def test_json_is_asked_for_even_on_a_terminal(ticks):
     with Terminal() as terminal:
-        _, _, shown = watched(Counters(), ticks, stream=terminal.stream, log_format=LogFormat.JSON)
+        _, _, shown = watched(Counters(), ticks, stream=terminal.stream, log_format="json")
         async with shown:
             await ticks.tick()
     assert all(json.loads(line) for line in terminal.drawn.splitlines())

@@ -11,7 +11,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
-from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL, Fault, Occasion
+from batchgen.sandbox.faults.table import FAMILIES, FAULTS, IN_ALL, Fault
+from batchgen.sandbox.injector import Occasion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,6 @@ class FaultSettings:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and rates out of range."""
         for name, rate in self.rates.items():
             if name not in FAULTS:
                 known = ", ".join((*IN_ALL, *FAMILIES))

@@ -12,25 +12,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from batchgen.sandbox.api_error import STATUS_OF
+from batchgen.sandbox.injector import Occasion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 
-class Occasion(StrEnum):
-    """When a fault can be injected."""
-
-    CREATE_BEFORE = "create_before"  # a create was received and is not accepted yet
-    CREATE_AFTER = "create_after"  # it is accepted and will be billed; its answer is not sent yet
-    TASK = "task"  # the outcome of an accepted task
-    QUERY = "query"  # a query for one task or for the list
-    IMAGE = "image"  # a download
-    CALLBACK = "callback"  # a callback to the user's own address
-
-
 class Act(StrEnum):
-    """What a fault does."""
-
     CUT = "cut"  # the connection is cut without an answer
     HANG = "hang"  # there is no answer; the connection stays open
     REFUSE = "refuse"  # the answer is an error with the fault's code
@@ -48,7 +36,7 @@ class Act(StrEnum):
     LIE = "lie"  # a forged callback with a false end of the task is sent first
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """One kind of fault. `code` is of the API's error table, or an HTTP status for a page."""
 
@@ -61,51 +49,40 @@ class Fault:
     named_only: bool = False  # `all` does not include it
 
 
-def _fault(
-    name: str, occasion: Occasion, act: Act, description: str, code: int = 0, retry_after: int | None = None
-) -> Fault:
-    return Fault(name=name, occasion=occasion, act=act, description=description, code=code, retry_after=retry_after)
-
-
-_BEFORE, _AFTER, _QUERY, _IMAGE = (
-    Occasion.CREATE_BEFORE,
-    Occasion.CREATE_AFTER,
-    Occasion.QUERY,
-    Occasion.IMAGE,
-)
+_BEFORE, _AFTER, _QUERY, _IMAGE = Occasion.CREATE_BEFORE, Occasion.CREATE_AFTER, Occasion.QUERY, Occasion.IMAGE
 
 _TABLE = (
-    _fault("drop_before", _BEFORE, Act.CUT, "a create's connection is cut, nothing was accepted"),
-    _fault("error_before", _BEFORE, Act.REFUSE, "a create gets 500, nothing was accepted", 5000),
-    _fault("page_before", _BEFORE, Act.PAGE, "a create gets a proxy's HTML 502, nothing was accepted", 502),
-    _fault("hang_before", _BEFORE, Act.HANG, "a create gets no answer, nothing was accepted"),
-    _fault("too_fast", _BEFORE, Act.REFUSE, "a create gets 429/1302", 1302),
-    _fault("too_many", _BEFORE, Act.REFUSE, "a create gets 429/1303", 1303),
-    _fault("too_fast_wait", _BEFORE, Act.REFUSE, "a create gets 429/1302 with Retry-After: 2", 1302, 2),
-    _fault("too_many_wait", _BEFORE, Act.REFUSE, "a create gets 429/1303 with Retry-After: 2", 1303, 2),
-    _fault("drop_after", _AFTER, Act.CUT, "a create is accepted, then its connection is cut"),
-    _fault("error_after", _AFTER, Act.REFUSE, "a create is accepted, then gets 504", 5002),
-    _fault("page_after", _AFTER, Act.PAGE, "a create is accepted, then gets a proxy's HTML 502", 502),
-    _fault("hang", _AFTER, Act.HANG, "a create is accepted and never answered"),
-    _fault("fail", Occasion.TASK, Act.FAIL, "a task ends as failed"),
-    _fault("query_drop", _QUERY, Act.CUT, "a query's connection is cut"),
-    _fault("query_error", _QUERY, Act.REFUSE, "a query gets 503", 5001),
-    _fault("query_too_fast", _QUERY, Act.REFUSE, "a query gets 429/1302", 1302),
-    _fault("query_page", _QUERY, Act.PAGE, "a query gets a proxy's HTML 502", 502),
-    _fault("query_hang", _QUERY, Act.HANG, "a query gets no answer"),
-    _fault("truncate", _IMAGE, Act.TRUNCATE, "a download is cut in the middle"),
-    _fault("shorten", _IMAGE, Act.SHORTEN, "a download is only the first half of the file"),
-    _fault("corrupt", _IMAGE, Act.CORRUPT, "a download is damaged inside"),
-    _fault("expire", _IMAGE, Act.EXPIRE, "a download gets 404"),
-    _fault("image_page", _IMAGE, Act.PAGE, "a download is an HTML page with status 200", 200),
-    _fault("image_drop", _IMAGE, Act.CUT, "a download's connection is cut at once"),
-    _fault("image_hang", _IMAGE, Act.HANG, "a download gets no answer"),
-    _fault("callback_lost", Occasion.CALLBACK, Act.LOSE, "a callback is not sent"),
-    _fault("callback_twice", Occasion.CALLBACK, Act.REPEAT, "a callback is sent twice"),
-    _fault("callback_late", Occasion.CALLBACK, Act.DELAY, "a callback is sent a second after the task's end"),
-    _fault("callback_disorder", Occasion.CALLBACK, Act.SWAP, "a callback is sent after the next one"),
-    _fault("callback_forged", Occasion.CALLBACK, Act.INVENT, "a forged callback for an unknown task is sent too"),
-    _fault("callback_false", Occasion.CALLBACK, Act.LIE, "a forged callback with a false end of the task is sent too"),
+    Fault("drop_before", _BEFORE, Act.CUT, "a create's connection is cut, nothing was accepted"),
+    Fault("error_before", _BEFORE, Act.REFUSE, "a create gets 500, nothing was accepted", 5000),
+    Fault("page_before", _BEFORE, Act.PAGE, "a create gets a proxy's HTML 502, nothing was accepted", 502),
+    Fault("hang_before", _BEFORE, Act.HANG, "a create gets no answer, nothing was accepted"),
+    Fault("too_fast", _BEFORE, Act.REFUSE, "a create gets 429/1302", 1302),
+    Fault("too_many", _BEFORE, Act.REFUSE, "a create gets 429/1303", 1303),
+    Fault("too_fast_wait", _BEFORE, Act.REFUSE, "a create gets 429/1302 with Retry-After: 2", 1302, 2),
+    Fault("too_many_wait", _BEFORE, Act.REFUSE, "a create gets 429/1303 with Retry-After: 2", 1303, 2),
+    Fault("drop_after", _AFTER, Act.CUT, "a create is accepted, then its connection is cut"),
+    Fault("error_after", _AFTER, Act.REFUSE, "a create is accepted, then gets 504", 5002),
+    Fault("page_after", _AFTER, Act.PAGE, "a create is accepted, then gets a proxy's HTML 502", 502),
+    Fault("hang", _AFTER, Act.HANG, "a create is accepted and never answered"),
+    Fault("fail", Occasion.TASK, Act.FAIL, "a task ends as failed"),
+    Fault("query_drop", _QUERY, Act.CUT, "a query's connection is cut"),
+    Fault("query_error", _QUERY, Act.REFUSE, "a query gets 503", 5001),
+    Fault("query_too_fast", _QUERY, Act.REFUSE, "a query gets 429/1302", 1302),
+    Fault("query_page", _QUERY, Act.PAGE, "a query gets a proxy's HTML 502", 502),
+    Fault("query_hang", _QUERY, Act.HANG, "a query gets no answer"),
+    Fault("truncate", _IMAGE, Act.TRUNCATE, "a download is cut in the middle"),
+    Fault("shorten", _IMAGE, Act.SHORTEN, "a download is only the first half of the file"),
+    Fault("corrupt", _IMAGE, Act.CORRUPT, "a download is damaged inside"),
+    Fault("expire", _IMAGE, Act.EXPIRE, "a download gets 404"),
+    Fault("image_page", _IMAGE, Act.PAGE, "a download is an HTML page with status 200", 200),
+    Fault("image_drop", _IMAGE, Act.CUT, "a download's connection is cut at once"),
+    Fault("image_hang", _IMAGE, Act.HANG, "a download gets no answer"),
+    Fault("callback_lost", Occasion.CALLBACK, Act.LOSE, "a callback is not sent"),
+    Fault("callback_twice", Occasion.CALLBACK, Act.REPEAT, "a callback is sent twice"),
+    Fault("callback_late", Occasion.CALLBACK, Act.DELAY, "a callback is sent a second after the task's end"),
+    Fault("callback_disorder", Occasion.CALLBACK, Act.SWAP, "a callback is sent after the next one"),
+    Fault("callback_forged", Occasion.CALLBACK, Act.INVENT, "a forged callback for an unknown task is sent too"),
+    Fault("callback_false", Occasion.CALLBACK, Act.LIE, "a forged callback with a false end of the task is sent too"),
 )
 
 # Each code of the error table, and each HTTP status that gateways answer with.
@@ -122,14 +99,7 @@ FAMILIES: Mapping[str, str] = {
 def _family(name: str, occasion: Occasion, act: Act, codes: Iterable[int]) -> Iterator[Fault]:
     stem, _, _ = name.rpartition("_")
     for code in codes:
-        yield Fault(
-            name=f"{stem}_{code}",
-            occasion=occasion,
-            act=act,
-            description=FAMILIES[name],
-            code=code,
-            named_only=True,
-        )
+        yield Fault(f"{stem}_{code}", occasion, act, FAMILIES[name], code, named_only=True)
 
 
 _FAMILIES = (
