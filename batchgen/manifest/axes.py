@@ -13,7 +13,7 @@ from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.reading import UNUSABLE
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import MOST_UNKNOWN
-from batchgen.manifest.vars import name_fault
+from batchgen.manifest.texts import var_fault
 from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Axes:
     def _vars(self, names: Mapping[str, Value], path: NodePath) -> Iterator[Axis]:
         for name, values in names.items():
             at = (*path, name)
-            if fault := name_fault(name):
+            if fault := var_fault(name):
                 self.reader.diagnostics.add(at, *fault, key=True)
             entries = [(entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
             mappings = [
@@ -284,7 +284,7 @@ class Axes:
         written = job.get("vars")
         names = written if isinstance(written, dict) else {}
         for name in names:
-            if fault := name_fault(name):
+            if fault := var_fault(name):
                 self.reader.diagnostics.add((*path, "vars", name), *fault, key=True)
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))

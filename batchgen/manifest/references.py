@@ -12,7 +12,7 @@ from batchgen.catalog.load import builtin
 from batchgen.errors import ImageBroken
 from batchgen.jobs import Reference
 from batchgen.manifest.diagnostics import cut
-from batchgen.manifest.text_file import reason_missing
+from batchgen.manifest.row_file import reason_missing
 from batchgen.storage.images import inspect
 
 if TYPE_CHECKING:

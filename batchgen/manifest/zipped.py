@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import listed
 from batchgen.manifest.model import Axis, Entry
-from batchgen.manifest.vars import name_fault
+from batchgen.manifest.texts import var_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def _check_keys(entries: Sequence[tuple[Mapping[str, Value], NodePath]], reader:
                 hint = f"Add `vars: {{{missing[0]}: …}}`."
             reader.diagnostics.add(path, message, hint, also=[other])
     for name in {name for entry, _ in entries for name in _vars(entry)}:
-        if fault := name_fault(name):
+        if fault := var_fault(name):
             first = next(at for entry, at in entries if name in _vars(entry))
             reader.diagnostics.add((*first, "vars", name), *fault, key=True)
     if not wanted:

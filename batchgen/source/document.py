@@ -31,7 +31,7 @@ from yaml.events import (
 
 from batchgen.errors import Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.source.encoding import (
-    ESCAPED_REFUSED,
+    CONTROL,
     LINE_END,
     character_fault,
     decode,
@@ -343,7 +343,7 @@ class _Builder:
     def _check_unusual(self, event: ScalarEvent) -> None:
         """Tags, and characters that came from escapes."""
         self._check_tag(event)
-        if bad := ESCAPED_REFUSED.search(event.value):
+        if bad := CONTROL.search(event.value):
             self._note(event, *character_fault(bad.group()))
 
     def _check_tag(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent) -> None:

@@ -9,9 +9,8 @@ from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLoc
 
 MAX_BYTES = 64 * 1024 * 1024
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab and newline
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # C0 and C1 but tab and newline; half characters
 _RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
-ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
 _MOST_LISTED = 20
 
@@ -36,7 +35,8 @@ def load_bytes(path: Path | str, file: str) -> bytes:
 def decode(data: bytes, file: str) -> str:
     """Bytes as UTF-8, without a byte order mark. Raises ManifestInvalid with line and column."""
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise invalid_file(file, "is in UTF-16.", "Save it as UTF-8.")
+        place = SourceLocation(file=file, line=1, column=1)
+        raise ManifestInvalid([problem_at(place, "The file is in UTF-16.", "Save it as UTF-8.")])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
