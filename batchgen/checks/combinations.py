@@ -154,7 +154,7 @@ class _Check:
         matching = {
             rule.path
             for rule in self.manifest.exclude
-            if (rule.is_of_parameters_only or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
+            if (not rule.texts or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
         }
         self._used_exclusions |= matching
         return bool(matching)

@@ -46,7 +46,7 @@ def check_inclusion(job: Inclusion, diagnostics: Diagnostics) -> None:
     axes = {}
     for name, value in job.vars.items():
         path = (*job.path, "vars", name)
-        entry = Entry(text=value, id=None, settings={}, path=path, values={name: value})
+        entry = Entry(path=path, values={name: value})
         axes[name] = Axis(name=name, entries=(entry,), path=path, vars=(name,))
     check = _Check(axes, diagnostics)
     if templates.is_template(job.prompt):

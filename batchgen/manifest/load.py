@@ -76,7 +76,7 @@ def _assembled(
     )
     axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
     blocks = tuple(axes.blocks(raw.get("matrix")))
-    include = tuple(axes.inclusions(raw.get("include")))
+    include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
     template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
     manifest = Manifest(
@@ -90,7 +90,7 @@ def _assembled(
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
         blocks=blocks,
-        exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
+        exclude=tuple(axes.exclusions(raw.get("exclude", ()), var_names)),
         include=include,
         repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
 
-UNUSABLE = object()  # stands for a value with an error, which is reported
-
 
 def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
     """Why the account does not take a parameter's value, and which it takes; None where it does."""
@@ -82,9 +80,9 @@ class Reader:
         """The parameters that a mapping sets; null is kept, for it takes a default away."""
         found = {}
         for name in mapping:
-            if name in PARAMETER_NAMES and mapping[name] is not INVALID:
+            if name in PARAMETER_NAMES:
                 value = self.value(name, mapping[name], (*path, name))
-                if value is not UNUSABLE:
+                if value is not INVALID:
                     found[name] = Setting(value, (*path, name))
         return found
 
@@ -99,21 +97,21 @@ class Reader:
         return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
-        """A parameter's value, typed; UNUSABLE where it is invalid, which is reported."""
+        """A parameter's value, typed; INVALID where it is invalid, which is reported."""
         if name == "negative_prompt":
             return self._negative(value, path)
         if value is None:
             return None
         if name == "image":
-            return self.references.get(str(value), path) or UNUSABLE
+            return self.references.get(str(value), path) or INVALID
         if name == "watermark_info":
-            return bool(value["enabled"]) if "enabled" in value else UNUSABLE
+            return bool(value["enabled"]) if "enabled" in value else INVALID
         return self._bounded(name, value, path)
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
         if problem := outside_bounds(self.account, name, value):
             self.diagnostics.add(path, *problem)
-            return UNUSABLE
+            return INVALID
         if name == "n":
             return int(value)
         return float(value) if name.endswith("_fidelity") else str(value)
@@ -130,5 +128,5 @@ class Reader:
             return text
         if fault is not None:
             self.diagnostics.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
-            return UNUSABLE
+            return INVALID
         return text

@@ -111,7 +111,7 @@ def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
 
 def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, _Request]]:
     """Every combination of a block that is not left out, in two halves."""
-    exclusions = [rule for rule in manifest.exclude if not rule.is_of_parameters_only]
+    exclusions = [rule for rule in manifest.exclude if rule.texts]
     size = math.prod(len(axis.entries) for axis in block.axes)
     kept: dict[object, list[_Request]] = {}
     for variant in variants(block):
@@ -133,7 +133,7 @@ def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant
 
 def _requests(manifest: Manifest, block: Block, settings: Settings) -> Iterator[_Request]:
     """The combinations of a block's other axes that are neither excluded nor skipped."""
-    exclusions = [rule for rule in manifest.exclude if rule.is_of_parameters_only]
+    exclusions = [rule for rule in manifest.exclude if not rule.texts]
     for combination in combinations(manifest, block, settings):
         parameters = combination.parameters
         if any(matches_parameters(rule, parameters) for rule in exclusions):
@@ -242,7 +242,7 @@ def render(text: str, values: Mapping[str, str]) -> str:
 
 def kinds(block: Block, exclusions: Iterable[Exclusion]) -> list[VariantKind]:
     """The kinds of a block's variants; one by one only where exclusions look at prompts or vars."""
-    rules = [rule for rule in exclusions if not rule.is_of_parameters_only]
+    rules = [rule for rule in exclusions if rule.texts]
     found: dict[object, VariantKind] = {}
     for sources, excluded_by, count in _single_variants(block, rules) if rules else _counted_variants(block):
         key = (tuple(map(_values, sources)), excluded_by)
