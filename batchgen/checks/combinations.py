@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from batchgen.checks.templates import MOST_OF_A_KIND, check_block, check_inclusion
+from batchgen.checks.templates import MOST_OF_A_KIND, check_block
 from batchgen.jobs import Parameters
 from batchgen.manifest import rules, templates
 from batchgen.manifest.diagnostics import cut, written_path
@@ -76,13 +76,11 @@ class _Check:
         for block in self.manifest.blocks:
             check_block(self.manifest, block, self.diagnostics, quiet=self.quiet)
         for job in self.manifest.include:
-            check_inclusion(job, self.diagnostics)
+            check_block(self.manifest, job, self.diagnostics, quiet=True)
         if self.diagnostics.errors and any(_has_templates(block) for block in self.manifest.blocks):
             self.quiet = True
-        for block in self.manifest.blocks:
+        for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
-        for job in self.manifest.include:
-            self._examine(build(job.settings), job.settings, job.path, self.manifest.repeat)
         self._report()
         if not self.diagnostics.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
@@ -130,7 +128,7 @@ class _Check:
     # --- combinations
 
     def _block(self, block: Block) -> None:
-        kinds = expand.kinds(block, self.manifest.exclude)
+        kinds = expand.kinds(block)
         if not kinds and self.diagnostics.errors:  # the prompts have errors: check the other axes all the same
             kinds = [expand.VariantKind((), frozenset(), 1)]
         for kind in kinds:
@@ -138,7 +136,7 @@ class _Check:
                 self._combination(block, kind, combination)
 
     def _combination(self, block: Block, kind: VariantKind, combination: Combination) -> None:
-        if self._is_excluded(kind, combination.parameters):
+        if self._is_excluded(block, kind, combination.parameters):
             return
         if not (clashing := _clashing(combination.sources)):
             count = kind.count * self.manifest.repeat
@@ -147,13 +145,13 @@ class _Check:
         other = dict(self.manifest.defaults)
         for source in reversed(combination.sources):
             other.update(source)
-        if not self._is_excluded(kind, build(other)):
+        if not self._is_excluded(block, kind, build(other)):
             self._clashes.update(clashing)
 
-    def _is_excluded(self, kind: VariantKind, parameters: Parameters) -> bool:
+    def _is_excluded(self, block: Block, kind: VariantKind, parameters: Parameters) -> bool:
         matching = {
             rule.path
-            for rule in self.manifest.exclude
+            for rule in block.exclude
             if (not rule.texts or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
         }
         self._used_exclusions |= matching

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from batchgen.errors import SourceLocation
 from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut, listed, nearest
-from batchgen.manifest.model import Axis, Entry
 from batchgen.manifest.texts import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from batchgen.manifest.diagnostics import Diagnostics
-    from batchgen.manifest.model import Block, Inclusion, Manifest, NodePath, Prompts, Setting, Settings
+    from batchgen.manifest.model import Axis, Block, Manifest, NodePath, Prompts, Setting, Settings
     from batchgen.manifest.templates import Template
 
 MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
@@ -39,22 +38,10 @@ def check_block(manifest: Manifest, block: Block, diagnostics: Diagnostics, *, q
         check.unused(manifest.output_path.fields)
 
 
-def check_inclusion(job: Inclusion, diagnostics: Diagnostics) -> None:
-    """The templates of a job of `include`."""
-    axes = {}
-    for name, value in job.vars.items():
-        path = (*job.path, "vars", name)
-        entry = Entry(path=path, values={name: value})
-        axes[name] = Axis(name=name, entries=(entry,), path=path, vars=(name,))
-    check = _Check(axes, diagnostics)
-    if templates.is_template(job.prompt):
-        check.template(job.prompt, (*job.path, "prompt"))
-    check.negative(job.settings.get("negative_prompt"))
-
-
 def _settings_of(manifest: Manifest, block: Block) -> Iterator[Settings]:
     """Everything that may set a negative prompt."""
-    if all(axis.name != "negative_prompt" for axis in block.axes):
+    name = "negative_prompt"
+    if all(axis.name != name for axis in block.axes) and any(name not in group.settings for group in block.prompts):
         yield manifest.defaults
     for group in block.prompts:
         if not group.columns:  # those are checked with the columns of their table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import schema, templates
 from batchgen.manifest.diagnostics import cut, meant
-from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
+from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import MOST_UNKNOWN
@@ -251,30 +251,30 @@ class Axes:
 
     # --- beside the blocks
 
-    def inclusions(self, include: Value) -> Iterator[Inclusion]:
-        """Whole jobs, each with the defaults that it does not change."""
+    def inclusions(self, include: Value) -> Iterator[Block]:
+        """Whole jobs beside the matrix."""
         for number, job in enumerate(include):
             if job is not INVALID and (found := self._inclusion(job, ("include", number))):
                 yield found
 
-    def _inclusion(self, job: Mapping[str, Value], path: NodePath) -> Inclusion | None:
-        settings = {**self.defaults, **self.reader.settings(job, path)}
-        names = job.get("vars", {})
-        for name in names:
+    def _inclusion(self, job: Mapping[str, Value], path: NodePath) -> Block | None:
+        settings = self.reader.settings(job, path)
+        axes = []
+        for name in job.get("vars", {}):
+            at = (*path, "vars", name)
             if fault := var_fault(name):
-                self.reader.diagnostics.add((*path, "vars", name), *fault, key=True)
+                self.reader.diagnostics.add(at, *fault, key=True)
+            entry = Entry(path=at, values={name: self.reader.written(at)})
+            axes.append(Axis(name=name, entries=(entry,), path=at, vars=(name,)))
+        prompt = None if self.default_prompt is None else self.default_prompt[0]
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
-        elif self.default_prompt is not None:
-            prompt = self.default_prompt[0]
-        else:
-            prompt = None
+        elif prompt is None:
             self.reader.diagnostics.add(path, "This job has no prompt.", "Add `prompt: …`.")
         if prompt is None:
             return None
-        texts = {name: self.reader.written((*path, "vars", name)) for name in names}
-        name = self.reader.name(job, path)
-        return Inclusion(prompt=prompt, id=name, settings=settings, vars=texts, path=path)
+        prompts = Prompts(texts=[prompt], ids=[self.reader.name(job, path)], settings=settings, path=(*path, "prompt"))
+        return Block(prompts=(prompts,), vars=tuple(axes), path=path)
 
     def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
         """The rules of `exclude`."""

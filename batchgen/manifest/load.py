@@ -78,7 +78,8 @@ def _assembled(
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
+    template = _output_path(raw, var_names.union(*(job.var_names for job in include)), diagnostics)
+    exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
         name=name,
@@ -89,8 +90,8 @@ def _assembled(
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
-        blocks=blocks,
-        exclude=tuple(axes.exclusions(raw.get("exclude", ()), var_names)),
+        blocks=tuple(replace(block, exclude=exclude) for block in blocks),
+        exclude=exclude,
         include=include,
         repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
@@ -112,9 +113,7 @@ def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(
-    raw: dict[str, Any], names: frozenset[str] | set[str], diagnostics: Diagnostics
-) -> PathTemplate | None:
+def _output_path(raw: dict[str, Any], names: frozenset[str], diagnostics: Diagnostics) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)

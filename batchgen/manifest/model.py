@@ -144,11 +144,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Axes whose every combination is a job."""
+    """Axes whose every combination is a job; of `include`, a single job."""
 
     prompts: tuple[Prompts, ...]
     vars: tuple[Axis, ...]
-    axes: tuple[Axis, ...]  # in the order written
+    axes: tuple[Axis, ...] = ()  # in the order written
+    exclude: tuple[Exclusion, ...] = ()  # that apply to it
     path: NodePath
     name: str | None = None
     sample: Sample | None = None
@@ -170,17 +171,6 @@ class Block:
         """How many entries each axis has, prompts first."""
         sizes = [("prompt", sum(len(group.texts) for group in self.prompts))]
         return sizes + [(axis.name, len(axis.entries)) for axis in (*self.vars, *self.axes)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inclusion:
-    """A whole job beside the matrix. `settings` includes the defaults that it does not change."""
-
-    prompt: str
-    id: str | None
-    settings: Settings
-    vars: Mapping[str, str]
-    path: NodePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +216,7 @@ class Manifest:
     defaults: Settings
     blocks: tuple[Block, ...]
     exclude: tuple[Exclusion, ...]
-    include: tuple[Inclusion, ...]
+    include: tuple[Block, ...]
     repeat: int
     max_jobs: int
     budget: Budget = field(default_factory=Budget)
@@ -241,8 +231,7 @@ class Manifest:
     @property
     def var_names(self) -> tuple[str, ...]:
         """Every variable that a job of it may have."""
-        names = {name for block in self.blocks for name in block.placeholders}
-        return tuple(sorted(names.union(*(job.vars for job in self.include))))
+        return tuple(sorted({name for block in (*self.blocks, *self.include) for name in block.placeholders}))
 
 
 def build(settings: Settings) -> Parameters:

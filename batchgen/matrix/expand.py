@@ -85,7 +85,7 @@ class _Request:
 
 def expand(manifest: Manifest) -> Iterator[Job]:
     """Every job of a manifest in its order; equal ones come as often as they are written."""
-    for block in manifest.blocks:
+    for block in (*manifest.blocks, *manifest.include):
         sample = block.sample
         for variant, request in _requested(manifest, block):
             if sample is not None and sample.bound is not None:
@@ -93,13 +93,6 @@ def expand(manifest: Manifest) -> Iterator[Job]:
                 if rank(first.id, sample.seed) > sample.bound:
                     continue
             yield from _repeated(manifest.repeat, variant, request)
-    for job in manifest.include:
-        parameters = build(job.settings)
-        if not _is_skipped(manifest, parameters, job.settings):
-            prompt = render(job.prompt, job.vars)
-            name = slug(prompt) if job.id is None else job.id
-            variant = PromptVariant(job.prompt, prompt, name, {}, job.vars, job.vars)
-            yield from _repeated(manifest.repeat, variant, _request(parameters, {}))
 
 
 def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
@@ -111,7 +104,7 @@ def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
 
 def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, _Request]]:
     """Every combination of a block that is not left out, in two halves."""
-    exclusions = [rule for rule in manifest.exclude if rule.texts]
+    exclusions = [rule for rule in block.exclude if rule.texts]
     size = math.prod(len(axis.entries) for axis in block.axes)
     kept: dict[object, list[_Request]] = {}
     for variant in variants(block):
@@ -133,7 +126,7 @@ def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant
 
 def _requests(manifest: Manifest, block: Block, settings: Settings) -> Iterator[_Request]:
     """The combinations of a block's other axes that are neither excluded nor skipped."""
-    exclusions = [rule for rule in manifest.exclude if not rule.texts]
+    exclusions = [rule for rule in block.exclude if not rule.texts]
     for combination in combinations(manifest, block, settings):
         parameters = combination.parameters
         if any(matches_parameters(rule, parameters) for rule in exclusions):
@@ -240,9 +233,9 @@ def render(text: str, values: Mapping[str, str]) -> str:
 # --- kinds: a million variants are checked by the few that differ
 
 
-def kinds(block: Block, exclusions: Iterable[Exclusion]) -> list[VariantKind]:
+def kinds(block: Block) -> list[VariantKind]:
     """The kinds of a block's variants; one by one only where exclusions look at prompts or vars."""
-    rules = [rule for rule in exclusions if rule.texts]
+    rules = [rule for rule in block.exclude if rule.texts]
     found: dict[object, VariantKind] = {}
     for sources, excluded_by, count in _single_variants(block, rules) if rules else _counted_variants(block):
         key = (tuple(map(_values, sources)), excluded_by)
