@@ -14,7 +14,7 @@ from batchgen.jobs import ID_VERSION
 from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.diagnostics import Diagnostics
-from batchgen.manifest.model import Manifest, OnIllegal
+from batchgen.manifest.model import Manifest, OnIllegal, Setting
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
 from batchgen.manifest.schema_file import default
@@ -22,7 +22,7 @@ from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
-    from batchgen.manifest.model import Settings
+    from batchgen.catalog.accounts import Account
     from batchgen.source.document import Value
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -61,7 +61,7 @@ def _assembled(
     path: Path, raw: dict[str, Any], provider: str | None, diagnostics: Diagnostics, data: bytes
 ) -> Manifest | None:
     folder = path.parent
-    references = References(folder, diagnostics)
+    references = References(folder)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
@@ -74,7 +74,7 @@ def _assembled(
         references=references,
         account=in_force[2],
     )
-    axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
+    axes = _axes(reader, raw.get("defaults", {}), in_force[2])
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
@@ -104,11 +104,12 @@ def _assembled(
     return replace(manifest, digest=_digest(data, in_force[0], axes, references))
 
 
-def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
+def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     default_prompt = None
     if "prompt" in defaults:
         text = reader.prompt(defaults["prompt"], ("defaults", "prompt"))
         default_prompt = None if text is None else (text, ("defaults", "prompt"))
+    own = {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
     found = {**own, **reader.settings(defaults, ("defaults",))}
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 

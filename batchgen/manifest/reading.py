@@ -89,9 +89,7 @@ class Reader:
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
         diagnostics = Diagnostics(found)
-        other = replace(
-            self, document=found, diagnostics=diagnostics, references=self.references.reporting_to(diagnostics)
-        )
+        other = replace(self, document=found, diagnostics=diagnostics)
         settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
         self.diagnostics.extend(replace(problem, path=written_path(entry)) for problem in diagnostics.problems)
         return settings
@@ -103,7 +101,7 @@ class Reader:
         if value is None:
             return None
         if name == "image":
-            return self.references.get(str(value), path) or INVALID
+            return self.references.get(str(value), path, self.diagnostics) or INVALID
         if name == "watermark_info":
             return bool(value["enabled"]) if "enabled" in value else INVALID
         return self._bounded(name, value, path)
