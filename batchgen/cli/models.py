@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from batchgen.catalog.accounts import Account
-    from batchgen.catalog.load import Catalog
-    from batchgen.catalog.models import Model
+    from batchgen.catalog.load import Catalog, Model
 
 
 def configure(parser: ArgumentParser) -> None:

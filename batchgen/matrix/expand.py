@@ -182,27 +182,10 @@ def combinations(manifest: Manifest, block: Block, *outer: Settings) -> Iterator
 
 def variants(block: Block) -> Iterator[PromptVariant]:
     """Every prompt with every combination of vars."""
-    bare = block.name is None and all(e.id is None and not e.settings for axis in block.vars for e in axis.entries)
     for group in block.prompts:
         for number in range(len(group.texts)):
-            combined = product(*(axis.entries for axis in block.vars))
-            if bare and not group.columns:
-                yield from _bare_variants(group, number, combined)
-            else:
-                for entries in combined:
-                    yield _variant(block, group, number, entries)
-
-
-def _bare_variants(group: Prompts, number: int, combined: Iterable[tuple[Entry, ...]]) -> Iterator[PromptVariant]:
-    """As `_variant`, for vars that are texts and nothing else: most are, and may be a million."""
-    text, settings, name = group.texts[number], group.settings_of(number), group.id_of(number)
-    template = templates.read(text) if templates.is_template(text) else None
-    for entries in combined:
-        values: dict[str, str] = {}
-        for entry in entries:
-            values |= entry.values
-        prompt = text if template is None else template.render(values)
-        yield PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, values, values)
+            for entries in product(*(axis.entries for axis in block.vars)):
+                yield _variant(block, group, number, entries)
 
 
 def _variant(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> PromptVariant:

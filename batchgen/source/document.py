@@ -8,11 +8,9 @@ parsing (a duplicate key, a tag, a merge key) are collected, so that one pass re
 
 from __future__ import annotations
 
-import gc
 import math
 import re
 from array import array
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -41,7 +39,7 @@ from batchgen.source.encoding import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAX_DEPTH = 64
@@ -144,21 +142,8 @@ def collect(text: str, file: str) -> tuple[Document, list[Diagnostic]]:
     text = text.removeprefix("\ufeff")
     refuse_raw(text, file)
     builder = _Builder(Document(file=file, text=text))
-    with _without_garbage_collection():
-        builder.run()
+    builder.run()
     return builder.document, builder.problems
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Nothing here is cyclic, and the collector would visit all of it again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def scalar(text: str) -> Value:
