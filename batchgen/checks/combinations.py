@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.checks.templates import MOST_OF_A_KIND, check_block
 from batchgen.jobs import Parameters
-from batchgen.manifest import rules, templates
+from batchgen.manifest import rules
 from batchgen.manifest.diagnostics import cut, written_path
 from batchgen.manifest.model import OnIllegal, Skipped, build
 from batchgen.matrix import expand, sample
@@ -38,7 +38,7 @@ def check(manifest: Manifest, diagnostics: Diagnostics) -> Manifest:
 
     Adds every error and warning to `diagnostics`; warnings that an earlier error may have caused are left out.
     """
-    found = _Check(manifest=manifest, diagnostics=diagnostics, quiet=bool(diagnostics.errors))
+    found = _Check(manifest=manifest, diagnostics=diagnostics)
     found.run()
     skipped = sorted(found.skipped.values(), key=lambda group: -group.jobs)
     return replace(found.manifest, skipped=tuple(skipped))
@@ -61,7 +61,6 @@ class _Check:
 
     manifest: Manifest
     diagnostics: Diagnostics
-    quiet: bool
     skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
     _used_exclusions: set[NodePath] = field(default_factory=set)
     _broken: dict[tuple[str, tuple[NodePath | None, ...]], _Broken] = field(default_factory=dict)
@@ -73,12 +72,11 @@ class _Check:
         """Everything; samples are chosen before the paths of their jobs are compared."""
         if not self._is_countable():
             return
+        quiet = bool(self.diagnostics.errors)
         for block in self.manifest.blocks:
-            check_block(self.manifest, block, self.diagnostics, quiet=self.quiet)
+            check_block(self.manifest, block, self.diagnostics, quiet=quiet)
         for job in self.manifest.include:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
-        if self.diagnostics.errors and any(_has_templates(block) for block in self.manifest.blocks):
-            self.quiet = True
         for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
         self._report()
@@ -91,8 +89,8 @@ class _Check:
         chosen = block.sample
         if chosen is None or chosen.count >= _size(block):
             return block
-        ids = expand.ids_of_block(self.manifest, block)
-        bound = sample.bound(ids, chosen.count, chosen.seed)
+        alone = replace(self.manifest, blocks=(block,), include=(), repeat=1)
+        bound = sample.bound((job.id for job in expand.expand(alone)), chosen.count, chosen.seed)
         return replace(block, sample=replace(chosen, bound=bound))
 
     # --- how many
@@ -204,7 +202,7 @@ class _Check:
             self.diagnostics.add(
                 second, message, "Keep one, or leave the combination out with `exclude`.", also=[first]
             )
-        if self.quiet or self._clashes or self.diagnostics.errors:
+        if self.diagnostics.errors:
             return
         for rule in self.manifest.exclude:
             if rule.path not in self._used_exclusions:
@@ -268,10 +266,6 @@ class _Check:
 
 
 _PUNCTUATION = str.maketrans("", "", ":-./_")
-
-
-def _has_templates(block: Block) -> bool:
-    return any(templates.is_template(text) for group in block.prompts for text in group.texts)
 
 
 def _size(block: Block) -> int:

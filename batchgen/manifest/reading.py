@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
@@ -116,15 +115,10 @@ class Reader:
 
     def _negative(self, value: Value, path: NodePath) -> Value:
         """An empty one is the same as none."""
-        if value is None and self.written(path) in {"", "~", "null"}:
-            return None
         text = self.written(path)
-        if not text:
+        if not text or (value is None and text in {"~", "null"}):
             return None
-        fault = fault_of(text)
-        if fault is None and templates.is_template(text):
-            return text
-        if fault is not None:
+        if fault := fault_of(text):
             self.diagnostics.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
             return INVALID
         return text

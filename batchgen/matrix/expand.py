@@ -46,7 +46,7 @@ class PromptVariant:
     text: str  # as written, a template or not
     prompt: str  # rendered
     prompt_id: str
-    settings: Settings
+    sources: tuple[Settings, ...]  # of the prompt, then of each var, as far as they set anything
     labels: Mapping[str, str]  # as paths name them
     values: Mapping[str, str]  # of vars, as prompts have them
 
@@ -95,13 +95,6 @@ def expand(manifest: Manifest) -> Iterator[Job]:
             yield from _repeated(manifest.repeat, variant, request)
 
 
-def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
-    """The id of the first repeat of every job of a block, as if it had no sample."""
-    for variant, request in _requested(manifest, block):
-        (first,) = _repeated(1, variant, request)
-        yield first.id
-
-
 def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, _Request]]:
     """Every combination of a block that is not left out, in two halves."""
     exclusions = [rule for rule in block.exclude if rule.texts]
@@ -111,23 +104,23 @@ def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant
         active = [rule for rule in exclusions if matches_variant(rule, variant)]
         requests: Iterable[_Request]
         if size > _MOST_KEPT:
-            requests = _requests(manifest, block, variant.settings)
+            requests = _requests(manifest, block, variant.sources)
         else:
-            key = _values(variant.settings)
+            key = tuple(map(_values, variant.sources))
             if key not in kept:
                 if len(kept) * size > _MOST_KEPT:
                     kept.clear()
-                kept[key] = list(_requests(manifest, block, variant.settings))
+                kept[key] = list(_requests(manifest, block, variant.sources))
             requests = kept[key]
         for request in requests:
             if not (active and any(matches_parameters(rule, request.parameters) for rule in active)):
                 yield variant, request
 
 
-def _requests(manifest: Manifest, block: Block, settings: Settings) -> Iterator[_Request]:
+def _requests(manifest: Manifest, block: Block, sources: Sequence[Settings]) -> Iterator[_Request]:
     """The combinations of a block's other axes that are neither excluded nor skipped."""
     exclusions = [rule for rule in block.exclude if not rule.texts]
-    for combination in combinations(manifest, block, settings):
+    for combination in combinations(manifest, block, *sources):
         parameters = combination.parameters
         if any(matches_parameters(rule, parameters) for rule in exclusions):
             continue
@@ -182,30 +175,30 @@ def combinations(manifest: Manifest, block: Block, *outer: Settings) -> Iterator
 
 def variants(block: Block) -> Iterator[PromptVariant]:
     """Every prompt with every combination of vars."""
+    return (_variant(block, *choice) for choice in _choices(block))
+
+
+def _choices(block: Block) -> Iterator[tuple[Prompts, int, tuple[Entry, ...]]]:
     for group in block.prompts:
         for number in range(len(group.texts)):
             for entries in product(*(axis.entries for axis in block.vars)):
-                yield _variant(block, group, number, entries)
+                yield group, number, entries
 
 
-def _variant(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> PromptVariant:
+def _variant(block: Block, group: Prompts, number: int, entries: tuple[Entry, ...]) -> PromptVariant:
     """One prompt of a group with one entry of each axis of vars."""
-    text = group.texts[number]
-    settings = group.settings_of(number)
+    text, name = group.texts[number], group.id_of(number)
     values: dict[str, str] = {}
     for entry in entries:
         values.update(entry.values)
-        if entry.settings:
-            settings = {**settings, **entry.settings}
-    labels = values
-    own = {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}
-    if own or block.name is not None:
-        labels = {**values, **own} if block.name is None else {"block": block.name, **values, **own}
+    labels = values if block.name is None else {"block": block.name, **values}
+    if own := {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}:
+        labels = {**labels, **own}
     if group.columns:
         values = {**group.values_of(number), **values}
     prompt = render(text, values)
-    name = group.id_of(number)
-    return PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
+    sources = tuple(s for s in (group.settings_of(number), *(entry.settings for entry in entries)) if s)
+    return PromptVariant(text, prompt, slug(prompt) if name is None else name, sources, labels, values)
 
 
 def render(text: str, values: Mapping[str, str]) -> str:
@@ -240,16 +233,12 @@ def _counted_variants(block: Block) -> Iterator[tuple[tuple[Settings, ...], froz
 def _single_variants(
     block: Block, rules: Sequence[Exclusion]
 ) -> Iterator[tuple[tuple[Settings, ...], frozenset[NodePath], int]]:
-    for group in block.prompts:
-        for number in range(len(group.texts)):
-            for entries in product(*(axis.entries for axis in block.vars)):
-                try:
-                    variant = _variant(block, group, number, entries)
-                except (templates.TemplateInvalid, KeyError):
-                    continue  # reported already
-                own = (group.settings_of(number), *(entry.settings for entry in entries))
-                matching = frozenset(rule.path for rule in rules if matches_variant(rule, variant))
-                yield tuple(settings for settings in own if settings), matching, 1
+    for choice in _choices(block):
+        try:
+            variant = _variant(block, *choice)
+        except (templates.TemplateInvalid, KeyError):
+            continue  # reported already
+        yield variant.sources, frozenset(rule.path for rule in rules if matches_variant(rule, variant)), 1
 
 
 def _counted_settings(all_settings: Iterable[Settings]) -> list[tuple[Settings, int]]:
