@@ -295,7 +295,7 @@ def _explained_count(block: Block) -> str:
 def _written(value: object) -> str:
     if isinstance(value, Parameters):
         return f"{value.model}, {value.aspect_ratio}, {value.resolution}"
-    return str(getattr(value, "url", None) or getattr(value, "path", None) or value)
+    return str(value)
 
 
 def _clashing(sources: Sequence[Settings]) -> list[tuple[str, NodePath, NodePath]]:

@@ -91,33 +91,29 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
 
 def in_force(
     wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], diagnostics: Diagnostics
-) -> tuple[str, Account, Account] | None:
-    """The account in force, by name, and the one whose rules decide; `wanted` replaces the manifest's own.
+) -> tuple[Account, Account] | None:
+    """The account in force, and the one whose rules decide; `wanted` replaces the manifest's own.
 
     A rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would.
     """
     own = raw.get("provider")
-    if own is not None and own not in found:
-        if own not in raw.get("providers", {}):  # else what is wrong with it is reported already
-            diagnostics.add(("provider",), f'There is no account "{own}".', meant(str(own), found, allowed="There are"))
-        own = None
-    name = wanted if wanted is not None else own
-    if name is None:
+    for name in (own, wanted):
+        if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
+            hint = meant(name, found, allowed="There are")
+            diagnostics.add(("provider",), f'There is no account "{name}".', hint)
+    account = found.get(wanted or own or "")
+    rules = found.get(own or "")
+    if account is None:
         return None
-    if name not in found:
-        diagnostics.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
-        return None
-    account = found[name]
-    if own is None or not account.is_local_sandbox:
-        return name, account, account
-    rules = found[own]
+    if rules is None or not account.is_local_sandbox:
+        return account, account
     if rules.protocol != account.protocol:
         account = _emulating(rules, account)
     if wanted is None:
-        return name, account, account
+        return account, account
     if rules.prices.by_model:  # so that a budget in money is rehearsed too
         account = replace(account, prices=rules.prices)
-    return name, account, rules
+    return account, rules
 
 
 def _emulating(account: Account, sandbox: Account) -> Account:

@@ -66,15 +66,15 @@ def _assembled(
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
     known = accounts.accounts(raw.get("providers", {}), diagnostics)
-    in_force = accounts.in_force(provider, raw, known, diagnostics) or ("sandbox", known["sandbox"], known["sandbox"])
+    account, rule_account = accounts.in_force(provider, raw, known, diagnostics) or (known["sandbox"], known["sandbox"])
     reader = Reader(
         document=diagnostics.document,
         folder=folder,
         diagnostics=diagnostics,
         references=references,
-        account=in_force[2],
+        account=rule_account,
     )
-    axes = _axes(reader, raw.get("defaults", {}), in_force[2])
+    axes = _axes(reader, raw.get("defaults", {}), rule_account)
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
@@ -83,10 +83,10 @@ def _assembled(
     manifest = Manifest(
         path=path,
         name=name,
-        provider=in_force[0],
-        account=in_force[1],
+        provider=account.name,
+        account=account,
         accounts=known,
-        rule_account=in_force[2],
+        rule_account=rule_account,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
@@ -98,10 +98,10 @@ def _assembled(
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), in_force[1], diagnostics),
+        callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    return replace(manifest, digest=_digest(data, in_force[0], axes, references))
+    return replace(manifest, digest=_digest(data, account.name, axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:

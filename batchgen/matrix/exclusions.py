@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchgen.jobs import Reference
 from batchgen.manifest import wildcards
 
 if TYPE_CHECKING:
@@ -33,12 +34,6 @@ def matches_parameters(rule: Exclusion, parameters: Parameters) -> bool:
 
 
 def _is_match(match: Match, value: Value) -> bool:
-    if value is None or match.value is None:
-        return value is None and match.value is None
-    if isinstance(value, bool) or isinstance(match.value, bool):
-        return value is match.value
-    if isinstance(value, (int, float)):
-        return isinstance(match.value, (int, float)) and bool(value == match.value)
-    if isinstance(value, str):
-        return wildcards.matches(match.text, value)
-    return wildcards.matches(match.text, value.url or value.path or "")
+    if isinstance(value, (str, Reference)) and match.value is not None:
+        return wildcards.matches(match.text, str(value))
+    return isinstance(value, bool) is isinstance(match.value, bool) and bool(value == match.value)

@@ -75,7 +75,6 @@ class Document:
     # known by its identity, so that an alias leads to the positions at its anchor.
     positions: dict[int, array[int]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)  # by position, of scalars that are not strings
-    _lines: list[str] | None = None
 
     def place(self, path: Sequence[str | int], *, key: bool = False) -> SourceLocation:
         """Where the value at `path` stands (with `key`, its key), or else its nearest ancestor that exists."""
@@ -96,9 +95,8 @@ class Document:
 
     def line(self, number: int) -> str:
         """A line of the source, from 1; empty where there is none."""
-        if self._lines is None:
-            self._lines = LINE_END.split(self.text)
-        return self._lines[number - 1] if 0 < number <= len(self._lines) else ""
+        lines = LINE_END.split(self.text)
+        return lines[number - 1] if 0 < number <= len(lines) else ""
 
     def location(self, position: int) -> SourceLocation:
         """A packed position as line and column."""
