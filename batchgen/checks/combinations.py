@@ -10,10 +10,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from batchgen.checks.templates import MOST_OF_A_KIND, check_block
-from batchgen.jobs import Parameters
 from batchgen.manifest import rules
 from batchgen.manifest.diagnostics import cut, written_path
 from batchgen.manifest.model import OnIllegal, Skipped, build
@@ -24,10 +23,13 @@ from batchgen.storage import paths
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchgen.jobs import Parameters
     from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import Block, Manifest, NodePath, Settings
     from batchgen.manifest.rules import Violation
     from batchgen.matrix.expand import Combination, VariantKind
+
+_Rule: TypeAlias = "tuple[str, tuple[NodePath | None, ...]]"
 
 _MOST_PATHS = 2_000_000
 _MOST_REASONS = 30  # for which combinations are skipped
@@ -44,17 +46,6 @@ def check(manifest: Manifest, diagnostics: Diagnostics) -> Manifest:
     return replace(found.manifest, skipped=tuple(skipped))
 
 
-@dataclass(slots=True)
-class _Broken:
-    """One rule broken by values from the same places."""
-
-    violation: Violation
-    origins: tuple[NodePath | None, ...]
-    values: dict[str, str]
-    where: NodePath
-    count: int = 0
-
-
 @dataclass(slots=True, kw_only=True)
 class _Check:
     """One pass over a manifest."""
@@ -63,7 +54,9 @@ class _Check:
     diagnostics: Diagnostics
     skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
     _used_exclusions: set[NodePath] = field(default_factory=set)
-    _broken: dict[tuple[str, tuple[NodePath | None, ...]], _Broken] = field(default_factory=dict)
+    # Rules broken by values from the same places (None: a default of the API): the first time, and how often.
+    _broken: dict[_Rule, tuple[Violation, Parameters, NodePath]] = field(default_factory=dict)
+    _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
     _most_images: int = 1
     _many_at: NodePath | None = None
@@ -165,7 +158,9 @@ class _Check:
             self._most_images = parameters.n
             self._many_at = settings["n"].path
         for violation in broken or rules.doubts(parameters):
-            self._note(violation, parameters, settings, where, count)
+            origins = tuple(settings[name].path if name in settings else None for name in violation.of)
+            self._broken.setdefault((violation.rule, origins), (violation, parameters, where))
+            self._times[violation.rule, origins] += count
 
     def _skip(self, violation: Violation, parameters: Parameters, settings: Settings, count: int) -> None:
         """Count what is skipped: under the first rule it breaks, so that the counts add up."""
@@ -173,29 +168,18 @@ class _Check:
         if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
             reason = "others"
         if reason not in self.skipped:
-            example = {name: _written(getattr(parameters, name)) for name in violation.of}
+            example = {name: str(getattr(parameters, name)) for name in violation.of}
             origins = [settings[name].path for name in violation.of if name in settings]
             places = tuple(self.diagnostics.document.place(path) for path in origins)
             self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
         found = self.skipped[reason]
         self.skipped[reason] = replace(found, jobs=found.jobs + count)
 
-    def _note(
-        self, violation: Violation, parameters: Parameters, settings: Settings, where: NodePath, count: int
-    ) -> None:
-        origins = tuple(settings[name].path if name in settings else None for name in violation.of)
-        key = (violation.rule, origins)
-        if key not in self._broken:
-            given = {name: getattr(parameters, name) for name in violation.of}
-            values = {name: _written(value) for name, value in given.items() if value is not None}
-            self._broken[key] = _Broken(violation, origins, values, where)
-        self._broken[key].count += count
-
     # --- what is reported of them
 
     def _report(self) -> None:
-        for broken in self._broken.values():
-            self._report_broken(broken)
+        for key, (violation, parameters, where) in self._broken.items():
+            self._report_broken(violation, key[1], parameters, where, self._times[key])
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)
             message = f"`{name}` is set twice for one job: by {written_path(first)} and by {written_path(second)}."
@@ -213,24 +197,27 @@ class _Check:
         place = self.diagnostics.document.place(path)
         return place.line, place.column
 
-    def _report_broken(self, broken: _Broken) -> None:
-        violation = broken.violation
-        known = [path for path in broken.origins if path is not None]
-        place = known[0] if known else broken.where
-        jobs = f" ({broken.count:,} jobs)" if broken.count > 1 else ""
+    def _report_broken(
+        self,
+        violation: Violation,
+        origins: Sequence[NodePath | None],
+        parameters: Parameters,
+        where: NodePath,
+        count: int,
+    ) -> None:
+        known = [path for path in origins if path is not None]
+        place = known[0] if known else where
+        jobs = f" ({count:,} jobs)" if count > 1 else ""
         hint = violation.hint
         if not violation.soft and len(violation.of) > 1 and any(path[0] == "matrix" for path in known):
-            hint = f"{hint} {self._suggest_exclusion(broken)}".strip()
+            keys = [  # of the exclusion that would leave the combination out
+                f"{name}: {self._value_text(name, path, str(value))}"
+                for name, path in zip(violation.of, origins, strict=True)
+                if (value := getattr(parameters, name)) is not None and (path is None or path[0] == "matrix")
+            ]
+            hint = f"{hint} Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip.".strip()
         also = [path for path in known[1:] if path != place]
         self.diagnostics.add(place, violation.message + jobs, hint, also=also, warning=violation.soft)
-
-    def _suggest_exclusion(self, broken: _Broken) -> str:
-        """The exclusion that would leave the combination out."""
-        keys = []
-        for name, path in zip(broken.violation.of, broken.origins, strict=True):
-            if name in broken.values and (path is None or path[0] == "matrix"):
-                keys.append(f"{name}: {self._value_text(name, path, broken.values[name])}")
-        return f"Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip."
 
     def _value_text(self, name: str, path: NodePath | None, value: str) -> str:
         """As written, which for an image and a prompt is what an exclusion compares."""
@@ -251,14 +238,13 @@ class _Check:
             self.diagnostics.add(at, message, "Put {index} into it.", also=also)
         if "job_id" in template.fields or self.diagnostics.errors:
             return
-        seen: dict[str, tuple[str, str, str]] = {}
+        seen: dict[str, tuple[str, str]] = {}
         for job in islice(expand.expand(self.manifest), _MOST_PATHS):
             path = template.render(job, 0, ".png")
-            other = seen.setdefault(paths.folded(path), (job.id, job.prompt, _written(job.parameters)))
+            shown = _shown(job.prompt, job.parameters)
+            other = seen.setdefault(paths.folded(path), (job.id, shown))
             if other[0] != job.id:
-                first = f'"{cut(other[1], 40)}" ({other[2]})'
-                second = f'"{cut(job.prompt, 40)}" ({_written(job.parameters)})'
-                message = f"Two jobs would write {path}: {first} and {second}."
+                message = f"Two jobs would write {path}: {other[1]} and {shown}."
                 self.diagnostics.add(
                     at, message, "Put {job_id} into the path, or another placeholder in which they differ."
                 )
@@ -292,10 +278,8 @@ def _explained_count(block: Block) -> str:
     return shown if block.name is None else f"{shown} ({cut(block.name, 30)})"
 
 
-def _written(value: object) -> str:
-    if isinstance(value, Parameters):
-        return f"{value.model}, {value.aspect_ratio}, {value.resolution}"
-    return str(value)
+def _shown(prompt: str, parameters: Parameters) -> str:
+    return f'"{cut(prompt, 40)}" ({parameters.model}, {parameters.aspect_ratio}, {parameters.resolution})'
 
 
 def _clashing(sources: Sequence[Settings]) -> list[tuple[str, NodePath, NodePath]]:

@@ -59,13 +59,9 @@ class Axes:
 
     def _check_names(self, blocks: list[Block]) -> None:
         seen: dict[str, NodePath] = {}
-        for block in blocks:
-            if block.name is None:
-                continue
-            at = (*block.path, "name")
-            first = seen.setdefault(block.name, at)
-            if first != at:
-                message = f'Two blocks are called "{cut(block.name)}".'
+        for name, at in ((block.name, (*block.path, "name")) for block in blocks if block.name is not None):
+            if (first := seen.setdefault(name, at)) != at:
+                message = f'Two blocks are called "{cut(name)}".'
                 self.reader.diagnostics.add(at, message, "Give one of them another name.", also=[first])
 
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
@@ -91,10 +87,9 @@ class Axes:
     def _check_labels(self, names: list[Axis], axes: list[Axis]) -> None:
         """A var with the name that the entries of `zip` have in paths."""
         with_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
-        for axis in names:
-            if axis.name == "zip" and not axis.is_zip and with_ids:
-                message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
-                self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
+        for axis in (axis for axis in names if with_ids and axis.name == "zip" and not axis.is_zip):
+            message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
+            self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
         if "prompt" not in block:

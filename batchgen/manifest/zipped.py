@@ -23,7 +23,11 @@ def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, 
     names = [(_names(reader.raw(at)), at) for _, at in good]  # also of what the schema refused and has reported
     _check_names(names, reader)
     beside = _names(block)
-    _check_clashes(names, beside, path, reader)
+    for name in names[0][0].keys() & beside.keys() if names else ():
+        message = f"`{name}` is set by `zip` and is an axis of its own."
+        hint = "Remove one: values that belong together are in `zip` only."
+        also = [(*path[:-1], *beside[name])]
+        reader.diagnostics.add((*names[0][1], *names[0][0][name]), message, hint, key=True, also=also)
     own = [
         {name: reader.written((*at, "vars", name)) for name in _vars(entry) if name not in beside} for entry, at in good
     ]
@@ -68,17 +72,3 @@ def _check_names(entries: Sequence[tuple[Mapping[str, tuple[str, ...]], NodePath
     if entries and not first:
         hint = "Write the values that belong together: {aspect_ratio: 16:9, resolution: 2k}."
         reader.diagnostics.add(entries[0][1], "This entry of `zip` sets nothing.", hint)
-
-
-def _check_clashes(
-    entries: Sequence[tuple[Mapping[str, tuple[str, ...]], NodePath]],
-    beside: Mapping[str, tuple[str, ...]],
-    path: NodePath,
-    reader: Reader,
-) -> None:
-    for names, at in entries[:1]:
-        for name in names.keys() & beside.keys():
-            message = f"`{name}` is set by `zip` and is an axis of its own."
-            hint = "Remove one: values that belong together are in `zip` only."
-            also = [(*path[:-1], *beside[name])]
-            reader.diagnostics.add((*at, *names[name]), message, hint, key=True, also=also)
