@@ -131,22 +131,18 @@ class Axes:
             return None
         if kind == "rows":
             uses = self._columns_used(text, path, settings.get("negative_prompt"))
-            return self._read_file(entry, path, settings, text, uses) if uses else None
+            return self._read_file(entry, path, settings, text, uses) if uses is not None else None
         name = self.reader.name(entry, path)
         return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path)
 
     def _columns_used(self, template: str, path: NodePath, negative: Setting | None) -> frozenset[str] | None:
         """The names in a prompt that rows fill, and in the negative prompt beside it; None where there is an error."""
         at = (*path, "prompt")
-        if not templates.is_template(template):
-            message = "This prompt names no column: every row of the table would make the same images."
-            self.reader.diagnostics.add(at, message, "Write {{ COLUMN }} into it, or remove `rows`.")
-            return None
         try:
-            found = templates.read(template).names
-            if negative is not None and negative.value and templates.is_template(negative.value):
+            found = _names(template)
+            if negative is not None and negative.value:
                 at = negative.path
-                found |= templates.read(negative.value).names
+                found |= _names(negative.value)
         except templates.TemplateInvalid as fault:
             self.reader.diagnostics.add(at, str(fault))
             return None
@@ -316,6 +312,10 @@ def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
 
 def _is_mapping(pair: tuple[Value, NodePath]) -> bool:
     return isinstance(pair[0], dict)
+
+
+def _names(text: str) -> frozenset[str]:
+    return templates.read(text).names if templates.is_template(text) else frozenset()
 
 
 def _sample(value: Value) -> Sample | None:
