@@ -133,7 +133,7 @@ class PromptFile(RowFile):
         """One more prompt, unless something is wrong with it."""
         fault = None if cells is not None else fault_of(text)  # a template's is seen when it is rendered
         if fault is None and name is not None:
-            fault = name_fault(name, self.id_column)
+            fault = name_fault(name)
         if fault is not None:
             self.fault(row.line, row.column, *fault)
             return

@@ -10,8 +10,7 @@ from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
-from batchgen.manifest.texts import fault_of
-from batchgen.source import encoding
+from batchgen.manifest.texts import fault_of, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +69,8 @@ class Reader:
         if mapping.get(key) is None:
             return None
         text = self.written((*path, key))
-        if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
-            self.diagnostics.add((*path, key), "This cannot name anything.", "Write letters and digits.")
+        if fault := name_fault(text):
+            self.diagnostics.add((*path, key), *fault)
             return None
         return text
 

@@ -62,8 +62,6 @@ class References:
             raise _Refused("An image cannot be written into the manifest.", "Save it as a file and name the file.")
         if "://" in written:
             raise _Refused(f'"{cut(written)}" is no link that a gateway can reach.', "Use http, https or a file.")
-        if len(written) > 1024:
-            raise _Refused("This is too long for a file's name.", "Save the image as a file and name the file.")
         file = self._folder / written
         return Reference(path=str(file.absolute()), sha256=_checked(file, written))
 

@@ -29,15 +29,11 @@ def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
     return None
 
 
-def name_fault(name: str, column: str | None) -> tuple[str, str] | None:
-    """What is wrong with a name from a column, if anything: message and hint."""
-    if not name.strip():
-        return f"The column `{column}` is empty here.", "Every row needs a name there."
-    if len(name) > LONGEST_ID:
-        return f"The name is {len(name)} characters long.", f"It may have at most {LONGEST_ID}."
-    if encoding.CONTROL.search(name) or "\n" in name:
-        return "The name holds a control character or a line break.", "Remove it."
-    return None
+def name_fault(name: str) -> tuple[str, str] | None:
+    """What is wrong with the name of a prompt, an entry or a block, if anything: message and hint."""
+    if name.strip() and len(name) <= LONGEST_ID and not encoding.CONTROL.search(name) and "\n" not in name:
+        return None
+    return f'"{cut(name)}" cannot name anything.', f"A name has 1 to {LONGEST_ID} characters, in one line."
 
 
 def var_fault(name: str) -> tuple[str, str] | None:
