@@ -95,8 +95,7 @@ class RowFile:
         self.digest = hashlib.sha256(data).hexdigest()
         text = encoding.decode(data, self.name)
         if self.kind == ".yaml":
-            found = document.parse(text, self.name)
-            return self._of_prompts(found) if words is None else self._of_yaml(found, words)
+            return self._of_yaml(document.parse(text, self.name), words)
         lines = (f"{line}\n" for line in text.replace("\r\n", "\n").split("\n"))
         if self.kind == ".txt":
             return (Row(n, line[:-1]) for n, line in enumerate(lines, 1) if not line.isspace())
@@ -151,35 +150,26 @@ class RowFile:
             else:
                 yield Row(number, value)
 
-    def _of_yaml(self, found: Document, words: frozenset[str]) -> Iterator[Row]:
+    def _of_yaml(self, found: Document, words: frozenset[str] | None) -> Iterator[Row]:
         """Its entries as they are written; null is an empty cell, but under `words`."""
-        for number, entry in enumerate(self._entries(found)):
+        if not isinstance(found.value, list):
+            self.fault(1, 1, "The file must be a list of prompts.", "Begin each prompt with a dash.")
+            raise ReadingEnded
+        for number, entry in enumerate(self._checked(found) if words is None else found.value):
             place = found.place((number,))
-            content: str | Mapping[str, Value] = found.written((number,)) or ""
-            if isinstance(entry, dict):
-                content = {
+            if isinstance(entry, list):
+                self.fault(place.line, place.column, "A prompt cannot be a list.", "Write it as a text.")
+            elif not isinstance(entry, dict):
+                if entry is not schema.INVALID:
+                    yield Row(place.line, found.written((number,)) or "", place.column)
+            elif words is not None:
+                cells = {
                     key: value
                     if isinstance(value, (dict, list)) or (value is None and key not in words)
                     else found.written((number, key))
                     for key, value in entry.items()
                 }
-            if isinstance(entry, list):
-                self.fault(place.line, place.column, "A prompt cannot be a list.", "Write it as a text.")
-            else:
-                yield Row(place.line, content, place.column)
-
-    def _of_prompts(self, found: Document) -> Iterator[Row]:
-        """Its entries as prompts, each with an id and settings of its own."""
-        entries = self._entries(found)
-        refused = schema.check(entries, "entry_prompt")
-        for fault in refused:
-            place = found.place(fault.path, key=fault.key)
-            self.fault(place.line, place.column, fault.message, fault.hint)
-        for number, entry in enumerate(schema.cleaned(entries, refused)):
-            place = found.place((number,))
-            if not isinstance(entry, dict):
-                if entry is not schema.INVALID:
-                    yield Row(place.line, found.written((number,)) or "", place.column)
+                yield Row(place.line, cells, place.column)
             elif "from" in entry or "rows" in entry:
                 message = "A prompt file cannot name another."
                 self.fault(place.line, place.column, message, "Name both in the manifest.")
@@ -188,11 +178,14 @@ class RowFile:
                 settings = self.settings_of(entry, found, (number,), self.path)
                 yield Row(place.line, found.written((number, "prompt")) or "", place.column, name, settings)
 
-    def _entries(self, found: Document) -> Sequence[Value]:
-        if isinstance(found.value, list):
-            return found.value
-        self.fault(1, 1, "The file must be a list of prompts.", "Begin each prompt with a dash.")
-        raise ReadingEnded
+    def _checked(self, found: Document) -> Sequence[Value]:
+        """The entries without what the schema refuses, which is reported."""
+        refused = schema.check(found.value, "entry_prompt")
+        for fault in refused:
+            place = found.place(fault.path, key=fault.key)
+            self.fault(place.line, place.column, fault.message, fault.hint)
+        entries: list[Value] = schema.cleaned(found.value, refused)
+        return entries
 
     # --- errors
 
@@ -205,9 +198,9 @@ class RowFile:
         self.diagnostics.add((*self.path, key), message, hint)
         raise ReadingEnded
 
-    def fault(self, line: int, column: int, message: str, hint: str = "", also: Sequence[NodePath] = ()) -> None:
+    def fault(self, line: int, column: int, message: str, hint: str = "") -> None:
         """Report an error of the file. Raises ReadingEnded after many of them."""
-        self.diagnostics.add(self.path, message, hint, place=self.place(line, column), also=also)
+        self.diagnostics.add(self.path, message, hint, place=self.place(line, column))
         self.errors += 1
         if self.errors >= MOST_ERRORS:
             self.diagnostics.add(self.path, "The file has more errors than are listed here.", place=self.place(line))
