@@ -89,13 +89,14 @@ class PromptFile(RowFile):
         asked = {"rows": self.template, "column": self.column, "id": self.id_column, "where": self.where or None}
         keys = [key for key, value in asked.items() if value is not None]
         if self.kind == ".txt" and keys:
-            hint = "Use a .csv, .tsv or .jsonl file."
-            self.diagnostics.add((*self.path, keys[0]), "A .txt file has no columns.", hint, key=keys[0] != "rows")
+            for key in keys:
+                hint = "Use a .csv, .tsv or .jsonl file."
+                self.diagnostics.add((*self.path, key), "A .txt file has no columns.", hint, key=key != "rows")
             raise ReadingEnded
         for row in self.rows(words=words if keys else None):
             if not isinstance(row.content, str):
                 self._take_cells(row, row.content)
-            elif self.where or name or self.template is not None:
+            elif self.where or self.template is not None:
                 hint = "Write a mapping, whose keys are the columns."
                 self.fault(row.line, row.column, "This text has no columns.", hint)
             else:
