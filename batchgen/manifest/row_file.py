@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -93,12 +94,13 @@ class RowFile:
             self.refuse(self.key, *problem)
         data = encoding.load_bytes(self.file, self.name)
         self.digest = hashlib.sha256(data).hexdigest()
-        text = encoding.decode(data, self.name)
+        text = encoding.decode(data, self.name)  # all of it, before the first row is taken
         if self.kind == ".yaml":
             return self._of_yaml(document.parse(text, self.name), words)
-        lines = (f"{line}\n" for line in text.replace("\r\n", "\n").split("\n"))
+        stream = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="\n")
+        lines = (f"{line[:-2]}\n" if line.endswith("\r\n") else line for line in stream)
         if self.kind == ".txt":
-            return (Row(n, line[:-1]) for n, line in enumerate(lines, 1) if not line.isspace())
+            return (Row(n, line.removesuffix("\n")) for n, line in enumerate(lines, 1) if not line.isspace())
         return self._of_json(lines) if self.kind == ".jsonl" else self._of_table(self._separated(lines))
 
     # --- formats
