@@ -57,6 +57,10 @@ class Reference:
         """What goes into the job's id: the link, or the content."""
         return f"sha256:{self.sha256}" if self.sha256 else f"url:{self.url}"
 
+    def __str__(self) -> str:
+        """The link or the file, as exclusions, `--only` and messages have it."""
+        return self.url or self.path or ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:

@@ -6,16 +6,18 @@ Differences between gateways are data here, never an `if` in a client.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchgen.catalog.prices import Prices, parse_prices
 from batchgen.money import micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from batchgen.jobs import Job, Parameters
+
+ANY = "default"  # in place of a model or a resolution: the price of every other one
 
 # The protocols that the sandbox speaks, and the built-in account that it then emulates.
 REHEARSED = {"kling": "sandbox", "openai": "openai"}
@@ -41,6 +43,29 @@ class Capability(StrEnum):
     YES = "yes"
     NO = "no"
     TRY = "try"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Money for one image, by model and resolution; what is not listed is unknown, not free."""
+
+    unit: str = ""
+    as_of: str = ""
+    deducted: bool = False  # whether the gateway's own `final_unit_deduction` is in this unit
+    by_model: Mapping[str, Mapping[str, Decimal]] = field(default_factory=dict)
+
+    def of_image(self, model: str, resolution: str) -> Decimal | None:
+        """The price of one image, or None where it is not known."""
+        for name in (model, ANY):
+            table = self.by_model.get(name, {})
+            if (price := table.get(resolution, table.get(ANY))) is not None:
+                return price
+        return None
+
+    def of_task(self, parameters: Parameters) -> Decimal | None:
+        """The price of a whole task, or None where it is not known."""
+        price = self.of_image(parameters.model, parameters.resolution)
+        return None if price is None else price * parameters.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +155,9 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     }
     if "defaults" in merged:
         merged["defaults"] = _defaults(merged["defaults"], merged["models"])
-    return Account(name=name, **{key: _PARSERS.get(key, _as_given)(value) for key, value in merged.items()})
+    return Account(
+        name=name, **{key: _PARSERS[key](value) if key in _PARSERS else value for key, value in merged.items()}
+    )
 
 
 def merge(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,8 +181,19 @@ def _defaults(raw: Mapping[str, str], models: tuple[str, ...]) -> dict[str, str]
     return found
 
 
-def _as_given(value: Any) -> Any:  # noqa: ANN401 - the schema has checked it
-    return value
+def _parse_prices(raw: Mapping[str, Any]) -> Prices:
+    """Read `{unit, as_of, MODEL: price}` or `{…, MODEL: {RESOLUTION: price}}`."""
+    by_model = {}
+    for name, price in raw.items():
+        if name not in {"unit", "as_of", "deducted"}:
+            table = price if isinstance(price, dict) else {ANY: price}
+            by_model[name] = {resolution: Decimal(str(value)) for resolution, value in table.items()}
+    return Prices(
+        unit=str(raw.get("unit", "")),
+        as_of=str(raw.get("as_of", "")),
+        deducted=raw.get("deducted", False),
+        by_model=by_model,
+    )
 
 
 _PARSERS: Mapping[str, Callable[[Any], Any]] = {
@@ -167,7 +205,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "auth": Auth,
     "lookup_by_external_id": Capability,
     "lists_tasks": Capability,
-    "prices": parse_prices,
+    "prices": _parse_prices,
     "base_url": lambda text: text.rstrip("/"),
 }
 

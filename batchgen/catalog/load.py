@@ -8,14 +8,31 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from batchgen.catalog.accounts import merge, parse_account
-from batchgen.catalog.models import parse_model
 from batchgen.source import document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchgen.catalog.accounts import Account
-    from batchgen.catalog.models import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownLimitation:
+    """A value that upstream is known not to support with a model, though a gateway may: a warning."""
+
+    parameter: str
+    value: Any  # None: the parameter is absent
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model's rules; one that the catalogue does not list has none."""
+
+    name: str
+    about: str = ""
+    image_reference: bool = False  # accepts `image_reference`, and requires it with every `image`
+    known_limitations: tuple[KnownLimitation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +93,24 @@ def builtin() -> Catalog:
         resolutions=raw["resolutions"],
         image_references=raw["image_references"],
         fields=raw["fields"],
-        models={name: parse_model(name, rules) for name, rules in raw["models"].items()},
+        models={name: _parse_model(name, rules) for name, rules in raw["models"].items()},
         accounts={name: parse_account(name, settings) for name, settings in raw_accounts.items()},
         raw_accounts=raw_accounts,
         of_protocol=of_protocol,
+    )
+
+
+def _parse_model(name: str, rules: Mapping[str, Any]) -> Model:
+    """A model from the catalogue's entry."""
+    limitations = tuple(
+        KnownLimitation(parameter=parameter, value=value, why=rule["why"])
+        for rule in rules.get("known_limitations", ())
+        for parameter, value in rule.items()
+        if parameter != "why"
+    )
+    return Model(
+        name=name,
+        about=rules.get("about", ""),
+        image_reference=rules.get("image_reference", False),
+        known_limitations=limitations,
     )

@@ -10,11 +10,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from batchgen.checks.templates import MOST_OF_A_KIND, check_block, check_inclusion
-from batchgen.jobs import Parameters
-from batchgen.manifest import rules, templates
+from batchgen.checks.templates import MOST_OF_A_KIND, check_block
+from batchgen.manifest import rules
 from batchgen.manifest.diagnostics import cut, written_path
 from batchgen.manifest.model import OnIllegal, Skipped, build
 from batchgen.matrix import expand, sample
@@ -24,10 +23,13 @@ from batchgen.storage import paths
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from batchgen.jobs import Parameters
     from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import Block, Manifest, NodePath, Settings
     from batchgen.manifest.rules import Violation
     from batchgen.matrix.expand import Combination, VariantKind
+
+_Rule: TypeAlias = "tuple[str, tuple[NodePath | None, ...]]"
 
 _MOST_PATHS = 2_000_000
 _MOST_REASONS = 30  # for which combinations are skipped
@@ -38,21 +40,10 @@ def check(manifest: Manifest, diagnostics: Diagnostics) -> Manifest:
 
     Adds every error and warning to `diagnostics`; warnings that an earlier error may have caused are left out.
     """
-    found = _Check(manifest=manifest, diagnostics=diagnostics, quiet=bool(diagnostics.errors))
+    found = _Check(manifest=manifest, diagnostics=diagnostics)
     found.run()
     skipped = sorted(found.skipped.values(), key=lambda group: -group.jobs)
     return replace(found.manifest, skipped=tuple(skipped))
-
-
-@dataclass(slots=True)
-class _Broken:
-    """One rule broken by values from the same places."""
-
-    violation: Violation
-    origins: tuple[NodePath | None, ...]
-    values: dict[str, str]
-    where: NodePath
-    count: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,10 +52,11 @@ class _Check:
 
     manifest: Manifest
     diagnostics: Diagnostics
-    quiet: bool
     skipped: dict[str, Skipped] = field(default_factory=dict)  # by reason
     _used_exclusions: set[NodePath] = field(default_factory=set)
-    _broken: dict[tuple[str, tuple[NodePath | None, ...]], _Broken] = field(default_factory=dict)
+    # Rules broken by values from the same places (None: a default of the API): the first time, and how often.
+    _broken: dict[_Rule, tuple[Violation, Parameters, NodePath]] = field(default_factory=dict)
+    _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
     _most_images: int = 1
     _many_at: NodePath | None = None
@@ -73,16 +65,13 @@ class _Check:
         """Everything; samples are chosen before the paths of their jobs are compared."""
         if not self._is_countable():
             return
+        quiet = bool(self.diagnostics.errors)
         for block in self.manifest.blocks:
-            check_block(self.manifest, block, self.diagnostics, quiet=self.quiet)
+            check_block(self.manifest, block, self.diagnostics, quiet=quiet)
         for job in self.manifest.include:
-            check_inclusion(job, self.diagnostics)
-        if self.diagnostics.errors and any(_has_templates(block) for block in self.manifest.blocks):
-            self.quiet = True
-        for block in self.manifest.blocks:
+            check_block(self.manifest, job, self.diagnostics, quiet=True)
+        for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
-        for job in self.manifest.include:
-            self._examine(build(job.settings), job.settings, job.path, self.manifest.repeat)
         self._report()
         if not self.diagnostics.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
@@ -93,8 +82,8 @@ class _Check:
         chosen = block.sample
         if chosen is None or chosen.count >= _size(block):
             return block
-        ids = expand.ids_of_block(self.manifest, block)
-        bound = sample.bound(ids, chosen.count, chosen.seed)
+        alone = replace(self.manifest, blocks=(block,), include=(), repeat=1)
+        bound = sample.bound((job.id for job in expand.expand(alone)), chosen.count, chosen.seed)
         return replace(block, sample=replace(chosen, bound=bound))
 
     # --- how many
@@ -130,7 +119,7 @@ class _Check:
     # --- combinations
 
     def _block(self, block: Block) -> None:
-        kinds = expand.kinds(block, self.manifest.exclude)
+        kinds = expand.kinds(block)
         if not kinds and self.diagnostics.errors:  # the prompts have errors: check the other axes all the same
             kinds = [expand.VariantKind((), frozenset(), 1)]
         for kind in kinds:
@@ -138,7 +127,7 @@ class _Check:
                 self._combination(block, kind, combination)
 
     def _combination(self, block: Block, kind: VariantKind, combination: Combination) -> None:
-        if self._is_excluded(kind, combination.parameters):
+        if self._is_excluded(block, kind, combination.parameters):
             return
         if not (clashing := _clashing(combination.sources)):
             count = kind.count * self.manifest.repeat
@@ -147,14 +136,14 @@ class _Check:
         other = dict(self.manifest.defaults)
         for source in reversed(combination.sources):
             other.update(source)
-        if not self._is_excluded(kind, build(other)):
+        if not self._is_excluded(block, kind, build(other)):
             self._clashes.update(clashing)
 
-    def _is_excluded(self, kind: VariantKind, parameters: Parameters) -> bool:
+    def _is_excluded(self, block: Block, kind: VariantKind, parameters: Parameters) -> bool:
         matching = {
             rule.path
-            for rule in self.manifest.exclude
-            if (rule.is_of_parameters_only or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
+            for rule in block.exclude
+            if (not rule.texts or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
         }
         self._used_exclusions |= matching
         return bool(matching)
@@ -169,7 +158,9 @@ class _Check:
             self._most_images = parameters.n
             self._many_at = settings["n"].path
         for violation in broken or rules.doubts(parameters):
-            self._note(violation, parameters, settings, where, count)
+            origins = tuple(settings[name].path if name in settings else None for name in violation.of)
+            self._broken.setdefault((violation.rule, origins), (violation, parameters, where))
+            self._times[violation.rule, origins] += count
 
     def _skip(self, violation: Violation, parameters: Parameters, settings: Settings, count: int) -> None:
         """Count what is skipped: under the first rule it breaks, so that the counts add up."""
@@ -177,36 +168,25 @@ class _Check:
         if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
             reason = "others"
         if reason not in self.skipped:
-            example = {name: _written(getattr(parameters, name)) for name in violation.of}
+            example = {name: str(getattr(parameters, name)) for name in violation.of}
             origins = [settings[name].path for name in violation.of if name in settings]
             places = tuple(self.diagnostics.document.place(path) for path in origins)
             self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
         found = self.skipped[reason]
         self.skipped[reason] = replace(found, jobs=found.jobs + count)
 
-    def _note(
-        self, violation: Violation, parameters: Parameters, settings: Settings, where: NodePath, count: int
-    ) -> None:
-        origins = tuple(settings[name].path if name in settings else None for name in violation.of)
-        key = (violation.rule, origins)
-        if key not in self._broken:
-            given = {name: getattr(parameters, name) for name in violation.of}
-            values = {name: _written(value) for name, value in given.items() if value is not None}
-            self._broken[key] = _Broken(violation, origins, values, where)
-        self._broken[key].count += count
-
     # --- what is reported of them
 
     def _report(self) -> None:
-        for broken in self._broken.values():
-            self._report_broken(broken)
+        for key, (violation, parameters, where) in self._broken.items():
+            self._report_broken(violation, key[1], parameters, where, self._times[key])
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)
             message = f"`{name}` is set twice for one job: by {written_path(first)} and by {written_path(second)}."
             self.diagnostics.add(
                 second, message, "Keep one, or leave the combination out with `exclude`.", also=[first]
             )
-        if self.quiet or self._clashes or self.diagnostics.errors:
+        if self.diagnostics.errors:
             return
         for rule in self.manifest.exclude:
             if rule.path not in self._used_exclusions:
@@ -217,24 +197,27 @@ class _Check:
         place = self.diagnostics.document.place(path)
         return place.line, place.column
 
-    def _report_broken(self, broken: _Broken) -> None:
-        violation = broken.violation
-        known = [path for path in broken.origins if path is not None]
-        place = known[0] if known else broken.where
-        jobs = f" ({broken.count:,} jobs)" if broken.count > 1 else ""
+    def _report_broken(
+        self,
+        violation: Violation,
+        origins: Sequence[NodePath | None],
+        parameters: Parameters,
+        where: NodePath,
+        count: int,
+    ) -> None:
+        known = [path for path in origins if path is not None]
+        place = known[0] if known else where
+        jobs = f" ({count:,} jobs)" if count > 1 else ""
         hint = violation.hint
         if not violation.soft and len(violation.of) > 1 and any(path[0] == "matrix" for path in known):
-            hint = f"{hint} {self._suggest_exclusion(broken)}".strip()
+            keys = [  # of the exclusion that would leave the combination out
+                f"{name}: {self._value_text(name, path, str(value))}"
+                for name, path in zip(violation.of, origins, strict=True)
+                if (value := getattr(parameters, name)) is not None and (path is None or path[0] == "matrix")
+            ]
+            hint = f"{hint} Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip.".strip()
         also = [path for path in known[1:] if path != place]
         self.diagnostics.add(place, violation.message + jobs, hint, also=also, warning=violation.soft)
-
-    def _suggest_exclusion(self, broken: _Broken) -> str:
-        """The exclusion that would leave the combination out."""
-        keys = []
-        for name, path in zip(broken.violation.of, broken.origins, strict=True):
-            if name in broken.values and (path is None or path[0] == "matrix"):
-                keys.append(f"{name}: {self._value_text(name, path, broken.values[name])}")
-        return f"Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip."
 
     def _value_text(self, name: str, path: NodePath | None, value: str) -> str:
         """As written, which for an image and a prompt is what an exclusion compares."""
@@ -255,14 +238,13 @@ class _Check:
             self.diagnostics.add(at, message, "Put {index} into it.", also=also)
         if "job_id" in template.fields or self.diagnostics.errors:
             return
-        seen: dict[str, tuple[str, str, str]] = {}
+        seen: dict[str, tuple[str, str]] = {}
         for job in islice(expand.expand(self.manifest), _MOST_PATHS):
             path = template.render(job, 0, ".png")
-            other = seen.setdefault(paths.folded(path), (job.id, job.prompt, _written(job.parameters)))
+            shown = _shown(job.prompt, job.parameters)
+            other = seen.setdefault(paths.folded(path), (job.id, shown))
             if other[0] != job.id:
-                first = f'"{cut(other[1], 40)}" ({other[2]})'
-                second = f'"{cut(job.prompt, 40)}" ({_written(job.parameters)})'
-                message = f"Two jobs would write {path}: {first} and {second}."
+                message = f"Two jobs would write {path}: {other[1]} and {shown}."
                 self.diagnostics.add(
                     at, message, "Put {job_id} into the path, or another placeholder in which they differ."
                 )
@@ -270,10 +252,6 @@ class _Check:
 
 
 _PUNCTUATION = str.maketrans("", "", ":-./_")
-
-
-def _has_templates(block: Block) -> bool:
-    return any(templates.is_template(text) for group in block.prompts for text in group.texts)
 
 
 def _size(block: Block) -> int:
@@ -300,10 +278,8 @@ def _explained_count(block: Block) -> str:
     return shown if block.name is None else f"{shown} ({cut(block.name, 30)})"
 
 
-def _written(value: object) -> str:
-    if isinstance(value, Parameters):
-        return f"{value.model}, {value.aspect_ratio}, {value.resolution}"
-    return str(getattr(value, "url", None) or getattr(value, "path", None) or value)
+def _shown(prompt: str, parameters: Parameters) -> str:
+    return f'"{cut(prompt, 40)}" ({parameters.model}, {parameters.aspect_ratio}, {parameters.resolution})'
 
 
 def _clashing(sources: Sequence[Settings]) -> list[tuple[str, NodePath, NodePath]]:

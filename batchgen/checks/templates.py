@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from batchgen.errors import SourceLocation
 from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut, listed, nearest
-from batchgen.manifest.model import Axis, Entry
 from batchgen.manifest.texts import fault_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from batchgen.manifest.diagnostics import Diagnostics
-    from batchgen.manifest.model import Block, Inclusion, Manifest, NodePath, Prompts, Setting, Settings
+    from batchgen.manifest.model import Axis, Block, Manifest, NodePath, Prompts, Setting, Settings
     from batchgen.manifest.templates import Template
 
 MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
@@ -32,31 +31,17 @@ def check_block(manifest: Manifest, block: Block, diagnostics: Diagnostics, *, q
             continue
         for number, text in enumerate(group.texts):
             if templates.is_template(text):
-                line = 0 if group.lines is None else group.lines[number]
-                place = None if group.file is None else SourceLocation(file=group.file, line=line)
-                check.template(text, group.path_of(number), place)
+                check.template(text, group.path_of(number), _place(group, number))
     for settings in _settings_of(manifest, block):
         check.negative(settings.get("negative_prompt"))
     if not quiet and not check.reported:
         check.unused(manifest.output_path.fields)
 
 
-def check_inclusion(job: Inclusion, diagnostics: Diagnostics) -> None:
-    """The templates of a job of `include`."""
-    axes = {}
-    for name, value in job.vars.items():
-        path = (*job.path, "vars", name)
-        entry = Entry(text=value, id=None, settings={}, path=path, values={name: value})
-        axes[name] = Axis(name=name, entries=(entry,), path=path, vars=(name,))
-    check = _Check(axes, diagnostics)
-    if templates.is_template(job.prompt):
-        check.template(job.prompt, (*job.path, "prompt"))
-    check.negative(job.settings.get("negative_prompt"))
-
-
 def _settings_of(manifest: Manifest, block: Block) -> Iterator[Settings]:
     """Everything that may set a negative prompt."""
-    if all(axis.name != "negative_prompt" for axis in block.axes):
+    name = "negative_prompt"
+    if all(axis.name != name for axis in block.axes) and any(name not in group.settings for group in block.prompts):
         yield manifest.defaults
     for group in block.prompts:
         if not group.columns:  # those are checked with the columns of their table
@@ -65,6 +50,13 @@ def _settings_of(manifest: Manifest, block: Block) -> Iterator[Settings]:
     for axis in (*block.vars, *block.axes):
         for entry in axis.entries:
             yield entry.settings
+
+
+def _place(group: Prompts, number: int) -> SourceLocation | None:
+    """The place of a prompt in its file; None where it stands in the manifest."""
+    if group.file is None or group.lines is None:
+        return None
+    return SourceLocation(file=group.file, line=group.lines[number])
 
 
 class _Check:
@@ -106,8 +98,8 @@ class _Check:
             return
         invalid_rows = 0
         for number in range(len(rows.texts)):
-            place = SourceLocation(file=rows.file or "", line=0 if rows.lines is None else rows.lines[number])
             row = rows.values_of(number)
+            place = _place(rows, number)
             invalid_rows += not self._render(template, axes, path, place, may_be_empty=may_be_empty, row=row)
             if invalid_rows >= MOST_OF_A_KIND:
                 return
@@ -116,29 +108,24 @@ class _Check:
         self, names: frozenset[str], path: NodePath, place: SourceLocation | None, rows: Prompts | None
     ) -> bool:
         """Whether each name is a var or a column, and none is both."""
-        columns = set() if rows is None else set(rows.columns)
-        missing = sorted(names - self._axes.keys() - columns)
-        if rows is None:
-            for name in missing:
-                self._report(path, place, f"There is no var `{name}`.", self._hint(name))
-            return not missing
-        header = SourceLocation(file=rows.file or "", line=1)
-        ambiguous = sorted(names & self._axes.keys() & columns)
+        columns = () if rows is None else rows.header
+        header = [] if rows is None else [SourceLocation(file=rows.file or "", line=1)]
+        missing = sorted(names - self._axes.keys() - set(columns))
+        ambiguous = sorted(names & self._axes.keys() & set(columns))
         for name in ambiguous:
-            message = f"`{name}` is a column of {rows.file} and a var: which of them is meant?"
-            self._report(path, None, message, "Rename the var.", [self._axes[name].path, header])
+            message = f"`{name}` is a column of the table and a var: which of them is meant?"
+            self._report(path, place, message, "Rename the var.", [self._axes[name].path, *header])
         for name in missing:
-            guess = nearest(name, [*rows.header, *self._axes])
-            hint = f"Did you mean {{{{ {guess} }}}}? " if guess else ""
-            there = listed(f"`{cut(word, 30)}`" for word in rows.header)
-            message = f"There is no column and no var `{name}`."
-            self._report(path, None, message, f"{hint}The columns are {there}.", [header])
+            message = f"There is no column and no var `{name}`." if rows else f"There is no var `{name}`."
+            self._report(path, place, message, self._hint(name, [*columns, *self._axes]), header)
         return not missing and not ambiguous
 
-    def _hint(self, name: str) -> str:
-        if guess := nearest(name, self._axes):
-            return f"Did you mean {{{{ {guess} }}}}?"
-        return f"There is {listed(self._axes)}." if self._axes else f"Add `vars: {{{name}: […]}}`."
+    def _hint(self, name: str, known: Sequence[str]) -> str:
+        guess = nearest(name, known)
+        hint = f"Did you mean {{{{ {guess} }}}}? " if guess else ""
+        if not known:
+            return f"Add `vars: {{{name}: […]}}`."
+        return f"{hint}There is {listed(f'`{cut(word, 30)}`' for word in known)}."
 
     def _render(
         self,

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from batchgen.catalog.accounts import Account
-    from batchgen.catalog.load import Catalog
-    from batchgen.catalog.models import Model
+    from batchgen.catalog.load import Catalog, Model
 
 _AS_THEY_ARE = (
     *("name", "about", "base_url", "models", "aspect_ratios", "resolutions", "max_n", "concurrency"),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from batchgen.catalog.accounts import REHEARSED, UNLISTED, merge, parse_account
 from batchgen.catalog.load import builtin
-from batchgen.manifest.diagnostics import cut, meant
-from batchgen.manifest.model import Setting
+from batchgen.manifest.diagnostics import cut, listed, meant
 from batchgen.manifest.reading import outside_bounds
-from batchgen.manifest.settings import PASSWORD
+from batchgen.manifest.settings import check_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,44 +42,23 @@ def accounts(raw: Mapping[str, Value], diagnostics: Diagnostics) -> dict[str, Ac
                 continue  # reported already
             if not _stands_alone(name, changes, diagnostics):
                 continue
-        account = parse_account(name, known.get(base) or _unlisted(changes["protocol"]), changes)
+        own = known.get(base) or merge(builtin().of_protocol.get(changes["protocol"], {}), UNLISTED)
+        account = parse_account(name, own, changes)
         found[name] = account
-        _check_address(name, account.base_url, diagnostics)
+        check_url(account.base_url, ("providers", name, "base_url"), diagnostics)
         _check_headers(name, account, diagnostics)
         _check_values(name, account, changes, diagnostics)
     return found
 
 
-def _unlisted(protocol: str) -> Mapping[str, Value]:
-    """What an account starts from that names a protocol and no built-in account."""
-    return merge(builtin().of_protocol.get(protocol, {}), UNLISTED)
-
-
 def _stands_alone(name: str, changes: Mapping[str, Value], diagnostics: Diagnostics) -> bool:
     """Whether an account that starts from no built-in one has what it needs."""
-    missing = [key for key in _REQUIRED if key not in changes]
-    if "protocol" in missing:
+    missing = [f"`{key}`" for key in _REQUIRED if key not in changes]
+    if missing:
         message = f"The account `{name}` is not built in and does not say what it starts from."
-        diagnostics.add(
-            ("providers", name), message, f"Add `use:` with one of {', '.join(builtin().accounts)}.", key=True
-        )
-    elif missing:
-        message = f"The account `{name}` uses the protocol {changes['protocol']} and starts from no built-in account."
-        diagnostics.add(("providers", name), message, f"Add `{'` and `'.join(missing)}`.", key=True)
+        hint = f"Add `use:` with one of {', '.join(builtin().accounts)}; or add {listed(missing)}."
+        diagnostics.add(("providers", name), message, hint, key=True)
     return not missing
-
-
-def _check_address(name: str, url: str, diagnostics: Diagnostics) -> None:
-    at = ("providers", name, "base_url")
-    if "@" in url:
-        diagnostics.add(at, *PASSWORD)
-        return
-    try:
-        is_port = urlsplit(url).port != 0
-    except ValueError:
-        is_port = False
-    if not is_port:
-        diagnostics.add(at, f"The port of {url} does not exist.", "A port is a number from 1 to 65535.")
 
 
 def _check_headers(name: str, account: Account, diagnostics: Diagnostics) -> None:
@@ -112,40 +89,31 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
         diagnostics.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
 
 
-def own_defaults(account: Account) -> dict[str, Setting]:
-    """What the account takes where the manifest gives nothing; the place is that which names the account."""
-    return {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
-
-
 def in_force(
     wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], diagnostics: Diagnostics
-) -> tuple[str, Account, Account] | None:
-    """The account in force, by name, and the one whose rules decide; `wanted` replaces the manifest's own.
+) -> tuple[Account, Account] | None:
+    """The account in force, and the one whose rules decide; `wanted` replaces the manifest's own.
 
     A rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would.
     """
     own = raw.get("provider")
-    if own is not None and own not in found:
-        if own not in raw.get("providers", {}):  # else what is wrong with it is reported already
-            diagnostics.add(("provider",), f'There is no account "{own}".', meant(str(own), found, allowed="There are"))
-        own = None
-    name = wanted if wanted is not None else own
-    if name is None:
+    for name in (own, wanted):
+        if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
+            hint = meant(name, found, allowed="There are")
+            diagnostics.add(("provider",), f'There is no account "{name}".', hint)
+    account = found.get(wanted or own or "")
+    rules = found.get(own or "")
+    if account is None:
         return None
-    if name not in found:
-        diagnostics.add(("provider",), f'There is no account "{name}".', meant(name, found, allowed="There are"))
-        return None
-    account = found[name]
-    if own is None or not account.is_local_sandbox:
-        return name, account, account
-    rules = found[own]
+    if rules is None or not account.is_local_sandbox:
+        return account, account
     if rules.protocol != account.protocol:
         account = _emulating(rules, account)
     if wanted is None:
-        return name, account, account
+        return account, account
     if rules.prices.by_model:  # so that a budget in money is rehearsed too
         account = replace(account, prices=rules.prices)
-    return name, account, rules
+    return account, rules
 
 
 def _emulating(account: Account, sandbox: Account) -> Account:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
+from itertools import groupby, starmap
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import schema, templates
 from batchgen.manifest.diagnostics import cut, meant
-from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Inclusion, Match, Prompts, Sample, Setting
+from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
-from batchgen.manifest.reading import UNUSABLE
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import MOST_UNKNOWN
-from batchgen.manifest.vars import name_fault
+from batchgen.manifest.texts import var_fault
 from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
     from batchgen.source.document import Value
+
+
+# Of an entry of `prompt` with `from`, with `rows` and with neither: a key that it cannot have, why, and what to do.
+_NOT_BESIDE = {
+    "from": (
+        ("rows", "An entry has either `from` or `rows`, not both.", "Remove one."),
+        ("prompt", "An entry has either `prompt` or `from`, not both.", "Remove one, or fill the prompt with `rows`."),
+    ),
+    "rows": (("column", "`column` goes with `from`; with `rows` the prompt is a template.", "Remove it."),),
+    "prompt": (
+        ("column", "`column` goes with `from`, which names a prompt file.", "Remove it."),
+        ("where", "`where` goes with `from` or `rows`, which name a file.", "Remove it."),
+    ),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,56 +52,44 @@ class Axes:
 
     def blocks(self, matrix: Value) -> list[Block]:
         """The blocks of a matrix; what is invalid in them is left out and reported."""
-        if isinstance(matrix, dict):
-            return [self._block(matrix, ("matrix",))]
-        if isinstance(matrix, list):
-            numbered = [(i, block) for i, block in enumerate(matrix) if isinstance(block, dict)]
-            blocks = [self._block(block, ("matrix", i)) for i, block in numbered]
-            self._check_names(blocks)
-            return blocks
-        return []
+        entries = [] if matrix is None else _entries(matrix, ("matrix",))
+        blocks = [self._block(block, path) for block, path in entries if block is not INVALID]
+        self._check_names(blocks)
+        return blocks
 
     def _check_names(self, blocks: list[Block]) -> None:
         seen: dict[str, NodePath] = {}
-        for block in blocks:
-            if block.name is None:
-                continue
-            at = (*block.path, "name")
-            first = seen.setdefault(block.name, at)
-            if first != at:
-                message = f'Two blocks are called "{cut(block.name)}".'
+        for name, at in ((block.name, (*block.path, "name")) for block in blocks if block.name is not None):
+            if (first := seen.setdefault(name, at)) != at:
+                message = f'Two blocks are called "{cut(name)}".'
                 self.reader.diagnostics.add(at, message, "Give one of them another name.", also=[first])
 
     def _block(self, block: Mapping[str, Value], path: NodePath) -> Block:
-        names = block.get("vars")
         prompts = tuple(self._prompts(block, path))
-        names_axes = list(self._vars(names, (*path, "vars"))) if isinstance(names, dict) else []
+        names_axes = list(self._vars(block.get("vars", {}), (*path, "vars")))
         axes: list[Axis] = []
         for key in block:
             if key in PARAMETER_NAMES:
                 axes.append(self._axis(key, block[key], (*path, key)))
-            elif key == "zip" and isinstance(block[key], list):
+            elif key == "zip":
                 together = zipped(block[key], block, (*path, key), self.reader)
                 (names_axes if together.vars else axes).append(together)
-        written = block.get("name")
-        name = None if written is None else self.reader.name(block, path, "name")
         self._check_labels(names_axes, axes)
         return Block(
             prompts=prompts,
             vars=tuple(names_axes),
             axes=tuple(axis for axis in axes if axis.entries),  # an axis without a valid entry would hide the rest
             path=path,
-            name=name,
+            name=self.reader.name(block, path, "name"),
             sample=_sample(block.get("sample")),
         )
 
     def _check_labels(self, names: list[Axis], axes: list[Axis]) -> None:
         """A var with the name that the entries of `zip` have in paths."""
         with_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
-        for axis in names:
-            if axis.name == "zip" and not axis.is_zip and with_ids:
-                message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
-                self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
+        for axis in (axis for axis in names if with_ids and axis.name == "zip" and not axis.is_zip):
+            message = "A var cannot be called `zip` where the entries of `zip` have ids: {zip} names those."
+            self.reader.diagnostics.add(axis.path, message, "Give it another name.", key=True)
 
     def _prompts(self, block: Mapping[str, Value], path: NodePath) -> Iterator[Prompts]:
         if "prompt" not in block:
@@ -97,112 +100,87 @@ class Axes:
                 message = f"{named} has no prompt."
                 self.reader.diagnostics.add(path, message, "Add an axis `prompt`, or a prompt to `defaults`.")
             return
-        run: list[str] = []
-        start: NodePath = ()
-        for entry, at in _entries(block["prompt"], (*path, "prompt")):
-            if not isinstance(entry, dict) and entry is not INVALID:
-                text = self.reader.prompt(entry, at)
-                if text is not None:
-                    if not run:
-                        start = at
-                    elif at[-1] != int(start[-1]) + len(run):  # an invalid one stood between
-                        yield Prompts(texts=run, path=start, indexed=True)
-                        run, start = [], at
-                    run.append(text)
+        for is_mapping, entries in groupby(_entries(block["prompt"], (*path, "prompt")), _is_mapping):
+            if is_mapping:
+                yield from filter(None, starmap(self._prompt_entry, entries))
                 continue
-            if run:
-                yield Prompts(texts=run, path=start, indexed=True)
-                run = []
-            if isinstance(entry, dict) and (found := self._prompt_entry(entry, at)):
-                yield found
-        if run:
-            yield Prompts(texts=run, path=start, indexed=isinstance(start[-1], int))
+            texts: list[str] = []
+            numbers = array("I")
+            for entry, at in entries:
+                if entry is not INVALID and (text := self.reader.prompt(entry, at)) is not None:
+                    texts.append(text)
+                    numbers.append(int(at[-1]) if isinstance(block["prompt"], list) else 0)
+            if texts:
+                in_list = numbers if isinstance(block["prompt"], list) else None
+                yield Prompts(texts=texts, path=(*path, "prompt"), numbers=in_list)
 
     def _prompt_entry(self, entry: Mapping[str, Value], path: NodePath) -> Prompts | None:
         settings = self.reader.settings(entry, path)
-        if "from" in entry or "rows" in entry:
-            return self._prompt_file(entry, path, settings)
-        written = self.reader.raw(path)
-        if "from" in written or "rows" in written:
-            return None  # the schema refused it
-        self._refuse_key(entry, "column", path, "`column` goes with `from`, which names a prompt file.")
-        self._refuse_key(entry, "where", path, "`where` goes with `from` or `rows`, which name a file.")
-        if "prompt" not in entry:
+        written = self.reader.raw(path)  # with what the schema refused
+        kind = next((key for key in ("from", "rows") if key in written), "prompt")
+        for key, message, hint in _NOT_BESIDE[kind]:
+            if key in entry:
+                self.reader.diagnostics.add((*path, key), message, hint, key=True)
+                return None
+        if kind not in entry:
             return None
-        text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
+        if kind == "from":
+            return self._read_file(entry, path, settings)
+        text = self.reader.prompt(entry["prompt"], (*path, "prompt")) if "prompt" in entry else None
         if text is None:
             return None
+        if kind == "rows":
+            uses = self._columns_used(text, path, settings.get("negative_prompt"))
+            return self._read_file(entry, path, settings, text, uses) if uses is not None else None
         name = self.reader.name(entry, path)
         return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path)
 
-    def _refuse_key(self, entry: Mapping[str, Value], key: str, path: NodePath, message: str) -> None:
-        if key in entry:
-            self.reader.diagnostics.add((*path, key), message, "Remove it.", key=True)
-
-    def _prompt_file(self, entry: Mapping[str, Value], path: NodePath, settings: Settings) -> Prompts | None:
-        if "from" in entry and "rows" in entry:
-            message = "An entry has either `from` (the prompts of a file) or `rows` (a template's table), not both."
-            self.reader.diagnostics.add((*path, "rows"), message, "Remove one.", key=True)
-            return None
-        if "from" in entry and "prompt" in entry:
-            message = "An entry has either `prompt` or `from`, not both."
-            hint = "Remove one; to fill a prompt from each row of a table, write `rows` in place of `from`."
-            self.reader.diagnostics.add((*path, "prompt"), message, hint, key=True)
-            return None
-        template = None
-        if "rows" in entry:
-            self._refuse_key(entry, "column", path, "`column` goes with `from`; with `rows` the prompt is a template.")
-            template = self._template(entry, path)
-            if template is None:
-                return None
-        return self._read_file(entry, path, settings, template)
-
-    def _template(self, entry: Mapping[str, Value], path: NodePath) -> str | None:
-        """The prompt that rows fill."""
-        if "prompt" not in entry:
-            return None  # reported already
-        text = self.reader.prompt(entry["prompt"], (*path, "prompt"))
-        if text is not None and not templates.is_template(text):
-            message = "This prompt names no column: every row of the table would make the same images."
-            self.reader.diagnostics.add((*path, "prompt"), message, "Write {{ COLUMN }} into it, or remove `rows`.")
-            return None
+    def _columns_used(self, template: str, path: NodePath, negative: Setting | None) -> frozenset[str] | None:
+        """The names in a prompt that rows fill, and in the negative prompt beside it; None where there is an error."""
+        at = (*path, "prompt")
         try:
-            if text is not None:
-                templates.read(text)
+            found = _names(template)
+            if negative is not None and negative.value:
+                at = negative.path
+                found |= _names(negative.value)
         except templates.TemplateInvalid as fault:
-            self.reader.diagnostics.add((*path, "prompt"), str(fault))
+            self.reader.diagnostics.add(at, str(fault))
             return None
-        return text
+        return found
 
     def _read_file(
-        self, entry: Mapping[str, Value], path: NodePath, settings: Settings, template: str | None
+        self,
+        entry: Mapping[str, Value],
+        path: NodePath,
+        settings: Settings,
+        template: str | None = None,
+        uses: frozenset[str] = frozenset(),
     ) -> Prompts | None:
         key = "from" if template is None else "rows"
         written = str(entry[key])
-        name = written if written.startswith("/") else str(self.reader.folder / written)
-        where = entry.get("where")
-        names = where if isinstance(where, dict) else {}
-        file = PromptFile(
-            file=self.reader.folder / written,
-            name=name,
+        file = self.reader.folder / written
+        where = entry.get("where", {})
+        prompts = PromptFile(
+            file=file,
+            name=str(file),
             path=path,
             key=key,
             template=template,
-            uses=_uses(template, settings),
-            column=entry.get("column") if template is None else None,
+            uses=uses,
+            column=entry.get("column"),
             id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
-            where={name: tuple(self._matches(name, names[name], (*path, "where", name))) for name in names},
+            where={name: tuple(self._matches(name, where[name], (*path, "where", name))) for name in where},
             diagnostics=self.reader.diagnostics,
             settings_of=self.reader.row_settings,
         )
-        found = file.read(settings)
-        self.files[written] = file.digest
+        found = prompts.read(settings)
+        self.files[written] = prompts.digest
         return found
 
     def _vars(self, names: Mapping[str, Value], path: NodePath) -> Iterator[Axis]:
         for name, values in names.items():
             at = (*path, name)
-            if fault := name_fault(name):
+            if fault := var_fault(name):
                 self.reader.diagnostics.add(at, *fault, key=True)
             entries = [(entry, p) for entry, p in _entries(values, at) if entry is not INVALID]
             mappings = [
@@ -218,11 +196,10 @@ class Axes:
 
     def _var(self, name: str, entry: Value, path: NodePath, parameters: Mapping[str, Value]) -> Entry:
         if not isinstance(entry, dict):
-            text = self.reader.written(path)
-            return Entry(text=text, id=None, settings={}, path=path, values={name: text})
+            return Entry(path=path, values={name: self.reader.written(path)})
+        values = {name: self.reader.written((*path, name))}
         settings = self.reader.settings(parameters, path)
-        text = self.reader.written((*path, name))
-        return Entry(text=text, id=self.reader.name(entry, path), settings=settings, path=path, values={name: text})
+        return Entry(id=self.reader.name(entry, path), settings=settings, path=path, values=values)
 
     def _names_var(self, name: str, entry: Mapping[str, Value], path: NodePath) -> bool:
         """Whether an entry gives the var's value; what else is wrong with its keys is reported too."""
@@ -258,80 +235,57 @@ class Axes:
 
     def _entry(self, name: str, entry: Value, path: NodePath) -> Entry | None:
         if isinstance(entry, dict) and not (name == "watermark_info" and "enabled" in entry):
-            if name not in entry:
-                return None
             settings = self.reader.settings(entry, path)
-            text = self.reader.written((*path, name)) if not isinstance(entry[name], dict) else "watermark"
-            if name not in settings:
-                return None
-            return Entry(text=text, id=self.reader.name(entry, path), settings=settings, path=path)
+            return Entry(id=self.reader.name(entry, path), settings=settings, path=path) if name in settings else None
         value = self.reader.value(name, entry, path)
-        if value is UNUSABLE:
-            return None
-        text = str(entry["enabled"]).lower() if isinstance(entry, dict) else self.reader.written(path)
-        return Entry(text=text, id=None, settings={name: Setting(value, path)}, path=path)
+        return None if value is INVALID else Entry(settings={name: Setting(value, path)}, path=path)
 
     # --- beside the blocks
 
-    def inclusions(self, include: Value) -> Iterator[Inclusion]:
-        """Whole jobs, each with the defaults that it does not change."""
-        for number, job in enumerate(include if isinstance(include, list) else []):
-            if isinstance(job, dict) and (found := self._inclusion(job, ("include", number))):
+    def inclusions(self, include: Value) -> Iterator[Block]:
+        """Whole jobs beside the matrix."""
+        for number, job in enumerate(include):
+            if job is not INVALID and (found := self._inclusion(job, ("include", number))):
                 yield found
 
-    def _inclusion(self, job: Mapping[str, Value], path: NodePath) -> Inclusion | None:
-        settings = {**self.defaults, **self.reader.settings(job, path)}
-        written = job.get("vars")
-        names = written if isinstance(written, dict) else {}
-        for name in names:
-            if fault := name_fault(name):
-                self.reader.diagnostics.add((*path, "vars", name), *fault, key=True)
+    def _inclusion(self, job: Mapping[str, Value], path: NodePath) -> Block | None:
+        settings = self.reader.settings(job, path)
+        axes = []
+        for name in job.get("vars", {}):
+            at = (*path, "vars", name)
+            if fault := var_fault(name):
+                self.reader.diagnostics.add(at, *fault, key=True)
+            entry = Entry(path=at, values={name: self.reader.written(at)})
+            axes.append(Axis(name=name, entries=(entry,), path=at, vars=(name,)))
+        prompt = None if self.default_prompt is None else self.default_prompt[0]
         if "prompt" in job:
             prompt = self.reader.prompt(job["prompt"], (*path, "prompt"))
-        elif self.default_prompt is not None:
-            prompt = self.default_prompt[0]
-        else:
-            prompt = None
+        elif prompt is None:
             self.reader.diagnostics.add(path, "This job has no prompt.", "Add `prompt: …`.")
         if prompt is None:
             return None
-        texts = {name: self.reader.written((*path, "vars", name)) for name in names}
-        name = self.reader.name(job, path)
-        return Inclusion(prompt=prompt, id=name, settings=settings, vars=texts, path=path)
+        prompts = Prompts(texts=[prompt], ids=[self.reader.name(job, path)], settings=settings, path=(*path, "prompt"))
+        return Block(prompts=(prompts,), vars=tuple(axes), path=path)
 
     def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
         """The rules of `exclude`."""
-        for number, rule in enumerate(exclude if isinstance(exclude, list) else []):
-            if isinstance(rule, dict) and rule:
+        for number, rule in enumerate(exclude):
+            if rule is not INVALID:
                 yield self._exclusion(rule, ("exclude", number), known_vars)
 
     def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: frozenset[str]) -> Exclusion:
+        texts: dict[str, tuple[Match, ...]] = {}
         parameters: dict[str, tuple[Match, ...]] = {}
-        names: dict[str, tuple[Match, ...]] = {}
-        whole: dict[str, tuple[Match, ...]] = {}
-        nested = rule.get("vars")
+        words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
         unknown = 0
         items = [(k, v, (*path, k)) for k, v in rule.items() if k != "vars"]
-        items += [(k, v, (*path, "vars", k)) for k, v in nested.items()] if isinstance(nested, dict) else []
+        items += [(k, v, (*path, "vars", k)) for k, v in rule.get("vars", {}).items()]
         for key, value, at in items:
-            matches = tuple(self._matches(key, value, at))
-            if key in {"prompt", "prompt_id"}:
-                whole[key] = matches
-            elif key in PARAMETER_NAMES:
-                parameters[key] = matches
-            else:
-                names[key] = matches
-                if key not in known and (unknown := unknown + 1) <= MOST_UNKNOWN:
-                    words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
-                    message = f"`{cut(key)}` is neither a parameter nor a var."
-                    self.reader.diagnostics.add(at, message, meant(key, words), key=True)
-        return Exclusion(
-            prompt=whole.get("prompt"),
-            prompt_id=whole.get("prompt_id"),
-            vars=names,
-            parameters=parameters,
-            path=path,
-        )
+            (parameters if key in PARAMETER_NAMES else texts)[key] = tuple(self._matches(key, value, at))
+            if key not in words and (unknown := unknown + 1) <= MOST_UNKNOWN:
+                message = f"`{cut(key)}` is neither a parameter nor a var."
+                self.reader.diagnostics.add(at, message, meant(key, words), key=True)
+        return Exclusion(texts=texts, parameters=parameters, path=path)
 
     def _matches(self, key: str, value: Value, path: NodePath) -> Iterator[Match]:
         if key == "watermark_info" and isinstance(value, dict):
@@ -356,20 +310,15 @@ def _entries(value: Value, path: NodePath) -> Iterator[tuple[Any, NodePath]]:
         yield value, path
 
 
+def _is_mapping(pair: tuple[Value, NodePath]) -> bool:
+    return isinstance(pair[0], dict)
+
+
+def _names(text: str) -> frozenset[str]:
+    return templates.read(text).names if templates.is_template(text) else frozenset()
+
+
 def _sample(value: Value) -> Sample | None:
-    if not isinstance(value, dict) or "count" not in value:
+    if value is None or "count" not in value:  # refused already
         return None
     return Sample(count=int(value["count"]), seed=int(value.get("seed", 0)))
-
-
-def _uses(template: str | None, settings: Settings) -> frozenset[str]:
-    """The names in a template and in the negative prompt beside it; invalid ones are reported when all are checked."""
-    found: set[str] = set()
-    negative = settings.get("negative_prompt")
-    for text in (template, None if negative is None else negative.value):
-        if template is not None and text and templates.is_template(text):
-            try:
-                found |= templates.read(text).names
-            except templates.TemplateInvalid:
-                continue
-    return frozenset(found)

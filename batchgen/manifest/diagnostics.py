@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from batchgen.errors import Diagnostic, SourceLocation
@@ -60,13 +61,8 @@ class Diagnostics:
 
     def in_order(self) -> tuple[Diagnostic, ...]:
         """All of them, the manifest's before those of other files, by place."""
-        own = self.document.file
-
-        def order(found: Diagnostic) -> tuple[bool, str, int, int]:
-            place = found.place
-            return (place.file != own, place.file, place.line, place.column)
-
-        return tuple(sorted(self.problems, key=order))
+        own, place = self.document.file, attrgetter("place.file", "place.line", "place.column")
+        return tuple(sorted(self.problems, key=lambda found: (found.place.file != own, *place(found))))
 
 
 def written_path(path: NodePath) -> str:

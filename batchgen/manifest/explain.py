@@ -23,8 +23,8 @@ _KEY = re.compile(  # a key with a value, or a password in an address
 _RED, _YELLOW, _BLUE, _BOLD, _OFF = "\x1b[31m", "\x1b[33m", "\x1b[34m", "\x1b[1m", "\x1b[0m"
 
 
-def render(diagnostic: Diagnostic, document_lines: Sequence[str] | None = None, *, color: bool = False) -> str:
-    """A diagnostic in a few lines. `document_lines` are its file's; without them the file is read."""
+def render(diagnostic: Diagnostic, *, color: bool = False) -> str:
+    """A diagnostic in a few lines."""
 
     def paint(code: str, text: str) -> str:
         return f"{code}{text}{_OFF}" if color else text
@@ -32,7 +32,7 @@ def render(diagnostic: Diagnostic, document_lines: Sequence[str] | None = None, 
     kind = paint(_YELLOW, "warning:") if diagnostic.warning else paint(_RED, "error:")
     path = f"{diagnostic.path}: " if diagnostic.path else ""
     lines = [f"{paint(_BOLD, _printable(str(diagnostic.place)))}: {kind} {_printable(path + diagnostic.message)}"]
-    source = _source(diagnostic.place, document_lines)
+    source = _source(diagnostic.place)
     if source.strip() and not _hides(diagnostic, source):
         shown, caret = _window(source, diagnostic.place.column)
         gutter = f"{diagnostic.place.line:>5} | "
@@ -57,11 +57,9 @@ def _may_hold_key(source: str) -> bool:
     return _KEY.search(source) is not None
 
 
-def _source(place: SourceLocation, lines: Sequence[str] | None) -> str:
-    if not place.line:
-        return ""
-    found = _lines_of(place.file) if lines is None else lines
-    return found[place.line - 1] if place.line <= len(found) else ""
+def _source(place: SourceLocation) -> str:
+    lines = _lines_of(place.file) if place.line else ()
+    return lines[place.line - 1] if 0 < place.line <= len(lines) else ""
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ from batchgen.jobs import ID_VERSION
 from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.diagnostics import Diagnostics
-from batchgen.manifest.model import Manifest, OnIllegal
+from batchgen.manifest.model import Manifest, OnIllegal, Setting
 from batchgen.manifest.reading import Reader
 from batchgen.manifest.references import References
 from batchgen.manifest.schema_file import default
@@ -22,7 +22,7 @@ from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
-    from batchgen.manifest.model import Settings
+    from batchgen.catalog.accounts import Account
     from batchgen.source.document import Value
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -61,60 +61,60 @@ def _assembled(
     path: Path, raw: dict[str, Any], provider: str | None, diagnostics: Diagnostics, data: bytes
 ) -> Manifest | None:
     folder = path.parent
-    references = References(folder, diagnostics)
+    references = References(folder)
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
     known = accounts.accounts(raw.get("providers", {}), diagnostics)
-    in_force = accounts.in_force(provider, raw, known, diagnostics) or ("sandbox", known["sandbox"], known["sandbox"])
+    account, rule_account = accounts.in_force(provider, raw, known, diagnostics) or (known["sandbox"], known["sandbox"])
     reader = Reader(
         document=diagnostics.document,
         folder=folder,
         diagnostics=diagnostics,
         references=references,
-        account=in_force[2],
+        account=rule_account,
     )
-    axes = _axes(reader, raw.get("defaults", {}), accounts.own_defaults(in_force[2]))
+    axes = _axes(reader, raw.get("defaults", {}), rule_account)
     blocks = tuple(axes.blocks(raw.get("matrix")))
-    include = tuple(axes.inclusions(raw.get("include")))
+    include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names | {n for job in include for n in job.vars}, diagnostics)
+    template = _output_path(raw, var_names.union(*(job.var_names for job in include)), diagnostics)
+    exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
         name=name,
-        provider=in_force[0],
-        account=in_force[1],
+        provider=account.name,
+        account=account,
         accounts=known,
-        rule_account=in_force[2],
+        rule_account=rule_account,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
-        blocks=blocks,
-        exclude=tuple(axes.exclusions(raw.get("exclude"), var_names)),
+        blocks=tuple(replace(block, exclude=exclude) for block in blocks),
+        exclude=exclude,
         include=include,
         repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), in_force[1], diagnostics),
+        callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
     )
-    return replace(manifest, digest=_digest(data, in_force[0], axes, references))
+    return replace(manifest, digest=_digest(data, account.name, axes, references))
 
 
-def _axes(reader: Reader, defaults: dict[str, Any], own: Settings) -> Axes:
+def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     default_prompt = None
     if "prompt" in defaults:
         text = reader.prompt(defaults["prompt"], ("defaults", "prompt"))
         default_prompt = None if text is None else (text, ("defaults", "prompt"))
+    own = {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
     found = {**own, **reader.settings(defaults, ("defaults",))}
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(
-    raw: dict[str, Any], names: frozenset[str] | set[str], diagnostics: Diagnostics
-) -> PathTemplate | None:
+def _output_path(raw: dict[str, Any], names: frozenset[str], diagnostics: Diagnostics) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)

@@ -78,9 +78,8 @@ Settings: TypeAlias = Mapping[str, Setting]
 class Entry:
     """One entry of an axis. Of a parameter's axis, `settings` holds its own value too."""
 
-    text: str  # the value as written; of a var, what goes into prompts
-    id: str | None
-    settings: Settings
+    id: str | None = None
+    settings: Settings = field(default_factory=dict)
     path: NodePath
     values: Mapping[str, str] = field(default_factory=dict)  # of vars, as they go into prompts
 
@@ -108,8 +107,8 @@ class Prompts:
     ids: Sequence[str | None] | None = None  # None: no prompt has an id of its own
     settings: Settings = field(default_factory=dict)  # of every prompt here
     row_settings: Mapping[int, Settings] = field(default_factory=dict)  # of single ones, besides
-    path: NodePath  # of the first, or of the entry that names the file
-    indexed: bool = False  # whether the prompts are consecutive in a list, the first at `path`
+    path: NodePath  # of the list, or of the entry that names the file
+    numbers: Sequence[int] | None = None  # in the list
     file: str | None = None
     lines: Sequence[int] | None = None  # in `file`
     columns: tuple[str, ...] = ()  # that the template uses
@@ -131,10 +130,7 @@ class Prompts:
 
     def path_of(self, number: int) -> NodePath:
         """The prompt's path in the manifest."""
-        last = self.path[-1]
-        if self.indexed and isinstance(last, int):
-            return (*self.path[:-1], last + number)
-        return self.path
+        return self.path if self.numbers is None else (*self.path, self.numbers[number])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +144,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Axes whose every combination is a job."""
+    """Axes whose every combination is a job; of `include`, a single job."""
 
     prompts: tuple[Prompts, ...]
     vars: tuple[Axis, ...]
-    axes: tuple[Axis, ...]  # in the order written
+    axes: tuple[Axis, ...] = ()  # in the order written
+    exclude: tuple[Exclusion, ...] = ()  # that apply to it
     path: NodePath
     name: str | None = None
     sample: Sample | None = None
@@ -176,17 +173,6 @@ class Block:
         return sizes + [(axis.name, len(axis.entries)) for axis in (*self.vars, *self.axes)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inclusion:
-    """A whole job beside the matrix. `settings` includes the defaults that it does not change."""
-
-    prompt: str
-    id: str | None
-    settings: Settings
-    vars: Mapping[str, str]
-    path: NodePath
-
-
 @dataclass(frozen=True, slots=True)
 class Match:
     """A value of an exclusion: the text as written, in which `*` and `?` are wildcards, and the value."""
@@ -200,16 +186,9 @@ class Match:
 class Exclusion:
     """A job is left out when every key matches; of a key's matches, any."""
 
-    prompt: tuple[Match, ...] | None = None
-    prompt_id: tuple[Match, ...] | None = None
-    vars: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
-    parameters: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
+    texts: Mapping[str, tuple[Match, ...]]  # of `prompt`, `prompt_id` and vars
+    parameters: Mapping[str, tuple[Match, ...]]
     path: NodePath
-
-    @property
-    def is_of_parameters_only(self) -> bool:
-        """Whether it can be decided without prompt and vars."""
-        return self.prompt is None and self.prompt_id is None and not self.vars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +216,7 @@ class Manifest:
     defaults: Settings
     blocks: tuple[Block, ...]
     exclude: tuple[Exclusion, ...]
-    include: tuple[Inclusion, ...]
+    include: tuple[Block, ...]
     repeat: int
     max_jobs: int
     budget: Budget = field(default_factory=Budget)
@@ -252,8 +231,7 @@ class Manifest:
     @property
     def var_names(self) -> tuple[str, ...]:
         """Every variable that a job of it may have."""
-        names = {name for block in self.blocks for name in block.placeholders}
-        return tuple(sorted(names.union(*(job.vars for job in self.include))))
+        return tuple(sorted({name for block in (*self.blocks, *self.include) for name in block.placeholders}))
 
 
 def build(settings: Settings) -> Parameters:

@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
-from batchgen.manifest.texts import fault_of
-from batchgen.source import encoding
+from batchgen.manifest.texts import fault_of, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
-
-UNUSABLE = object()  # stands for a value with an error, which is reported
 
 
 def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
@@ -73,8 +69,8 @@ class Reader:
         if mapping.get(key) is None:
             return None
         text = self.written((*path, key))
-        if not text.strip() or encoding.CONTROL.search(text) or "\n" in text:
-            self.diagnostics.add((*path, key), "This cannot name anything.", "Write letters and digits.")
+        if fault := name_fault(text):
+            self.diagnostics.add((*path, key), *fault)
             return None
         return text
 
@@ -82,53 +78,46 @@ class Reader:
         """The parameters that a mapping sets; null is kept, for it takes a default away."""
         found = {}
         for name in mapping:
-            if name in PARAMETER_NAMES and mapping[name] is not INVALID:
+            if name in PARAMETER_NAMES:
                 value = self.value(name, mapping[name], (*path, name))
-                if value is not UNUSABLE:
+                if value is not INVALID:
                     found[name] = Setting(value, (*path, name))
         return found
 
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
         diagnostics = Diagnostics(found)
-        other = replace(
-            self, document=found, diagnostics=diagnostics, references=self.references.reporting_to(diagnostics)
-        )
+        other = replace(self, document=found, diagnostics=diagnostics)
         settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
         self.diagnostics.extend(replace(problem, path=written_path(entry)) for problem in diagnostics.problems)
         return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
-        """A parameter's value, typed; UNUSABLE where it is invalid, which is reported."""
+        """A parameter's value, typed; INVALID where it is invalid, which is reported."""
         if name == "negative_prompt":
             return self._negative(value, path)
         if value is None:
             return None
         if name == "image":
-            return self.references.get(str(value), path) or UNUSABLE
+            return self.references.get(str(value), path, self.diagnostics) or INVALID
         if name == "watermark_info":
-            return bool(value["enabled"]) if "enabled" in value else UNUSABLE
+            return bool(value["enabled"]) if "enabled" in value else INVALID
         return self._bounded(name, value, path)
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
         if problem := outside_bounds(self.account, name, value):
             self.diagnostics.add(path, *problem)
-            return UNUSABLE
+            return INVALID
         if name == "n":
             return int(value)
         return float(value) if name.endswith("_fidelity") else str(value)
 
     def _negative(self, value: Value, path: NodePath) -> Value:
         """An empty one is the same as none."""
-        if value is None and self.written(path) in {"", "~", "null"}:
-            return None
         text = self.written(path)
-        if not text:
+        if not text or (value is None and text in {"~", "null"}):
             return None
-        fault = fault_of(text)
-        if fault is None and templates.is_template(text):
-            return text
-        if fault is not None:
+        if fault := fault_of(text):
             self.diagnostics.add(path, fault[0].replace("The prompt", "The negative prompt"), fault[1])
-            return UNUSABLE
+            return INVALID
         return text

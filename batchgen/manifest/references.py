@@ -12,7 +12,7 @@ from batchgen.catalog.load import builtin
 from batchgen.errors import ImageBroken
 from batchgen.jobs import Reference
 from batchgen.manifest.diagnostics import cut
-from batchgen.manifest.text_file import reason_missing
+from batchgen.manifest.row_file import reason_missing
 from batchgen.storage.images import inspect
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import NodePath
-
-_KINDS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG"}
 
 
 class _Refused(Exception):
@@ -33,18 +31,11 @@ class _Refused(Exception):
 class References:
     """The reference images of one manifest, by what is written."""
 
-    def __init__(self, folder: Path, diagnostics: Diagnostics) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._faults = diagnostics
         self._known: dict[str, Reference | _Refused] = {}
 
-    def reporting_to(self, diagnostics: Diagnostics) -> References:
-        """The same images, with their errors reported for another file that names them."""
-        other = References(self._folder, diagnostics)
-        other._known = self._known
-        return other
-
-    def get(self, written: str, path: NodePath) -> Reference | None:
+    def get(self, written: str, path: NodePath, diagnostics: Diagnostics) -> Reference | None:
         """The reference image, or None where it cannot be used, which is then reported."""
         if written not in self._known:
             try:
@@ -53,7 +44,7 @@ class References:
                 self._known[written] = refused
         found = self._known[written]
         if isinstance(found, _Refused):
-            self._faults.add(path, found.message, found.hint)
+            diagnostics.add(path, found.message, found.hint)
             return None
         return found
 
@@ -71,8 +62,6 @@ class References:
             raise _Refused("An image cannot be written into the manifest.", "Save it as a file and name the file.")
         if "://" in written:
             raise _Refused(f'"{cut(written)}" is no link that a gateway can reach.', "Use http, https or a file.")
-        if len(written) > 1024:
-            raise _Refused("This is too long for a file's name.", "Save the image as a file and name the file.")
         file = self._folder / written
         return Reference(path=str(file.absolute()), sha256=_checked(file, written))
 
@@ -108,9 +97,7 @@ def _pixels(data: bytes, name: str) -> tuple[int, int]:
     try:
         image = inspect(data)
     except ImageBroken:
-        kind = next((kind for magic, kind in _KINDS.items() if data.startswith(magic)), None)
-        what = f"a broken {kind}" if kind else "no jpg or png by its content"
-        raise _Refused(f"{name} is {what if data else 'empty'}.", "Save it again as jpg or png.") from None
-    if image.format.label not in _KINDS.values():
+        raise _Refused(f"{name} is broken, or no jpg or png.", "Save it again as jpg or png.") from None
+    if image.format.label not in {"JPEG", "PNG"}:
         raise _Refused(f"{name} is a {image.format.label} image, no jpg or png.", "Save it as jpg or png.")
     return image.width, image.height

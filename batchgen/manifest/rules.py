@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from batchgen.catalog.load import builtin
-from batchgen.catalog.models import Model
+from batchgen.catalog.load import Model, builtin
 from batchgen.manifest.diagnostics import listed, nearest
 
 if TYPE_CHECKING:

@@ -89,15 +89,7 @@ def _items(
                 yield from validator.descend(item, items, path=index)
 
 
-class Invalid:
-    """Stands in a list where a value was refused, so that the others keep their numbers."""
-
-    def __repr__(self) -> str:
-        """For messages of tests."""
-        return "INVALID"
-
-
-INVALID = Invalid()
+INVALID: Any = object()  # stands in a list where a value was refused, so that the others keep their numbers
 
 
 def cleaned(value: Value, errors: list[SchemaError]) -> Value:

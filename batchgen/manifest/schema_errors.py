@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.catalog.load import builtin
 from batchgen.manifest.diagnostics import cut, listed, nearest
 from batchgen.manifest.schema_file import manifest_schema
+from batchgen.source.document import scalar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,17 +36,8 @@ _EMPTY = {
     "minProperties": ("This mapping is empty.", "Write at least one key, or take it out."),
     "minItems": ("This list is empty.", "Write at least one entry, or take the key out."),
 }
-_API_KEYS = frozenset(
-    {
-        *("api_key", "apikey", "key", "token", "secret", "password", "authorization", "bearer", "api_token"),
-        *("access_key", "accesskey", "ak", "secret_key", "secretkey", "sk", "access_token"),
-    }
-)
+_API_KEY = re.compile(r"(api|access|secret)?_?(key|token)|secret|password|authorization|bearer|ak|sk")
 _VARIABLE_KEYS = frozenset({"api_key_env", "access_key_env", "secret_key_env"})
-_VARIABLE_OF = {
-    **dict.fromkeys(("access_key", "accesskey", "ak"), "access_key_env"),
-    **dict.fromkeys(("secret_key", "secretkey", "sk"), "secret_key_env"),
-}
 _SET_BY_BATCHGEN = frozenset({"external_task_id", "callback_url"})
 _RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
 _FEW_KEYS = 12
@@ -93,7 +85,8 @@ def is_secret(path: NodePath) -> bool:
     """Whether a value at this path may be a key, which no message may show."""
     if path[2:3] == ("headers",) and path[-1] == "env":
         return True
-    return any(_folded(step) in _API_KEYS or step in _VARIABLE_KEYS for step in path if isinstance(step, str))
+    names = [step for step in path if isinstance(step, str)]
+    return any(_API_KEY.fullmatch(_folded(name)) or name in _VARIABLE_KEYS for name in names)
 
 
 def _folded(key: str) -> str:
@@ -116,7 +109,7 @@ def _unknown_keys(failure: _Failure, root: Value) -> list[SchemaError]:
 
 def _unknown(key: str, failure: _Failure, root: Value) -> tuple[str, str]:
     folded = _folded(key)
-    if folded in _API_KEYS:
+    if _API_KEY.fullmatch(folded):
         variable = _variable(folded, failure.path, root)
         return "A key is never written into a manifest.", f"Put it into the environment variable {variable}."
     if folded in _SET_BY_BATCHGEN:
@@ -143,8 +136,7 @@ def _variable(key: str, path: NodePath, root: Value) -> str:
     settings = root["providers"].get(name) if name else None
     base = settings.get("use", name) if isinstance(settings, dict) else name
     account = builtin().raw_accounts.get(str(base or root.get("provider")), {})
-    wanted = _VARIABLE_OF.get(key, "api_key_env")
-    names = (wanted, "api_key_env", "access_key_env")
+    names = (*(["secret_key_env"] if key.startswith("s") else []), "api_key_env", "access_key_env")
     return next((str(account[name]) for name in names if name in account), "that the account names with `api_key_env`")
 
 
@@ -188,8 +180,8 @@ def _type_hint(failure: _Failure, names: list[str]) -> str:
         return f'Write it in quotes: "{quoted}".'
     if "x-hint" in schema:
         return str(schema["x-hint"])
-    if isinstance(value, str) and {"integer", "number"} & set(names) and _is_number(value):
-        return f"Write it without quotes: {value.strip()}."
+    if isinstance(value, str) and {"integer", "number"} & set(names) and type(scalar(value)) in {int, float}:
+        return f"Write it without quotes: {value}."
     if names == ["array"]:
         return "Begin each entry with a dash, or write [ … ]."
     known = list(schema.get("properties", ()))
@@ -206,10 +198,6 @@ def _kind(value: Value) -> str:
     if isinstance(value, str):
         return f'the text "{cut(value)}"'
     return "a mapping" if isinstance(value, dict) else "a list"
-
-
-def _is_number(text: str) -> bool:
-    return text.strip().replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
 def _quoted(value: Value) -> str:
@@ -258,12 +246,9 @@ def _long(failure: _Failure) -> tuple[str, str]:
 
 
 def _twice(failure: _Failure) -> tuple[str, str]:
-    seen: set[str] = set()
-    for item in failure.value:
-        if repr(item) in seen:
-            return f"{_quoted(item)} is in this list twice.", "Take one of them out."
-        seen.add(repr(item))
-    return "An entry is in this list twice.", "Take one of them out."
+    items = failure.value
+    item = next(item for number, item in enumerate(items) if item in items[:number])
+    return f"{_quoted(item)} is in this list twice.", "Take one of them out."
 
 
 _EXPLANATIONS = {

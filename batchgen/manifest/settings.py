@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from batchgen.catalog.accounts import Account
     from batchgen.manifest.diagnostics import Diagnostics
+    from batchgen.manifest.model import NodePath
     from batchgen.source.document import Value
 
-PASSWORD = ("A password is never written into a manifest.", "Take the part before the @ out.")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -52,7 +52,7 @@ def callback(raw: Mapping[str, Value] | None, account: Account, diagnostics: Dia
     """Where the gateway may report; an account that cannot gets a warning."""
     if not raw or "public_url" not in raw:
         return None
-    _check_public_url(raw["public_url"], diagnostics)
+    check_url(raw["public_url"], ("callback", "public_url"), diagnostics)
     if "callback_url" not in account.fields:
         message = f"The account `{account.name}` does not know the field `callback_url`; it runs without callbacks."
         diagnostics.add(("callback",), message, warning=True, key=True)
@@ -62,16 +62,19 @@ def callback(raw: Mapping[str, Value] | None, account: Account, diagnostics: Dia
     return Callback(public_url=raw["public_url"], host=host.strip("[]"), port=int(port))
 
 
-def _check_public_url(url: str, diagnostics: Diagnostics) -> None:
-    path = ("callback", "public_url")
+def check_url(url: str, path: NodePath, diagnostics: Diagnostics) -> None:
+    """Report an address that has a password, or that nothing can be sent to."""
     try:
         parts = urlsplit(url)
-        has_password, _ = parts.username is not None, parts.port
+        has_password, is_address = parts.username is not None, parts.port != 0
     except ValueError:
-        diagnostics.add(path, f"{url} is not an address.", "Write it as in https://example.org/hook.")
-        return
+        has_password, is_address = False, False
     if has_password:
-        diagnostics.add(path, *PASSWORD)
+        message = "A password is never written into a manifest."
+        diagnostics.add(path, message, "Take the part before the @ out.")
+    elif not is_address:
+        message = f"{url} is not an address."
+        diagnostics.add(path, message, "Write it as in https://example.org/hook; a port is from 1 to 65535.")
 
 
 def on_finish(raw: Value) -> tuple[str, ...] | str | None:

@@ -1,12 +1,19 @@
-"""Which texts are valid as a prompt, and which as the name of one."""
+"""Which texts are valid as a prompt, as the name of one, and as the name of a var."""
 
 from __future__ import annotations
 
+import re
+
 from batchgen.catalog.load import builtin
+from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import templates
+from batchgen.manifest.diagnostics import cut
 from batchgen.source import encoding
+from batchgen.storage.paths import PLACEHOLDERS
 
 LONGEST_ID = 80  # characters
+_VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars"})
 
 
 def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
@@ -22,12 +29,20 @@ def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
     return None
 
 
-def name_fault(name: str, column: str | None) -> tuple[str, str] | None:
-    """What is wrong with a name from a column, if anything: message and hint."""
-    if not name.strip():
-        return f"The column `{column}` is empty here.", "Every row needs a name there."
-    if len(name) > LONGEST_ID:
-        return f"The name is {len(name)} characters long.", f"It may have at most {LONGEST_ID}."
-    if encoding.CONTROL.search(name) or "\n" in name:
-        return "The name holds a control character or a line break.", "Remove it."
+def name_fault(name: str) -> tuple[str, str] | None:
+    """What is wrong with the name of a prompt, an entry or a block, if anything: message and hint."""
+    if name.strip() and len(name) <= LONGEST_ID and not encoding.CONTROL.search(name) and "\n" not in name:
+        return None
+    return f'"{cut(name)}" cannot name anything.', f"A name has 1 to {LONGEST_ID} characters, in one line."
+
+
+def var_fault(name: str) -> tuple[str, str] | None:
+    """What is wrong with a var's name, if anything: `{{ }}` must be able to use it, and nothing else may have it."""
+    if name in _TAKEN:
+        return f"A var cannot be called `{name}`: that name is reserved.", "Give it another name."
+    if not _VAR.fullmatch(name) or templates.is_reserved(name):
+        guess = re.sub(r"\W", "_", name, flags=re.ASCII)
+        is_usable = _VAR.fullmatch(guess) and not templates.is_reserved(guess)
+        message = f"A var cannot be called `{cut(name)}`: {{{{ }}}} cannot contain that name."
+        return message, f"Call it `{guess}`." if is_usable else "Use letters and _."
     return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import listed
 from batchgen.manifest.model import Axis, Entry
-from batchgen.manifest.vars import name_fault
+from batchgen.manifest.texts import var_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,27 +18,30 @@ if TYPE_CHECKING:
 
 
 def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, reader: Reader) -> Axis:
-    """The axis of a block's `zip`; a key that is also an axis of its own is reported and left out of the zip."""
+    """The axis of a block's `zip`; what is also an axis of its own is reported and left out of the zip."""
     good = [(entry, (*path, number)) for number, entry in enumerate(values) if isinstance(entry, dict)]
-    if good:
-        raw = [(reader.raw(at), at) for _, at in good]  # what the schema refused counts as set: it is reported already
-        _check_keys(raw, reader)
-        _check_clashes(raw[0][0], block, path, raw[0][1], reader)
-    entries = [_entry(entry, at, _axes_beside(block), reader) for entry, at in good]
-    known = {name: value for entry in reversed(entries) for name, value in entry.values.items()}
-    if any(
-        len(entry.values) < len(known) for entry in entries
-    ):  # reported; so that prompts can be checked all the same
-        entries = [replace(entry, values={**known, **entry.values}) for entry in entries]
+    names = [(_names(reader.raw(at)), at) for _, at in good]  # also of what the schema refused and has reported
+    _check_names(names, reader)
+    beside = _names(block)
+    for name in names[0][0].keys() & beside.keys() if names else ():
+        message = f"`{name}` is set by `zip` and is an axis of its own."
+        hint = "Remove one: values that belong together are in `zip` only."
+        also = [(*path[:-1], *beside[name])]
+        reader.diagnostics.add((*names[0][1], *names[0][0][name]), message, hint, key=True, also=also)
+    own = [
+        {name: reader.written((*at, "vars", name)) for name in _vars(entry) if name not in beside} for entry, at in good
+    ]
+    known = {name: value for texts in reversed(own) for name, value in texts.items()}
+    entries = [
+        Entry(
+            id=reader.name(entry, at),
+            settings={name: setting for name, setting in reader.settings(entry, at).items() if name not in beside},
+            path=at,
+            values={**known, **texts},  # what it lacks is reported; so that prompts can be checked all the same
+        )
+        for (entry, at), texts in zip(good, own, strict=True)
+    ]
     return Axis(name="zip", entries=tuple(entries), path=path, vars=tuple(known), is_zip=True)
-
-
-def _entry(entry: Mapping[str, Value], path: NodePath, taken: frozenset[str], reader: Reader) -> Entry:
-    settings = {name: s for name, s in reader.settings(entry, path).items() if name not in taken}
-    own = _vars(entry)
-    values = {name: reader.written((*path, "vars", name)) for name in own if name not in taken}
-    shown = [*(str(setting.value) for setting in settings.values()), *values.values()]
-    return Entry(text=", ".join(shown), id=reader.name(entry, path), settings=settings, path=path, values=values)
 
 
 def _vars(entry: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -47,52 +49,26 @@ def _vars(entry: Mapping[str, Value]) -> Mapping[str, Value]:
     return names if isinstance(names, dict) else {}
 
 
-def _axes_beside(block: Mapping[str, Value]) -> frozenset[str]:
-    return frozenset(name for name in block if name in PARAMETER_NAMES) | frozenset(_vars(block))
+def _names(entry: Mapping[str, Value]) -> dict[str, tuple[str, ...]]:
+    """What an entry or a block sets, each with its path within it; no var is called like a parameter."""
+    own: dict[str, tuple[str, ...]] = {name: (name,) for name in entry if name in PARAMETER_NAMES}
+    return own | {name: ("vars", name) for name in _vars(entry)}
 
 
-def _keys(entry: Mapping[str, Value]) -> list[NodePath]:
-    """What an entry sets, as paths within it."""
-    own: list[NodePath] = [(name,) for name in entry if name in PARAMETER_NAMES]
-    return own + [("vars", name) for name in _vars(entry)]
-
-
-def _check_keys(entries: Sequence[tuple[Mapping[str, Value], NodePath]], reader: Reader) -> None:
+def _check_names(entries: Sequence[tuple[Mapping[str, tuple[str, ...]], NodePath]], reader: Reader) -> None:
     """Each entry sets what every other sets: an entry that lacks one would silently take a default."""
-    wanted = dict.fromkeys(key for entry, _ in entries for key in _keys(entry))
-    for entry, path in entries:
-        there = set(_keys(entry))
-        missing = [key[-1] for key in wanted if key not in there]
-        if missing:
-            other = next(at for other, at in entries if any(key[-1] in missing for key in _keys(other)))
+    first = {name: (at, steps) for names, at in reversed(entries) for name, steps in names.items()}
+    for names, path in entries:
+        if missing := [name for name in first if name not in names]:
+            other, steps = first[missing[0]]
             message = f"This entry of `zip` does not set {listed(f'`{name}`' for name in missing)}, which another does."
             hint = f"Add `{missing[0]}: …`; null leaves a parameter to the API."
-            if ("vars", missing[0]) in wanted:
+            if len(steps) > 1:
                 hint = f"Add `vars: {{{missing[0]}: …}}`."
             reader.diagnostics.add(path, message, hint, also=[other])
-    for name in {name for entry, _ in entries for name in _vars(entry)}:
-        if fault := name_fault(name):
-            first = next(at for entry, at in entries if name in _vars(entry))
-            reader.diagnostics.add((*first, "vars", name), *fault, key=True)
-    if not wanted:
-        message = "This entry of `zip` sets nothing."
-        reader.diagnostics.add(
-            entries[0][1], message, "Write the values that belong together: {aspect_ratio: 16:9, resolution: 2k}."
-        )
-
-
-def _check_clashes(
-    entry: Mapping[str, Value], block: Mapping[str, Value], path: NodePath, at: NodePath, reader: Reader
-) -> None:
-    names = _vars(block)
-    for key in _keys(entry):
-        name = str(key[-1])
-        if len(key) == 1 and name in block:
-            axis: NodePath = (*path[:-1], name)
-        elif len(key) == 2 and name in names:
-            axis = (*path[:-1], "vars", name)
-        else:
-            continue
-        message = f"`{name}` is set by `zip` and is an axis of its own."
-        hint = "Remove one: values that belong together are in `zip` only."
-        reader.diagnostics.add((*at, *key), message, hint, key=True, also=[axis])
+    for name, (at, steps) in first.items():
+        if len(steps) > 1 and (fault := var_fault(name)):
+            reader.diagnostics.add((*at, *steps), *fault, key=True)
+    if entries and not first:
+        hint = "Write the values that belong together: {aspect_ratio: 16:9, resolution: 2k}."
+        reader.diagnostics.add(entries[0][1], "This entry of `zip` sets nothing.", hint)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchgen.jobs import Reference
 from batchgen.manifest import wildcards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batchgen.jobs import Parameters
     from batchgen.manifest.model import Exclusion, Match
     from batchgen.matrix.expand import PromptVariant
@@ -17,14 +16,12 @@ if TYPE_CHECKING:
 
 def matches_variant(rule: Exclusion, variant: PromptVariant) -> bool:
     """Whether the part of a rule that is about prompt and vars matches."""
-    if rule.prompt_id is not None and not _any_text(rule.prompt_id, variant.prompt_id):
-        return False
-    if rule.prompt is not None and not _any_text(rule.prompt, variant.text, variant.prompt):
-        return False
-    labels = variant.labels
+    labels, values = variant.labels, variant.values
+    known = {"prompt": (variant.text, variant.prompt), "prompt_id": (variant.prompt_id,)}
+    known |= {name: (label, values.get(name, label)) for name, label in labels.items()}
     return all(
-        name in labels and _any_text(matches, labels[name], variant.values.get(name, labels[name]))
-        for name, matches in rule.vars.items()
+        any(wildcards.matches(match.text, text) for match in matches for text in known.get(name, ()))
+        for name, matches in rule.texts.items()
     )
 
 
@@ -37,16 +34,6 @@ def matches_parameters(rule: Exclusion, parameters: Parameters) -> bool:
 
 
 def _is_match(match: Match, value: Value) -> bool:
-    if value is None or match.value is None:
-        return value is None and match.value is None
-    if isinstance(value, bool) or isinstance(match.value, bool):
-        return value is match.value
-    if isinstance(value, (int, float)):
-        return isinstance(match.value, (int, float)) and bool(value == match.value)
-    if isinstance(value, str):
-        return wildcards.matches(match.text, value)
-    return wildcards.matches(match.text, value.url or value.path or "")
-
-
-def _any_text(matches: Sequence[Match], *texts: str) -> bool:
-    return any(wildcards.matches(match.text, text) for match in matches for text in texts)
+    if isinstance(value, (str, Reference)) and match.value is not None:
+        return wildcards.matches(match.text, str(value))
+    return isinstance(value, bool) is isinstance(match.value, bool) and bool(value == match.value)

@@ -46,7 +46,7 @@ class PromptVariant:
     text: str  # as written, a template or not
     prompt: str  # rendered
     prompt_id: str
-    settings: Settings
+    sources: tuple[Settings, ...]  # of the prompt, then of each var, as far as they set anything
     labels: Mapping[str, str]  # as paths name them
     values: Mapping[str, str]  # of vars, as prompts have them
 
@@ -85,7 +85,7 @@ class _Request:
 
 def expand(manifest: Manifest) -> Iterator[Job]:
     """Every job of a manifest in its order; equal ones come as often as they are written."""
-    for block in manifest.blocks:
+    for block in (*manifest.blocks, *manifest.include):
         sample = block.sample
         for variant, request in _requested(manifest, block):
             if sample is not None and sample.bound is not None:
@@ -93,48 +93,34 @@ def expand(manifest: Manifest) -> Iterator[Job]:
                 if rank(first.id, sample.seed) > sample.bound:
                     continue
             yield from _repeated(manifest.repeat, variant, request)
-    for job in manifest.include:
-        parameters = build(job.settings)
-        if not _is_skipped(manifest, parameters, job.settings):
-            prompt = render(job.prompt, job.vars)
-            name = slug(prompt) if job.id is None else job.id
-            variant = PromptVariant(job.prompt, prompt, name, {}, job.vars, job.vars)
-            yield from _repeated(manifest.repeat, variant, _request(parameters, {}))
-
-
-def ids_of_block(manifest: Manifest, block: Block) -> Iterator[str]:
-    """The id of the first repeat of every job of a block, as if it had no sample."""
-    for variant, request in _requested(manifest, block):
-        (first,) = _repeated(1, variant, request)
-        yield first.id
 
 
 def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, _Request]]:
     """Every combination of a block that is not left out, in two halves."""
-    exclusions = [rule for rule in manifest.exclude if not rule.is_of_parameters_only]
+    exclusions = [rule for rule in block.exclude if rule.texts]
     size = math.prod(len(axis.entries) for axis in block.axes)
     kept: dict[object, list[_Request]] = {}
     for variant in variants(block):
         active = [rule for rule in exclusions if matches_variant(rule, variant)]
         requests: Iterable[_Request]
         if size > _MOST_KEPT:
-            requests = _requests(manifest, block, variant.settings)
+            requests = _requests(manifest, block, variant.sources)
         else:
-            key = _values(variant.settings)
+            key = tuple(map(_values, variant.sources))
             if key not in kept:
                 if len(kept) * size > _MOST_KEPT:
                     kept.clear()
-                kept[key] = list(_requests(manifest, block, variant.settings))
+                kept[key] = list(_requests(manifest, block, variant.sources))
             requests = kept[key]
         for request in requests:
             if not (active and any(matches_parameters(rule, request.parameters) for rule in active)):
                 yield variant, request
 
 
-def _requests(manifest: Manifest, block: Block, settings: Settings) -> Iterator[_Request]:
+def _requests(manifest: Manifest, block: Block, sources: Sequence[Settings]) -> Iterator[_Request]:
     """The combinations of a block's other axes that are neither excluded nor skipped."""
-    exclusions = [rule for rule in manifest.exclude if rule.is_of_parameters_only]
-    for combination in combinations(manifest, block, settings):
+    exclusions = [rule for rule in block.exclude if not rule.texts]
+    for combination in combinations(manifest, block, *sources):
         parameters = combination.parameters
         if any(matches_parameters(rule, parameters) for rule in exclusions):
             continue
@@ -189,47 +175,30 @@ def combinations(manifest: Manifest, block: Block, *outer: Settings) -> Iterator
 
 def variants(block: Block) -> Iterator[PromptVariant]:
     """Every prompt with every combination of vars."""
-    bare = block.name is None and all(e.id is None and not e.settings for axis in block.vars for e in axis.entries)
+    return (_variant(block, *choice) for choice in _choices(block))
+
+
+def _choices(block: Block) -> Iterator[tuple[Prompts, int, tuple[Entry, ...]]]:
     for group in block.prompts:
         for number in range(len(group.texts)):
-            combined = product(*(axis.entries for axis in block.vars))
-            if bare and not group.columns:
-                yield from _bare_variants(group, number, combined)
-            else:
-                for entries in combined:
-                    yield _variant(block, group, number, entries)
+            for entries in product(*(axis.entries for axis in block.vars)):
+                yield group, number, entries
 
 
-def _bare_variants(group: Prompts, number: int, combined: Iterable[tuple[Entry, ...]]) -> Iterator[PromptVariant]:
-    """As `_variant`, for vars that are texts and nothing else: most are, and may be a million."""
-    text, settings, name = group.texts[number], group.settings_of(number), group.id_of(number)
-    template = templates.read(text) if templates.is_template(text) else None
-    for entries in combined:
-        values: dict[str, str] = {}
-        for entry in entries:
-            values |= entry.values
-        prompt = text if template is None else template.render(values)
-        yield PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, values, values)
-
-
-def _variant(block: Block, group: Prompts, number: int, entries: Sequence[Entry]) -> PromptVariant:
+def _variant(block: Block, group: Prompts, number: int, entries: tuple[Entry, ...]) -> PromptVariant:
     """One prompt of a group with one entry of each axis of vars."""
-    text = group.texts[number]
-    settings = group.settings_of(number)
+    text, name = group.texts[number], group.id_of(number)
     values: dict[str, str] = {}
     for entry in entries:
         values.update(entry.values)
-        if entry.settings:
-            settings = {**settings, **entry.settings}
-    labels = values
-    own = {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}
-    if own or block.name is not None:
-        labels = {**values, **own} if block.name is None else {"block": block.name, **values, **own}
+    labels = values if block.name is None else {"block": block.name, **values}
+    if own := {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}:
+        labels = {**labels, **own}
     if group.columns:
         values = {**group.values_of(number), **values}
     prompt = render(text, values)
-    name = group.id_of(number)
-    return PromptVariant(text, prompt, slug(prompt) if name is None else name, settings, labels, values)
+    sources = tuple(s for s in (group.settings_of(number), *(entry.settings for entry in entries)) if s)
+    return PromptVariant(text, prompt, slug(prompt) if name is None else name, sources, labels, values)
 
 
 def render(text: str, values: Mapping[str, str]) -> str:
@@ -240,9 +209,9 @@ def render(text: str, values: Mapping[str, str]) -> str:
 # --- kinds: a million variants are checked by the few that differ
 
 
-def kinds(block: Block, exclusions: Iterable[Exclusion]) -> list[VariantKind]:
+def kinds(block: Block) -> list[VariantKind]:
     """The kinds of a block's variants; one by one only where exclusions look at prompts or vars."""
-    rules = [rule for rule in exclusions if not rule.is_of_parameters_only]
+    rules = [rule for rule in block.exclude if rule.texts]
     found: dict[object, VariantKind] = {}
     for sources, excluded_by, count in _single_variants(block, rules) if rules else _counted_variants(block):
         key = (tuple(map(_values, sources)), excluded_by)
@@ -264,16 +233,12 @@ def _counted_variants(block: Block) -> Iterator[tuple[tuple[Settings, ...], froz
 def _single_variants(
     block: Block, rules: Sequence[Exclusion]
 ) -> Iterator[tuple[tuple[Settings, ...], frozenset[NodePath], int]]:
-    for group in block.prompts:
-        for number in range(len(group.texts)):
-            for entries in product(*(axis.entries for axis in block.vars)):
-                try:
-                    variant = _variant(block, group, number, entries)
-                except (templates.TemplateInvalid, KeyError):
-                    continue  # reported already
-                own = (group.settings_of(number), *(entry.settings for entry in entries))
-                matching = frozenset(rule.path for rule in rules if matches_variant(rule, variant))
-                yield tuple(settings for settings in own if settings), matching, 1
+    for choice in _choices(block):
+        try:
+            variant = _variant(block, *choice)
+        except (templates.TemplateInvalid, KeyError):
+            continue  # reported already
+        yield variant.sources, frozenset(rule.path for rule in rules if matches_variant(rule, variant)), 1
 
 
 def _counted_settings(all_settings: Iterable[Settings]) -> list[tuple[Settings, int]]:

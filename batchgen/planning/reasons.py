@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from batchgen.manifest.diagnostics import cut
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -49,17 +51,12 @@ class Reasons:
             differing = sorted(name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name))
             if len(differing) == 1:
                 (name,) = differing
-                return f"{name} {_shown(before.get(name))} → {_shown(wanted.get(name))}"
+                return f"{name} {cut(before.get(name, 'none'), 40)} → {cut(wanted.get(name, 'none'), 40)}"
         return ""
 
 
 def _parameters(job: Job) -> dict[str, object]:
     return {**job.parameters.canonical(), "repeat": job.repeat}
-
-
-def _shown(value: object) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _digest(prompt: str) -> bytes:

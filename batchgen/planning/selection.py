@@ -55,10 +55,5 @@ def _value_of(job: Job, key: str) -> str:
         return job.labels[key]
     if key == "job_id":
         return job.id
-    if key in {"prompt", "prompt_id"}:
-        return str(getattr(job, key))
-    if key == "image":
-        image = job.parameters.image
-        return "" if image is None else str(image.url or image.path)
-    value = getattr(job.parameters, key, None)
+    value = getattr(job if key in {"prompt", "prompt_id"} else job.parameters, key, None)
     return "" if value is None else str(value)

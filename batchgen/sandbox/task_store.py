@@ -16,7 +16,7 @@ from batchgen.sandbox.tasks import Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batchgen.catalog.prices import Prices
+    from batchgen.catalog.accounts import Prices
     from batchgen.sandbox.injector import Injector
     from batchgen.sandbox.settings import Settings
     from batchgen.sandbox.tasks import CreateRequest

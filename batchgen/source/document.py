@@ -8,11 +8,9 @@ parsing (a duplicate key, a tag, a merge key) are collected, so that one pass re
 
 from __future__ import annotations
 
-import gc
 import math
 import re
 from array import array
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -31,7 +29,7 @@ from yaml.events import (
 
 from batchgen.errors import Diagnostic, ManifestInvalid, SourceLocation
 from batchgen.source.encoding import (
-    ESCAPED_REFUSED,
+    CONTROL,
     LINE_END,
     character_fault,
     decode,
@@ -41,11 +39,10 @@ from batchgen.source.encoding import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 MAX_DEPTH = 64
-MAX_NODES = 5_000_000
 MAX_PROBLEMS = 100  # each searches the keys of its mapping; nobody corrects more in one go
 MAX_ALIASED_NODES = 100_000  # that aliases may add, counted expanded: a bomb is small only as written
 
@@ -74,13 +71,10 @@ class Document:
     text: str
     value: Value = None
     position: int = 0  # of the value as a whole, packed
-    # The positions of a container's parts, one after the other: of a list's items; of a mapping's keys and values by
-    # turns. A container is known by its identity, so that an alias leads to the positions at its anchor.
-    positions: array[int] = field(default_factory=lambda: array("Q"))
-    starts: dict[int, int] = field(default_factory=dict)
+    # The positions of a container's parts: of a list's items; of a mapping's keys and values by turns. A container is
+    # known by its identity, so that an alias leads to the positions at its anchor.
+    positions: dict[int, array[int]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)  # by position, of scalars that are not strings
-    _orders: dict[int, dict[str, int]] = field(default_factory=dict)
-    _lines: list[str] | None = None
 
     def place(self, path: Sequence[str | int], *, key: bool = False) -> SourceLocation:
         """Where the value at `path` stands (with `key`, its key), or else its nearest ancestor that exists."""
@@ -101,9 +95,8 @@ class Document:
 
     def line(self, number: int) -> str:
         """A line of the source, from 1; empty where there is none."""
-        if self._lines is None:
-            self._lines = LINE_END.split(self.text)
-        return self._lines[number - 1] if 0 < number <= len(self._lines) else ""
+        lines = LINE_END.split(self.text)
+        return lines[number - 1] if 0 < number <= len(lines) else ""
 
     def location(self, position: int) -> SourceLocation:
         """A packed position as line and column."""
@@ -115,21 +108,14 @@ class Document:
         value, position, position_of_key = self.value, self.position, None
         for step in path:
             if isinstance(value, dict) and isinstance(step, str) and step in value:
-                at = self.starts[id(value)] + 2 * self._order(value)[step]
-                position_of_key, position = self.positions[at], self.positions[at + 1]
+                at = 2 * list(value).index(step)
+                position_of_key, position = self.positions[id(value)][at : at + 2]
             elif isinstance(value, list) and isinstance(step, int) and step < len(value):
-                position_of_key, position = None, self.positions[self.starts[id(value)] + step]
+                position_of_key, position = None, self.positions[id(value)][step]
             else:
                 break
             value = value[step]
         return position, position_of_key
-
-    def _order(self, mapping: dict[str, Value]) -> dict[str, int]:
-        """The number of each key."""
-        order = self._orders.get(id(mapping))
-        if order is None:
-            order = self._orders[id(mapping)] = {key: number for number, key in enumerate(mapping)}
-        return order
 
 
 def read(path: Path | str, file: str | None = None) -> Document:
@@ -154,21 +140,8 @@ def collect(text: str, file: str) -> tuple[Document, list[Diagnostic]]:
     text = text.removeprefix("\ufeff")
     refuse_raw(text, file)
     builder = _Builder(Document(file=file, text=text))
-    with _without_garbage_collection():
-        builder.run()
+    builder.run()
     return builder.document, builder.problems
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Nothing here is cyclic, and the collector would visit all of it again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def scalar(text: str) -> Value:
@@ -217,9 +190,6 @@ class _Builder:
             self._documents()
         except yaml.MarkedYAMLError as error:
             raise ManifestInvalid([*self.problems, self._syntax(error)]) from None
-        except yaml.YAMLError as error:
-            problem = problem_at(SourceLocation(file=self.document.file), f"The file is not YAML: {error}.")
-            raise ManifestInvalid([*self.problems, problem]) from None
         finally:
             self._loader.dispose()
 
@@ -244,7 +214,7 @@ class _Builder:
             if anchor.text is not None and anchor.value.__class__ is not str:
                 self.document.texts[position] = anchor.text
             return anchor.value
-        self._count(event, 1)
+        self._nodes += 1
         if kind is not ScalarEvent:
             return self._container(event)
         text = value = event.value
@@ -266,9 +236,7 @@ class _Builder:
         self._open.append(event.anchor)
         value: Value = {} if isinstance(event, MappingStartEvent) else []
         positions = self._mapping(value) if isinstance(value, dict) else self._sequence(value)
-        document = self.document
-        document.starts[id(value)] = len(document.positions)
-        document.positions.extend(positions)
+        self.document.positions[id(value)] = array("Q", positions)
         self._open.pop()
         if event.anchor:
             self._anchors[event.anchor] = _Anchor(value, None, self._nodes - before + 1)
@@ -284,30 +252,21 @@ class _Builder:
     def _mapping(self, pairs: dict[str, Value]) -> list[int]:
         positions: list[int] = []
         while type(event := self._next_event()) is not MappingEndEvent:
-            key = self._key(event)
+            key = self._key(event, position_of_key := _position(event))
             is_new = self._check_key(key, event, pairs, positions)
             value_event = self._next_event()
             value = self._value(value_event, position := _position(value_event))
             if is_new:
                 pairs[key] = value
-                positions += (_position(event), position)
+                positions += (position_of_key, position)
         return positions
 
-    def _key(self, event: Any) -> str:  # noqa: ANN401 - an event of one of four kinds
-        if isinstance(event, MappingStartEvent | SequenceStartEvent):
+    def _key(self, event: Any, position: int) -> str:  # noqa: ANN401 - an event of one of four kinds
+        value = self._value(event, position)
+        if isinstance(value, dict | list):
             hint = "Quote a text that begins with { or [, as {{ does."
             self._fatal(event, "A key must be a word, not a list or a mapping.", hint)
-        if isinstance(event, AliasEvent):
-            text = self._aliased_anchor(event).text
-            if text is None:
-                self._fatal(event, "A key must be a word, not a list or a mapping.")
-            return text
-        self._count(event, 1)
-        if event.tag is not None or event.style == '"':
-            self._check_unusual(event)
-        if event.anchor:
-            self._anchors[event.anchor] = _Anchor(event.value, event.value, 1)
-        return str(event.value)
+        return value if isinstance(value, str) else self.document.texts[position]
 
     def _check_key(self, key: str, event: Event, pairs: dict[str, Value], positions: list[int]) -> bool:
         """Whether the pair can be taken; if not, that is among the problems."""
@@ -332,18 +291,13 @@ class _Builder:
         self._aliased += anchor.nodes
         if self._aliased > MAX_ALIASED_NODES:
             self._fatal(event, f"The aliases of the file stand for more than {MAX_ALIASED_NODES:,} values.")
-        self._count(event, anchor.nodes)
+        self._nodes += anchor.nodes
         return anchor
-
-    def _count(self, event: Event, nodes: int) -> None:
-        self._nodes += nodes
-        if self._nodes > MAX_NODES:
-            self._fatal(event, f"The file holds more than {MAX_NODES:,} values.")
 
     def _check_unusual(self, event: ScalarEvent) -> None:
         """Tags, and characters that came from escapes."""
         self._check_tag(event)
-        if bad := ESCAPED_REFUSED.search(event.value):
+        if bad := CONTROL.search(event.value):
             self._note(event, *character_fault(bad.group()))
 
     def _check_tag(self, event: ScalarEvent | MappingStartEvent | SequenceStartEvent) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
 from batchgen.errors import CommandError, Diagnostic, ManifestInvalid, SourceLocation
 
 MAX_BYTES = 64 * 1024 * 1024
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # C0 and C1 without tab and newline
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # C0 and C1 but tab and newline; half characters
 _RAW_REFUSED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]|\r(?!\n)|[\ud800-\udfff]")
-ESCAPED_REFUSED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # as libyaml counts lines
 _MOST_LISTED = 20
 
@@ -23,20 +23,20 @@ def load_bytes(path: Path | str, file: str) -> bytes:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise CommandError(f"{file} does not exist.") from None
-    except IsADirectoryError:
-        raise CommandError(f"{file} is a folder; name a file.") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CommandError(f"{file} cannot be read: {reason}.") from error
     if len(data) > MAX_BYTES:
-        raise invalid_file(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
+        hint = "Split it, or put the prompts into several files."
+        raise ManifestInvalid([problem_at(SourceLocation(file=file), "The file is larger than 64 MB.", hint)])
     return data
 
 
 def decode(data: bytes, file: str) -> str:
     """Bytes as UTF-8, without a byte order mark. Raises ManifestInvalid with line and column."""
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        raise invalid_file(file, "is in UTF-16.", "Save it as UTF-8.")
+        place = SourceLocation(file=file, line=1, column=1)
+        raise ManifestInvalid([problem_at(place, "The file is in UTF-16.", "Save it as UTF-8.")])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,17 +50,13 @@ def decode(data: bytes, file: str) -> str:
 
 def refuse_raw(text: str, file: str) -> None:
     """Refuse characters that YAML does not allow unescaped. Raises ManifestInvalid, with the first twenty places."""
-    if len(text) > MAX_BYTES:
-        raise invalid_file(file, "is larger than 64 MB.", "Split it, or put the prompts into several files.")
     problems = []
-    for match in _RAW_REFUSED.finditer(text):
+    for match in islice(_RAW_REFUSED.finditer(text), _MOST_LISTED):
         before = text[: match.start()]
         ends = list(LINE_END.finditer(before))
         start = ends[-1].end() if ends else 0
         place = SourceLocation(file=file, line=len(ends) + 1, column=match.start() - start + 1)
         problems.append(problem_at(place, *character_fault(match.group()[0])))
-        if len(problems) == _MOST_LISTED:
-            break
     if problems:
         raise ManifestInvalid(problems)
 
@@ -80,8 +76,3 @@ def character_fault(character: str) -> tuple[str, str]:
 def problem_at(place: SourceLocation, message: str, hint: str = "", *also: SourceLocation) -> Diagnostic:
     """An error that has a place and no path."""
     return Diagnostic(place=place, path="", message=message, hint=hint, also=also)
-
-
-def invalid_file(file: str, message: str, hint: str = "") -> ManifestInvalid:
-    """The error of a file as a whole."""
-    return ManifestInvalid([problem_at(SourceLocation(file=file), f"The file {message}", hint)])

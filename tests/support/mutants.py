@@ -38,10 +38,10 @@ MUTANTS = [
     Mutant("ledger/transitions.py", "number = ? AND outcome IN ('', 'unknown')", "number = ? AND outcome = ''",
            "cli/test_audit_counts.py -k whatever"),
     # The budget allows one image fewer than it says.
-    Mutant("engine/budget.py", "self.images + images > limits.images", "self.images + images >= limits.images",
+    Mutant("budget.py", "self.images + images > limits.images", "self.images + images >= limits.images",
            "unit/test_limits.py"),
     # Refused jobs do not give back what was reserved.
-    Mutant("engine/budget.py", "self.images -= images", "self.images -= 0", "unit/test_limits.py"),
+    Mutant("budget.py", "self.images -= images", "self.images -= 0", "unit/test_limits.py"),
     # The gateway's Retry-After is no lower bound.
     Mutant("engine/retry.py", "max(wait, asked)", "min(wait, asked)", "unit/test_limits.py"),
     # A control counts before it has to be visible.
@@ -57,10 +57,10 @@ MUTANTS = [
     Mutant("engine/outcomes.py", "elif counts and failures >= self", "elif counts and failures > self",
            "contract/test_provider_runs.py -k failed_task"),
     # A sample takes one job too few.
-    Mutant("manifest/sample.py", "if len(lowest) < count:", "if len(lowest) < count - 1:",
+    Mutant("matrix/sample.py", "if len(lowest) < count:", "if len(lowest) < count - 1:",
            "unit/test_manifest_more.py -k sample"),
     # An empty cell does not match `null`.
-    Mutant("manifest/where.py", 'value == "" if match.value is None', 'value == "-" if match.value is None',
+    Mutant("manifest/prompts.py", "not value if m.value is None", 'value == "-" if m.value is None',
            "unit/test_manifest_more.py -k 'not any_use'"),
     # A task that could never start is accepted.
     Mutant("manifest/rules.py", "if parameters.n > units:", "if parameters.n > units + 9:", "unit/test_manifest.py"),
