@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from batchgen.jobs import ImageFile
+from batchgen.ledger.events import Fetched
 from batchgen.reports.index import INDEX, index_is_current
 from batchgen.storage import paths
+from batchgen.storage.images import inspect_file
 from batchgen.storage.tree import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
@@ -64,6 +68,29 @@ def has_returned(root: str, image: StoredImage) -> bool:
         return sha256_of(f"{root}/{image.path}") == image.sha256
     except OSError:
         return False
+
+
+def fetched_file(root: Path, path: str, key: tuple[str, int, int, int], at: int) -> Fetched:
+    """The event that records a file as the image of this key. Raises ImageBroken and OSError."""
+    file = root / path
+    job_id, attempt, index, watermarked = key
+    info, status = inspect_file(file), file.stat()
+    return Fetched(
+        job_id=job_id,
+        attempt=attempt,
+        image=ImageFile(
+            index=index,
+            path=path,
+            sha256=sha256_of(file),
+            bytes=status.st_size,
+            width=info.width,
+            height=info.height,
+        ),
+        watermarked=bool(watermarked),
+        mtime_ns=status.st_mtime_ns,
+        at=at,
+        warning=info.warning,
+    )
 
 
 def is_managed(image: StoredImage) -> bool:

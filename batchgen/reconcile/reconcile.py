@@ -13,19 +13,18 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import ImageFile
-from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
+from batchgen.ledger.events import Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
-from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
+from batchgen.reconcile.files import Fault, check_file, fetched_file, has_returned, is_managed
 from batchgen.reconcile.folders import LARGE, FolderTimes, are_unchanged
 from batchgen.storage import paths
-from batchgen.storage.images import inspect_file
 from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, set_aside, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from batchgen.ledger.events import Fetched
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
@@ -169,25 +168,7 @@ def _missing(image: StoredImage) -> Missing:
 
 
 def _returned(root: Path, image: StoredImage) -> Fetched:
-    path = root / image.path
-    status = path.stat()
-    info = inspect_file(path)
-    return Fetched(
-        job_id=image.job_id,
-        attempt=image.attempt,
-        image=ImageFile(
-            index=image.index,
-            path=image.path,
-            sha256=image.sha256,
-            bytes=status.st_size,
-            width=info.width,
-            height=info.height,
-        ),
-        watermarked=image.watermarked,
-        mtime_ns=status.st_mtime_ns,
-        at=0,  # an image with the same hash keeps its time of download
-        warning=info.warning,
-    )
+    return fetched_file(root, image.path, image.key, at=0)  # one with the same hash keeps its time of download
 
 
 # --- what moves -----------------------------------------------------------------------------------------------
