@@ -93,7 +93,7 @@ def audit(
         if adopt:
             stack.enter_context(lock.held(root))
         ledger = Ledger.open(state) if adopt else Ledger.preview(state)
-        stack.callback(ledger.close if adopt else ledger.db.close)
+        stack.callback(ledger.close)
         if not adopt:
             ledger.preview_current_jobs()
         painted = _drop_rehearsals(ledger, manifest.account, root, adopt=adopt)

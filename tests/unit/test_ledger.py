@@ -199,7 +199,7 @@ def test_a_preview_changes_nothing(tmp_path):
     Ledger.open(tmp_path / FILE_NAME).close()
     before = (tmp_path / FILE_NAME).read_bytes()
     preview = Ledger.preview(tmp_path / FILE_NAME)
-    preview.preview_wanted_jobs([FOX])
+    preview.set_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
     assert (tmp_path / FILE_NAME).read_bytes() == before
@@ -208,7 +208,7 @@ def test_a_preview_changes_nothing(tmp_path):
 
 def test_a_preview_needs_no_ledger_at_all():
     preview = Ledger.preview(None)
-    preview.preview_wanted_jobs([FOX])
+    preview.set_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
 
