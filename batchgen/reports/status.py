@@ -28,23 +28,20 @@ _MEANING = {
 
 def status_report(root: Path, unit: str = "") -> dict[str, Any]:
     """The state of the output as data; `unit` is that of its costs, empty where it is not known."""
-    running = lock.holder(root)
+    data = not_started(root, unit) | {"running": lock.holder(root)}
     if not (root / FILE_NAME).exists():
-        return not_started(root, unit) | {"running": running}
+        return data
     with reading(root / FILE_NAME) as ledger:
         counts = ledger.counts()
         spent = ledger.spent()
-        return {
-            "output": str(root),
+        return data | {
             "started": True,
-            "running": running,
             "jobs": {status.value: counts[status] for status in Status if status in counts},
             "images": ledger.images_in_index(),
             "images_to_come": ledger.images_missing()[1],
             "cost": plain(spent.cost),
             "spent": plain(spent.cost - spent.reserved),
             "reserved": plain(spent.reserved),
-            "unit": unit,
             "unpriced_tasks": spent.unpriced,
         }
 
