@@ -53,8 +53,8 @@ def check_file(root: str, image: StoredImage, *, content: bool = False) -> FileS
     try:
         status = os.stat(path)  # noqa: PTH116 - for every image at every start: half the cost of Path.stat
     except (FileNotFoundError, NotADirectoryError):
-        return FileState(fault=Fault.MISSING, mtime_ns=None)
-    if not stat.S_ISREG(status.st_mode):
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
         return FileState(fault=Fault.MISSING, mtime_ns=None)
     is_same = status.st_size == image.bytes and (
         (status.st_mtime_ns == image.mtime_ns and not content) or sha256_of(path) == image.sha256

@@ -22,7 +22,6 @@ from batchgen.storage.images import ImageInfo, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from io import FileIO
     from pathlib import Path
 
 SCRATCH = ".scratch"
@@ -31,7 +30,6 @@ _OWN_FILES = (
     *(".lock", ".index.csv.new", ".failures.csv.new", ".sandbox.jsonl"),
     *(f"state.sqlite3{end}" for end in ("", "-journal", "-wal", "-shm")),
 )
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +80,10 @@ class Tree:
 
     def check_in_place(self) -> None:
         """Raise RunStopped where the folder was moved during the run: its path may be that of another one."""
-        try:
+        with suppress(OSError):
             if self._identity is None or _identity(self.root) == self._identity:
                 return
-        except OSError as error:
-            raise self._moved() from error
-        raise self._moved()
-
-    def _moved(self) -> RunStopped:
-        return RunStopped(
+        raise RunStopped(
             f"{self.root} was moved while this run was going. Nothing more is sent, and nothing is lost: run again with"
             " --output and the folder's new path."
         )
@@ -206,8 +199,9 @@ def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFil
     """
     body = b"".join(pieces)
     try:
-        with path.open("wb" if first else "ab", buffering=0) as file:
-            _write_all(file, body)
+        with path.open("wb" if first else "ab") as file:
+            file.write(body)
+            file.flush()
             if not first:
                 body = path.read_bytes()
             info = inspect(body)
@@ -223,13 +217,6 @@ def _not_written(error: OSError, path: Path) -> RunStopped | TooFewDescriptors:
     if is_short_of_descriptors(error):
         return TooFewDescriptors(f"{path} cannot be opened: {error.strerror}.")
     return disk_refused(error, path)
-
-
-def _write_all(file: FileIO, body: bytes) -> None:
-    """Write all of it: a full disk may take a part without an error, and the next write then raises it."""
-    rest = memoryview(body)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -281,11 +268,8 @@ def _move(source: Path, target: Path) -> None:
 
 def sha256_of(path: Path | str) -> str:
     """The hash of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:  # noqa: PTH123 - names in the tree are text, as in the ledger
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def disk_refused(error: OSError, path: object) -> DiskRefused:
@@ -297,7 +281,5 @@ def disk_refused(error: OSError, path: object) -> DiskRefused:
 
 
 def _remove_if_empty(folder: str | Path) -> None:
-    try:
-        os.rmdir(folder)  # noqa: PTH106 - a folder that is not empty stays: that is the wish
-    except OSError:
-        return
+    with suppress(OSError):  # a folder that is not empty stays: that is the wish
+        os.rmdir(folder)  # noqa: PTH106 - names in the tree are text
