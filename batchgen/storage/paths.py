@@ -83,7 +83,7 @@ class PathTemplate:
         template = cls(text=text, fields=frozenset(p.name for p in pieces if p.name), pieces=pieces)
         if template._bytes_for_values() < 0:
             raise PathInvalid(
-                f"The path {_quoted(text)} is too long: a name has at most {LONGEST} bytes, and its fixed"
+                f"The path {text!r} is too long: a name has at most {LONGEST} bytes, and its fixed"
                 " text leaves too few of them. Shorten it."
             )
         return template
@@ -182,8 +182,7 @@ def _split(text: str, known: Collection[str]) -> list[_Piece]:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
         raise PathInvalid(
-            f"The path {_quoted(text)} cannot be read: {error}. Write a placeholder as {{model}}, "
-            "and a literal brace twice."
+            f"The path {text!r} cannot be read: {error}. Write a placeholder as {{model}}, and a literal brace twice."
         ) from error
     return [
         _Piece(literal=literal)
@@ -222,10 +221,10 @@ def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
     for piece in pieces:
         _check_literal(text, piece.literal)
     if not pieces or pieces[-1].name != "ext" or [p.name for p in pieces].count("ext") > 1:
-        raise PathInvalid(f"The path {_quoted(text)} must end in {{ext}}, and have it only there.")
+        raise PathInvalid(f"The path {text!r} must end in {{ext}}, and have it only there.")
     skeleton = "".join(piece.literal + ("x" if piece.name else "") for piece in pieces).removesuffix("x")
     if skeleton.startswith("/"):
-        raise PathInvalid(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
+        raise PathInvalid(f"The path {text!r} is absolute: it must be relative to the folder {IMAGES}.")
     for segment in skeleton.split("/"):
         _check_segment(text, segment)
 
@@ -234,25 +233,20 @@ def _check_literal(text: str, literal: str) -> None:
     bad = sorted(set(_FORBIDDEN.findall(literal.replace("/", ""))))
     if bad or not literal.isprintable():
         shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual space"
-        raise PathInvalid(f"The path {_quoted(text)} has characters that some systems do not allow in a name: {shown}.")
+        raise PathInvalid(f"The path {text!r} has characters that some systems do not allow in a name: {shown}.")
     if literal and unicodedata.category(literal[0]).startswith("M"):
-        raise PathInvalid(f"The path {_quoted(text)} has an accent that would change the value before it. Remove it.")
+        raise PathInvalid(f"The path {text!r} has an accent that would change the value before it. Remove it.")
 
 
 def _check_segment(text: str, segment: str) -> None:
     if segment in {".", ".."}:
-        raise PathInvalid(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: remove that.")
+        raise PathInvalid(f"The path {text!r} steps out of its folder with {segment!r}: remove that.")
     if not segment:
-        raise PathInvalid(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
+        raise PathInvalid(f"The path {text!r} has an empty name between its slashes or before {{ext}}.")
     if segment.endswith(".") and text.endswith(segment[-1:] + "{ext}"):
-        raise PathInvalid(f"The path {_quoted(text)} has a dot before {{ext}}, which has its own: remove it.")
+        raise PathInvalid(f"The path {text!r} has a dot before {{ext}}, which has its own: remove it.")
     if segment[0] in " ." or segment[-1] in " .":
-        raise PathInvalid(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space: remove it.")
-
-
-def _quoted(text: str) -> str:
-    """Text as a message shows it, control characters escaped."""
-    return repr(text)
+        raise PathInvalid(f"The path {text!r} has a name that begins or ends with a dot or a space: remove it.")
 
 
 # --- values ------------------------------------------------------------------------------------------------
