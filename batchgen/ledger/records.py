@@ -122,7 +122,6 @@ class Payment:
     cost: int | None
     intended_at: int  # Unix ms
     job_status: Status
-    is_latest: bool  # of its job
 
     @property
     def is_paid(self) -> bool:
