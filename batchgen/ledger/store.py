@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.errors import CommandError, RunStopped
 from batchgen.ledger import versions
-from batchgen.ledger.connection import check_no_links, connect, connect_to_scratch, opening
+from batchgen.ledger.connection import connect, connect_to_scratch, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.reader import TOTALS, LedgerReader
 from batchgen.ledger.transitions import apply
+from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ class Ledger(LedgerReader):
             db.executescript(versions.schema())
             return cls(db)
         with opening(path):
-            check_no_links(path)
+            check_own_names(path.parent)
             db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
             versions.check(db, path, database="state")
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()

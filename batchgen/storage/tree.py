@@ -57,7 +57,7 @@ class Tree:
         try:
             mkdir_durable(self.root)
             self._identity = _identity(self.root)
-            self._check_own_names()
+            check_own_names(self.root)
             self.scratch.mkdir(exist_ok=True)
             for folder in (self.scratch, *(self.root / top for top in _TOPS)):
                 if folder.exists():
@@ -68,15 +68,6 @@ class Tree:
         for name in ("index.csv", "failures.csv"):
             if (self.root / name).is_dir():
                 raise DiskRefused(f"{self.root / name} is a folder, and should be a file. Move it away.")
-
-    def _check_own_names(self) -> None:
-        """Raise CommandError where a file of batchgen's own is a symbolic link: its target would be written."""
-        for name in (SCRATCH, *_OWN_FILES):
-            if (self.root / name).is_symlink():
-                raise CommandError(
-                    f"{self.root / name} is a symbolic link, and batchgen writes its own files into the output folder"
-                    " alone. Remove it; only images, watermarked and retired may be links to other disks."
-                )
 
     def check_in_place(self) -> None:
         """Raise RunStopped where the folder was moved during the run: its path may be that of another one."""
@@ -154,6 +145,16 @@ class Tree:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self._known_folders.add(name)
+
+
+def check_own_names(root: Path) -> None:
+    """Raise CommandError where a file of batchgen's own is a symbolic link: its target would be written."""
+    for name in (SCRATCH, *_OWN_FILES):
+        if (root / name).is_symlink():
+            raise CommandError(
+                f"{root / name} is a symbolic link, and batchgen writes its own files into the output folder alone."
+                " Remove it; only images, watermarked and retired may be links to other disks."
+            )
 
 
 def _probe(folder: Path) -> None:
