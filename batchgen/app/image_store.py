@@ -8,8 +8,7 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
-from batchgen.engine.ports import ImageKey, ReceivedImage
-from batchgen.jobs import ImageFile
+from batchgen.engine.ports import ReceivedImage
 from batchgen.ledger.events import Fetched, Relocated, redacted
 from batchgen.storage import paths
 from batchgen.storage.tree import finish_file, write_chunk
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.http.downloads import Downloader
-    from batchgen.jobs import Job
+    from batchgen.jobs import ImageKey, Job
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
     from batchgen.storage.paths import PathTemplate
@@ -87,20 +86,18 @@ class ImageStore:
     async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
         """Record what the file is and where it belongs, then move it there; see `ports.ImageStorage`."""
         self._tree.check_in_place()  # else the next run would look for the file in vain
-        _, attempt, index, watermarked = key
-        path = self._template.render(job, index, image.ext)
-        if watermarked:
+        path = self._template.render(job, key.image_index, image.ext)
+        if key.watermarked:
             path = paths.watermarked(path)
         if not wanted:
             path = paths.retired(path, job.id)
-        file = ImageFile(
-            index=index, path=path, sha256=image.sha256, bytes=image.bytes, width=image.width, height=image.height
-        )
         fetched = Fetched(
-            job_id=job.id,
-            attempt=attempt,
-            image=file,
-            watermarked=bool(watermarked),
+            key=key,
+            path=path,
+            sha256=image.sha256,
+            bytes=image.bytes,
+            width=image.width,
+            height=image.height,
             mtime_ns=image.mtime_ns,
             at=int(time() * 1000),
             warning=warning,
@@ -113,7 +110,5 @@ class ImageStore:
         for image in self._reader.earlier_images(job_id, attempt):
             path = image.retired_path()
             if self._tree.move_to_scratch(image.key, image.path):
-                job_id, number, index, watermarked = image.key
-                moved = Relocated(job_id=job_id, attempt=number, index=index, watermarked=bool(watermarked), path=path)
-                await self._writer.record(moved)
+                await self._writer.record(Relocated(key=image.key, path=path))
                 self._tree.place(image.key, path)

@@ -7,17 +7,15 @@ replaceable in the same way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.engine.timings import Phase
-    from batchgen.jobs import Job, Parameters
+    from batchgen.jobs import ImageKey, Job, Parameters
     from batchgen.ledger.events import Event
     from batchgen.providers.base import Task
-
-ImageKey: TypeAlias = tuple[str, int, int, int]  # job id, attempt, index, 1 for the watermarked copy
 
 
 class Recorder(Protocol):

@@ -73,10 +73,14 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
     elif latest.status in _WITH_LINKS:
         known = {index for _, index in ledger.known_images([job_id])}
         links = tuple(link for link in links if link.index not in known)
-        fetched = [replace(file, attempt=latest.attempt) for file in delivery.files if file.image.index not in known]
+        fetched = [event for event in _fetched(delivery, latest.attempt) if event.key.image_index not in known]
         return [Relinked(job_id=job_id, attempt=latest.attempt, links=links), *fetched] if links else []
     else:
         number = latest.attempt
         events = [replace(accepted, attempt=number)] if latest.status is not Status.SUBMITTED else []
     made = Made(job_id=job_id, attempt=number, links=links, cost=delivery.cost, at=delivery.finished_at)
-    return [*events, made, *(replace(file, attempt=number) for file in delivery.files)]
+    return [*events, made, *_fetched(delivery, number)]
+
+
+def _fetched(delivery: Delivery, number: int) -> list[Fetched]:
+    return [replace(file, key=file.key._replace(attempt=number)) for file in delivery.files]

@@ -13,7 +13,7 @@ from batchgen.jobs import is_inline
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from batchgen.jobs import ImageFile, ImageLink, Job, Status
+    from batchgen.jobs import ImageKey, ImageLink, Job, Status
 
 
 class Outcome(StrEnum):
@@ -96,14 +96,19 @@ class Relinked(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched(AttemptEvent):
+class Fetched(Event):
     """An image is whole in the scratch folder, or a missing one is back in its place. The last one ends the job.
 
-    `warning` says what is odd about it or could not be checked; empty where it is valid.
+    `path` is relative to the output folder, with `/`. `warning` says what is odd about it or could not be checked;
+    empty where it is valid.
     """
 
-    image: ImageFile
-    watermarked: bool
+    key: ImageKey
+    path: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
     mtime_ns: int
     at: int
     warning: str = ""
@@ -139,22 +144,20 @@ class Reopened(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Missing(AttemptEvent):
+class Missing(Event):
     """The file of an image is missing or changed. Its path and hash are kept, in case that it returns.
 
     A job that the manifest asks for is `made` again.
     """
 
-    index: int
-    watermarked: bool
+    key: ImageKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relocated(AttemptEvent):
+class Relocated(Event):
     """An image's file gets another path; the file is in the scratch folder."""
 
-    index: int
-    watermarked: bool
+    key: ImageKey
     path: str
 
 

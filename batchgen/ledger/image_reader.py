@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from batchgen.jobs import ImageKey
+
 DELIVERING = (
     "(SELECT max(attempt) FROM image AS latest WHERE latest.job_id = image.job_id AND latest.sha256 IS NOT NULL)"
 )
@@ -49,7 +51,7 @@ class ImageReader:
         )
         return [ImageLink(index=index, url=url) for index, url in rows]
 
-    def lost_sha256(self, key: tuple[str, int, int, int]) -> str | None:
+    def lost_sha256(self, key: ImageKey) -> str | None:
         """The hash that an image had before its file was lost; None where it was not."""
         found: str | None = self._value(
             "SELECT lost_sha256 FROM image WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", key

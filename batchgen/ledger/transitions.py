@@ -122,7 +122,6 @@ def _relinked(event: Relinked, db: sqlite3.Connection) -> None:
 
 @apply.register
 def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
-    image = event.image
     changed = db.execute(
         "UPDATE image SET path = ?1, sha256 = ?2, bytes = ?3, width = ?4, height = ?5, mtime_ns = ?6, warning = ?8,"
         # a lost file that returns was never lost; for other bytes the lost hash is kept
@@ -133,18 +132,15 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
         " url = CASE WHEN substr(url, 1, 5) = 'data:' THEN 'data:,' ELSE url END"
         " WHERE job_id = ?9 AND attempt = ?10 AND idx = ?11 AND marked = ?12",
         (
-            image.path,
-            image.sha256,
-            image.bytes,
-            image.width,
-            image.height,
+            event.path,
+            event.sha256,
+            event.bytes,
+            event.width,
+            event.height,
             event.mtime_ns,
             event.at,
             event.warning,
-            event.job_id,
-            event.attempt,
-            image.index,
-            int(event.watermarked),
+            *event.key,
         ),
     )
     _exactly_one(changed, event)
@@ -153,7 +149,7 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
 
 def _complete(db: sqlite3.Connection, event: Fetched) -> None:
     """The last image ends the job; with fewer images than were asked for it is `partial`."""
-    key = (event.job_id, event.attempt)
+    key = (event.key.job_id, event.key.attempt)
     missing, delivered = db.execute(
         "SELECT sum(sha256 IS NULL), sum(marked = 0) FROM image WHERE job_id = ? AND attempt = ?", key
     ).fetchone()
@@ -217,12 +213,12 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
     db.execute(
         "UPDATE image SET lost_path = coalesce(path, lost_path), lost_sha256 = coalesce(lost_sha256, sha256),"
         " path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.job_id, event.attempt, event.index, int(event.watermarked)),
+        event.key,
     )
     db.execute(
         "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')"
         " AND id IN (SELECT job_id FROM wanted)",
-        (event.job_id, event.attempt),
+        event.key[:2],
     )
 
 
@@ -230,7 +226,7 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
 def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
     changed = db.execute(
         "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.path, event.job_id, event.attempt, event.index, int(event.watermarked)),
+        (event.path, *event.key),
     )
     _exactly_one(changed, event)
 

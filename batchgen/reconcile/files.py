@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import ImageFile
 from batchgen.ledger.events import Fetched
 from batchgen.reports.index import INDEX, index_is_current
 from batchgen.storage import paths
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from batchgen.jobs import ImageKey
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
@@ -70,23 +70,17 @@ def has_returned(root: str, image: StoredImage) -> bool:
         return False
 
 
-def fetched_file(root: Path, path: str, key: tuple[str, int, int, int], at: int) -> Fetched:
+def fetched_file(root: Path, path: str, key: ImageKey, at: int) -> Fetched:
     """The event that records a file as the image of this key. Raises ImageBroken and OSError."""
     file = root / path
-    job_id, attempt, index, watermarked = key
     info, status = inspect_file(file), file.stat()
     return Fetched(
-        job_id=job_id,
-        attempt=attempt,
-        image=ImageFile(
-            index=index,
-            path=path,
-            sha256=sha256_of(file),
-            bytes=status.st_size,
-            width=info.width,
-            height=info.height,
-        ),
-        watermarked=bool(watermarked),
+        key=key,
+        path=path,
+        sha256=sha256_of(file),
+        bytes=status.st_size,
+        width=info.width,
+        height=info.height,
         mtime_ns=status.st_mtime_ns,
         at=at,
         warning=info.warning,

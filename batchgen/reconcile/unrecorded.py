@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError, ImageBroken
-from batchgen.jobs import Job, Parameters, Reference, Status, job_id
+from batchgen.jobs import ImageKey, Job, Parameters, Reference, Status, job_id
 from batchgen.ledger.adoption import Delivery
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import micros
@@ -134,7 +134,7 @@ def deliveries_of_index(
 
 def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str, base_url: str, at: int) -> Delivery:
     """Images that are recognised by their names alone."""
-    whole = [found for index, path in files.items() if (found := _image(root, path, (job.id, 1, index, 0), at))]
+    whole = [found for index, path in files.items() if (found := _image(root, path, ImageKey(job.id, 1, index, 0), at))]
     return Delivery(
         job=job,
         attempt=1,
@@ -144,7 +144,7 @@ def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str,
         submitted_at=at,
         finished_at=at,
         cost=None,
-        indexes=tuple(found.image.index for found in whole),
+        indexes=tuple(found.key.image_index for found in whole),
         files=tuple(whole),
     )
 
@@ -153,7 +153,12 @@ def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
     first = rows[0]
     attempt = max(1, int(first["attempts"] or 1))
     files = [
-        (row, _image(root, row["file_name"], (job.id, attempt, int(row["image_index"]), 0), _ms(row["finished_at"])))
+        (
+            row,
+            _image(
+                root, row["file_name"], ImageKey(job.id, attempt, int(row["image_index"]), 0), _ms(row["finished_at"])
+            ),
+        )
         for row in rows
     ]
     costs = [cost for row in rows if (cost := _cost(row["cost"])) is not None]
@@ -167,11 +172,11 @@ def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
         finished_at=max(_ms(row["finished_at"]) for row in rows),
         cost=sum(costs) if len(costs) == len(rows) else None,
         indexes=tuple(int(row["image_index"]) for row in rows),
-        files=tuple(found for row, found in files if found and found.image.sha256 == row["sha256"]),
+        files=tuple(found for row, found in files if found and found.sha256 == row["sha256"]),
     )
 
 
-def _image(root: Path, path: str, key: tuple[str, int, int, int], at: int) -> Fetched | None:
+def _image(root: Path, path: str, key: ImageKey, at: int) -> Fetched | None:
     """The file, or None where it is missing or no whole image."""
     with suppress(OSError, ImageBroken):
         if is_inside(path) and path.startswith(IMAGES):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from batchgen.jobs import ImageKey
+
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
 _OWN_FILES = (
@@ -79,11 +81,11 @@ class Tree:
             " --output and the folder's new path."
         )
 
-    def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
-        """The path of an image (job id, attempt, index, watermarked) until it is moved into place."""
+    def scratch_path(self, key: ImageKey) -> Path:
+        """The path of an image until it is moved into place."""
         return self.scratch / "-".join(map(str, key))
 
-    def place(self, key: tuple[str, int, int, int], path: str) -> None:
+    def place(self, key: ImageKey, path: str) -> None:
         """Move a whole file from the scratch folder to its place; a user's file of that name is set aside."""
         self.check_in_place()
         target = self.root / path
@@ -97,7 +99,7 @@ class Tree:
         except OSError as error:
             raise disk_refused(error, target) from error
 
-    def move_to_scratch(self, key: tuple[str, int, int, int], path: str) -> bool:
+    def move_to_scratch(self, key: ImageKey, path: str) -> bool:
         """Move a file from its place back to the scratch folder, to be placed elsewhere; False if it is missing."""
         try:
             _move(self.root / path, self.scratch_path(key))
