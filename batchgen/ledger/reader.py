@@ -63,16 +63,10 @@ class LedgerReader(ImageReader):
         """The latest attempt of a job that was begun, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
-    def attempt_state(self, job_id: str, number: int) -> tuple[Status, str, str | None] | None:
-        """The job's status, the attempt's outcome and its task, where that is the job's latest attempt; else None."""
-        latest = "SELECT status, outcome, task_id FROM attempt JOIN job ON job.id = job_id AND job.attempt = number"
-        row = self.db.execute(f"{latest} WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()
-        return None if row is None else (Status(row[0]), row[1], row[2])
-
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, number, failures, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved FROM job"
+            " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved, outcome FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,

@@ -60,6 +60,7 @@ class OpenAttempt:
     id_sent: bool  # whether its create carried external_id
     key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
     reserved: int | None  # the price when it was sent, in millionths; None: not known
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,14 +87,13 @@ def adopt_rescued(ledger: Ledger, path: Path) -> tuple[int, int]:
 def _events(ledger: Ledger, data: dict[str, Any]) -> list[Accepted | Made]:
     """The events of a line that are new to the ledger, and fit the state of its job."""
     job_id, attempt, at = str(data["job_id"]), int(data["attempt"]), int(data["at"])
-    known = ledger.attempt_state(job_id, attempt)
-    if known is None:
+    known = ledger.latest_attempt(job_id)
+    if known is None or known.attempt != attempt:
         return []
-    status, outcome, task_id = known
     events: list[Accepted | Made] = []
-    if task_id is None and outcome in {Outcome.LIVE, Outcome.UNKNOWN}:
+    if known.task_id is None and known.outcome in {Outcome.LIVE, Outcome.UNKNOWN}:
         events.append(Accepted(job_id=job_id, attempt=attempt, task_id=str(data["task_id"]), at=at, found=True))
-    elif status is not Status.SUBMITTED:
+    elif known.status is not Status.SUBMITTED:
         return []
     if data["links"]:
         links = tuple(ImageLink(index=int(i), url=str(u), watermark_url=m) for i, u, m in data["links"])

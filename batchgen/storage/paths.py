@@ -95,20 +95,12 @@ class PathTemplate:
         """
         values = [_value(piece, job, index, ext) for piece in self.pieces]
         path = self._join(values)
-        size = len(path) if path.isascii() else len(path.encode())
-        if size <= self._max_bytes():
-            return path
-        return self._join(self._cut(values))
+        return path if len(path.encode()) <= self._max_bytes() else self._join(self._cut(values))
 
     def _join(self, values: Sequence[str]) -> str:
-        parts = [IMAGES]
-        for piece, value in zip(self.pieces, values, strict=True):
-            parts.append(piece.literal)
-            parts.append(value)
-        path = "".join(parts)
-        if not path.isascii():  # normalised parts need not be normalised together
-            path = unicodedata.normalize("NFC", path)
-        return _DEVICE.sub("/_", path)
+        parts = [piece.literal + value for piece, value in zip(self.pieces, values, strict=True)]
+        # Normalised parts need not be normalised together.
+        return _DEVICE.sub("/_", unicodedata.normalize("NFC", "".join([IMAGES, *parts])))
 
     def _max_bytes(self) -> int:
         return _MAX_BYTES if "job_id" in self.fields else _MAX_BYTES_WITHOUT_ID
@@ -171,7 +163,7 @@ def retired(path: str, job_id: str) -> str:
 
 def folded(path: str) -> str:
     """The key of a name that is equal for names which some file system takes for one: without case, composed."""
-    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+    return unicodedata.normalize("NFC", path.casefold())
 
 
 # --- reading a template ------------------------------------------------------------------------------------
@@ -273,9 +265,7 @@ def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
 @lru_cache(maxsize=4096)
 def _portable(value: str) -> str:
     """A value as part of a name. It is never empty, and neither begins nor ends with a dot or a space."""
-    if not value.isascii():
-        value = unicodedata.normalize("NFC", value)
-    value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", value)).strip(" .")
+    value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", unicodedata.normalize("NFC", value))).strip(" .")
     if value and unicodedata.category(value[0]).startswith("M"):
         return "_" + value  # an accent would combine with the character before it
     return value or "_"
