@@ -304,7 +304,7 @@ def test_nothing_is_begun_while_downloads_lack_descriptors(tmp_path, gateway):
         "full = OSError(errno.EMFILE, 'Too many open files')\n"
         "def no_more(*_, **__): raise tree._not_written(full, pathlib.Path('x'))\n"
         "import batchgen.app.image_store as store\n"
-        "store.finish = no_more\n"
+        "store.finish_file = no_more\n"
         "sys.exit(main(['run', 'manifest.yaml']))\n"
     )
 
