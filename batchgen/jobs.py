@@ -196,3 +196,16 @@ class ImageKey(NamedTuple):
     attempt: int
     image_index: int
     watermarked: int  # 1 for the watermarked copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedImage:
+    """An image that was downloaded, checked and is on disk, but not yet at its place."""
+
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    ext: str
+    mtime_ns: int
+    warning: str  # what is unusual about it; empty where nothing is

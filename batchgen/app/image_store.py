@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
-from batchgen.engine.ports import ReceivedImage
-from batchgen.ledger.events import Fetched, Relocated, redacted
+from batchgen.ledger.events import Fetched, Relocated
 from batchgen.storage import paths
 from batchgen.storage.tree import finish_file, write_chunk
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.http.downloads import Downloader
-    from batchgen.jobs import ImageKey, Job
+    from batchgen.jobs import ImageKey, Job, ReceivedImage
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
     from batchgen.storage.paths import PathTemplate
@@ -59,16 +59,7 @@ class ImageStore:
             async with self._downloads:
                 chunks, first = await self._download(url, path, base_url, idle_timeout)
                 await stack.enter_async_context(self._writes)
-            file = await asyncio.to_thread(finish_file, path, chunks, first=first)
-        return ReceivedImage(
-            sha256=file.sha256,
-            bytes=file.bytes,
-            width=file.info.width,
-            height=file.info.height,
-            ext=file.info.ext,
-            mtime_ns=file.mtime_ns,
-            warning=file.info.warning,
-        )
+            return await asyncio.to_thread(finish_file, path, chunks, first=first)
 
     async def _download(self, url: str, path: Path, base_url: str, idle_timeout: float) -> tuple[list[bytes], bool]:
         """The body's last chunks, and whether they are all of it: a large body is written while it arrives."""
@@ -91,18 +82,8 @@ class ImageStore:
             path = paths.watermarked(path)
         if not wanted:
             path = paths.retired(path, job.id)
-        fetched = Fetched(
-            key=key,
-            path=path,
-            sha256=image.sha256,
-            bytes=image.bytes,
-            width=image.width,
-            height=image.height,
-            mtime_ns=image.mtime_ns,
-            at=int(time() * 1000),
-            warning=warning,
-        )
-        await self._writer.record(redacted(fetched), after_commit=partial(self._tree.place, key, path))
+        fetched = Fetched(key=key, path=path, image=replace(image, warning=warning), at=int(time() * 1000))
+        await self._writer.record(fetched, after_commit=partial(self._tree.place, key, path))
         return path
 
     async def retire_earlier(self, job_id: str, attempt: int) -> None:

@@ -13,7 +13,7 @@ from batchgen.jobs import is_inline
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from batchgen.jobs import ImageKey, ImageLink, Job, Status
+    from batchgen.jobs import ImageKey, ImageLink, Job, ReceivedImage, Status
 
 
 class Outcome(StrEnum):
@@ -99,19 +99,13 @@ class Relinked(AttemptEvent):
 class Fetched(Event):
     """An image is whole in the scratch folder, or a missing one is back in its place. The last one ends the job.
 
-    `path` is relative to the output folder, with `/`. `warning` says what is odd about it or could not be checked;
-    empty where it is valid.
+    `path` is relative to the output folder, with `/`.
     """
 
     key: ImageKey
     path: str
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    mtime_ns: int
+    image: ReceivedImage
     at: int
-    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

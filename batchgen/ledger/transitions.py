@@ -122,6 +122,7 @@ def _relinked(event: Relinked, db: sqlite3.Connection) -> None:
 
 @apply.register
 def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
+    image = event.image
     changed = db.execute(
         "UPDATE image SET path = ?1, sha256 = ?2, bytes = ?3, width = ?4, height = ?5, mtime_ns = ?6, warning = ?8,"
         # a lost file that returns was never lost; for other bytes the lost hash is kept
@@ -133,13 +134,13 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
         " WHERE job_id = ?9 AND attempt = ?10 AND idx = ?11 AND marked = ?12",
         (
             event.path,
-            event.sha256,
-            event.bytes,
-            event.width,
-            event.height,
-            event.mtime_ns,
+            image.sha256,
+            image.bytes,
+            image.width,
+            image.height,
+            image.mtime_ns,
             event.at,
-            event.warning,
+            image.warning,
             *event.key,
         ),
     )

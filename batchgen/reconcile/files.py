@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from batchgen.ledger.events import Fetched
 from batchgen.reports.index import INDEX, index_is_current
 from batchgen.storage import paths
-from batchgen.storage.images import inspect_file
 from batchgen.storage.tree import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from batchgen.jobs import ImageKey
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
@@ -68,23 +64,6 @@ def has_returned(root: str, image: StoredImage) -> bool:
         return sha256_of(f"{root}/{image.path}") == image.sha256
     except OSError:
         return False
-
-
-def fetched_file(root: Path, path: str, key: ImageKey, at: int) -> Fetched:
-    """The event that records a file as the image of this key. Raises ImageBroken and OSError."""
-    file = root / path
-    info, status = inspect_file(file), file.stat()
-    return Fetched(
-        key=key,
-        path=path,
-        sha256=sha256_of(file),
-        bytes=status.st_size,
-        width=info.width,
-        height=info.height,
-        mtime_ns=status.st_mtime_ns,
-        at=at,
-        warning=info.warning,
-    )
 
 
 def is_managed(image: StoredImage) -> bool:

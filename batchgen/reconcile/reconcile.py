@@ -13,18 +13,17 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchgen.ledger.events import Missing, RehearsalDropped, Relocated
+from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
-from batchgen.reconcile.files import Fault, check_file, fetched_file, has_returned, is_managed
+from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.folders import LARGE, FolderTimes, are_unchanged
 from batchgen.storage import paths
-from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, set_aside, sha256_of
+from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, read_image, set_aside, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from batchgen.ledger.events import Fetched
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
@@ -164,7 +163,8 @@ def _has_left_its_disk(ledger: LedgerReader, root: Path) -> bool:
 
 
 def _returned(root: Path, image: StoredImage) -> Fetched:
-    return fetched_file(root, image.path, image.key, at=0)  # one with the same hash keeps its time of download
+    """One with the same hash keeps its time of download."""
+    return Fetched(key=image.key, path=image.path, image=read_image(root / image.path), at=0)
 
 
 # --- what moves -----------------------------------------------------------------------------------------------

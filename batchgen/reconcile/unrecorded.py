@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 from batchgen.errors import CommandError, ImageBroken
 from batchgen.jobs import ImageKey, Job, Parameters, Reference, Status, job_id
 from batchgen.ledger.adoption import Delivery
+from batchgen.ledger.events import Fetched
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import micros
-from batchgen.reconcile.files import fetched_file
 from batchgen.reports.index import INDEX, views_stamp
 from batchgen.storage.paths import IMAGES, is_inside
+from batchgen.storage.tree import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from batchgen.ledger.events import Fetched
     from batchgen.ledger.store import Ledger
     from batchgen.storage.paths import PathTemplate
 
@@ -172,7 +172,7 @@ def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
         finished_at=max(_ms(row["finished_at"]) for row in rows),
         cost=sum(costs) if len(costs) == len(rows) else None,
         indexes=tuple(int(row["image_index"]) for row in rows),
-        files=tuple(found for row, found in files if found and found.sha256 == row["sha256"]),
+        files=tuple(found for row, found in files if found and found.image.sha256 == row["sha256"]),
     )
 
 
@@ -180,7 +180,7 @@ def _image(root: Path, path: str, key: ImageKey, at: int) -> Fetched | None:
     """The file, or None where it is missing or no whole image."""
     with suppress(OSError, ImageBroken):
         if is_inside(path) and path.startswith(IMAGES):
-            return fetched_file(root, path, key, at)
+            return Fetched(key=key, path=path, image=read_image(root / path), at=at)
     return None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from batchgen.errors import ImageBroken
 from batchgen.storage.formats import (
@@ -24,9 +23,6 @@ from batchgen.storage.formats import (
     image_format,
     read_structure,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_PIXELS = 1_000_000_000  # few programs can open a larger image, or it is made to harm them
 
@@ -68,14 +64,6 @@ def inspect(data: bytes) -> ImageInfo:
     if width * height > MAX_PIXELS:
         warning = f"Its header says {width} × {height} pixels. {warning}".strip()
     return ImageInfo(format=kind, width=width, height=height, warning=warning)
-
-
-def inspect_file(path: Path) -> ImageInfo:
-    """What image a file holds. Raises `ImageBroken`, and `OSError` where the file cannot be read.
-
-    It is read whole, not mapped: the process would be killed where someone shortens a mapped file.
-    """
-    return inspect(path.read_bytes())
 
 
 # --- what is no image ------------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.descriptors import is_short_of_descriptors
 from batchgen.errors import CommandError, DiskRefused, RunStopped, TooFewDescriptors
-from batchgen.storage.images import ImageInfo, inspect
+from batchgen.jobs import ReceivedImage
+from batchgen.storage.images import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +33,6 @@ _OWN_FILES = (
     *(".lock", ".index.csv.new", ".failures.csv.new", ".sandbox.jsonl"),
     *(f"state.sqlite3{end}" for end in ("", "-journal", "-wal", "-shm")),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WholeFile:
-    """A file in the scratch folder that is checked and synced."""
-
-    sha256: str
-    bytes: int
-    mtime_ns: int
-    info: ImageInfo
 
 
 class Tree:
@@ -194,7 +185,7 @@ def write_chunk(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
         raise _not_written(error, path) from error
 
 
-def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
+def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> ReceivedImage:
     """Write the last pieces, check the image, hash it and sync it; runs in a thread.
 
     A body that came in one chunk is checked and hashed in memory: to read it back costs as much as the check.
@@ -205,15 +196,32 @@ def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFil
         with path.open("wb" if first else "ab") as file:
             file.write(body)
             file.flush()
-            if not first:
-                body = path.read_bytes()
-            info = inspect(body)
+            image = _image(body if first else path.read_bytes())
             os.fsync(file.fileno())
-            status = os.fstat(file.fileno())
-        sha256 = hashlib.sha256(body).hexdigest()
-        return WholeFile(sha256=sha256, bytes=len(body), mtime_ns=status.st_mtime_ns, info=info)
+            return replace(image, mtime_ns=os.fstat(file.fileno()).st_mtime_ns)
     except OSError as error:
         raise _not_written(error, path) from error
+
+
+def read_image(path: Path) -> ReceivedImage:
+    """The image that a file holds. Raises ImageBroken, and OSError where the file cannot be read.
+
+    It is read whole, not mapped: the process would be killed where someone shortens a mapped file.
+    """
+    return replace(_image(path.read_bytes()), mtime_ns=path.stat().st_mtime_ns)
+
+
+def _image(body: bytes) -> ReceivedImage:
+    info = inspect(body)
+    return ReceivedImage(
+        sha256=hashlib.sha256(body).hexdigest(),
+        bytes=len(body),
+        width=info.width,
+        height=info.height,
+        ext=info.ext,
+        mtime_ns=0,
+        warning=info.warning,
+    )
 
 
 def _not_written(error: OSError, path: Path) -> RunStopped | TooFewDescriptors:

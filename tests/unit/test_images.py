@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchgen.errors import ImageBroken
-from batchgen.storage.images import ImageFormat, inspect, inspect_file
+from batchgen.storage.images import ImageFormat, inspect
+from batchgen.storage.tree import read_image
 
 WIDTH, HEIGHT = 61, 37
 
@@ -90,7 +91,7 @@ def test_a_whole_image_tells_its_format_and_size(name):
 def test_the_ending_of_a_file_follows_from_its_content(name, ext, tmp_path):
     path = tmp_path / "image.dat"
     path.write_bytes(IMAGES[name])
-    assert inspect_file(path).ext == ext
+    assert read_image(path).ext == ext
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -245,4 +246,4 @@ def test_only_a_little_of_a_long_answer_is_shown():
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        inspect_file(tmp_path / "none.png")
+        read_image(tmp_path / "none.png")

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from jobs_for_tests import job
+from ledger_events import received
 
 from batchgen.errors import CommandError, OutputBusy, RunStopped
 from batchgen.jobs import ImageKey, ImageLink, Status, external_id
@@ -61,8 +62,8 @@ def made(of=FOX, attempt=1, images=2, cost=1_500_000):
 
 
 def fetched(index, of=FOX, attempt=1):
-    file = {"path": f"images/{index}.png", "sha256": f"{index}" * 64, "bytes": 9, "width": 3, "height": 3}
-    return Fetched(key=ImageKey(of.id, attempt, index, 0), **file, mtime_ns=7, at=4000)
+    image = received(f"{index}" * 64)
+    return Fetched(key=ImageKey(of.id, attempt, index, 0), path=f"images/{index}.png", image=image, at=4000)
 
 
 def not_made(of=FOX, attempt=1, outcome=Outcome.FAILED, *, counts=True):
