@@ -20,6 +20,7 @@ from batchgen.ledger.adoption import Delivery
 from batchgen.ledger.events import Fetched
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import micros
+from batchgen.reconcile.files import files_below
 from batchgen.reports.index import INDEX, views_stamp
 from batchgen.storage.paths import IMAGES, is_inside
 from batchgen.storage.tree import read_image
@@ -81,7 +82,7 @@ def files_of_pending(
     ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]
 ) -> Iterator[tuple[Job, dict[int, str]]]:
     """Jobs that are still to be made, with the files that have their names, by image index."""
-    files = _files(root)
+    files = [path for path in files_below(root, IMAGES) if not path.rpartition("/")[2].startswith(".")]
     if len(files) <= ledger.count_in_place():
         return  # they are the images of the ledger
     stems = {os.path.splitext(path)[0]: path for path in files}  # noqa: PTH122 - paths are text
@@ -102,15 +103,6 @@ def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
         return True
     own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
     return latest.status is Status.PENDING and not own.issuperset(found.values())
-
-
-def _files(root: Path) -> list[str]:
-    return [
-        os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118
-        for folder, _, names in os.walk(root / IMAGES)
-        for name in names
-        if not name.startswith(".")
-    ]
 
 
 # --- as deliveries ------------------------------------------------------------------------

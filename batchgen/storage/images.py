@@ -39,11 +39,6 @@ class ImageInfo:
     height: int
     warning: str = ""
 
-    @property
-    def ext(self) -> str:
-        """The extension of its file, with the dot."""
-        return self.format.ext
-
 
 def inspect(data: bytes) -> ImageInfo:
     """What image this is. Raises `ImageBroken` when it is none, or not a whole one."""

@@ -218,7 +218,7 @@ def _image(body: bytes) -> ReceivedImage:
         bytes=len(body),
         width=info.width,
         height=info.height,
-        ext=info.ext,
+        ext=info.format.ext,
         mtime_ns=0,
         warning=info.warning,
     )
