@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from string import Formatter
@@ -123,7 +124,8 @@ class PathTemplate:
         free = self._max_bytes() - self._segments() - len(IMAGES)
         free -= sum(len(piece.literal.encode()) for piece in self.pieces)
         free -= sum(size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name in _KEPT)
-        level = _level([s for p, s in zip(self.pieces, sizes, strict=True) if p.name not in _KEPT], free)
+        to_cut = [size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name not in _KEPT]
+        level = bisect_right(range(LONGEST), free, key=lambda most: sum(min(size, most) for size in to_cut)) - 1
         return [
             value if piece.name in _KEPT or size <= level else _head(value, level)
             for piece, value, size in zip(self.pieces, values, sizes, strict=True)
@@ -269,17 +271,6 @@ def _portable(value: str) -> str:
     if value and unicodedata.category(value[0]).startswith("M"):
         return "_" + value  # an accent would combine with the character before it
     return value or "_"
-
-
-def _level(sizes: Sequence[int], free: int) -> int:
-    """The greatest size in bytes to which all values can be cut so that together they take at most `free`."""
-    ordered = sorted(sizes)
-    for position, size in enumerate(ordered):
-        share = free // (len(ordered) - position)
-        if size > share:
-            return share
-        free -= size
-    return ordered[-1] if ordered else 0
 
 
 def _head(value: str, size: int) -> str:
