@@ -50,7 +50,7 @@ def adopt_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | No
     """Adopt the rescued answers and the rows of index.csv; a file counts where its hash is that of its row."""
     adopted = Adopted()
     if rescue is not None:
-        adopted.rescued, _ = adopt_rescued(ledger, rescue)
+        adopted.rescued = adopt_rescued(ledger, rescue)
     found = unrecorded.deliveries_of_index(
         ledger, root, lambda name: _base_url(manifest, name), lambda: expand(manifest)
     )

@@ -51,18 +51,15 @@ _FOREIGN = (sqlite3.Error, OverflowError, UnicodeEncodeError)
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open the file with SQLite's `mode`. Raises RunStopped and CommandError, here and in each later call."""
     check_own_names(path.parent)
-    try:
-        # One thread at a time uses a connection: the main thread until the writer starts its own, then that.
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT,
-            factory=_Connection,
-        )
-    except sqlite3.Error as error:
-        _translate_error(error)
+    # One thread at a time uses a connection: the main thread until the writer starts its own, then that.
+    return _translated(sqlite3.connect)(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT,
+        factory=_Connection,
+    )
 
 
 def connect_to_scratch() -> sqlite3.Connection:
