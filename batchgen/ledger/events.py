@@ -184,8 +184,7 @@ def redacted(event: Event) -> Event:
 
 
 def _link(link: ImageLink) -> ImageLink:
-    watermark_url = None if link.watermark_url is None else _url(link.watermark_url)
-    return replace(link, url=_url(link.url), watermark_url=watermark_url)
+    return replace(link, url=_url(link.url), watermark_url=link.watermark_url and _url(link.watermark_url))
 
 
 def _url(url: str) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,10 @@ def held(folder: Path) -> Iterator[None]:
 def _try_lock(descriptor: int) -> bool:
     """Take the lock; tried a few times, because `holder` takes it for a moment."""
     for _ in range(_TRIES):
-        try:
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(_RETRY_SECONDS)
-        else:
             return True
+        time.sleep(_RETRY_SECONDS)
     return False
 
 

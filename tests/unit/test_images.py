@@ -215,19 +215,19 @@ def test_junk_is_broken_and_nothing_worse(magic, junk):
         ),
         (
             b'{"code":1202,"message":"not found"}',
-            'The download is a JSON answer, not an image. It says: {"code":1202,"message":"not found"}',
+            'The download is text, not an image. It says: {"code":1202,"message":"not found"}',
         ),
         (
             b"<?xml version='1.0'?><Error/>",
-            "The download is an XML document, not an image. It says: <?xml version='1.0'?><Error/>",
+            "The download is text, not an image. It says: <?xml version='1.0'?><Error/>",
         ),
-        (b"<svg xmlns='x'/>", "The download is an SVG drawing, not an image. It says: <svg xmlns='x'/>"),
+        (b"<svg xmlns='x'/>", "The download is text, not an image. It says: <svg xmlns='x'/>"),
         (
             "Zugriff \x1b[31mverweigert: ü".encode(),
             "The download is text, not an image. It says: Zugriff [31mverweigert: ü",
         ),
         (b"\x00\x01\xfe\xff", "The download is not an image: its 4 bytes begin with 00 01 fe ff."),
-        (PNG[:5], "The image is broken: it is cut short at 5 bytes."),
+        (PNG[:5], "The download is not an image: its 5 bytes begin with 89 50 4e 47 0d."),
         (gzip.compress(IMAGES["png"]), "The download is a gzip file, not an image."),
         (b"\0\0\0 ftypisom" + bytes(20), "The download is a video, not an image."),
     ],
