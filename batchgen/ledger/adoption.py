@@ -26,13 +26,13 @@ class Delivery:
     """Images of one job that the ledger does not know. Times in Unix ms, cost in millionths."""
 
     job: Job
-    attempt: int
     account: str
     base_url: str
-    task_id: str
     submitted_at: int
     finished_at: int
-    cost: int | None
+    attempt: int = 1
+    task_id: str = ""
+    cost: int | None = None
     indexes: tuple[int, ...]  # of all images
     files: tuple[Fetched, ...]  # those that are here and whole
 

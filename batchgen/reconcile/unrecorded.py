@@ -129,13 +129,10 @@ def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str,
     whole = [found for index, path in files.items() if (found := _image(root, path, ImageKey(job.id, 1, index, 0), at))]
     return Delivery(
         job=job,
-        attempt=1,
         account=account,
         base_url=base_url,
-        task_id="",
         submitted_at=at,
         finished_at=at,
-        cost=None,
         indexes=tuple(found.key.image_index for found in whole),
         files=tuple(whole),
     )
