@@ -100,17 +100,12 @@ class Ledger(LedgerReader):
 
     def close(self) -> None:
         """Close, and fold the log into the file where it was written; a reader in the way leaves it as it is."""
-        if self._is_in_place():
-            with suppress(RunStopped, sqlite3.OperationalError):  # also an unfinished query
+        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
+        with suppress(OSError, RunStopped, sqlite3.OperationalError):  # also an unfinished query
+            # SQLite removes the log by name, which may be another ledger's now.
+            if self._inode == os.stat(name).st_ino:  # noqa: PTH116 - as SQLite names it
                 self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
-
-    def _is_in_place(self) -> bool:
-        """Whether the file still has its name: SQLite removes the log by name, which may be another ledger's now."""
-        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
-        with suppress(OSError):
-            return self._inode == os.stat(name).st_ino  # noqa: PTH116 - as SQLite names it
-        return False
 
     def vacuum(self) -> None:
         """Give disk space back that images from inside answers have left; does nothing where the disk is too full.
