@@ -53,6 +53,8 @@ _PADDING = re.compile(r"0([1-9])d?")
 class PathInvalid(BatchgenError):
     """A path template is invalid; the message says why and what to write instead."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
