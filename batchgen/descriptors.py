@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import resource
+from contextlib import suppress
 
 _WANTED = 16_384
 _OTHER = 64  # for the ledger, the log, the event loop, DNS, and what Python opens by itself
@@ -15,14 +16,13 @@ _OTHER = 64  # for the ledger, the log, the event loop, DNS, and what Python ope
 def raise_limit() -> int:
     """Raise the limit to as many as are useful and allowed; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _WANTED if hard == resource.RLIM_INFINITY else min(_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        try:
+    now, most = (_WANTED if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    most = min(_WANTED, most)
+    if now < most:
+        with suppress(OSError, ValueError):  # some systems allow less than they say
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        except (OSError, ValueError):  # some systems allow less than they say
-            return soft
-        return most
-    return _WANTED if soft == resource.RLIM_INFINITY else soft
+            return most
+    return now
 
 
 def connections(wanted: int, downloads: int) -> int:

@@ -164,19 +164,20 @@ class AccountStopped(RunStopped):
     reason_code = ReasonCode.ACCOUNT
 
 
-# --- one attempt or one job ends --------------------------------------------------------------------------
-
-
-class JobError(BatchgenError):
-    """A job's attempt ended without its images.
-
-    `code` is the gateway's (a string, empty where it gave none); `body_excerpt` the first bytes of its answer.
-    """
+class _Answered(BatchgenError):
+    """With the gateway's `code` (a string, empty where it gave none) and the first bytes of its answer."""
 
     def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
         self.code = code
         self.body_excerpt = body_excerpt
         super().__init__(message)
+
+
+# --- one attempt or one job ends --------------------------------------------------------------------------
+
+
+class JobError(_Answered):
+    """A job's attempt ended without its images."""
 
 
 class JobRejected(JobError):
@@ -237,16 +238,11 @@ class RequestBlocked(NotSent):
     """Our own client blocked the request: only GET requests may be sent here, and it is none."""
 
 
-class Unclear(BatchgenError):
+class Unclear(_Answered):
     """The request may have reached the gateway: connection lost, timed out, an answer that says nothing.
 
     After a create this is the `unknown` outcome; after a query it is merely a reason to ask again.
     """
-
-    def __init__(self, message: str, *, code: str = "", body_excerpt: str = "") -> None:
-        self.code = code
-        self.body_excerpt = body_excerpt
-        super().__init__(message)
 
 
 class NoSuchPath(Unclear):

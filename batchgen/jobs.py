@@ -14,7 +14,7 @@ import re
 from base64 import b32encode
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.errors import CommandError
 
@@ -193,13 +193,23 @@ class ImageLink:
     watermark_url: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFile:
-    """An image that was downloaded. `path` is relative to the output folder, with `/`."""
+class ImageKey(NamedTuple):
+    """What identifies an image in the ledger."""
 
-    index: int
-    path: str
+    job_id: str
+    attempt: int
+    image_index: int
+    watermarked: int  # 1 for the watermarked copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedImage:
+    """An image that was downloaded, checked and is on disk, but not yet at its place."""
+
     sha256: str
     bytes: int
     width: int
     height: int
+    ext: str
+    mtime_ns: int
+    warning: str  # what is unusual about it; empty where nothing is

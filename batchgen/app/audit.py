@@ -225,7 +225,7 @@ def _adopt_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | N
     adopted = Adopted()
     account = manifest.account
     if rescue is not None:
-        adopted.rescued, _ = adopt_rescued(ledger, rescue)
+        adopted.rescued = adopt_rescued(ledger, rescue)
     found = unrecorded.deliveries_of_index(
         ledger, root, lambda name: manifest.accounts.get(name, account).base_url, lambda: expand(manifest)
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
-from batchgen.engine.ports import ImageKey, ReceivedImage
-from batchgen.jobs import ImageFile
-from batchgen.ledger.events import Fetched, Relocated, redacted
+from batchgen.ledger.events import Fetched, Relocated
 from batchgen.storage import paths
 from batchgen.storage.tree import finish_file, write_chunk
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.http.downloads import Downloader
-    from batchgen.jobs import Job
+    from batchgen.jobs import ImageKey, Job, ReceivedImage
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
     from batchgen.storage.paths import PathTemplate
@@ -60,16 +59,7 @@ class ImageStore:
             async with self._downloads:
                 chunks, first = await self._download(url, path, base_url, idle_timeout)
                 await stack.enter_async_context(self._writes)
-            file = await asyncio.to_thread(finish_file, path, chunks, first=first)
-        return ReceivedImage(
-            sha256=file.sha256,
-            bytes=file.bytes,
-            width=file.info.width,
-            height=file.info.height,
-            ext=file.info.ext,
-            mtime_ns=file.mtime_ns,
-            warning=file.info.warning,
-        )
+            return await asyncio.to_thread(finish_file, path, chunks, first=first)
 
     async def _download(self, url: str, path: Path, base_url: str, idle_timeout: float) -> tuple[list[bytes], bool]:
         """The body's last chunks, and whether they are all of it: a large body is written while it arrives."""
@@ -87,32 +77,18 @@ class ImageStore:
     async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
         """Record what the file is and where it belongs, then move it there; see `ports.ImageStorage`."""
         self._tree.check_in_place()  # else the next run would look for the file in vain
-        _, attempt, index, watermarked = key
-        path = self._template.render(job, index, image.ext)
-        if watermarked:
+        path = self._template.render(job, key.image_index, image.ext)
+        if key.watermarked:
             path = paths.watermarked(path)
         if not wanted:
             path = paths.retired(path, job.id)
-        file = ImageFile(
-            index=index, path=path, sha256=image.sha256, bytes=image.bytes, width=image.width, height=image.height
-        )
-        fetched = Fetched(
-            job_id=job.id,
-            attempt=attempt,
-            image=file,
-            watermarked=bool(watermarked),
-            mtime_ns=image.mtime_ns,
-            at=int(time() * 1000),
-            warning=warning,
-        )
-        await self._writer.record(redacted(fetched), after_commit=partial(self._tree.place, key, path))
+        fetched = Fetched(key=key, path=path, image=replace(image, warning=warning), at=int(time() * 1000))
+        await self._writer.record(fetched, after_commit=partial(self._tree.place, key, path))
         return path
 
     async def retire_earlier(self, job_id: str, attempt: int) -> None:
         for image in self._reader.earlier_images(job_id, attempt):
             path = image.retired_path()
             if self._tree.move_to_scratch(image.key, image.path):
-                job_id, number, index, watermarked = image.key
-                moved = Relocated(job_id=job_id, attempt=number, index=index, watermarked=bool(watermarked), path=path)
-                await self._writer.record(moved)
+                await self._writer.record(Relocated(key=image.key, path=path))
                 self._tree.place(image.key, path)

@@ -56,7 +56,7 @@ def execute(options: Namespace) -> int:
 def _jobs(manifest: Manifest) -> str:
     """How many jobs it asks for; identical ones are made once."""
     ledger = Ledger.preview(None)
-    written = ledger.preview_wanted_jobs(expand(manifest))
+    written = ledger.set_wanted_jobs(expand(manifest))
     jobs = sum(ledger.counts().values())
     ledger.close()
     equal = f" ({written} written, identical ones are made once)" if written > jobs else ""

@@ -25,14 +25,13 @@ from batchgen.errors import (
     TooFewDescriptors,
     Unclear,
 )
-from batchgen.jobs import Status, is_inline
+from batchgen.jobs import ImageKey, Status, is_inline
 from batchgen.ledger.events import HostRefused, Relinked
 
 if TYPE_CHECKING:
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
-    from batchgen.engine.ports import ImageKey, ReceivedImage
-    from batchgen.jobs import ImageLink
+    from batchgen.jobs import ImageLink, ReceivedImage
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
@@ -138,7 +137,7 @@ class Fetcher:
         create's answer is the same each time.
         """
         context = self._context
-        key = (attempt.job.id, attempt.number, link.index, int(watermarked))
+        key = ImageKey(attempt.job.id, attempt.number, link.index, int(watermarked))
         url = link.url
         problem: BatchgenError | None = None
         absent = 0
@@ -210,7 +209,7 @@ class Fetcher:
         context = self._context
         warning = self._warning(key, image)
         path = await context.storage.keep(attempt.job, key, image, wanted=attempt.wanted, warning=warning)
-        context.counters.images_done += not key[3]
+        context.counters.images_done += not key.watermarked
         if warning:
             context.stats.warned += 1
             if context.stats.warned <= _WARNINGS_SHOWN:

@@ -123,7 +123,8 @@ class Outcomes:
 
     async def unrecordable(self, attempt: Attempt, error: BatchgenError) -> None:
         """The ledger cannot hold what this attempt brings. Where a create was sent, nobody can say what it made."""
-        if self._context.reader.attempt_state(attempt.job.id, attempt.number) is not None:
+        latest = self._context.reader.latest_attempt(attempt.job.id)
+        if latest is not None and latest.attempt == attempt.number:
             await self.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)
         else:
             self._refund(attempt, Outcome.REFUSED)

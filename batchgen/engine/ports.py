@@ -6,18 +6,15 @@ replaceable in the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchgen.engine.timings import Phase
-    from batchgen.jobs import Job, Parameters
+    from batchgen.jobs import ImageKey, Job, Parameters, ReceivedImage
     from batchgen.ledger.events import Event
     from batchgen.providers.base import Task
-
-ImageKey: TypeAlias = tuple[str, int, int, int]  # job id, attempt, index, 1 for the watermarked copy
 
 
 class Recorder(Protocol):
@@ -42,19 +39,6 @@ class Poller(Protocol):
 
     async def ended(self, task_id: str, parameters: Parameters, external_id: str) -> Task:
         """Return the task once it has ended. Raises TaskNotFound, and Unclear where nobody can say."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedImage:
-    """An image that was downloaded, checked and is on disk, but not yet at its place."""
-
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    ext: str
-    mtime_ns: int
-    warning: str  # what is unusual about it; empty where nothing is
 
 
 class ImageStorage(Protocol):

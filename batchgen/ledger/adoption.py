@@ -5,29 +5,20 @@ Whatever state the ledger has the job in, the events of this module fit it; wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import ImageLink, Status, external_id
-from batchgen.ledger.events import Accepted, Fetched, Intent, Made, Relinked, Reopened
+from batchgen.ledger.events import Accepted, Intent, Made, Relinked, Reopened
 
 if TYPE_CHECKING:
-    from batchgen.jobs import ImageFile, Job
-    from batchgen.ledger.events import Event
+    from batchgen.jobs import Job
+    from batchgen.ledger.events import Event, Fetched
     from batchgen.ledger.reader import LedgerReader
-    from batchgen.ledger.records import OpenAttempt
 
+_NO_IMAGES = frozenset({Status.PENDING, Status.FAILED, Status.REJECTED})
 _REOPENED = frozenset({Status.FAILED, Status.REJECTED, Status.UNKNOWN})
 _WITH_LINKS = frozenset({Status.MADE, Status.DONE, Status.PARTIAL})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundFile:
-    """An image's file, and when it was downloaded (Unix ms)."""
-
-    image: ImageFile
-    mtime_ns: int
-    fetched_at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +26,15 @@ class Delivery:
     """Images of one job that the ledger does not know. Times in Unix ms, cost in millionths."""
 
     job: Job
-    attempt: int
     account: str
     base_url: str
-    task_id: str
     submitted_at: int
     finished_at: int
-    cost: int | None
+    attempt: int = 1
+    task_id: str = ""
+    cost: int | None = None
     indexes: tuple[int, ...]  # of all images
-    files: tuple[FoundFile, ...]  # those that are here and whole
+    files: tuple[Fetched, ...]  # those that are here and whole
 
 
 def events_of_attempt(ledger: LedgerReader, job: Job, accepted: Accepted, account: str, base_url: str) -> list[Event]:
@@ -60,63 +51,36 @@ def events_of_attempt(ledger: LedgerReader, job: Job, accepted: Accepted, accoun
         reserved=None,
     )
     reopened = [Reopened(job_id=job.id)] if latest is not None and latest.status in _REOPENED else []
-    return [
-        *reopened,
-        intent,
-        Accepted(job_id=job.id, attempt=number, task_id=accepted.task_id, at=accepted.at, found=accepted.found),
-    ]
+    return [*reopened, intent, replace(accepted, attempt=number)]
 
 
 def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
-    """The events after which the ledger has the job's images; none where it has another task of the job."""
-    job = delivery.job
-    latest = ledger.latest_attempt(job.id)
-    if latest is not None and latest.status not in {Status.PENDING, Status.FAILED, Status.REJECTED}:
-        is_later = latest.status is Status.UNKNOWN and delivery.attempt > latest.attempt
-        if not is_later:
-            return _events_of_latest(ledger, delivery, latest)
-    begun = events_of_attempt(ledger, job, _accepted(delivery, delivery.attempt), delivery.account, delivery.base_url)
-    number = next(event.attempt for event in begun if isinstance(event, Intent))
-    return [*begun, _made(delivery, number), *_fetched(delivery, number)]
+    """The events after which the ledger has the job's images; none where it has another task of the job.
 
-
-def _events_of_latest(ledger: LedgerReader, delivery: Delivery, latest: OpenAttempt) -> list[Event]:
-    number = latest.attempt
-    if latest.task_id is not None and latest.task_id != delivery.task_id:
-        return []
-    if latest.status in {Status.INTENT, Status.UNKNOWN}:
-        return [_accepted(delivery, number), _made(delivery, number), *_fetched(delivery, number)]
-    if latest.status is Status.SUBMITTED:
-        return [_made(delivery, number), *_fetched(delivery, number)]
-    if latest.status not in _WITH_LINKS:
-        return []
-    known = {index for _, index in ledger.known_images([delivery.job.id])}
-    links = tuple(ImageLink(index=index, url="") for index in delivery.indexes if index not in known)
-    fetched = [event for event in _fetched(delivery, number) if event.image.index not in known]
-    return [Relinked(job_id=delivery.job.id, attempt=number, links=links), *fetched] if links else []
-
-
-def _accepted(delivery: Delivery, number: int) -> Accepted:
-    return Accepted(
-        job_id=delivery.job.id, attempt=number, task_id=delivery.task_id, at=delivery.submitted_at, found=True
-    )
-
-
-def _made(delivery: Delivery, number: int) -> Made:
-    """Without links: an image that is not here is looked up by its task."""
+    The links are empty: an image that is not here is looked up by its task.
+    """
+    job_id, number = delivery.job.id, delivery.attempt
+    accepted = Accepted(job_id=job_id, attempt=number, task_id=delivery.task_id, at=delivery.submitted_at, found=True)
+    latest = ledger.latest_attempt(job_id)
+    is_later = latest is not None and latest.status is Status.UNKNOWN and number > latest.attempt
     links = tuple(ImageLink(index=index, url="") for index in delivery.indexes)
-    return Made(job_id=delivery.job.id, attempt=number, links=links, cost=delivery.cost, at=delivery.finished_at)
+    events: list[Event] = []
+    if latest is None or latest.status in _NO_IMAGES or is_later:
+        events = events_of_attempt(ledger, delivery.job, accepted, delivery.account, delivery.base_url)
+        number = number if latest is None else max(number, latest.attempt + 1)
+    elif latest.task_id not in {None, delivery.task_id} or latest.status is Status.GONE:
+        return []
+    elif latest.status in _WITH_LINKS:
+        known = {index for _, index in ledger.known_images([job_id])}
+        links = tuple(link for link in links if link.index not in known)
+        fetched = [event for event in _fetched(delivery, latest.attempt) if event.key.image_index not in known]
+        return [Relinked(job_id=job_id, attempt=latest.attempt, links=links), *fetched] if links else []
+    else:
+        number = latest.attempt
+        events = [replace(accepted, attempt=number)] if latest.status is not Status.SUBMITTED else []
+    made = Made(job_id=job_id, attempt=number, links=links, cost=delivery.cost, at=delivery.finished_at)
+    return [*events, made, *_fetched(delivery, number)]
 
 
 def _fetched(delivery: Delivery, number: int) -> list[Fetched]:
-    return [
-        Fetched(
-            job_id=delivery.job.id,
-            attempt=number,
-            image=file.image,
-            watermarked=False,
-            mtime_ns=file.mtime_ns,
-            at=file.fetched_at,
-        )
-        for file in delivery.files
-    ]
+    return [replace(file, key=file.key._replace(attempt=number)) for file in delivery.files]

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from batchgen.errors import CommandError, DiskRefused, ReasonCode, RunStopped, Unkeepable
+from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT = 30.0  # seconds for which another program may lock the file
 P = ParamSpec("P")
 T = TypeVar("T")
-_FILES = ("", "-journal", "-wal", "-shm")  # the file and those that SQLite puts beside it
 
 
 class LedgerLocked(RunStopped):
@@ -50,35 +50,21 @@ _FOREIGN = (sqlite3.Error, OverflowError, UnicodeEncodeError)
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open the file with SQLite's `mode`. Raises RunStopped and CommandError, here and in each later call."""
-    check_no_links(path)
-    try:
-        # One thread at a time uses a connection: the main thread until the writer starts its own, then that.
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=BUSY_TIMEOUT,
-            factory=_Connection,
-        )
-    except sqlite3.Error as error:
-        _translate_error(error)
+    check_own_names(path.parent)
+    # One thread at a time uses a connection: the main thread until the writer starts its own, then that.
+    return _translated(sqlite3.connect)(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT,
+        factory=_Connection,
+    )
 
 
 def connect_to_scratch() -> sqlite3.Connection:
     """An empty scratch database, which SQLite deletes by itself."""
     return sqlite3.connect("", isolation_level=None, uri=True, factory=_Connection)
-
-
-def check_no_links(path: Path) -> None:
-    """Raise CommandError where the ledger is a symbolic link: SQLite would write to its target."""
-    for end in _FILES:
-        each = path.with_name(path.name + end)
-        if each.is_symlink():
-            raise CommandError(
-                f"{each} is a symbolic link, and batchgen writes its own files into the output folder alone. Put the"
-                " file itself there, or choose another --output."
-            )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from batchgen.jobs import is_inline
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from batchgen.jobs import ImageFile, ImageLink, Job, Status
+    from batchgen.jobs import ImageKey, ImageLink, Job, ReceivedImage, Status
 
 
 class Outcome(StrEnum):
@@ -28,7 +28,20 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Event:
+    """What happens to a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEvent(Event):
+    """What happens to an attempt of a job."""
+
+    job_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent(Event):
     """An attempt is about to be sent. On disk before the create is sent."""
 
     job: Job
@@ -45,11 +58,9 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(AttemptEvent):
     """The gateway accepted the attempt, as it answered or as a later query found: there is a task."""
 
-    job_id: str
-    attempt: int
     task_id: str
     at: int
     found: bool = False  # by a query: the answer to the create was never seen
@@ -57,11 +68,9 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotMade:
+class NotMade(AttemptEvent):
     """The attempt certainly made nothing: the job is pending again. `counts`: whether against max_attempts."""
 
-    job_id: str
-    attempt: int
     outcome: Outcome
     counts: bool
     at: int
@@ -71,56 +80,45 @@ class NotMade:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(AttemptEvent):
     """The task succeeded; `cost` is the charge that the gateway reports, or the price reserved."""
 
-    job_id: str
-    attempt: int
     links: tuple[ImageLink, ...]
     cost: int | None
     at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relinked:
+class Relinked(AttemptEvent):
     """A query returned new links for images that are still to be downloaded."""
 
-    job_id: str
-    attempt: int
     links: tuple[ImageLink, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class Fetched(Event):
     """An image is whole in the scratch folder, or a missing one is back in its place. The last one ends the job.
 
-    `warning` says what is odd about it or could not be checked; empty where it is valid.
+    `path` is relative to the output folder, with `/`.
     """
 
-    job_id: str
-    attempt: int
-    image: ImageFile
-    watermarked: bool
-    mtime_ns: int
+    key: ImageKey
+    path: str
+    image: ReceivedImage
     at: int
-    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostRefused:
+class HostRefused(AttemptEvent):
     """The gateway names an image, and its host does not deliver it. The time of the first such refusal is kept."""
 
-    job_id: str
-    attempt: int
     at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(AttemptEvent):
     """The job ended incomplete: failed, rejected, unknown or gone. `outcome` None leaves the attempt's as it is."""
 
-    job_id: str
-    attempt: int
     status: Status
     outcome: Outcome | None
     at: int
@@ -130,7 +128,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reopened:
+class Reopened(Event):
     """The user retries a job that ended incomplete.
 
     Images that are gone are first queried once more (`submitted` or `made`), the rest gets another attempt (`pending`).
@@ -140,31 +138,25 @@ class Reopened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(Event):
     """The file of an image is missing or changed. Its path and hash are kept, in case that it returns.
 
     A job that the manifest asks for is `made` again.
     """
 
-    job_id: str
-    attempt: int
-    index: int
-    watermarked: bool
+    key: ImageKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relocated:
+class Relocated(Event):
     """An image's file gets another path; the file is in the scratch folder."""
 
-    job_id: str
-    attempt: int
-    index: int
-    watermarked: bool
+    key: ImageKey
     path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RehearsalDropped:
+class RehearsalDropped(Event):
     """What a sandbox made of a job does not count for the account in use, whose address is `base_url`.
 
     The job is as if no sandbox had made anything of it.
@@ -174,21 +166,6 @@ class RehearsalDropped:
     base_url: str
 
 
-Event = (
-    Intent
-    | Accepted
-    | NotMade
-    | Made
-    | Relinked
-    | Fetched
-    | HostRefused
-    | Ended
-    | Reopened
-    | Missing
-    | Relocated
-    | RehearsalDropped
-)
-
 MAX_TEXT = 2000  # characters that are kept of a gateway's text, which may be megabytes, in each of a million rows
 _TEXTS = ("code", "message", "head")  # the fields with a gateway's text, beside ids and links
 
@@ -196,19 +173,18 @@ _TEXTS = ("code", "message", "head")  # the fields with a gateway's text, beside
 def redacted(event: Event) -> Event:
     """The same event without keys in what came from a gateway; an image inside a link stays as it is."""
     # Twice as much as is kept is searched: a key at the cut is still recognised.
-    texts = {name: redact(text[: 2 * MAX_TEXT]) for name in _TEXTS if (text := getattr(event, name, ""))}
+    changes: dict[str, Any] = {
+        name: redact(text[: 2 * MAX_TEXT]) for name in _TEXTS if (text := getattr(event, name, ""))
+    }
     if isinstance(event, Accepted):
-        texts["task_id"] = redact.in_address(event.task_id)
-    changed: dict[str, Any] = {name: text for name, text in texts.items() if text != getattr(event, name)}
+        changes["task_id"] = redact.in_address(event.task_id)
     if isinstance(event, Made | Relinked):
-        links = tuple(_link(link) for link in event.links)
-        changed |= {} if links == event.links else {"links": links}
-    return replace(event, **changed) if changed else event
+        changes["links"] = tuple(map(_link, event.links))
+    return replace(event, **changes)
 
 
 def _link(link: ImageLink) -> ImageLink:
-    watermark_url = None if link.watermark_url is None else _url(link.watermark_url)
-    return replace(link, url=_url(link.url), watermark_url=watermark_url)
+    return replace(link, url=_url(link.url), watermark_url=link.watermark_url and _url(link.watermark_url))
 
 
 def _url(url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job
 from batchgen.ledger.records import StoredImage, read_rows
@@ -12,6 +12,8 @@ from batchgen.storage.paths import check_inside
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
+
+    from batchgen.jobs import ImageKey
 
 DELIVERING = (
     "(SELECT max(attempt) FROM image AS latest WHERE latest.job_id = image.job_id AND latest.sha256 IS NOT NULL)"
@@ -26,8 +28,12 @@ class ImageReader:
 
     def meta(self, key: str) -> str | None:
         """A value of the table `meta`."""
-        row = self.db.execute("SELECT value FROM main.meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        value = self._value("SELECT value FROM main.meta WHERE key = ?", (key,))
+        return None if value is None else str(value)
+
+    def _value(self, query: str, values: tuple[object, ...] = ()) -> Any:  # noqa: ANN401 - of any column
+        """The first value of the first row; None where there is no row."""
+        return next(iter(self.db.execute(query, values).fetchone() or ()), None)
 
     def links_to_fetch(self, job_id: str, attempt: int) -> list[tuple[ImageLink, bool]]:
         """The images of an attempt that are not here yet; the flag is set for the watermarked copy."""
@@ -45,12 +51,12 @@ class ImageReader:
         )
         return [ImageLink(index=index, url=url) for index, url in rows]
 
-    def lost_sha256(self, key: tuple[str, int, int, int]) -> str | None:
+    def lost_sha256(self, key: ImageKey) -> str | None:
         """The hash that an image had before its file was lost; None where it was not."""
-        row = self.db.execute(
+        found: str | None = self._value(
             "SELECT lost_sha256 FROM image WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?", key
-        ).fetchone()
-        return None if row is None else row[0]
+        )
+        return found
 
     def refused_since(self, job_id: str, attempt: int) -> int | None:
         """Since when (Unix ms) a host refuses the images of an attempt that the gateway names; None: it does not."""
@@ -88,11 +94,8 @@ class ImageReader:
 
     def count_in_place(self, most: int = -1) -> int:
         """How many images have their file under `images/`; counts up to `most`, where that is given."""
-        (number,) = self.db.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM image WHERE sha256 IS NOT NULL AND path LIKE 'images/%' LIMIT ?)",
-            (most,),
-        ).fetchone()
-        return int(number)
+        in_place = "SELECT 1 FROM image WHERE sha256 IS NOT NULL AND path LIKE 'images/%' LIMIT ?"
+        return int(self._value(f"SELECT count(*) FROM ({in_place})", (most,)))
 
     def images_to_retire(self) -> Iterator[StoredImage]:
         """Stored images that are not wanted, or that a later attempt has replaced."""
@@ -134,15 +137,13 @@ class ImageReader:
 
     def wanted_images(self) -> Iterator[tuple[StoredImage, Job]]:
         """Every image that the manifest asks for and that is here, also in `retired/`, with its job."""
-        jobs = self.db.cursor()
         job: Job | None = None
         for image in self._images(
             "JOIN wanted ON wanted.job_id = image.job_id"
             f" WHERE sha256 IS NOT NULL AND attempt = {DELIVERING} ORDER BY image.job_id, idx, marked"
         ):
             if job is None or job.id != image.job_id:
-                (request,) = jobs.execute("SELECT request FROM job WHERE id = ?", (image.job_id,)).fetchone()
-                job = Job.from_json(image.job_id, request)
+                job = Job.from_json(image.job_id, self._value("SELECT request FROM job WHERE id = ?", (image.job_id,)))
             yield image, job
 
     def _images(self, where: str, values: tuple[object, ...] = ()) -> Iterator[StoredImage]:

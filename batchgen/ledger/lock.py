@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError, OutputBusy
+from batchgen.errors import OutputBusy
+from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 FILE_NAME = ".lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _TRIES = 5
 _RETRY_SECONDS = 0.02
 
@@ -31,14 +32,14 @@ def held(folder: Path) -> Iterator[None]:
     taken through a descriptor of the folder: a folder that is moved keeps its lock, and a new one at its path is left
     alone.
     """
-    path = folder / FILE_NAME
+    check_own_names(folder)
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while True:
-            descriptor = _open(path, folder_fd)
+            descriptor = os.open(FILE_NAME, _FLAGS, 0o644, dir_fd=folder_fd)
             try:
                 if not _try_lock(descriptor):
-                    raise OutputBusy(_busy(folder, _owner(path)))
+                    raise OutputBusy(_busy(folder, _owner(folder / FILE_NAME)))
                 if not _is_still(folder_fd, descriptor):
                     continue  # the last owner removed the file between our opening and our locking it
                 _write_owner(descriptor)
@@ -54,28 +55,13 @@ def held(folder: Path) -> Iterator[None]:
         os.close(folder_fd)
 
 
-def _open(path: Path, folder_fd: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(FILE_NAME, flags, 0o644, dir_fd=folder_fd)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            error.filename = str(path)
-            raise
-        raise CommandError(
-            f"{path} is a symbolic link, and batchgen writes only into the output folder. Remove the link."
-        ) from error
-
-
 def _try_lock(descriptor: int) -> bool:
     """Take the lock; tried a few times, because `holder` takes it for a moment."""
     for _ in range(_TRIES):
-        try:
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            time.sleep(_RETRY_SECONDS)
-        else:
             return True
+        time.sleep(_RETRY_SECONDS)
     return False
 
 

@@ -7,12 +7,8 @@ Logging"). On a network file system the ledger keeps a rollback journal instead.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_TABLE = "/proc/self/mounts"
 _SHARED = re.compile(
     r"nfs\d?|cifs|smb\w*|ncpfs|9p|virtiofs|afs|coda|lustre|ceph|glusterfs|gpfs|beegfs|ocfs2|gfs2?|davfs"
     r"|fuse\.(sshfs|ceph\S*|gluster\S*|rclone|s3fs|gcsfuse|goofys|davfs2?|smb\S*|juicefs|mergerfs)"
@@ -26,26 +22,15 @@ def shared_kind(folder: Path, table: str | None = None) -> str | None:
     """
     if table is None:
         try:
-            with open(_TABLE, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123 - a kernel's file
-                table = file.read()
+            table = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
             return None
-    kind = _kind_at(str(folder.resolve()), table)
+    path, nearest, kind = f"{folder.resolve()}/", "", ""
+    for mount in (line.split(" ") for line in table.splitlines()):
+        if len(mount) > 2 and path.startswith(point := _unescaped(mount[1]).rstrip("/") + "/"):
+            # Of two at one point, the later hides the earlier.
+            nearest, kind = (point, mount[2]) if len(point) >= len(nearest) else (nearest, kind)
     return kind if _SHARED.fullmatch(kind) else None
-
-
-def _kind_at(path: str, table: str) -> str:
-    """The type of the nearest mount above the path; of two at one point, the later hides the earlier."""
-    nearest, kind = "", ""
-    for line in table.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        point = _unescaped(fields[1])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(nearest):
-            nearest, kind = point, fields[2]
-    return kind
 
 
 def _unescaped(name: str) -> str:

@@ -44,14 +44,12 @@ class LedgerReader(ImageReader):
 
     def anything_to_do(self) -> bool:
         """Whether any wanted job is still to be begun or any begun one is still to be finished."""
-        live = self.db.execute("SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1").fetchone()
-        if live or self.cached_totals():
-            return live is not None or Status.PENDING in self.counts()
-        pending = self.db.execute(
-            "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id"
-            " WHERE job.id IS NULL OR job.status = 'pending' LIMIT 1"
-        )
-        return pending.fetchone() is not None
+        if self._value("SELECT 1 FROM job WHERE status IN ('intent', 'submitted', 'made') LIMIT 1"):
+            return True
+        if self.cached_totals():
+            return Status.PENDING in self.counts()
+        pending = "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id WHERE coalesce(status, 'pending')"
+        return self._value(f"{pending} = 'pending' LIMIT 1") is not None
 
     def open_attempts(self) -> list[OpenAttempt]:
         """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
@@ -65,16 +63,10 @@ class LedgerReader(ImageReader):
         """The latest attempt of a job that was begun, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
-    def attempt_state(self, job_id: str, number: int) -> tuple[Status, str, str | None] | None:
-        """The job's status, the attempt's outcome and its task, where that is the job's latest attempt; else None."""
-        latest = "SELECT status, outcome, task_id FROM attempt JOIN job ON job.id = job_id AND job.attempt = number"
-        row = self.db.execute(f"{latest} WHERE job_id = ? AND number = ?", (job_id, number)).fetchone()
-        return None if row is None else (Status(row[0]), row[1], row[2])
-
     def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
         rows = self.db.execute(
             "SELECT job.id, request, job.status, number, failures, account, base_url, external_id, task_id,"
-            " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved FROM job"
+            " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved, outcome FROM job"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
@@ -97,11 +89,8 @@ class LedgerReader(ImageReader):
 
     def has_accepted(self, account: str, base_url: str) -> bool:
         """Whether this account, at this address, has ever accepted a create of this output."""
-        row = self.db.execute(
-            "SELECT 1 FROM attempt WHERE account = ? AND base_url = ? AND accepted_at IS NOT NULL LIMIT 1",
-            (account, base_url),
-        ).fetchone()
-        return row is not None
+        accepted = "SELECT 1 FROM attempt WHERE account = ? AND base_url = ? AND accepted_at IS NOT NULL LIMIT 1"
+        return self._value(accepted, (account, base_url)) is not None
 
     def incomplete(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""
@@ -147,7 +136,7 @@ class LedgerReader(ImageReader):
             "  AND marked = 0 AND (sha256 IS NOT NULL OR lost_sha256 IS NOT NULL AND NOT ("
             # an image that was retired and then deleted was delivered all the same
             "   number = job.attempt AND attempt.job_id IN (SELECT job_id FROM wanted)))),"
-            " cost, intended_at, job.status, number = job.attempt"
+            " cost, intended_at, job.status"
             " FROM attempt JOIN job ON job.id = attempt.job_id ORDER BY intended_at, attempt.job_id, number"
         )
         return read_rows(Payment, rows)
@@ -175,21 +164,18 @@ class LedgerReader(ImageReader):
 
         The first ones by job id, which is a hash: a sample of all. The latest ones would need a sort of all rows.
         """
-        (mean,) = self.db.execute(
+        mean: float | None = self._value(
             "SELECT avg(ended_at - accepted_at) / 1000.0 FROM (SELECT ended_at, accepted_at FROM attempt"
             " WHERE outcome = 'made' AND accepted_at IS NOT NULL LIMIT 1000)"
-        ).fetchone()
-        return None if mean is None else float(mean)
+        )
+        return mean
 
     def images_in_index(self) -> int:
         """How many rows index.csv has."""
         if totals := self.cached_totals():
             return int(totals["images_in_index"])
-        (number,) = self.db.execute(
-            "SELECT count(*) FROM image JOIN wanted ON wanted.job_id = image.job_id"
-            f" WHERE sha256 IS NOT NULL AND marked = 0 AND attempt = {DELIVERING}"
-        ).fetchone()
-        return int(number)
+        stored = "image JOIN wanted ON wanted.job_id = image.job_id WHERE sha256 IS NOT NULL AND marked = 0"
+        return int(self._value(f"SELECT count(*) FROM {stored} AND attempt = {DELIVERING}"))
 
     def images_missing(self, *, begun_only: bool = False) -> tuple[int, int]:
         """Jobs that may still bring images, and how many: those begun, and wanted ones that are pending."""
@@ -222,8 +208,8 @@ class LedgerReader(ImageReader):
 
     def count_real_jobs(self) -> int:
         """How many wanted jobs are done by a real account."""
-        (number,) = self.db.execute(
+        number = self._value(
             "SELECT count(*) FROM wanted JOIN job ON job.id = wanted.job_id AND status = 'done'"
             " JOIN attempt ON attempt.job_id = job.id AND number = job.attempt AND rehearsal = 0"
-        ).fetchone()
+        )
         return int(number)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from batchgen.jobs import Job, Status
+from batchgen.jobs import ImageKey, Job, Status
 from batchgen.ledger.events import Outcome
 from batchgen.storage import paths
 
@@ -60,6 +60,7 @@ class OpenAttempt:
     id_sent: bool  # whether its create carried external_id
     key_print: str  # fingerprint of the key that it was sent with; empty where that is not known
     reserved: int | None  # the price when it was sent, in millionths; None: not known
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,6 @@ class Payment:
     cost: int | None
     intended_at: int  # Unix ms
     job_status: Status
-    is_latest: bool  # of its job
 
     @property
     def is_paid(self) -> bool:
@@ -147,9 +147,9 @@ class StoredImage:
     lost_sha256: str | None  # the hash that it had before its file was lost or replaced
 
     @property
-    def key(self) -> tuple[str, int, int, int]:
-        """What identifies the image: job, attempt, index, and whether it is the watermarked copy."""
-        return (self.job_id, self.attempt, self.index, int(self.watermarked))
+    def key(self) -> ImageKey:
+        """What identifies the image."""
+        return ImageKey(self.job_id, self.attempt, self.index, int(self.watermarked))
 
     def retired_path(self, suffix: str = "") -> str:
         """Its path under `retired/`, which no image of another attempt of its job has."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PREFIX = '{"batchgen_rescue": '
 _VERSION = 1
+_KEYS = ("job_id", "attempt", "at", "task_id", "links", "cost")
 
 
 def must_be_kept(events: Iterable[Event]) -> bool:
@@ -73,28 +74,26 @@ class Rescue:
         self._lines, self._path = [], ""
 
 
-def adopt_rescued(ledger: Ledger, path: Path) -> tuple[int, int]:
-    """Adopt the lines of a file; returns how many were new, and how many the ledger had already or cannot place."""
-    adopted = left = 0
+def adopt_rescued(ledger: Ledger, path: Path) -> int:
+    """Adopt the lines of a file; returns how many were new to the ledger, and fit the state of their jobs."""
+    adopted = 0
     for data in _read(path):
-        events = _events(ledger, data)
-        if events:
+        if events := _events(ledger, data):
             ledger.record(events)
-        adopted, left = adopted + bool(events), left + (not events)
-    return adopted, left
+            adopted += 1
+    return adopted
 
 
 def _events(ledger: Ledger, data: dict[str, Any]) -> list[Accepted | Made]:
     """The events of a line that are new to the ledger, and fit the state of its job."""
     job_id, attempt, at = str(data["job_id"]), int(data["attempt"]), int(data["at"])
-    known = ledger.attempt_state(job_id, attempt)
-    if known is None:
+    known = ledger.latest_attempt(job_id)
+    if known is None or known.attempt != attempt:
         return []
-    status, outcome, task_id = known
     events: list[Accepted | Made] = []
-    if task_id is None and outcome in {Outcome.LIVE, Outcome.UNKNOWN}:
+    if known.task_id is None and known.outcome in {Outcome.LIVE, Outcome.UNKNOWN}:
         events.append(Accepted(job_id=job_id, attempt=attempt, task_id=str(data["task_id"]), at=at, found=True))
-    elif status is not Status.SUBMITTED:
+    elif known.status is not Status.SUBMITTED:
         return []
     if data["links"]:
         links = tuple(ImageLink(index=int(i), url=str(u), watermark_url=m) for i, u, m in data["links"])
@@ -125,10 +124,11 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 if _PREFIX in (text := _message(line)):
-                    yield _checked(text[text.index(_PREFIX) :])
+                    data = json.loads(text[text.index(_PREFIX) :])
+                    yield {key: data[key] for key in _KEYS}
     except OSError as error:
         raise CommandError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise CommandError(
             f"{path} has a rescued line that is incomplete; a log of that run may have the same line. Repair or remove"
             " it, then try again."
@@ -141,10 +141,3 @@ def _message(line: str) -> str:
         logged = json.loads(line)
         return str(logged.get("message", line)) if isinstance(logged, dict) else line
     return line
-
-
-def _checked(text: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(text)
-    if not {"job_id", "attempt", "at", "task_id", "links", "cost"} <= data.keys():
-        raise ValueError(text)
-    return data

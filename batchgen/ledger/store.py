@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.errors import CommandError, RunStopped
 from batchgen.ledger import versions
-from batchgen.ledger.connection import check_no_links, connect, connect_to_scratch, opening
+from batchgen.ledger.connection import connect, connect_to_scratch, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.reader import TOTALS, LedgerReader
 from batchgen.ledger.transitions import apply
+from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -47,7 +48,7 @@ class Ledger(LedgerReader):
     disk refuses a change.
     """
 
-    _inode = 0  # of the file that is written
+    _inode = 0  # of the file that is written; 0: none is
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
@@ -88,7 +89,7 @@ class Ledger(LedgerReader):
             db.executescript(versions.schema())
             return cls(db)
         with opening(path):
-            check_no_links(path)
+            check_own_names(path.parent)
             db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
             versions.check(db, path, database="state")
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
@@ -98,18 +99,13 @@ class Ledger(LedgerReader):
         return cls(db)
 
     def close(self) -> None:
-        """Fold the write-ahead log into the file and close; a reader in the way leaves it as it is."""
-        if self._is_in_place():
-            with suppress(RunStopped, sqlite3.OperationalError):  # also an unfinished query
+        """Close, and fold the log into the file where it was written; a reader in the way leaves it as it is."""
+        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
+        with suppress(OSError, RunStopped, sqlite3.OperationalError):  # also an unfinished query
+            # SQLite removes the log by name, which may be another ledger's now.
+            if self._inode == os.stat(name).st_ino:  # noqa: PTH116 - as SQLite names it
                 self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
-
-    def _is_in_place(self) -> bool:
-        """Whether the file still has its name: SQLite removes the log by name, which may be another ledger's now."""
-        (_, _, name), *_ = self.db.execute("PRAGMA database_list")
-        with suppress(OSError):
-            return self._inode == os.stat(name).st_ino  # noqa: PTH116 - as SQLite names it
-        return False
 
     def vacuum(self) -> None:
         """Give disk space back that images from inside answers have left; does nothing where the disk is too full.
@@ -152,10 +148,10 @@ class Ledger(LedgerReader):
             self.db.execute("COMMIT")
 
     @contextmanager
-    def transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-        """A transaction that is rolled back when its body raises."""
+    def transaction(self) -> Iterator[None]:
+        """A transaction that is rolled back when its body raises. That of a preview locks no file."""
         with self._rollback_on_error():
-            self.db.execute(begin)
+            self.db.execute("BEGIN IMMEDIATE" if self._inode else "BEGIN")
             yield
             self.db.execute("COMMIT")
 
@@ -169,20 +165,26 @@ class Ledger(LedgerReader):
                     self.db.execute("ROLLBACK")
             raise
 
-    def set_wanted_jobs(self, jobs: Iterable[Job]) -> None:
-        """Replace the list of what the manifest asks for. Equal jobs are listed once, at their first position.
+    def set_wanted_jobs(self, jobs: Iterable[Job]) -> int:
+        """Replace the list of what the manifest asks for; returns how many jobs there were, equal ones counted each.
 
-        Known jobs get the names that the manifest now gives them. Once the files are renamed too, the caller calls
-        `mark_reconciled`.
+        Equal jobs are listed once, at their first position. Known jobs get the names that the manifest now gives them,
+        but not in a preview. Once the files are renamed too, the caller calls `mark_reconciled`.
         """
-        known = self.db.execute("SELECT 1 FROM job LIMIT 1").fetchone() is not None
+        renames = self._inode and self.db.execute("SELECT 1 FROM job LIMIT 1").fetchone()
+        written = 0
         with self.transaction():
             self.db.execute("DELETE FROM main.wanted")
             for batch in _batches(enumerate(jobs)):
-                self._insert_wanted(batch)
-                if known:
+                self.db.executemany(
+                    "INSERT OR IGNORE INTO main.wanted (seq, job_id, images) VALUES (?, ?, ?)",
+                    [(seq, job.id, job.parameters.n) for seq, job in batch],
+                )
+                if renames:
                     self._rename_jobs(batch)
+                written += len(batch)
             self.db.execute("DELETE FROM main.meta WHERE key IN (?, ?, ?)", (_WANTED_DIGEST, VIEWS_STAMP, TOTALS))
+        return written
 
     def mark_reconciled(self, digest: str) -> None:
         """Record that the list and the files are those of the manifest with this digest."""
@@ -205,20 +207,10 @@ class Ledger(LedgerReader):
             self.db.execute("INSERT OR REPLACE INTO main.meta (key, value) VALUES (?, ?)", (key, value))
 
     def cache_totals(self) -> None:
-        """Keep the totals over all jobs, so that a run with nothing to do need not read a million rows."""
+        """Keep the totals over all jobs: to count a million of them takes a run with nothing to do 10 s."""
         self.set_meta(TOTALS, json.dumps({"counts": self.counts(), "images_in_index": self.images_in_index()}))
 
     # --- previews -----------------------------------------------------------------------------------------
-
-    def preview_wanted_jobs(self, jobs: Iterable[Job]) -> int:
-        """`set_wanted_jobs` in the scratch database; returns how many jobs there were, equal ones counted each."""
-        written = 0
-        with self.transaction("BEGIN"):
-            self.db.execute("DELETE FROM main.wanted")
-            for batch in _batches(enumerate(jobs)):
-                self._insert_wanted(batch)
-                written += len(batch)
-        return written
 
     def preview_current_jobs(self) -> None:
         """Copy the ledger's own list of wanted jobs into the scratch database."""
@@ -239,16 +231,10 @@ class Ledger(LedgerReader):
                 self.db.execute(sql)
             for table in ("job", "attempt", "image"):
                 self.db.execute(f"INSERT INTO main.{table} SELECT * FROM state.{table}")  # noqa: S608 - constants
-            with self.transaction("BEGIN"):
+            with self.transaction():
                 for id_ in ids:
                     apply(RehearsalDropped(job_id=id_, base_url=base_url), self.db)
         return frozenset(ids)
-
-    def _insert_wanted(self, batch: list[tuple[int, Job]]) -> None:
-        self.db.executemany(
-            "INSERT OR IGNORE INTO main.wanted (seq, job_id, images) VALUES (?, ?, ?)",
-            [(seq, job.id, job.parameters.n) for seq, job in batch],
-        )
 
     def _rename_jobs(self, batch: list[tuple[int, Job]]) -> None:
         """Where equal jobs have different names, the first one's count."""
@@ -269,9 +255,5 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
 @contextmanager
 def reading(path: Path) -> Iterator[Ledger]:
     """The ledger for reading only, closed afterwards. Raises CommandError where the file is no ledger."""
-    with opening(path):
-        ledger = Ledger.read(path)
-        try:
-            yield ledger
-        finally:
-            ledger.db.close()  # a run that is going folds the write-ahead log itself
+    with opening(path), closing(Ledger.read(path)) as ledger:
+        yield ledger

@@ -133,18 +133,15 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
         " url = CASE WHEN substr(url, 1, 5) = 'data:' THEN 'data:,' ELSE url END"
         " WHERE job_id = ?9 AND attempt = ?10 AND idx = ?11 AND marked = ?12",
         (
-            image.path,
+            event.path,
             image.sha256,
             image.bytes,
             image.width,
             image.height,
-            event.mtime_ns,
+            image.mtime_ns,
             event.at,
-            event.warning,
-            event.job_id,
-            event.attempt,
-            image.index,
-            int(event.watermarked),
+            image.warning,
+            *event.key,
         ),
     )
     _exactly_one(changed, event)
@@ -153,7 +150,7 @@ def _fetched(event: Fetched, db: sqlite3.Connection) -> None:
 
 def _complete(db: sqlite3.Connection, event: Fetched) -> None:
     """The last image ends the job; with fewer images than were asked for it is `partial`."""
-    key = (event.job_id, event.attempt)
+    key = (event.key.job_id, event.key.attempt)
     missing, delivered = db.execute(
         "SELECT sum(sha256 IS NULL), sum(marked = 0) FROM image WHERE job_id = ? AND attempt = ?", key
     ).fetchone()
@@ -217,12 +214,12 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
     db.execute(
         "UPDATE image SET lost_path = coalesce(path, lost_path), lost_sha256 = coalesce(lost_sha256, sha256),"
         " path = NULL, sha256 = NULL WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.job_id, event.attempt, event.index, int(event.watermarked)),
+        event.key,
     )
     db.execute(
         "UPDATE job SET status = 'made' WHERE id = ? AND attempt = ? AND status IN ('done', 'partial', 'made')"
         " AND id IN (SELECT job_id FROM wanted)",
-        (event.job_id, event.attempt),
+        event.key[:2],
     )
 
 
@@ -230,7 +227,7 @@ def _missing(event: Missing, db: sqlite3.Connection) -> None:
 def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
     changed = db.execute(
         "UPDATE image SET path = ? WHERE job_id = ? AND attempt = ? AND idx = ? AND marked = ?",
-        (event.path, event.job_id, event.attempt, event.index, int(event.watermarked)),
+        (event.path, *event.key),
     )
     _exactly_one(changed, event)
 

@@ -81,9 +81,5 @@ def migrate(db: sqlite3.Connection, to: int, steps: Mapping[int, str] = STEPS) -
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     for number in range(version, to):
-        try:
+        with db:  # which rolls back what was not committed
             db.executescript(f"BEGIN IMMEDIATE; {steps[number]}; PRAGMA user_version = {number + 1}; COMMIT;")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise

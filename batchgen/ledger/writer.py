@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from batchgen.errors import DiskRefused, RunStopped
@@ -130,23 +130,12 @@ class Writer:
                 return
 
     async def _write(self, batch: Sequence[_Entry]) -> None:
-        if self._refused is not None:
-            await self._in_thread(partial(self._record_one_by_one, refusal=self._refused), batch)
-            return
-        try:
-            self._ledger.stage(event for entry in batch for event in entry.events)
-        except RunStopped:
-            await self._in_thread(self._record_with_timeout, batch)
-        except BaseException as error:  # noqa: BLE001 - the waiting task raises it
-            if len(batch) == 1:
-                batch[0].failure = error
-                return
-            for entry in batch:  # one entry's defect, or a value that no row can hold, fails no other
-                await self._write([entry])
-        else:
-            await self._in_thread(self._finish, batch)
-
-    async def _in_thread(self, write: Callable[[Sequence[_Entry]], None], batch: Sequence[_Entry]) -> None:
+        write = self._record_one_by_one
+        if self._refused is None:
+            # What fails here fails again below, where each entry gets its own error.
+            with suppress(Exception):
+                self._ledger.stage(event for entry in batch for event in entry.events)
+                write = self._finish
         await asyncio.get_running_loop().run_in_executor(self._thread, write, batch)
 
     # --- what follows runs in the thread --------------------------------------------------------------------
@@ -154,60 +143,45 @@ class Writer:
     def _finish(self, batch: Sequence[_Entry]) -> None:
         try:
             self._ledger.commit()
-        except RunStopped:
-            self._record_with_timeout(batch)
-        except BaseException as error:  # noqa: BLE001 - as above
-            for entry in batch:
-                entry.failure = error
+        except Exception:  # noqa: BLE001 - as above
+            self._record_one_by_one(batch)
         else:
             for entry in batch:
                 entry.run_after_commit()
 
-    def _record_with_timeout(self, batch: Sequence[_Entry]) -> None:
-        """Wait for a program that locks the file for a moment, as a backup does; do not wait for a full disk."""
-        refusal: RunStopped | None = None
-        self._ledger.set_busy_timeout(BUSY_TIMEOUT)
-        try:
-            self._ledger.record(event for entry in batch for event in entry.events)
-        except RunStopped as error:
-            refusal = error
-            if isinstance(error, DiskRefused):
-                self._refused = error
-        except BaseException:  # noqa: BLE001, S110 - recorded one by one below, each entry gets its own error
-            pass
-        else:
-            for entry in batch:
-                entry.run_after_commit()
-            return
-        finally:
-            self._ledger.set_busy_timeout(0)
-        self._record_one_by_one(batch, refusal)
+    def _record_one_by_one(self, batch: Sequence[_Entry]) -> None:
+        """Give each entry its own error: a defect, or a value that no row can hold, fails no other.
 
-    def _record_one_by_one(self, batch: Sequence[_Entry], refusal: RunStopped | None) -> None:
-        """Record answers with the space that the reserve frees; begin no attempt."""
+        Wait once for a program that locks the file for a moment, as a backup does; do not wait for a full disk.
+        """
+        self._ledger.set_busy_timeout(0 if self._refused else BUSY_TIMEOUT)
         for entry in batch:
-            if refusal is not None and any(isinstance(event, Intent) for event in entry.events):
-                entry.failure = refusal
-                continue
-            self._record_with_reserve(entry)
-            if isinstance(entry.failure, RunStopped) and must_be_kept(entry.events):
-                self._unrecorded.append(entry)
-                self._rescue.add(entry.events)
+            self._record_entry(entry)
+            if isinstance(entry.failure, RunStopped):
+                self._ledger.set_busy_timeout(0)
+                if must_be_kept(entry.events):
+                    self._unrecorded.append(entry)
+                    self._rescue.add(entry.events)
+        self._ledger.set_busy_timeout(0)
 
-    def _record_with_reserve(self, entry: _Entry) -> None:
-        while True:
+    def _record_entry(self, entry: _Entry) -> None:
+        """Record an answer with the space that the reserve frees, where it needs that; begin no attempt with it."""
+        begins = any(isinstance(event, Intent) for event in entry.events)
+        while not (begins and self._refused):
             try:
                 self._ledger.record(entry.events)
             except DiskRefused as error:
-                if self._reserve is None or not self._reserve.release():
-                    entry.failure = error
+                self._refused = entry.failure = error
+                if begins or self._reserve is None or not self._reserve.release():
                     return
-            except BaseException as error:  # noqa: BLE001 - as above
+            except BaseException as error:  # noqa: BLE001 - the waiting task raises it
                 entry.failure = error
                 return
             else:
+                entry.failure = None
                 entry.run_after_commit()
                 return
+        entry.failure = self._refused
 
     def _record_unrecorded(self) -> None:
         """At the end of the run the disk may have space again, or the file be unlocked."""
@@ -217,9 +191,6 @@ class Writer:
         try:
             for entry in self._unrecorded:
                 self._ledger.record(entry.events)
-        except (
-            RunStopped,
-            IllegalTransition,
-        ):  # the rescue reports all; nothing is adopted twice
-            return
+        except (RunStopped, IllegalTransition):
+            return  # the rescue reports all; nothing is adopted twice
         self._rescue.discard()

@@ -109,7 +109,7 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     account = manifest.account
     painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
     check_folder(ledger, root)
-    ledger.preview_wanted_jobs(expand(manifest))
+    ledger.set_wanted_jobs(expand(manifest))
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)

@@ -14,12 +14,12 @@ from batchgen.storage.tree import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from batchgen.ledger.records import StoredImage
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
 
-_TOPS = ("images", "watermarked")
 _BY_FILE_BROWSERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -49,8 +49,8 @@ def check_file(root: str, image: StoredImage, *, content: bool = False) -> FileS
     try:
         status = os.stat(path)  # noqa: PTH116 - for every image at every start: half the cost of Path.stat
     except (FileNotFoundError, NotADirectoryError):
-        return FileState(fault=Fault.MISSING, mtime_ns=None)
-    if not stat.S_ISREG(status.st_mode):
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
         return FileState(fault=Fault.MISSING, mtime_ns=None)
     is_same = status.st_size == image.bytes and (
         (status.st_mtime_ns == image.mtime_ns and not content) or sha256_of(path) == image.sha256
@@ -96,14 +96,15 @@ def findings(ledger: Ledger, tree: Tree) -> Iterator[Finding]:
             yield Finding(path=image.path, fault=Fault.RETURNED)
     if not index_is_current(ledger, tree.root):
         yield Finding(path=INDEX, fault=Fault.CHANGED if (tree.root / INDEX).exists() else Fault.MISSING)
-    for name in _files(tree):
+    for name in files_below(tree.root, "images", "watermarked"):
         if name not in known and name.rpartition("/")[2] not in _BY_FILE_BROWSERS:
             yield Finding(path=name, fault=Fault.FOREIGN)
 
 
-def _files(tree: Tree) -> Iterator[str]:
-    for top in _TOPS:
-        for folder, folders, names in os.walk(tree.root / top):
+def files_below(root: Path, *tops: str) -> Iterator[str]:
+    """The paths of all files in these folders, relative to the root."""
+    for top in tops:
+        for folder, folders, names in os.walk(root / top):
             folders.sort()
             for name in sorted(names):
-                yield os.path.relpath(os.path.join(folder, name), tree.root).replace(os.sep, "/")  # noqa: PTH118
+                yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")  # noqa: PTH118

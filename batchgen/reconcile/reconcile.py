@@ -13,14 +13,12 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import ImageFile
 from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
 from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.folders import LARGE, FolderTimes, are_unchanged
 from batchgen.storage import paths
-from batchgen.storage.images import inspect_file
-from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, set_aside, sha256_of
+from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, read_image, set_aside, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +104,7 @@ def record_missing(ledger: Ledger, tree: Tree, *, refetch: bool = False) -> int:
         check_not_away(ledger, tree.root, sum(map(is_managed, missing)), checked)
     for image in filter(is_managed, changed):
         set_aside(tree.root / image.path, tree.root / image.retired_path("-changed"))
-    ledger.record_all(map(_missing, [*missing, *changed]))
+    ledger.record_all(Missing(key=image.key) for image in [*missing, *changed])
     ledger.record_all(_returned(tree.root, image) for image in restored)
     if touched:
         ledger.set_mtimes(touched)
@@ -164,30 +162,9 @@ def _has_left_its_disk(ledger: LedgerReader, root: Path) -> bool:
     return ledger.meta(IMAGES_APART) == "1" and not ((root / _IMAGES).exists() and _is_apart(root))
 
 
-def _missing(image: StoredImage) -> Missing:
-    return Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, watermarked=image.watermarked)
-
-
 def _returned(root: Path, image: StoredImage) -> Fetched:
-    path = root / image.path
-    status = path.stat()
-    info = inspect_file(path)
-    return Fetched(
-        job_id=image.job_id,
-        attempt=image.attempt,
-        image=ImageFile(
-            index=image.index,
-            path=image.path,
-            sha256=image.sha256,
-            bytes=status.st_size,
-            width=info.width,
-            height=info.height,
-        ),
-        watermarked=image.watermarked,
-        mtime_ns=status.st_mtime_ns,
-        at=0,  # an image with the same hash keeps its time of download
-        warning=info.warning,
-    )
+    """One with the same hash keeps its time of download."""
+    return Fetched(key=image.key, path=image.path, image=read_image(root / image.path), at=0)
 
 
 # --- what moves -----------------------------------------------------------------------------------------------
@@ -218,7 +195,7 @@ def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> None:
             moves.append((image, path))
     moved = {image.key for image in _move(ledger, tree, moves)}
     missing = [image for image, _ in moves if image.key not in moved]
-    ledger.record_all(map(_missing, [*missing, *ledger.lost_and_wanted()]))
+    ledger.record_all(Missing(key=image.key) for image in [*missing, *ledger.lost_and_wanted()])
 
 
 def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> list[StoredImage]:
@@ -227,12 +204,7 @@ def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> list[StoredImage
     All files leave before any arrives, so that two may exchange their names; a later run finishes what a crash stops.
     """
     moving = [(image, path) for image, path in moves if tree.move_to_scratch(image.key, image.path)]
-    ledger.record_all(
-        Relocated(
-            job_id=image.job_id, attempt=image.attempt, index=image.index, watermarked=image.watermarked, path=path
-        )
-        for image, path in moving
-    )
+    ledger.record_all(Relocated(key=image.key, path=path) for image, path in moving)
     for image, path in moving:
         tree.place(image.key, path)
     return [image for image, _ in moving]

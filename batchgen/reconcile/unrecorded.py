@@ -15,14 +15,15 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError, ImageBroken
-from batchgen.jobs import ImageFile, Job, Parameters, Reference, Status, job_id
-from batchgen.ledger.adoption import Delivery, FoundFile
+from batchgen.jobs import ImageKey, Job, Parameters, Reference, Status, job_id
+from batchgen.ledger.adoption import Delivery
+from batchgen.ledger.events import Fetched
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import micros
+from batchgen.reconcile.files import files_below
 from batchgen.reports.index import INDEX, views_stamp
-from batchgen.storage.images import inspect_file
 from batchgen.storage.paths import IMAGES, is_inside
-from batchgen.storage.tree import sha256_of
+from batchgen.storage.tree import read_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +82,7 @@ def files_of_pending(
     ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]
 ) -> Iterator[tuple[Job, dict[int, str]]]:
     """Jobs that are still to be made, with the files that have their names, by image index."""
-    files = _files(root)
+    files = [path for path in files_below(root, IMAGES) if not path.rpartition("/")[2].startswith(".")]
     if len(files) <= ledger.count_in_place():
         return  # they are the images of the ledger
     stems = {os.path.splitext(path)[0]: path for path in files}  # noqa: PTH122 - paths are text
@@ -102,15 +103,6 @@ def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
         return True
     own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
     return latest.status is Status.PENDING and not own.issuperset(found.values())
-
-
-def _files(root: Path) -> list[str]:
-    return [
-        os.path.relpath(os.path.join(folder, name), root)  # noqa: PTH118
-        for folder, _, names in os.walk(root / IMAGES)
-        for name in names
-        if not name.startswith(".")
-    ]
 
 
 # --- as deliveries ------------------------------------------------------------------------
@@ -134,28 +126,34 @@ def deliveries_of_index(
 
 def delivery_of_files(job: Job, files: dict[int, str], root: Path, account: str, base_url: str, at: int) -> Delivery:
     """Images that are recognised by their names alone."""
-    whole = [(index, each) for index, path in files.items() if (each := _image(root, path, index, at)) is not None]
+    whole = [found for index, path in files.items() if (found := _image(root, path, ImageKey(job.id, 1, index, 0), at))]
     return Delivery(
         job=job,
-        attempt=1,
         account=account,
         base_url=base_url,
-        task_id="",
         submitted_at=at,
         finished_at=at,
-        cost=None,
-        indexes=tuple(index for index, _ in whole),
-        files=tuple(each for _, each in whole),
+        indexes=tuple(found.key.image_index for found in whole),
+        files=tuple(whole),
     )
 
 
 def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
     first = rows[0]
-    files = [(row, _image(root, row["file_name"], int(row["image_index"]), _ms(row["finished_at"]))) for row in rows]
+    attempt = max(1, int(first["attempts"] or 1))
+    files = [
+        (
+            row,
+            _image(
+                root, row["file_name"], ImageKey(job.id, attempt, int(row["image_index"]), 0), _ms(row["finished_at"])
+            ),
+        )
+        for row in rows
+    ]
     costs = [cost for row in rows if (cost := _cost(row["cost"])) is not None]
     return Delivery(
         job=job,
-        attempt=max(1, int(first["attempts"] or 1)),
+        attempt=attempt,
         account=first["provider"],
         base_url=base_url,
         task_id=first["task_id"],
@@ -163,22 +161,16 @@ def _delivery(job: Job, rows: list[Row], root: Path, base_url: str) -> Delivery:
         finished_at=max(_ms(row["finished_at"]) for row in rows),
         cost=sum(costs) if len(costs) == len(rows) else None,
         indexes=tuple(int(row["image_index"]) for row in rows),
-        files=tuple(found for row, found in files if found is not None and found.image.sha256 == row["sha256"]),
+        files=tuple(found for row, found in files if found and found.image.sha256 == row["sha256"]),
     )
 
 
-def _image(root: Path, path: str, index: int, at: int) -> FoundFile | None:
+def _image(root: Path, path: str, key: ImageKey, at: int) -> Fetched | None:
     """The file, or None where it is missing or no whole image."""
-    file = root / path
-    if not (is_inside(path) and path.startswith(IMAGES)):
-        return None
-    try:
-        info, status = inspect_file(file), file.stat()
-        sha256 = sha256_of(file)
-    except (OSError, ImageBroken):
-        return None
-    image = ImageFile(index=index, path=path, sha256=sha256, bytes=status.st_size, width=info.width, height=info.height)
-    return FoundFile(image=image, mtime_ns=status.st_mtime_ns, fetched_at=at)
+    with suppress(OSError, ImageBroken):
+        if is_inside(path) and path.startswith(IMAGES):
+            return Fetched(key=key, path=path, image=read_image(root / path), at=at)
+    return None
 
 
 def _rows(root: Path) -> Iterator[Row]:

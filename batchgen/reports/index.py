@@ -7,11 +7,12 @@ manifest asks for formulas to be escaped (`output.spreadsheet_safe`).
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.store import VIEWS_STAMP
@@ -19,7 +20,7 @@ from batchgen.money import plain
 from batchgen.storage.tree import disk_refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from batchgen.jobs import Job
@@ -39,15 +40,9 @@ INDEX_COLUMNS = (
     *("provider", "task_id", "attempts", "submitted_at", "finished_at", "cost", "params", "warning"),
 )
 FAILURE_COLUMNS = (
-    "job_id",
-    "status",
-    "code",
-    "message",
-    "attempts",
-    "task_id",
+    *("job_id", "status", "code", "message", "attempts", "task_id"),
     *_REQUEST,
-    "provider",
-    "params",
+    *("provider", "params"),
 )
 
 
@@ -60,57 +55,49 @@ def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False) ->
     stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
     if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp:
         return
-    convert = _escaped if escape_formulas else _exact
-    _write(tree, INDEX, INDEX_COLUMNS, map(convert, map(_index_cells, ledger.index_rows())))
-    failures = map(convert, map(_failure_cells, ledger.failure_rows()))
+    _write(tree, INDEX, _index(ledger, escape_formulas=escape_formulas))
+    failures = map(_failure_cells, ledger.failure_rows())
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
-        _write(tree, FAILURES, FAILURE_COLUMNS, chain([first], failures))
+        _write(tree, FAILURES, _lines(FAILURE_COLUMNS, chain([first], failures), escape_formulas=escape_formulas))
     ledger.set_meta(VIEWS_STAMP, views_stamp(tree.root, escape_formulas=escape_formulas) or "")
 
 
 def index_is_current(ledger: LedgerReader, root: Path) -> bool:
     """Whether index.csv is, to the byte, what the ledger gives, with formulas escaped or not."""
-    return _is_current(ledger, root, _exact) or _is_current(ledger, root, _escaped)
+    return any(
+        _is_made_of(root / INDEX, _index(ledger, escape_formulas=escape_formulas)) for escape_formulas in (False, True)
+    )
 
 
-def _is_current(ledger: LedgerReader, root: Path, convert: Callable[[list[object]], list[object]]) -> bool:
-    try:
-        with (root / INDEX).open("rb") as file:
-            for line in _lines(INDEX_COLUMNS, map(convert, map(_index_cells, ledger.index_rows()))):
-                if file.read(len(line)) != line:
-                    return False
-            return not file.read(1)
-    except OSError:
-        return False
+def _is_made_of(path: Path, lines: Iterator[bytes]) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return all(file.read(len(line)) == line for line in lines) and not file.read(1)
+    return False
 
 
-def _lines(columns: tuple[str, ...], rows: Iterable[list[object]]) -> Iterator[bytes]:
-    header: list[object] = list(columns)
-    for row in chain([header], rows):
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\r\n").writerow(row)
-        yield text.getvalue().encode()
+def _index(ledger: LedgerReader, *, escape_formulas: bool) -> Iterator[bytes]:
+    return _lines(INDEX_COLUMNS, map(_index_cells, ledger.index_rows()), escape_formulas=escape_formulas)
 
 
-def _write(tree: Tree, name: str, columns: tuple[str, ...], rows: Iterable[list[object]]) -> None:
+def _lines(columns: tuple[str, ...], rows: Iterable[list[object]], *, escape_formulas: bool) -> Iterator[bytes]:
+    target: Any = SimpleNamespace(write=str.encode)  # whose result is that of `writerow`
+    writer = csv.writer(target, lineterminator="\r\n")
+    return map(writer.writerow, chain([columns], map(_escaped, rows) if escape_formulas else rows))
+
+
+def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
     beside = tree.root / f".{name}.new"
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\r\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
+        with beside.open("wb") as file:
+            file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(tree.root / name)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise disk_refused(error, tree.root / name) from error
-
-
-def _exact(cells: list[object]) -> list[object]:
-    return cells
 
 
 def _escaped(cells: list[object]) -> list[object]:

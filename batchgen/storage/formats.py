@@ -337,28 +337,15 @@ def _extents(data: bytes) -> Iterator[Size]:
 
 # --- the table ----------------------------------------------------------------------------------------------
 
-_SIGNATURES = [
-    (kind, re.compile(signature, re.DOTALL))
-    for kind, signature in (
-        (ImageFormat.PNG, rb"\x89PNG\r\n\x1a\n"),
-        (ImageFormat.JPEG, rb"\xff\xd8\xff"),
-        (ImageFormat.WEBP, rb"RIFF.{4}WEBP"),
-        (ImageFormat.GIF, rb"GIF8[79]a"),
-        (ImageFormat.TIFF, rb"II\*\0|MM\0\*"),
-        (ImageFormat.BMP, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0"),  # the lengths of its headers
-        (ImageFormat.JXL, rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
-        (ImageFormat.JP2, rb"\0\0\0\x0cjP  \r\n\x87\n"),
-    )
-]
-_READERS: dict[ImageFormat, Callable[[bytes], tuple[Size, int | None]]] = {
-    ImageFormat.PNG: _png,
-    ImageFormat.JPEG: _jpeg,
-    ImageFormat.WEBP: _webp,
-    ImageFormat.GIF: _gif,
-    ImageFormat.TIFF: _tiff,
-    ImageFormat.BMP: _bmp,
-    ImageFormat.JXL: _jxl,
-    ImageFormat.JP2: _jp2,
-    ImageFormat.AVIF: _boxed,
-    ImageFormat.HEIC: _boxed,
-}
+_FORMATS: tuple[tuple[ImageFormat, bytes, Callable[[bytes], tuple[Size, int | None]]], ...] = (
+    (ImageFormat.PNG, rb"\x89PNG\r\n\x1a\n", _png),
+    (ImageFormat.JPEG, rb"\xff\xd8\xff", _jpeg),
+    (ImageFormat.WEBP, rb"RIFF.{4}WEBP", _webp),
+    (ImageFormat.GIF, rb"GIF8[79]a", _gif),
+    (ImageFormat.TIFF, rb"II\*\0|MM\0\*", _tiff),
+    (ImageFormat.BMP, rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", _bmp),  # the lengths of its headers
+    (ImageFormat.JXL, rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", _jxl),
+    (ImageFormat.JP2, rb"\0\0\0\x0cjP  \r\n\x87\n", _jp2),
+)
+_SIGNATURES = [(kind, re.compile(signature, re.DOTALL)) for kind, signature, _ in _FORMATS]
+_READERS = {kind: read for kind, _, read in _FORMATS} | dict.fromkeys((ImageFormat.AVIF, ImageFormat.HEIC), _boxed)

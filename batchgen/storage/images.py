@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from batchgen.errors import ImageBroken
 from batchgen.storage.formats import (
@@ -24,9 +23,6 @@ from batchgen.storage.formats import (
     image_format,
     read_structure,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MAX_PIXELS = 1_000_000_000  # few programs can open a larger image, or it is made to harm them
 
@@ -42,11 +38,6 @@ class ImageInfo:
     width: int
     height: int
     warning: str = ""
-
-    @property
-    def ext(self) -> str:
-        """The extension of its file, with the dot."""
-        return self.format.ext
 
 
 def inspect(data: bytes) -> ImageInfo:
@@ -70,18 +61,11 @@ def inspect(data: bytes) -> ImageInfo:
     return ImageInfo(format=kind, width=width, height=height, warning=warning)
 
 
-def inspect_file(path: Path) -> ImageInfo:
-    """What image a file holds. Raises `ImageBroken`, and `OSError` where the file cannot be read.
-
-    It is read whole, not mapped: the process would be killed where someone shortens a mapped file.
-    """
-    return inspect(path.read_bytes())
-
-
 # --- what is no image ------------------------------------------------------------------------------------------
 
 _HEAD = 1024  # bytes of a body that are decoded
 _SHOWN = 80  # characters of it that a message shows
+_HTML = re.compile(r"<!doctype html|.{,200}<html", re.IGNORECASE | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _OTHERS = (  # offset, bytes, name
     (4, b"ftyp", "a video"),
@@ -95,31 +79,18 @@ def _refusal(data: bytes) -> str:
     """The message about a body that is in no format of images."""
     if not data:
         return "The download is empty: the gateway sent no image."
-    if len(data) < 16 and any(magic.startswith(data[:8]) for magic in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")):
-        return f"The image is broken: it is cut short at {len(data)} bytes."
     if name := next((n for at, magic, n in _OTHERS if data[at : at + len(magic)] == magic), None):
         return f"The download is {name}, not an image."
     text = _text(data[:_HEAD])
     if text is None:
         return f"The download is not an image: its {len(data)} bytes begin with {data[:8].hex(' ')}."
-    return f"The download is {_text_kind(text)}, not an image. It says: {_excerpt(text)}"
+    return f"The download is {'an HTML page' if _HTML.match(text) else 'text'}, not an image. It says: {_excerpt(text)}"
 
 
 def _text(head: bytes) -> str | None:
     """The head as text; None where it is none. Its last character may be cut."""
     text = head.decode("utf-8-sig", errors="replace").rstrip("\ufffd").strip()
     return None if not text or "\ufffd" in text or "\0" in text else text
-
-
-def _text_kind(text: str) -> str:
-    start = text[:200].lower()
-    if "<html" in start or start.startswith("<!doctype html"):
-        return "an HTML page"
-    if "<svg" in start:
-        return "an SVG drawing"
-    if text[0] == "<":
-        return "an XML document"
-    return "a JSON answer" if text[0] in "{[" else "text"
 
 
 def _excerpt(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from string import Formatter
@@ -83,7 +84,7 @@ class PathTemplate:
         template = cls(text=text, fields=frozenset(p.name for p in pieces if p.name), pieces=pieces)
         if template._bytes_for_values() < 0:
             raise PathInvalid(
-                f"The path {_quoted(text)} is too long: a name has at most {LONGEST} bytes, and its fixed"
+                f"The path {text!r} is too long: a name has at most {LONGEST} bytes, and its fixed"
                 " text leaves too few of them. Shorten it."
             )
         return template
@@ -95,20 +96,12 @@ class PathTemplate:
         """
         values = [_value(piece, job, index, ext) for piece in self.pieces]
         path = self._join(values)
-        size = len(path) if path.isascii() else len(path.encode())
-        if size <= self._max_bytes():
-            return path
-        return self._join(self._cut(values))
+        return path if len(path.encode()) <= self._max_bytes() else self._join(self._cut(values))
 
     def _join(self, values: Sequence[str]) -> str:
-        parts = [IMAGES]
-        for piece, value in zip(self.pieces, values, strict=True):
-            parts.append(piece.literal)
-            parts.append(value)
-        path = "".join(parts)
-        if not path.isascii():  # normalised parts need not be normalised together
-            path = unicodedata.normalize("NFC", path)
-        return _DEVICE.sub("/_", path)
+        parts = [piece.literal + value for piece, value in zip(self.pieces, values, strict=True)]
+        # Normalised parts need not be normalised together.
+        return _DEVICE.sub("/_", unicodedata.normalize("NFC", "".join([IMAGES, *parts])))
 
     def _max_bytes(self) -> int:
         return _MAX_BYTES if "job_id" in self.fields else _MAX_BYTES_WITHOUT_ID
@@ -131,7 +124,8 @@ class PathTemplate:
         free = self._max_bytes() - self._segments() - len(IMAGES)
         free -= sum(len(piece.literal.encode()) for piece in self.pieces)
         free -= sum(size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name in _KEPT)
-        level = _level([s for p, s in zip(self.pieces, sizes, strict=True) if p.name not in _KEPT], free)
+        to_cut = [size for piece, size in zip(self.pieces, sizes, strict=True) if piece.name not in _KEPT]
+        level = bisect_right(range(LONGEST), free, key=lambda most: sum(min(size, most) for size in to_cut)) - 1
         return [
             value if piece.name in _KEPT or size <= level else _head(value, level)
             for piece, value, size in zip(self.pieces, values, sizes, strict=True)
@@ -171,7 +165,7 @@ def retired(path: str, job_id: str) -> str:
 
 def folded(path: str) -> str:
     """The key of a name that is equal for names which some file system takes for one: without case, composed."""
-    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+    return unicodedata.normalize("NFC", path.casefold())
 
 
 # --- reading a template ------------------------------------------------------------------------------------
@@ -182,8 +176,7 @@ def _split(text: str, known: Collection[str]) -> list[_Piece]:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
         raise PathInvalid(
-            f"The path {_quoted(text)} cannot be read: {error}. Write a placeholder as {{model}}, "
-            "and a literal brace twice."
+            f"The path {text!r} cannot be read: {error}. Write a placeholder as {{model}}, and a literal brace twice."
         ) from error
     return [
         _Piece(literal=literal)
@@ -222,10 +215,10 @@ def _check_shape(text: str, pieces: Sequence[_Piece]) -> None:
     for piece in pieces:
         _check_literal(text, piece.literal)
     if not pieces or pieces[-1].name != "ext" or [p.name for p in pieces].count("ext") > 1:
-        raise PathInvalid(f"The path {_quoted(text)} must end in {{ext}}, and have it only there.")
+        raise PathInvalid(f"The path {text!r} must end in {{ext}}, and have it only there.")
     skeleton = "".join(piece.literal + ("x" if piece.name else "") for piece in pieces).removesuffix("x")
     if skeleton.startswith("/"):
-        raise PathInvalid(f"The path {_quoted(text)} is absolute: it must be relative to the folder {IMAGES}.")
+        raise PathInvalid(f"The path {text!r} is absolute: it must be relative to the folder {IMAGES}.")
     for segment in skeleton.split("/"):
         _check_segment(text, segment)
 
@@ -234,25 +227,20 @@ def _check_literal(text: str, literal: str) -> None:
     bad = sorted(set(_FORBIDDEN.findall(literal.replace("/", ""))))
     if bad or not literal.isprintable():
         shown = " ".join(c for c in bad if c.isprintable()) or "a control character or an unusual space"
-        raise PathInvalid(f"The path {_quoted(text)} has characters that some systems do not allow in a name: {shown}.")
+        raise PathInvalid(f"The path {text!r} has characters that some systems do not allow in a name: {shown}.")
     if literal and unicodedata.category(literal[0]).startswith("M"):
-        raise PathInvalid(f"The path {_quoted(text)} has an accent that would change the value before it. Remove it.")
+        raise PathInvalid(f"The path {text!r} has an accent that would change the value before it. Remove it.")
 
 
 def _check_segment(text: str, segment: str) -> None:
     if segment in {".", ".."}:
-        raise PathInvalid(f"The path {_quoted(text)} steps out of its folder with {_quoted(segment)}: remove that.")
+        raise PathInvalid(f"The path {text!r} steps out of its folder with {segment!r}: remove that.")
     if not segment:
-        raise PathInvalid(f"The path {_quoted(text)} has an empty name between its slashes or before {{ext}}.")
+        raise PathInvalid(f"The path {text!r} has an empty name between its slashes or before {{ext}}.")
     if segment.endswith(".") and text.endswith(segment[-1:] + "{ext}"):
-        raise PathInvalid(f"The path {_quoted(text)} has a dot before {{ext}}, which has its own: remove it.")
+        raise PathInvalid(f"The path {text!r} has a dot before {{ext}}, which has its own: remove it.")
     if segment[0] in " ." or segment[-1] in " .":
-        raise PathInvalid(f"The path {_quoted(text)} has a name that begins or ends with a dot or a space: remove it.")
-
-
-def _quoted(text: str) -> str:
-    """Text as a message shows it, control characters escaped."""
-    return repr(text)
+        raise PathInvalid(f"The path {text!r} has a name that begins or ends with a dot or a space: remove it.")
 
 
 # --- values ------------------------------------------------------------------------------------------------
@@ -279,23 +267,10 @@ def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
 @lru_cache(maxsize=4096)
 def _portable(value: str) -> str:
     """A value as part of a name. It is never empty, and neither begins nor ends with a dot or a space."""
-    if not value.isascii():
-        value = unicodedata.normalize("NFC", value)
-    value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", value)).strip(" .")
+    value = _FORBIDDEN.sub("-", _BLANKS.sub(" ", unicodedata.normalize("NFC", value))).strip(" .")
     if value and unicodedata.category(value[0]).startswith("M"):
         return "_" + value  # an accent would combine with the character before it
     return value or "_"
-
-
-def _level(sizes: Sequence[int], free: int) -> int:
-    """The greatest size in bytes to which all values can be cut so that together they take at most `free`."""
-    ordered = sorted(sizes)
-    for position, size in enumerate(ordered):
-        share = free // (len(ordered) - position)
-        if size > share:
-            return share
-        free -= size
-    return ordered[-1] if ordered else 0
 
 
 def _head(value: str, size: int) -> str:

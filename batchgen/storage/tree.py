@@ -13,17 +13,19 @@ import hashlib
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.descriptors import is_short_of_descriptors
 from batchgen.errors import CommandError, DiskRefused, RunStopped, TooFewDescriptors
-from batchgen.storage.images import ImageInfo, inspect
+from batchgen.jobs import ReceivedImage
+from batchgen.storage.images import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from io import FileIO
     from pathlib import Path
+
+    from batchgen.jobs import ImageKey
 
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
@@ -31,17 +33,6 @@ _OWN_FILES = (
     *(".lock", ".index.csv.new", ".failures.csv.new", ".sandbox.jsonl"),
     *(f"state.sqlite3{end}" for end in ("", "-journal", "-wal", "-shm")),
 )
-_CHUNK = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WholeFile:
-    """A file in the scratch folder that is checked and synced."""
-
-    sha256: str
-    bytes: int
-    mtime_ns: int
-    info: ImageInfo
 
 
 class Tree:
@@ -59,7 +50,7 @@ class Tree:
         try:
             mkdir_durable(self.root)
             self._identity = _identity(self.root)
-            self._check_own_names()
+            check_own_names(self.root)
             self.scratch.mkdir(exist_ok=True)
             for folder in (self.scratch, *(self.root / top for top in _TOPS)):
                 if folder.exists():
@@ -71,35 +62,21 @@ class Tree:
             if (self.root / name).is_dir():
                 raise DiskRefused(f"{self.root / name} is a folder, and should be a file. Move it away.")
 
-    def _check_own_names(self) -> None:
-        """Raise CommandError where a file of batchgen's own is a symbolic link: its target would be written."""
-        for name in (SCRATCH, *_OWN_FILES):
-            if (self.root / name).is_symlink():
-                raise CommandError(
-                    f"{self.root / name} is a symbolic link, and batchgen writes its own files into the output folder"
-                    " alone. Remove it; only images, watermarked and retired may be links to other disks."
-                )
-
     def check_in_place(self) -> None:
         """Raise RunStopped where the folder was moved during the run: its path may be that of another one."""
-        try:
+        with suppress(OSError):
             if self._identity is None or _identity(self.root) == self._identity:
                 return
-        except OSError as error:
-            raise self._moved() from error
-        raise self._moved()
-
-    def _moved(self) -> RunStopped:
-        return RunStopped(
+        raise RunStopped(
             f"{self.root} was moved while this run was going. Nothing more is sent, and nothing is lost: run again with"
             " --output and the folder's new path."
         )
 
-    def scratch_path(self, key: tuple[str, int, int, int]) -> Path:
-        """The path of an image (job id, attempt, index, watermarked) until it is moved into place."""
+    def scratch_path(self, key: ImageKey) -> Path:
+        """The path of an image until it is moved into place."""
         return self.scratch / "-".join(map(str, key))
 
-    def place(self, key: tuple[str, int, int, int], path: str) -> None:
+    def place(self, key: ImageKey, path: str) -> None:
         """Move a whole file from the scratch folder to its place; a user's file of that name is set aside."""
         self.check_in_place()
         target = self.root / path
@@ -113,7 +90,7 @@ class Tree:
         except OSError as error:
             raise disk_refused(error, target) from error
 
-    def move_to_scratch(self, key: tuple[str, int, int, int], path: str) -> bool:
+    def move_to_scratch(self, key: ImageKey, path: str) -> bool:
         """Move a file from its place back to the scratch folder, to be placed elsewhere; False if it is missing."""
         try:
             _move(self.root / path, self.scratch_path(key))
@@ -163,6 +140,16 @@ class Tree:
             self._known_folders.add(name)
 
 
+def check_own_names(root: Path) -> None:
+    """Raise CommandError where a file of batchgen's own is a symbolic link: its target would be written."""
+    for name in (SCRATCH, *_OWN_FILES):
+        if (root / name).is_symlink():
+            raise CommandError(
+                f"{root / name} is a symbolic link, and batchgen writes its own files into the output folder alone."
+                " Remove it; only images, watermarked and retired may be links to other disks."
+            )
+
+
 def _probe(folder: Path) -> None:
     """Make and remove a file; a link of its name is not followed."""
     probe = folder / ".probe"
@@ -198,7 +185,7 @@ def write_chunk(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:
         raise _not_written(error, path) from error
 
 
-def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFile:
+def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> ReceivedImage:
     """Write the last pieces, check the image, hash it and sync it; runs in a thread.
 
     A body that came in one chunk is checked and hashed in memory: to read it back costs as much as the check.
@@ -206,30 +193,41 @@ def finish_file(path: Path, pieces: Sequence[bytes], *, first: bool) -> WholeFil
     """
     body = b"".join(pieces)
     try:
-        with path.open("wb" if first else "ab", buffering=0) as file:
-            _write_all(file, body)
-            if not first:
-                body = path.read_bytes()
-            info = inspect(body)
+        with path.open("wb" if first else "ab") as file:
+            file.write(body)
+            file.flush()
+            image = _image(body if first else path.read_bytes())
             os.fsync(file.fileno())
-            status = os.fstat(file.fileno())
-        sha256 = hashlib.sha256(body).hexdigest()
-        return WholeFile(sha256=sha256, bytes=len(body), mtime_ns=status.st_mtime_ns, info=info)
+            return replace(image, mtime_ns=os.fstat(file.fileno()).st_mtime_ns)
     except OSError as error:
         raise _not_written(error, path) from error
+
+
+def read_image(path: Path) -> ReceivedImage:
+    """The image that a file holds. Raises ImageBroken, and OSError where the file cannot be read.
+
+    It is read whole, not mapped: the process would be killed where someone shortens a mapped file.
+    """
+    return replace(_image(path.read_bytes()), mtime_ns=path.stat().st_mtime_ns)
+
+
+def _image(body: bytes) -> ReceivedImage:
+    info = inspect(body)
+    return ReceivedImage(
+        sha256=hashlib.sha256(body).hexdigest(),
+        bytes=len(body),
+        width=info.width,
+        height=info.height,
+        ext=info.format.ext,
+        mtime_ns=0,
+        warning=info.warning,
+    )
 
 
 def _not_written(error: OSError, path: Path) -> RunStopped | TooFewDescriptors:
     if is_short_of_descriptors(error):
         return TooFewDescriptors(f"{path} cannot be opened: {error.strerror}.")
     return disk_refused(error, path)
-
-
-def _write_all(file: FileIO, body: bytes) -> None:
-    """Write all of it: a full disk may take a part without an error, and the next write then raises it."""
-    rest = memoryview(body)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -281,11 +279,8 @@ def _move(source: Path, target: Path) -> None:
 
 def sha256_of(path: Path | str) -> str:
     """The hash of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:  # noqa: PTH123 - names in the tree are text, as in the ledger
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def disk_refused(error: OSError, path: object) -> DiskRefused:
@@ -297,7 +292,5 @@ def disk_refused(error: OSError, path: object) -> DiskRefused:
 
 
 def _remove_if_empty(folder: str | Path) -> None:
-    try:
-        os.rmdir(folder)  # noqa: PTH106 - a folder that is not empty stays: that is the wish
-    except OSError:
-        return
+    with suppress(OSError):  # a folder that is not empty stays: that is the wish
+        os.rmdir(folder)  # noqa: PTH106 - names in the tree are text

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import rig
 
 from batchgen.app.load import load_manifest
-from batchgen.jobs import ID_VERSION, ImageFile, ImageLink, external_id
+from batchgen.jobs import ID_VERSION, ImageKey, ImageLink, ReceivedImage, external_id
 from batchgen.ledger.events import Accepted, Fetched, Intent, Made
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.matrix.expand import expand
@@ -100,8 +100,10 @@ def done(number: int, job: Job, tree: Tree, manifest: Manifest) -> Iterator[Even
     yield Accepted(job_id=job.id, attempt=1, task_id=str(number), at=at)
     link = ImageLink(index=0, url=f"{_UNREACHABLE}/images/{number}/0.png")
     yield Made(job_id=job.id, attempt=1, links=(link,), cost=None, at=at)
-    image = ImageFile(index=0, path=path, sha256=_SHA256, bytes=_BYTES, width=1360, height=768)
-    yield Fetched(job_id=job.id, attempt=1, image=image, watermarked=False, mtime_ns=mtime_ns, at=at)
+    image = ReceivedImage(
+        sha256=_SHA256, bytes=_BYTES, width=1360, height=768, ext=".png", mtime_ns=mtime_ns, warning=""
+    )
+    yield Fetched(key=ImageKey(job.id, 1, 0, 0), path=path, image=image, at=at)
 
 
 def write(path: Path) -> int:

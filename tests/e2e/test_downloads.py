@@ -189,7 +189,7 @@ def test_a_page_in_place_of_an_image_is_quoted_and_left_for_the_next_run(tmp_pat
     path = write(tmp_path, gateway.base_url)
     done = run(path)
     assert done.returncode == 1
-    assert "The download is an XML document, not an image. It says: <Error><Code>AccessDenied" in done.stdout
+    assert "The download is text, not an image. It says: <Error><Code>AccessDenied" in done.stdout
     gateway.answers.clear()
     finished(path)
     assert gateway.count("create") == 1
@@ -252,7 +252,7 @@ def test_a_format_is_known_by_its_content_whatever_the_host_calls_it(tmp_path, g
 NONE_OF_THEM = {
     "a video": b"\0\0\0 ftypisom" + bytes(40),
     "a PDF file": b"%PDF-1.7\n",
-    "an SVG drawing": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "text": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchgen.jobs import ImageFile, ImageLink, Status, external_id
+from batchgen.jobs import ImageKey, ImageLink, ReceivedImage, Status, external_id
 from batchgen.ledger.events import Accepted, Ended, Fetched, Intent, Made, NotMade
 
 PRICE, CHARGE = 2_000_000, 1_500_000  # the gateway charges less than its list says
@@ -40,5 +40,8 @@ def made(job_id, number, n):
 
 def fetched(job_id, number, index):
     path = f"images/{job_id}-{number}-{index}.png"
-    image = ImageFile(index=index, path=path, sha256="0" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=job_id, attempt=number, image=image, watermarked=False, mtime_ns=7, at=4)
+    return Fetched(key=ImageKey(job_id, number, index, 0), path=path, image=received("0" * 64), at=4)
+
+
+def received(sha256):
+    return ReceivedImage(sha256=sha256, bytes=9, width=3, height=3, ext=".png", mtime_ns=7, warning="")

@@ -176,8 +176,8 @@ async def test_images_inside_an_answer_survive_a_full_disk(tmp_path, monkeypatch
         if not with_reserve:
             assert sum(map(len, said)) < 10_000
             assert files[0].name in said[0]
-            assert adopt_rescued(ledger, files[0]) == (1, 0)
-            assert adopt_rescued(ledger, files[0]) == (0, 1)
+            assert adopt_rescued(ledger, files[0]) == 1
+            assert adopt_rescued(ledger, files[0]) == 0
         assert len(files) == (not with_reserve)
         assert ledger.attempt_of(job().id).status is Status.MADE
         assert ledger.links_to_fetch(job().id, 1) == [(image, False)]

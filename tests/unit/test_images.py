@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from batchgen.errors import ImageBroken
-from batchgen.storage.images import ImageFormat, inspect, inspect_file
+from batchgen.storage.images import ImageFormat, inspect
+from batchgen.storage.tree import read_image
 
 WIDTH, HEIGHT = 61, 37
 
@@ -90,7 +91,7 @@ def test_a_whole_image_tells_its_format_and_size(name):
 def test_the_ending_of_a_file_follows_from_its_content(name, ext, tmp_path):
     path = tmp_path / "image.dat"
     path.write_bytes(IMAGES[name])
-    assert inspect_file(path).ext == ext
+    assert read_image(path).ext == ext
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -214,19 +215,19 @@ def test_junk_is_broken_and_nothing_worse(magic, junk):
         ),
         (
             b'{"code":1202,"message":"not found"}',
-            'The download is a JSON answer, not an image. It says: {"code":1202,"message":"not found"}',
+            'The download is text, not an image. It says: {"code":1202,"message":"not found"}',
         ),
         (
             b"<?xml version='1.0'?><Error/>",
-            "The download is an XML document, not an image. It says: <?xml version='1.0'?><Error/>",
+            "The download is text, not an image. It says: <?xml version='1.0'?><Error/>",
         ),
-        (b"<svg xmlns='x'/>", "The download is an SVG drawing, not an image. It says: <svg xmlns='x'/>"),
+        (b"<svg xmlns='x'/>", "The download is text, not an image. It says: <svg xmlns='x'/>"),
         (
             "Zugriff \x1b[31mverweigert: ü".encode(),
             "The download is text, not an image. It says: Zugriff [31mverweigert: ü",
         ),
         (b"\x00\x01\xfe\xff", "The download is not an image: its 4 bytes begin with 00 01 fe ff."),
-        (PNG[:5], "The image is broken: it is cut short at 5 bytes."),
+        (PNG[:5], "The download is not an image: its 5 bytes begin with 89 50 4e 47 0d."),
         (gzip.compress(IMAGES["png"]), "The download is a gzip file, not an image."),
         (b"\0\0\0 ftypisom" + bytes(20), "The download is a video, not an image."),
     ],
@@ -245,4 +246,4 @@ def test_only_a_little_of_a_long_answer_is_shown():
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
-        inspect_file(tmp_path / "none.png")
+        read_image(tmp_path / "none.png")

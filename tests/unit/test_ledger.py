@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 from jobs_for_tests import job
+from ledger_events import received
 
 from batchgen.errors import CommandError, OutputBusy, RunStopped
-from batchgen.jobs import ImageFile, ImageLink, Status, external_id
+from batchgen.jobs import ImageKey, ImageLink, Status, external_id
 from batchgen.ledger import lock
 from batchgen.ledger.events import (
     Accepted,
@@ -61,8 +62,8 @@ def made(of=FOX, attempt=1, images=2, cost=1_500_000):
 
 
 def fetched(index, of=FOX, attempt=1):
-    image = ImageFile(index=index, path=f"images/{index}.png", sha256=f"{index}" * 64, bytes=9, width=3, height=3)
-    return Fetched(job_id=of.id, attempt=attempt, image=image, watermarked=False, mtime_ns=7, at=4000)
+    image = received(f"{index}" * 64)
+    return Fetched(key=ImageKey(of.id, attempt, index, 0), path=f"images/{index}.png", image=image, at=4000)
 
 
 def not_made(of=FOX, attempt=1, outcome=Outcome.FAILED, *, counts=True):
@@ -155,7 +156,7 @@ def test_a_known_job_takes_over_the_name_that_the_manifest_gives_it_now(ledger):
 def test_a_lost_file_makes_the_job_made_again_and_needs_no_new_attempt(ledger):
     ledger.set_wanted_jobs([FOX])
     ledger.record([intent(), accepted(), made(), fetched(0), fetched(1)])
-    ledger.record([Missing(job_id=FOX.id, attempt=1, index=1, watermarked=False)])
+    ledger.record([Missing(key=ImageKey(FOX.id, 1, 1, 0))])
     assert status_of(ledger) is Status.MADE
     assert [link.index for link, _ in ledger.links_to_fetch(FOX.id, 1)] == [1]
     ledger.record([fetched(1)])
@@ -175,7 +176,7 @@ def test_images_of_an_earlier_attempt_give_way_to_those_of_a_later_one(ledger):
     assert len(list(ledger.index_rows())) == 1
     ledger.record([intent(attempt=2), accepted(attempt=2), made(attempt=2)])
     (earlier,) = ledger.earlier_images(FOX.id, 2)
-    moved = Relocated(job_id=FOX.id, attempt=1, index=0, watermarked=False, path="retired/0.png")
+    moved = Relocated(key=ImageKey(FOX.id, 1, 0, 0), path="retired/0.png")
     ledger.record([moved, fetched(0, attempt=2), fetched(1, attempt=2)])
     assert earlier.path == "images/0.png"
     assert [row.path for row in ledger.index_rows()] == ["images/0.png", "images/1.png"]
@@ -199,7 +200,7 @@ def test_a_preview_changes_nothing(tmp_path):
     Ledger.open(tmp_path / FILE_NAME).close()
     before = (tmp_path / FILE_NAME).read_bytes()
     preview = Ledger.preview(tmp_path / FILE_NAME)
-    preview.preview_wanted_jobs([FOX])
+    preview.set_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
     assert (tmp_path / FILE_NAME).read_bytes() == before
@@ -208,7 +209,7 @@ def test_a_preview_changes_nothing(tmp_path):
 
 def test_a_preview_needs_no_ledger_at_all():
     preview = Ledger.preview(None)
-    preview.preview_wanted_jobs([FOX])
+    preview.set_wanted_jobs([FOX])
     assert preview.counts() == {Status.PENDING: 1}
     preview.close()
 

@@ -196,7 +196,7 @@ class HonestRun(OnDisk):
     @rule(data=st.data())
     def lose_a_file(self, data) -> None:
         image = data.draw(st.sampled_from(list(self.ledger.stored_images())))
-        self.record(Missing(job_id=image.job_id, attempt=image.attempt, index=image.index, watermarked=False))
+        self.record(Missing(key=image.key))
 
     @precondition(lambda self: self.ledger.incomplete(frozenset({Status.FAILED})))
     @rule(data=st.data())
