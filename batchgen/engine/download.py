@@ -30,8 +30,7 @@ from batchgen.ledger.events import HostRefused, Relinked
 
 if TYPE_CHECKING:
     from batchgen.engine.attempt import Attempt
-    from batchgen.engine.context import Context
-    from batchgen.engine.ports import ImageKey, ReceivedImage
+    from batchgen.engine.context import Context, ImageKey, ReceivedImage
     from batchgen.jobs import ImageLink
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
