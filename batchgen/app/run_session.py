@@ -206,13 +206,13 @@ class RunSession:
         counters.images_wanted = counters.images_done + images
 
     async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
-        from batchgen.http.client import open_http_client  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+        from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
         from batchgen.http.downloads import open_downloader  # noqa: PLC0415
 
         account, downloads = self._manifest.account, self._manifest.run.downloads
         slots = max_units(account)
         in_flight = connections(slots + _SPARE_CONNECTIONS, downloads)
-        client = await stack.enter_async_context(open_http_client(in_flight))
+        client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()
         writer = Writer(
             self._ledger,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -138,9 +138,7 @@ async def open_downloader(in_flight: int, gateways: GatewayResolver) -> AsyncIte
 
     Public hosts have connections of their own, all opened to checked addresses.
     """
-    async with AsyncExitStack() as stack:
-        unrestricted = await stack.enter_async_context(_session(in_flight, gateways))
-        public = await stack.enter_async_context(_session(in_flight, PublicOnlyResolver()))
+    async with _session(in_flight, gateways) as unrestricted, _session(in_flight, PublicOnlyResolver()) as public:
         yield Downloader(gateways, unrestricted=unrestricted, public=public)
 
 

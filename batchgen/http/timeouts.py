@@ -32,6 +32,11 @@ class RequestTimeout:
         self.stop()
         self._timer = self._loop.call_later(seconds, self._start_grace)
 
+    def part_sent(self, seconds: float) -> None:
+        """A part of the request leaves: allow so many seconds for the answer from now on."""
+        self.sent = True
+        self.restart(seconds)
+
     def stop(self) -> None:
         """Cancel the timeout."""
         if self._timer is not None:
