@@ -20,7 +20,7 @@ from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, RunPolicy, RunStats
 from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
-from batchgen.engine.run import AccountWork, run_accounts
+from batchgen.engine.run import run_accounts
 from batchgen.engine.scheduler import AccountScheduler
 from batchgen.engine.shutdown import Stop, graceful_signals
 from batchgen.errors import CommandError
@@ -36,7 +36,7 @@ from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -192,7 +192,7 @@ class RunSession:
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
             with signals:
-                await run_accounts(context, self._account_work(schedulers, reader), self._request.deadline)
+                await run_accounts(context, self._work(schedulers, reader), self._request.deadline)
         self._has_run = True
         self._error = context.stop.reason
         self._cost = budget.cost_of_run
@@ -263,7 +263,8 @@ class RunSession:
                     context.stats.defer(reason, wanted=attempt.wanted)
         return schedulers
 
-    def _account_work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[AccountWork]:
+    def _work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[Coroutine[None, None, None]]:
+        """What each account has to do: the attempts of earlier runs, then new ones."""
         resumed = {attempt.job.id for attempt in self._resumed}
         pending = self._workload.pending(reader)
         new = (work for work in pending if work is None or work.job.id not in resumed)
@@ -274,7 +275,7 @@ class RunSession:
                 for attempt in self._resumed_at(name)
             ]
             source = new if name == self._manifest.account.name else iter(())
-            yield AccountWork(scheduler=scheduler, resumed=works, source=source)
+            yield scheduler.run(works, source)
 
     def _resumed_at(self, name: str) -> list[OpenAttempt]:
         return [attempt for attempt in self._resumed if attempt.account == name]

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchgen.errors import DeadlinePassed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Coroutine, Iterable
 
-    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
-    from batchgen.engine.scheduler import AccountScheduler
     from batchgen.engine.shutdown import Deadline
-    from batchgen.jobs import Status
 
 _CLOCK_CHECK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountWork:
-    """What one account has to do: the attempts of earlier runs, then new ones.
-
-    `source` gives None where it has looked at many jobs and found none to start.
-    """
-
-    scheduler: AccountScheduler
-    resumed: list[tuple[Attempt, Status]]
-    source: Iterator[Attempt | None]
-
-
-async def run_accounts(context: Context, accounts: Iterable[AccountWork], deadline: Deadline | None = None) -> None:
-    """Do the work of all accounts. Why it ended early is in `context.stop`, what it did in `context.stats`."""
+async def run_accounts(
+    context: Context, schedulers: Iterable[Coroutine[None, None, None]], deadline: Deadline | None
+) -> None:
+    """Run all schedulers. Why they ended early is in `context.stop`, what they did in `context.stats`."""
     async with asyncio.TaskGroup() as outer:
         timer = outer.create_task(_stop_at(deadline, context))
         async with asyncio.TaskGroup() as group:
-            for account in accounts:
-                group.create_task(account.scheduler.run(account.resumed, account.source))
+            for scheduler in schedulers:
+                group.create_task(scheduler)
         timer.cancel()
 
 
