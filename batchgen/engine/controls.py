@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchgen.engine.context import Context
 
 KNOWN = 1000  # tasks of this run that are remembered: two pages of a list
 REMEMBERED_MS = 24 * 60 * 60 * 1000  # no gateway is known to forget a task sooner (kling.md, Accounts)
@@ -34,14 +38,12 @@ class Controls:
     `delay`: seconds after which queries find a task.
     """
 
-    def __init__(
-        self, *, clock: Callable[[], float], wall: Callable[[], float], delay: float, earlier: Earlier
-    ) -> None:
-        self._clock = clock
-        self._wall = wall  # Unix seconds
+    def __init__(self, context: Context, *, delay: float, earlier: Earlier) -> None:
+        self._clock = context.clock
+        self._wall = context.wall
         self._delay = delay
         self._earlier = earlier
-        self._began = clock()
+        self._began = context.clock()
         self._of_this_run: dict[str, Control] = {}  # by task id, in the order of acceptance
         self._of_earlier_runs: list[Control] | None = None
         self._running: dict[str, Control] = {}  # the same of those that have not ended

@@ -20,10 +20,10 @@ from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from random import Random
 
     from batchgen.catalog.accounts import Account
     from batchgen.engine.attempt import Attempt
+    from batchgen.engine.context import Context
     from batchgen.errors import BatchgenError, RunStopped
 
 MAX_PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
@@ -111,21 +111,18 @@ class CreateRate:
 class AccountLimits:
     """Decides what may be sent now, and learns from each answer. `wake` is set when more may be sent than before.
 
-    `can_ask`: whether the account can be asked what became of a create; `notify` shows a sentence to the user.
+    `can_ask`: whether the account can be asked what became of a create.
     """
 
     def __init__(
         self,
+        context: Context,
         account: Account,
         *,
-        clock: Callable[[], float],
-        rng: Random,
-        give_up_after: float,
         can_ask: bool,
-        notify: Callable[[str], None],
         wake: asyncio.Event,
     ) -> None:
-        self._clock = clock
+        self._clock = clock = context.clock
         self._concurrency = AdaptiveLimit(account.concurrency, least=1, most=max_units(account))
         self._reached = 0  # units of accepted tasks that ran at a time since the last refusal for the concurrency
         self._accepted_at = clock()
@@ -133,11 +130,9 @@ class AccountLimits:
         self._is_full = False  # whether an attempt waits that did not fit: only then more units would be used
         self._passed = 0  # how often a smaller task passed the first one that waits
         self.time = SlotTime(clock, lambda: self.units)
-        self.backoff = Backoff(clock, rng, give_up_after)
+        self.backoff = Backoff(context)
         self.wake = wake
-        self.outage = Outage(
-            account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, notify=notify, wake=wake
-        )
+        self.outage = Outage(context, account.name, can_ask=can_ask, wake=wake)
 
     @property
     def units(self) -> int:

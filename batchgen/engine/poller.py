@@ -20,8 +20,8 @@ from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from random import Random
 
+    from batchgen.engine.context import Context
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Page, Task
     from batchgen.providers.validated import ValidatedProvider
@@ -54,19 +54,17 @@ class TaskPoller:
 
     def __init__(
         self,
+        context: Context,
         provider: ValidatedProvider,
         *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        rng: Random,
         on_trouble: Callable[[BatchgenError], None],
         on_answer: Callable[[], None],
         jobs_wait: Callable[[], bool],
     ) -> None:
         self._provider = provider
-        self._clock = clock
-        self._wall = wall  # only to compare the gateway's times with ours
-        self._rng = rng
+        self._clock = context.clock
+        self._wall = context.wall  # only to compare the gateway's times with ours
+        self._rng = context.rng
         self._on_trouble = on_trouble
         self._on_answer = on_answer
         self.on_status: Callable[[Task], None] = lambda _: None  # called for each answer that a task still runs

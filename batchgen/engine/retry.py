@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from batchgen.errors import GatewayUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
+    from batchgen.engine.context import Context
     from batchgen.errors import BatchgenError
 
 FIRST_SECONDS = 1.0  # the vendor asks for at least one second after 1303
@@ -50,10 +50,10 @@ def next_query(elapsed: float) -> float:
 class Backoff:
     """Refusals of one account, by the monotonic clock. They use up no attempts."""
 
-    def __init__(self, clock: Callable[[], float], rng: Random, give_up_after: float) -> None:
-        self._clock = clock
-        self._rng = rng
-        self._give_up_after = give_up_after
+    def __init__(self, context: Context) -> None:
+        self._clock = context.clock
+        self._rng = context.rng
+        self._give_up_after = context.policy.give_up_after
         self._in_a_row = 0
         self._since: float | None = None
         self._opens = 0.0

@@ -47,32 +47,21 @@ class AccountScheduler:
         self._account = provider.account
         self.stop = context.stop if starts_new else context.stop.child()
         self._wake = asyncio.Event()  # set when something changed that may let one more attempt be sent
-        self._limits = AccountLimits(
-            provider.account,
-            clock=context.clock,
-            rng=context.rng,
-            give_up_after=context.policy.give_up_after,
-            can_ask=provider.can_find or provider.can_list,
-            notify=context.notify,
-            wake=self._wake,
-        )
+        can_ask = provider.can_find or provider.can_list
+        self._limits = AccountLimits(context, provider.account, can_ask=can_ask, wake=self._wake)
         self._outage = self._limits.outage
         self._quota = quota(provider.account.creates_per_minute)
         self._quota_wait: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
-        self._waiting = WaitingAttempts(
-            clock=context.clock, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry
-        )
+        self._waiting = WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
         self._submitter = Submitter(
             context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
         )
-        self._query_backoff = Backoff(context.clock, context.rng, context.policy.give_up_after)
+        self._query_backoff = Backoff(context)
         self._poller = TaskPoller(
+            context,
             provider,
-            clock=context.clock,
-            wall=context.wall,
-            rng=context.rng,
             on_trouble=self._query_failed,
             on_answer=self._query_backoff.succeeded,
             jobs_wait=lambda: bool(self._waiting.ready),

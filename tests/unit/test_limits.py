@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from random import Random
 from statistics import mean
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,14 +79,16 @@ def test_a_kind_that_was_not_seen_is_taken_to_be_as_the_others():
 
 def limits_of(*, clock: Callable[[], float] | None = None, **account: object) -> AccountLimits:
     return AccountLimits(
+        context_of(clock or Clock()),
         replace(builtin().accounts["kapon"], **account),
-        clock=clock or Clock(),
-        rng=Random(1),
-        give_up_after=600.0,
         can_ask=True,
-        notify=print,
         wake=asyncio.Event(),
     )
+
+
+def context_of(clock: Callable[[], float], give_up_after: float = 600.0) -> SimpleNamespace:
+    policy = SimpleNamespace(give_up_after=give_up_after)
+    return SimpleNamespace(clock=clock, rng=Random(1), policy=policy, notify=print)
 
 
 def send(limits: AccountLimits, waiting: list[Attempt]) -> SlotPermit | None:
@@ -319,7 +322,7 @@ def test_creates_that_were_in_flight_with_a_refused_one_slow_nothing_more():
 
 def test_refusals_are_waited_after_ever_longer_until_a_success():
     clock = Clock()
-    account = Backoff(clock, Random(1), give_up_after=1e9)
+    account = Backoff(context_of(clock, 1e9))
     waits = []
     for _ in range(5):
         assert account.refused(NotSent("no")) is None
@@ -333,7 +336,7 @@ def test_refusals_are_waited_after_ever_longer_until_a_success():
 
 def test_refusals_during_a_wait_are_one_refusal():
     clock = Clock()
-    account = Backoff(clock, Random(1), give_up_after=1e9)
+    account = Backoff(context_of(clock, 1e9))
     for _ in range(50):
         account.refused(NotSent("no"))
     assert account.closed_for() <= 1.0
@@ -341,7 +344,7 @@ def test_refusals_during_a_wait_are_one_refusal():
 
 def test_endless_refusal_ends_the_run_with_a_sentence():
     clock = Clock()
-    account = Backoff(clock, Random(1), give_up_after=600)
+    account = Backoff(context_of(clock))
     assert account.refused(NotSent("the host cannot be reached.")) is None
     clock.now = 601
     reason = account.refused(NotSent("the host cannot be reached."))
@@ -369,7 +372,7 @@ def test_a_bound_on_this_run_does_not_count_earlier_ones():
 
 
 def test_a_wait_longer_than_give_up_after_is_not_started():
-    account = Backoff(Clock(), Random(1), give_up_after=600)
+    account = Backoff(context_of(Clock()))
     assert "1790000000 s" in str(account.refused(NotSent("no."), retry_after=1790000000))
 
 
