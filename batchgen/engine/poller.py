@@ -11,10 +11,8 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.callback_reliability import CallbackReliability
-from batchgen.engine.latency import Latencies
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query, query_timeout
-from batchgen.engine.running import CONFIRM_FAILURE_SECONDS, RunningTask, kind_of
+from batchgen.engine.running import CONFIRM_FAILURE_SECONDS, CallbackReliability, Latencies, RunningTask, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.list_proof import ListProof
+from batchgen.engine.controls import ListProof
 from batchgen.engine.retry import LONGEST_SECONDS, backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
 

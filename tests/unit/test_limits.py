@@ -17,9 +17,9 @@ from jobs_for_tests import job
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.latency import Latencies
 from batchgen.engine.limits import MAX_PASSES, AccountLimits, CreateRate, SlotPermit, max_units, quota
 from batchgen.engine.retry import LONGEST_SECONDS, Backoff, backoff, next_query
+from batchgen.engine.running import Latencies
 from batchgen.engine.shutdown import Stop
 from batchgen.engine.timings import Phase
 from batchgen.errors import NotSent, RunStopped, TooManyRunning
