@@ -7,7 +7,7 @@ import base64
 import hashlib
 import time
 import warnings
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -45,7 +45,7 @@ class KlingProvider(Provider):
         self._token = ""
         self._token_ends = 0.0  # by the gateway's clock, as far as it is known
         self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
-        self._references: OrderedDict[str, str] = OrderedDict()
+        self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(_encoded)
 
     async def create(self, job: Job, external_id: str) -> Task:
         """POST the job, with only the fields that the account knows."""
@@ -108,22 +108,14 @@ class KlingProvider(Provider):
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required
-        return {self._field(name): value for name, value in values.items() if value is not None and name in known}
-
-    def _field(self, name: str) -> str:
-        return self.account.model_field if name == "model" else name
+        fields = {"model": self.account.model_field}
+        return {fields.get(name, name): value for name, value in values.items() if value is not None and name in known}
 
     async def _image(self, reference: Reference) -> str:
         """The link, or the file as bare base64; the last few files are kept, not all of them."""
         if reference.path is None or reference.sha256 is None:
             return str(reference.url)
-        if reference.sha256 not in self._references:
-            text = await asyncio.to_thread(_encoded, reference.path, reference.sha256)
-            self._references[reference.sha256] = text
-            if len(self._references) > _REFERENCES_KEPT:
-                self._references.popitem(last=False)
-        self._references.move_to_end(reference.sha256)
-        return self._references[reference.sha256]
+        return await asyncio.to_thread(self._encoded, reference.path, reference.sha256)
 
     async def send(self, method: str, path: str, data: object = None, **options: Any) -> Answer:  # noqa: ANN401
         """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one."""
