@@ -20,8 +20,7 @@ from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, RunPolicy, RunStats
 from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
-from batchgen.engine.run import run_accounts
-from batchgen.engine.scheduler import AccountScheduler
+from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Stop, graceful_signals
 from batchgen.errors import CommandError
 from batchgen.jobs import Status

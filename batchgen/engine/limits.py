@@ -13,9 +13,9 @@ from aiolimiter import AsyncLimiter
 
 from batchgen.engine.adaptive_limit import AdaptiveLimit
 from batchgen.engine.outage import Outage
-from batchgen.engine.retry import Backoff
+from batchgen.engine.retry import Backoff, retry_after_of
 from batchgen.engine.timings import Phase, SlotTime
-from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
+from batchgen.errors import ProxyBusy, TooFast, TooManyRunning
 
 if TYPE_CHECKING:
     import asyncio
@@ -190,14 +190,13 @@ class AccountLimits:
     def refused(self, permit: SlotPermit, error: BatchgenError) -> RunStopped | None:
         """Its create was not accepted for now; the answer is a reason to stop, when that has lasted too long."""
         permit.release()
-        retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
             level = max(self._reached, self.time.running)
             self._concurrency.refused(level, sent=permit.sent, now=self._clock())
             self._reached = 0
             # Where all slots are in use, the next one that is released is enough to wait for.
-            closes = self.in_use < self.units or self.in_use == 0 or retry_after is not None
+            closes = self.in_use < self.units or self.in_use == 0 or retry_after_of(error) is not None
         elif isinstance(error, TooFast) and not (isinstance(error, ProxyBusy) and self.outage.is_account_in_trouble):
             self._rate.refused(permit.sent)
-        return self.backoff.refused(error, retry_after=retry_after, closes=closes)
+        return self.backoff.refused(error, closes=closes)

@@ -11,7 +11,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query, query_timeout
+from batchgen.engine.retry import backoff, query_backoff, query_timeout
 from batchgen.engine.running import CONFIRM_FAILURE_SECONDS, CallbackReliability, Latencies, RunningTask, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
@@ -32,6 +32,7 @@ _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a sl
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
 _UNCALLED, _LONGEST_UNCALLED = 0.6, 60.0  # of the median, and seconds, after the median without a callback
 _SHORTEST, _LONGEST = 0.02, 15.0  # seconds between two queries, or two lists
+_SHORTEST_UNKNOWN = 0.25  # the same before anything is known of how long tasks take
 
 _PAGE = 500
 _PAGES_AT_MOST = 20
@@ -161,7 +162,7 @@ class TaskPoller:
         # The first tasks that end are fast ones: they say nothing of the others before half as many have ended as run.
         is_known = 2 * self._latencies.ended >= len(self._running)
         if not is_known or (median := self._latencies.median(running.kind)) is None:
-            return next_query(running.seen)
+            return min(max(_SHORTEST_UNKNOWN, _QUERY_INTERVAL * running.seen), _LONGEST)
         first = _FIRST_QUERY * median
         if self._callbacks.is_reliable:
             first = median + min(_UNCALLED * median, _LONGEST_UNCALLED)
@@ -264,10 +265,9 @@ class TaskPoller:
 
     def _back_off(self, unanswered: list[RunningTask], error: BatchgenError) -> None:
         """Query again later; `on_trouble` decides for how long at all."""
-        retry_after = min((isinstance(error, Throttled) and error.retry_after) or 0.0, LONGEST_SECONDS)
         for running in unanswered:
             running.errors += 1
-            self._query_in(running, max(backoff(running.errors, self._rng), retry_after))
+            self._query_in(running, query_backoff(running.errors, self._rng, error))
         self._on_trouble(error)
 
     # --- by the list -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.controls import ListProof
-from batchgen.engine.retry import LONGEST_SECONDS, backoff
+from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
 
 if TYPE_CHECKING:
@@ -310,8 +310,7 @@ class Recovery:
             except (Throttled, Unclear, NotSent) as error:
                 if tries == _TRIES or self._stopped:
                     raise NotAnswered(f"The gateway could not be asked what became of it: {error}") from error
-                retry_after = (isinstance(error, Throttled) and error.retry_after) or 0.0
-                await self._sleep(max(backoff(tries, self._rng), min(retry_after, LONGEST_SECONDS)))
+                await self._sleep(query_backoff(tries, self._rng, error))
         raise AssertionError("the loop above returns or raises")
 
 

@@ -17,20 +17,22 @@ from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
 from batchgen.engine.waiting import WaitingAttempts
-from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
+from batchgen.errors import AccountStopped, BatchgenError, DeadlinePassed, NotSent, RunStopped, Unclear
 from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
+    from batchgen.engine.shutdown import Deadline
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
+_CLOCK_CHECK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 _PROBE_SECONDS = 15.0
 _REPORTED_AFTER = 3  # answers with a status that is not known
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is started
@@ -290,10 +292,7 @@ class AccountScheduler:
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""
-        reason: BatchgenError | None = error
-        if not isinstance(error, AccountStopped):
-            retry_after = error.retry_after if isinstance(error, Throttled) else None
-            reason = self._query_backoff.refused(error, retry_after=retry_after)
+        reason = error if isinstance(error, AccountStopped) else self._query_backoff.refused(error)
         if reason is not None:
             self.stop.request(reason, grace=self._context.policy.grace)
 
@@ -317,3 +316,29 @@ class AccountScheduler:
         counters.waiting = len(self._waiting)
         if self._starts_new:
             counters.task_seconds = self._poller.task_seconds()
+
+
+async def run_accounts(
+    context: Context, schedulers: Iterable[Coroutine[None, None, None]], deadline: Deadline | None
+) -> None:
+    """Run all schedulers. Why they ended early is in `context.stop`, what they did in `context.stats`."""
+    async with asyncio.TaskGroup() as outer:
+        timer = outer.create_task(_stop_at(deadline, context))
+        async with asyncio.TaskGroup() as group:
+            for scheduler in schedulers:
+                group.create_task(scheduler)
+        timer.cancel()
+
+
+async def _stop_at(deadline: Deadline | None, context: Context) -> None:
+    if deadline is None:
+        return
+    # A deadline that has passed stops the run before the schedulers' first step.
+    while (left := deadline.left()) > 0:  # noqa: ASYNC110 - no event tells what time it is
+        await asyncio.sleep(min(left, _CLOCK_CHECK_SECONDS))
+    grace = context.policy.grace
+    reason = DeadlinePassed("The deadline has passed; nothing more was started. Run again to go on.")
+    context.stop.request(reason, grace=grace)
+    context.notify(
+        f"The deadline has passed: nothing more is started. Finishing what is in flight (up to {grace:g} s)."
+    )
