@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
     from batchgen.engine.counters import Counters
     from batchgen.engine.timings import SlotTime
-    from batchgen.jobs import Job, Status
+    from batchgen.jobs import Job
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
@@ -78,7 +78,6 @@ class RunStats:
 
     started: int = 0  # attempts that were sent
     fetched_jobs: int = 0
-    ended: dict[Status, int] = field(default_factory=dict)
     unfinished: int = 0  # jobs that stay for the next run
     reasons: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     slot_times: dict[str, SlotTime] = field(default_factory=dict)  # by account

@@ -86,11 +86,6 @@ class CreateRate:
         self._limit = AdaptiveLimit(math.inf, least=_LEAST_RATE)
         self.accepted = self._limit.accepted
 
-    @property
-    def per_second(self) -> float:
-        """The limit now."""
-        return self._limit.value
-
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now."""
         return max(0.0, self._sent[-1] + 1.0 / self._limit.value - self._clock())

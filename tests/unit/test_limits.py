@@ -309,10 +309,10 @@ def test_creates_that_were_in_flight_with_a_refused_one_slow_nothing_more():
     sent = [rate.sent() for _ in range(50)]
     clock.now += 0.5
     rate.refused(sent[0])
-    before = rate.per_second
+    before = rate._limit.value
     for moment in sent[1:]:
         rate.refused(moment)
-    assert rate.per_second == before
+    assert rate._limit.value == before
 
 
 def test_refusals_are_waited_after_ever_longer_until_a_success():
