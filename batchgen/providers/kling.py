@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _PATH = "/v1/images/generations"
 _TOKEN_SECONDS = 1800
 _TOKEN_BACKDATED_SECONDS = 5
-_TOKEN_RENEWED_BEFORE_END_SECONDS = 300
 _REFERENCES_KEPT = 8
 
 
@@ -42,8 +41,6 @@ class KlingProvider(Provider):
     ) -> None:
         super().__init__(account, client, secrets)
         self.wall = wall  # Unix seconds
-        self._token = ""
-        self._token_ends = 0.0  # by the gateway's clock, as far as it is known
         self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
         self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(_encoded)
 
@@ -119,40 +116,26 @@ class KlingProvider(Provider):
 
     async def send(self, method: str, path: str, data: object = None, **options: Any) -> Answer:  # noqa: ANN401
         """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one."""
-        bearer = self.bearer
         answer = await super().send(method, path, data, **options)
-        if self.account.auth is Auth.JWT and answer.status == 401:
-            self._renew(bearer, answer)
+        if self.account.auth is Auth.JWT and answer.status == 401:  # our clock may be wrong: theirs counts
+            self._skew = 0.0 if answer.date is None else answer.date - self.wall()
             answer = await super().send(method, path, data, **options)
         return answer
 
     @property
     def bearer(self) -> str:
-        """The API key, or a token signed with the secret key."""
+        """The API key, or a token signed with the secret key: a new one for each request takes microseconds."""
         if self.account.auth is not Auth.JWT:
             return super().bearer or "sandbox"
         now = self.wall() + self._skew
-        if not self._token or now > self._token_ends - _TOKEN_RENEWED_BEFORE_END_SECONDS:
-            self._token_ends = now + _TOKEN_SECONDS
-            claims = {
-                "iss": self.secrets[self.account.access_key_env],
-                "exp": int(self._token_ends),
-                "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
-            }
-            with warnings.catch_warnings():  # the gateway refuses a key that is too short, in better words
-                warnings.filterwarnings("ignore", message="The HMAC key")
-                self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
-        return self._token
-
-    def _renew(self, refused: str, answer: Answer) -> None:
-        """Make a new token by the gateway's clock: the refused one may have expired, or our clock may be wrong.
-
-        Of requests that were refused together, the first renews for all.
-        """
-        if refused == self._token:
-            date = answer.date
-            self._skew = 0.0 if date is None else date - self.wall()
-            self._token = ""
+        claims = {
+            "iss": self.secrets[self.account.access_key_env],
+            "exp": int(now + _TOKEN_SECONDS),
+            "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
+        }
+        with warnings.catch_warnings():  # the gateway refuses a key that is too short, in better words
+            warnings.filterwarnings("ignore", message="The HMAC key")
+            return jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
 
 
 def _task(answer: Answer, *, creating: bool, operation: str) -> Task:
