@@ -121,7 +121,6 @@ class Context:
         return "" if self.is_local(account.name) else account.base_url
 
     def now_ms(self) -> int:
-        """Unix time in milliseconds."""
         return int(self.wall() * 1000)
 
     async def record(self, *events: Event, after_commit: Callable[[], None] | None = None) -> None:

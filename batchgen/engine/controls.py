@@ -66,7 +66,6 @@ class Controls:
             del self._of_this_run[next(iter(self._of_this_run))]
 
     def ended(self, task_id: str) -> None:
-        """Note that the task no longer runs."""
         self._running.pop(task_id, None)
 
     def belongs_to_other(self, task_id: str, external_id: str) -> bool:

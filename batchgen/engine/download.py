@@ -64,8 +64,6 @@ class Found(Enum):
 
 
 class Fetcher:
-    """Fetches the images of one account's tasks."""
-
     def __init__(self, context: Context, provider: ValidatedProvider) -> None:
         self._context = context
         self._provider = provider

@@ -169,7 +169,6 @@ class AccountLimits:
         return SlotPermit(self, units, -math.inf)
 
     def accepted(self, permit: SlotPermit) -> None:
-        """Its create was accepted."""
         now = self._clock()
         self.backoff.succeeded()
         self._rate.accepted()

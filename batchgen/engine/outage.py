@@ -58,7 +58,6 @@ class Outage:
     # --- what happens -------------------------------------------------------------------------------------
 
     def sent(self, external_id: str) -> None:
-        """A create is sent."""
         self._creating.add(external_id)
 
     def answered(self, external_id: str) -> None:
@@ -68,7 +67,6 @@ class Outage:
             self._wake.set()
 
     def create_accepted(self) -> None:
-        """A create was accepted."""
         self.accepted += 1
         self._accepted_at = self._clock()
         self._end()

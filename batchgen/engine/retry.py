@@ -62,7 +62,6 @@ class Backoff:
         self._opens = 0.0
 
     def succeeded(self) -> None:
-        """The account did as it was asked."""
         self._in_a_row = 0
         self._since = None
 

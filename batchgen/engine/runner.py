@@ -40,8 +40,6 @@ RECHECKED = frozenset({Status.GONE, Status.PARTIAL})
 
 
 class AttemptRunner:
-    """Carries the attempts of one account."""
-
     def __init__(
         self,
         context: Context,

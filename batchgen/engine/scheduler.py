@@ -39,8 +39,6 @@ _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before n
 
 
 class AccountScheduler:
-    """One account in one run."""
-
     def __init__(self, context: Context, provider: ValidatedProvider, *, starts_new: bool) -> None:
         """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
         self._context = context

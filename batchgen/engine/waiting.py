@@ -39,7 +39,6 @@ class WaitingAttempts:
 
     @property
     def has_delayed(self) -> bool:
-        """Whether any is not ready yet."""
         return bool(self._delayed)
 
     def requeue(self, attempt: Attempt, seconds: float) -> None:

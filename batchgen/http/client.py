@@ -51,8 +51,6 @@ _ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECOND
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer: status, headers and the whole body."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes

@@ -79,7 +79,6 @@ class GatewayResolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """As in aiohttp."""
         found = await super().resolve(host, port, family)
         self._private[host] = self._private.get(host, True) and _all_private(found)
         return found

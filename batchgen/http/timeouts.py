@@ -28,7 +28,6 @@ class RequestTimeout:
         self._timer: asyncio.TimerHandle | None = None
 
     def restart(self, seconds: float) -> None:
-        """Allow so many seconds from now."""
         self.stop()
         self._timer = self._loop.call_later(seconds, self._start_grace)
 
@@ -38,7 +37,6 @@ class RequestTimeout:
         self.restart(seconds)
 
     def stop(self) -> None:
-        """Cancel the timeout."""
         if self._timer is not None:
             self._timer.cancel()
 

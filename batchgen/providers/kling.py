@@ -34,8 +34,6 @@ _REFERENCES_KEPT = 8
 
 
 class KlingProvider(Provider):
-    """Create, query and list over one account."""
-
     def __init__(
         self, account: Account, client: HttpClient, secrets: Secrets, *, wall: Callable[[], float] = time.time
     ) -> None:
@@ -50,12 +48,10 @@ class KlingProvider(Provider):
         return _task(answer, creating=True, operation="the create")
 
     async def query(self, task_id: str) -> Task:
-        """GET one task by its id, or by the caller's own."""
         answer = await self.send("GET", f"{_PATH}/{quote(task_id, safe='')}")
         return _task(answer, creating=False, operation="a query")
 
     async def page(self, number: int, size: int) -> Page:
-        """GET a page of tasks, newest first."""
         answer = await self.send("GET", f"{_PATH}?pageNum={number}&pageSize={size}")
         data = kling_responses.data_of(answer, creating=False, operation="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
