@@ -22,7 +22,6 @@ from batchgen.http.decompression import BodyCutOff, BodyRefused, decompressed
 from batchgen.http.network_policy import (
     GatewayResolver,
     PublicOnlyResolver,
-    has_only_private_addresses,
     is_private_host,
     private_host_refused,
 )
@@ -125,7 +124,7 @@ class Downloader:
         """
         host = link.raw_host or ""
         if host not in self._proxied_names:
-            if await has_only_private_addresses(host) and not await self._gateways.is_private(
+            if await self._gateways.is_private(host) and not await self._gateways.is_private(
                 urlsplit(base_url).hostname or ""
             ):
                 raise private_host_refused(host, host)
