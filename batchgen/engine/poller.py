@@ -78,7 +78,6 @@ class TaskPoller:
         self._list_due = 0.0  # no list is read before this
         self._is_listing = False
         self._list_errors = self._list_refusals = 0
-        self._wakes_at = math.inf
 
     async def wait(self, task_id: str, parameters: Parameters, external_id: str) -> Task:
         """Wait until a task has ended and return its last answer: failed, or succeeded with at least one image.
@@ -148,7 +147,6 @@ class TaskPoller:
         return max(0.0, wait)
 
     async def _change_within(self, seconds: float) -> None:
-        self._wakes_at = -math.inf if self._is_listing else self._clock() + seconds
         try:
             async with asyncio.timeout(None if seconds == math.inf else max(0.01, seconds)):
                 await self._changed.wait()
@@ -185,8 +183,7 @@ class TaskPoller:
     def _query_in(self, running: RunningTask, seconds: float) -> None:
         """Make a task due in so many seconds; never at once, whatever the arithmetic says."""
         running.due = math.inf if running.end.done() else self._clock() + max(_SHORTEST, seconds)
-        if running.due < self._wakes_at:
-            self._changed.set()
+        self._changed.set()
 
     # --- one by one ------------------------------------------------------------------------------------------
 
@@ -200,7 +197,7 @@ class TaskPoller:
             async with self._query_permits:
                 now = self._clock()
                 query = self._provider.query(running.task_id, running.external_id)
-                task = await _answer(query, query_timeout(running.errors))
+                task = await answer_within(query_timeout(running.errors), query)
         except TaskNotFound as error:
             running.not_found += 1
             if running.not_found >= _NOT_FOUND:
@@ -307,7 +304,7 @@ class TaskPoller:
         oldest = min((running.since for running in missing), default=now)
         size = min(_PAGE, 3 * len(self._running) + 20)  # the account may have tasks that are not ours
         for number in range(1, _PAGES_AT_MOST + 1):
-            page = await _answer(self._provider.page(number, size), query_timeout(self._list_errors))
+            page = await answer_within(query_timeout(self._list_errors), self._provider.page(number, size))
             self._on_answer()
             self._take_page(page, missing, now, number)
             if not missing or len(page.tasks) < size or self._is_before(page.tasks[-1].created_ms, oldest):
@@ -340,7 +337,7 @@ def _give_up(running: RunningTask, error: BatchgenError) -> None:
         running.end.set_exception(error)
 
 
-async def _answer(query: Awaitable[T], seconds: float) -> T:
+async def answer_within(seconds: float, query: Awaitable[T]) -> T:
     """The answer. Raises Unclear where none comes in time, besides what the query itself raises."""
     try:
         async with asyncio.timeout(seconds):

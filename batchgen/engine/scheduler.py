@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
-from batchgen.engine.poller import TaskPoller
+from batchgen.engine.poller import TaskPoller, answer_within
 from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
@@ -214,21 +214,15 @@ class AccountScheduler:
 
     async def _is_probe_answered(self) -> bool:
         """Whether the account answers at all; whatever it says is an answer."""
-        error: BatchgenError
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                await self._provider.probe()
-        except (NotSent, Unclear) as met:
-            error = met
-        except TimeoutError:
-            error = Unclear(f"The account {self._account.name!r} does not answer.")
+            await answer_within(_PROBE_SECONDS, self._provider.probe())
+        except (NotSent, Unclear) as error:
+            self._outage.probe_failed(error)
+            self._limits.unclear(error)
+            return False
         except (BatchgenError, NotImplementedError):
-            return True
-        else:
-            return True
-        self._outage.probe_failed(error)
-        self._limits.unclear(error)
-        return False
+            pass
+        return True
 
     async def _wait_for_change(self, why: Idle) -> None:
         """Wait for a free slot, the end of an attempt, a time, or the stop.
