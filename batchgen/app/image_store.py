@@ -8,7 +8,6 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING
 
-from batchgen.engine.context import ImageKey, ReceivedImage
 from batchgen.jobs import ImageFile
 from batchgen.ledger.events import Fetched, Relocated, redacted
 from batchgen.storage import paths
@@ -17,12 +16,13 @@ from batchgen.storage.tree import finish_file, write_chunk
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batchgen.engine.context import ImageKey
     from batchgen.http.downloads import Downloader
     from batchgen.jobs import Job
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
     from batchgen.storage.paths import PathTemplate
-    from batchgen.storage.tree import Tree
+    from batchgen.storage.tree import Tree, WholeFile
 
 _CHUNK = 8 * 1024 * 1024  # a body up to this size takes one hop to a thread
 
@@ -48,7 +48,7 @@ class ImageStore:
         self._downloads = asyncio.Semaphore(at_once)
         self._writes = asyncio.Semaphore(at_once)  # images that have arrived and are being written
 
-    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> ReceivedImage:
+    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> WholeFile:
         """Download an image into the scratch folder and check it; see `engine.context.ImageStorage`.
 
         The next one is downloaded while the disk is busy with this one, unless the disk has fallen behind.
@@ -60,16 +60,7 @@ class ImageStore:
             async with self._downloads:
                 chunks, first = await self._download(url, path, base_url, idle_timeout)
                 await stack.enter_async_context(self._writes)
-            file = await asyncio.to_thread(finish_file, path, chunks, first=first)
-        return ReceivedImage(
-            sha256=file.sha256,
-            bytes=file.bytes,
-            width=file.info.width,
-            height=file.info.height,
-            ext=file.info.ext,
-            mtime_ns=file.mtime_ns,
-            warning=file.info.warning,
-        )
+            return await asyncio.to_thread(finish_file, path, chunks, first=first)
 
     async def _download(self, url: str, path: Path, base_url: str, idle_timeout: float) -> tuple[list[bytes], bool]:
         """The body's last chunks, and whether they are all of it: a large body is written while it arrives."""
@@ -84,17 +75,22 @@ class ImageStore:
                     chunks, size, first = [], 0, False
         return chunks, first
 
-    async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
+    async def keep(self, job: Job, key: ImageKey, image: WholeFile, *, wanted: bool, warning: str) -> str:
         """Record what the file is and where it belongs, then move it there; see `engine.context.ImageStorage`."""
         self._tree.check_in_place()  # else the next run would look for the file in vain
         _, attempt, index, watermarked = key
-        path = self._template.render(job, index, image.ext)
+        path = self._template.render(job, index, image.info.ext)
         if watermarked:
             path = paths.watermarked(path)
         if not wanted:
             path = paths.retired(path, job.id)
         file = ImageFile(
-            index=index, path=path, sha256=image.sha256, bytes=image.bytes, width=image.width, height=image.height
+            index=index,
+            path=path,
+            sha256=image.sha256,
+            bytes=image.bytes,
+            width=image.info.width,
+            height=image.info.height,
         )
         fetched = Fetched(
             job_id=job.id,

@@ -22,36 +22,24 @@ if TYPE_CHECKING:
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.writer import Writer
+    from batchgen.storage.tree import WholeFile
 
 ImageKey: TypeAlias = tuple[str, int, int, int]  # job id, attempt, index, 1 for the watermarked copy
 
 _REASONS_KEPT = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedImage:
-    """An image that was downloaded, checked and is on disk, but not yet at its place."""
-
-    sha256: str
-    bytes: int
-    width: int
-    height: int
-    ext: str
-    mtime_ns: int
-    warning: str  # what is unusual about it; empty where nothing is
-
-
 class ImageStorage(Protocol):
     """Where images are kept. The engine opens no file: whoever starts it passes this in."""
 
-    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> ReceivedImage:
-        """Download one image and check it. `idle_timeout`: seconds without a byte.
+    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> WholeFile:
+        """Download one image and check it: it is on disk then, not yet at its place. `idle_timeout`: without a byte.
 
         Raises LinkExpired, LinkRefused, ImageBroken, Unclear or NotSent where it does not arrive whole,
         TooFewDescriptors where this process may open no more files, and RunStopped where the disk refuses.
         """
 
-    async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
+    async def keep(self, job: Job, key: ImageKey, image: WholeFile, *, wanted: bool, warning: str) -> str:
         """Record the image, then put it at its place, and return that. Raises RunStopped where the disk refuses.
 
         `wanted`: whether the manifest asks for the job; if not, its name may be another job's by now.

@@ -30,10 +30,11 @@ from batchgen.ledger.events import HostRefused, Relinked
 
 if TYPE_CHECKING:
     from batchgen.engine.attempt import Attempt
-    from batchgen.engine.context import Context, ImageKey, ReceivedImage
+    from batchgen.engine.context import Context, ImageKey
     from batchgen.jobs import ImageLink
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
+    from batchgen.storage.tree import WholeFile
 
 _TRIES = 6
 _ABSENT_ANSWERS = 3  # the gateway must say this often that it no longer has an image
@@ -160,19 +161,19 @@ class Fetcher:
             return ImagesGone(f"The image's host does not have the image: {problem}", by_host=True)
         return problem
 
-    async def _confirmed(self, url: str, key: ImageKey, idle_timeout: float) -> ReceivedImage:
+    async def _confirmed(self, url: str, key: ImageKey, idle_timeout: float) -> WholeFile:
         """Fetch one image; an unusual one is fetched twice: what comes twice the same is what was paid for.
 
         Raises ImageBroken where it differs.
         """
         image = await self._received(url, key, idle_timeout)
-        if image.warning and not is_inline(url):
+        if image.info.warning and not is_inline(url):
             again = await self._received(url, key, idle_timeout)
             if again.sha256 != image.sha256:
-                raise ImageBroken(f"The image is unusual, and each download brings another one. {image.warning}")
+                raise ImageBroken(f"The image is unusual, and each download brings another one. {image.info.warning}")
         return image
 
-    async def _received(self, url: str, key: ImageKey, idle_timeout: float) -> ReceivedImage:
+    async def _received(self, url: str, key: ImageKey, idle_timeout: float) -> WholeFile:
         """Fetch one image, waiting while this process may open no files: that is no fault of the image.
 
         Raises RunStopped where that lasts.
@@ -195,7 +196,7 @@ class Fetcher:
                 self.is_starved = False
                 return image
 
-    async def _keep(self, attempt: Attempt, key: ImageKey, image: ReceivedImage) -> None:
+    async def _keep(self, attempt: Attempt, key: ImageKey, image: WholeFile) -> None:
         context = self._context
         warning = self._warning(key, image)
         path = await context.storage.keep(attempt.job, key, image, wanted=attempt.wanted, warning=warning)
@@ -205,13 +206,13 @@ class Fetcher:
             if context.stats.warned <= _WARNINGS_SHOWN:
                 context.notify(f"{path}: {warning}")
 
-    def _warning(self, key: ImageKey, image: ReceivedImage) -> str:
+    def _warning(self, key: ImageKey, image: WholeFile) -> str:
         """What is unusual about an image, by itself and against the one that stood there before it was lost."""
         before = self._context.reader.lost_sha256(key)
         if before is None or before == image.sha256:
-            return image.warning
+            return image.info.warning
         differs = f"It is not the image that was lost, whose sha256 was {before}: the gateway sends other bytes now."
-        return f"{differs} {image.warning}".strip()
+        return f"{differs} {image.info.warning}".strip()
 
     async def _new_link(self, attempt: Attempt, link: ImageLink, *, watermarked: bool) -> str:
         if not self._provider.can_query:

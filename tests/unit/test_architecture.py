@@ -34,7 +34,7 @@ LAYERS = {
     "planning": "errors jobs money budget catalog storage manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors",
-    "engine": "errors jobs money formatting budget catalog ledger http providers",
+    "engine": "errors jobs money formatting budget catalog storage ledger providers",
     "sandbox": "errors catalog",
     "app": "descriptors errors jobs money formatting budget catalog storage manifest matrix checks ledger reports"
     " reconcile planning http providers callbacks engine sandbox",
