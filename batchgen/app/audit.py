@@ -158,14 +158,14 @@ def audit(
 
 
 async def _query(manifest: Manifest, root: Path, totals: LedgerTotals, name: str) -> GatewayReport:
-    from batchgen.http.client import open_http_client  # noqa: PLC0415 - `offline` needs no network
+    from batchgen.http.client import HttpClient  # noqa: PLC0415 - `offline` needs no network
     from batchgen.providers.registry import provider_for  # noqa: PLC0415
 
     account = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
     if account is None:
         return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
     try:
-        async with open_gateway(account, root) as reached, open_http_client(8) as client:
+        async with open_gateway(account, root) as reached, HttpClient(8) as client:
             return await GatewayQuery(provider_for(reached, client), totals).ask()
     except BatchgenError as error:
         return GatewayReport(account=name, base_url=account.base_url, error=str(error))

@@ -96,10 +96,10 @@ def accounts_of(manifest: Manifest) -> list[Account]:
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question
     """Check one account; `timeout` is in seconds, for each question. A problem is a finding, never an error."""
-    from batchgen.http.client import open_get_only_client  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+    from batchgen.http.client import GetOnlyClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
     try:
-        async with open_gateway(account, None) as reached, open_get_only_client(1) as client:
+        async with open_gateway(account, None) as reached, GetOnlyClient(1) as client:
             return await _Examination(reached, client, timeout).run(account)
     except CommandError as error:  # the sandbox in this process could not be started
         return Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))

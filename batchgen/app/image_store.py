@@ -48,7 +48,7 @@ class ImageStore:
         self._writes = asyncio.Semaphore(at_once)  # images that have arrived and are being written
 
     async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> ReceivedImage:
-        """Download an image into the scratch folder and check it; see `ports.ImageStorage`.
+        """Download an image into the scratch folder and check it; see `engine.context.ImageStorage`.
 
         The next one is downloaded while the disk is busy with this one, unless the disk has fallen behind.
         """
@@ -75,7 +75,7 @@ class ImageStore:
         return chunks, first
 
     async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
-        """Record what the file is and where it belongs, then move it there; see `ports.ImageStorage`."""
+        """Record what the file is and where it belongs, then move it there; see `engine.context.ImageStorage`."""
         self._tree.check_in_place()  # else the next run would look for the file in vain
         path = self._template.render(job, key.image_index, image.ext)
         if key.watermarked:

@@ -22,8 +22,7 @@ from batchgen.engine.attempt import Attempt
 from batchgen.engine.context import Context, RunPolicy, RunStats
 from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
-from batchgen.engine.run import AccountWork, run_accounts
-from batchgen.engine.scheduler import AccountScheduler
+from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
 from batchgen.errors import CommandError
 from batchgen.jobs import Status
@@ -39,7 +38,7 @@ from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -193,7 +192,7 @@ class RunSession:
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
             with signals, _rare_collections():
-                await run_accounts(context, self._account_work(schedulers, reader), self._deadline)
+                await run_accounts(context, self._work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
         self._cost = budget.cost_of_run
@@ -207,13 +206,13 @@ class RunSession:
         counters.images_wanted = counters.images_done + images
 
     async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
-        from batchgen.http.client import open_http_client  # noqa: PLC0415 - aiohttp takes 0.1 s to load
+        from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
         from batchgen.http.downloads import open_downloader  # noqa: PLC0415
 
         account, downloads = self._manifest.account, self._manifest.run.downloads
         slots = max_units(account)
         in_flight = connections(slots + _SPARE_CONNECTIONS, downloads)
-        client = await stack.enter_async_context(open_http_client(in_flight))
+        client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()
         writer = Writer(
             self._ledger,
@@ -264,7 +263,8 @@ class RunSession:
                     context.stats.defer(reason, wanted=attempt.wanted)
         return schedulers
 
-    def _account_work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[AccountWork]:
+    def _work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[Coroutine[None, None, None]]:
+        """What each account has to do: the attempts of earlier runs, then new ones."""
         resumed = {attempt.job.id for attempt in self._resumed}
         pending = self._workload.pending(reader)
         new = (work for work in pending if work is None or work.job.id not in resumed)
@@ -275,7 +275,7 @@ class RunSession:
                 for attempt in self._resumed_at(name)
             ]
             source = new if name == self._manifest.account.name else iter(())
-            yield AccountWork(scheduler=scheduler, resumed=works, source=source)
+            yield scheduler.run(works, source)
 
     def _resumed_at(self, name: str) -> list[OpenAttempt]:
         return [attempt for attempt in self._resumed if attempt.account == name]

@@ -41,11 +41,9 @@ class CallbackEndpoint:
         return secrets.compare_digest(secret.encode("utf-8", "surrogateescape"), self._secret.encode())
 
     def __enter__(self) -> Self:
-        """Return the endpoint, which listens already."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close the port."""
         for each in self.sockets:
             each.close()
 

@@ -32,12 +32,27 @@ _SILENT = logging.getLogger("batchgen.callbacks.server")  # anybody may send non
 _SILENT.disabled = True
 
 
-class CallbackServer:
-    """Answers callbacks, and passes the body of each to `on_callback`."""
+class CallbackServer(web.Server):
+    """Answers callbacks, and passes the body of each to `on_callback`.
 
-    def __init__(self, endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None]) -> None:
+    Limits the number of connections and the seconds of each; further connections wait to be accepted.
+    """
+
+    def __init__(
+        self, endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None], seconds: float
+    ) -> None:
+        super().__init__(
+            self.answer,
+            access_log=None,
+            logger=_SILENT,
+            auto_decompress=False,  # nobody compresses a callback, except to fill our memory
+            lingering_time=1.0,  # seconds to read the rest of a refused body, so that the answer arrives
+        )
         self._endpoint = endpoint
         self._on_callback = on_callback
+        self._seconds = seconds
+        self._timers: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._free_connections = asyncio.Semaphore(_most_connections())
         self.received = 0  # callbacks with a JSON object
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -65,36 +80,6 @@ class CallbackServer:
         self.received += 1
         self._on_callback(call)
         return 200
-
-
-async def _body(request: web.BaseRequest) -> bytes | None:
-    """The whole body, or None where it is too large."""
-    if (request.content_length or 0) > LARGEST_BODY:
-        return None
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl would else wait a second
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > LARGEST_BODY:
-            return None
-    return bytes(body)
-
-
-class _Server(web.Server):
-    """Limits the number of connections and the seconds of each; further connections wait to be accepted."""
-
-    def __init__(self, callbacks: CallbackServer, *, seconds: float) -> None:
-        super().__init__(
-            callbacks.answer,
-            access_log=None,
-            logger=_SILENT,
-            auto_decompress=False,  # nobody compresses a callback, except to fill our memory
-            lingering_time=1.0,  # seconds to read the rest of a refused body, so that the answer arrives
-        )
-        self._seconds = seconds
-        self._timers: dict[RequestHandler, asyncio.TimerHandle] = {}
-        self._free_connections = asyncio.Semaphore(_most_connections())
 
     async def listen(self, port: socket.socket) -> None:
         """Accept connections until cancelled.
@@ -135,6 +120,20 @@ class _Server(web.Server):
             self._free_connections.release()
 
 
+async def _body(request: web.BaseRequest) -> bytes | None:
+    """The whole body, or None where it is too large."""
+    if (request.content_length or 0) > LARGEST_BODY:
+        return None
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl would else wait a second
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > LARGEST_BODY:
+            return None
+    return bytes(body)
+
+
 def _most_connections() -> int:
     """A quarter of the file descriptors of this process: files and downloads come first."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -146,12 +145,11 @@ async def open_callback_server(
     endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None], *, seconds: float = REQUEST_SECONDS
 ) -> AsyncIterator[CallbackServer]:
     """Receive callbacks while the context is open; `seconds` is the time limit of one connection."""
-    callbacks = CallbackServer(endpoint, on_callback)
-    server = _Server(callbacks, seconds=seconds)
+    server = CallbackServer(endpoint, on_callback, seconds)
     async with asyncio.TaskGroup() as group:
         listening = [group.create_task(server.listen(port)) for port in endpoint.sockets]
         try:
-            yield callbacks
+            yield server
         finally:
             for each in listening:
                 each.cancel()

@@ -149,10 +149,10 @@ def _post(url: str, line: str, timeout: float) -> str:
     import asyncio  # noqa: PLC0415 - only where there is a webhook
 
     from batchgen.errors import BatchgenError  # noqa: PLC0415
-    from batchgen.http.client import open_http_client  # noqa: PLC0415
+    from batchgen.http.client import HttpClient  # noqa: PLC0415
 
     async def post() -> str:
-        async with asyncio.timeout(timeout), open_http_client(1) as client:
+        async with asyncio.timeout(timeout), HttpClient(1) as client:
             headers = {"Content-Type": "application/json"}
             answer = await client.send("POST", url, headers=headers, body=line.encode())
         return "" if 200 <= answer.status < 300 else f"the webhook answered HTTP {answer.status}."

@@ -78,5 +78,4 @@ class Attempt:
         return replace(self, sent_at=at, id_sent=id_sent, key_print=key_print)
 
     def accepted(self, task_id: str, at: int, *, made: bool = False) -> Attempt:
-        """The same attempt, now with its task."""
         return replace(self, task_id=task_id, accepted_at=at, made=made)

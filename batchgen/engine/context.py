@@ -1,4 +1,4 @@
-"""What the parts of one run share: the ports, the ledger for reading, the policy, the counters, time and the stop."""
+"""What the parts of one run share: the storage, the ledger for reading, the policy, the counters, time and the stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchgen.engine.shutdown import Stop
 from batchgen.ledger.events import redacted
@@ -17,13 +17,33 @@ if TYPE_CHECKING:
     from batchgen.budget import Budget
     from batchgen.catalog.accounts import Account
     from batchgen.engine.counters import Counters
-    from batchgen.engine.ports import ImageStorage, Recorder
     from batchgen.engine.timings import SlotTime
-    from batchgen.jobs import Status
+    from batchgen.jobs import ImageKey, Job, ReceivedImage
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.writer import Writer
 
 _REASONS_KEPT = 5
+
+
+class ImageStorage(Protocol):
+    """Where images are kept. The engine opens no file: whoever starts it passes this in."""
+
+    async def fetch(self, url: str, key: ImageKey, *, base_url: str, idle_timeout: float) -> ReceivedImage:
+        """Download one image and check it: it is on disk then, not yet at its place. `idle_timeout`: without a byte.
+
+        Raises LinkExpired, LinkRefused, ImageBroken, Unclear or NotSent where it does not arrive whole,
+        TooFewDescriptors where this process may open no more files, and RunStopped where the disk refuses.
+        """
+
+    async def keep(self, job: Job, key: ImageKey, image: ReceivedImage, *, wanted: bool, warning: str) -> str:
+        """Record the image, then put it at its place, and return that. Raises RunStopped where the disk refuses.
+
+        `wanted`: whether the manifest asks for the job; if not, its name may be another job's by now.
+        """
+
+    async def retire_earlier(self, job_id: str, attempt: int) -> None:
+        """Move the images of earlier attempts out of the way: nothing that was paid for is overwritten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +63,6 @@ class RunStats:
 
     started: int = 0  # attempts that were sent
     fetched_jobs: int = 0
-    ended: dict[Status, int] = field(default_factory=dict)
     unfinished: int = 0  # jobs that stay for the next run
     reasons: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
     slot_times: dict[str, SlotTime] = field(default_factory=dict)  # by account
@@ -63,7 +82,7 @@ class RunStats:
 class Context:
     """One run. Clock, sleep and random numbers are here so that tests need not wait."""
 
-    recorder: Recorder
+    recorder: Writer
     storage: ImageStorage
     reader: LedgerReader
     policy: RunPolicy
@@ -87,7 +106,6 @@ class Context:
         return "" if self.is_local(account.name) else account.base_url
 
     def now_ms(self) -> int:
-        """Unix time in milliseconds."""
         return int(self.wall() * 1000)
 
     async def record(self, *events: Event, after_commit: Callable[[], None] | None = None) -> None:

@@ -3,14 +3,28 @@
 A gateway whose look-up does not work or lags, or a proxy before it, answers "not found" to everything. So each query
 for a lost create is repeated for a *control*: a task that the same account accepted with the same key, whose create
 carried our id. The best control still runs, as the lost task would: some gateways find only tasks that have ended.
+
+A list proves nothing where it leaves out a control, gives it another id, or contains a recent task without an external
+id. The gateway's clock is known from the tasks whose acceptance we have seen, never from ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from batchgen.providers.base import CLOCK_SKEW_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchgen.engine.context import Context
+    from batchgen.providers.base import Task
 
 KNOWN = 1000  # tasks of this run that are remembered: two pages of a list
+_ENOUGH = 20  # tasks in order show that the list is in this order
 REMEMBERED_MS = 24 * 60 * 60 * 1000  # no gateway is known to forget a task sooner (kling.md, Accounts)
 
 
@@ -34,14 +48,12 @@ class Controls:
     `delay`: seconds after which queries find a task.
     """
 
-    def __init__(
-        self, *, clock: Callable[[], float], wall: Callable[[], float], delay: float, earlier: Earlier
-    ) -> None:
-        self._clock = clock
-        self._wall = wall  # Unix seconds
+    def __init__(self, context: Context, *, delay: float, earlier: Earlier) -> None:
+        self._clock = context.clock
+        self._wall = context.wall
         self._delay = delay
         self._earlier = earlier
-        self._began = clock()
+        self._began = context.clock()
         self._of_this_run: dict[str, Control] = {}  # by task id, in the order of acceptance
         self._of_earlier_runs: list[Control] | None = None
         self._running: dict[str, Control] = {}  # the same of those that have not ended
@@ -54,7 +66,6 @@ class Controls:
             del self._of_this_run[next(iter(self._of_this_run))]
 
     def ended(self, task_id: str) -> None:
-        """Note that the task no longer runs."""
         self._running.pop(task_id, None)
 
     def belongs_to_other(self, task_id: str, external_id: str) -> bool:
@@ -127,3 +138,59 @@ class Controls:
             Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._began)
             for task_id, external_id, at in self._earlier(before)
         ]
+
+
+class ListProof:
+    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock)."""
+
+    def __init__(self, controls: Sequence[Control], sent_at: int) -> None:
+        self._unseen = {control.task_id: control for control in controls}
+        self._has_controls = bool(controls)
+        self._sent_at = sent_at
+        self._skew: int | None = None  # ms that the gateway's clock is ahead of ours
+        self._times: list[int | None] = []  # when the tasks were created, as they came
+        self._alters_ids = False
+        self._without_id: list[int | None] = []  # when tasks without an id were created
+
+    def is_complete_with(self, tasks: Sequence[Task]) -> bool:
+        """Note one more page; whether the pages after it can prove nothing more."""
+        for task in tasks:
+            self._note(task)
+        times = [task.created_ms for task in tasks]
+        self._times += times
+        return not tasks or (not self._unseen and not any(map(self._may_match, times)) and self._is_newest_first)
+
+    @property
+    def _is_newest_first(self) -> bool:
+        known = [time for time in self._times if time is not None]
+        in_order = len(known) == len(self._times) >= _ENOUGH and known[0] > known[-1]
+        return in_order and all(a >= b for a, b in pairwise(known))
+
+    def _note(self, task: Task) -> None:
+        control = self._unseen.pop(task.id, None)
+        if task.external_id is None:
+            self._without_id.append(task.created_ms)
+        if control is None:
+            return
+        self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
+        if task.created_ms is not None:
+            self._skew = task.created_ms - control.accepted_at
+
+    def _may_match(self, created_ms: int | None) -> bool:
+        """Whether a task of this time may be the lost one."""
+        if created_ms is None or self._skew is None:
+            return True
+        return created_ms >= self._sent_at + self._skew - CLOCK_SKEW_MS
+
+    @property
+    def gap(self) -> str:
+        """Why the list proves nothing; empty where it proves that the task does not exist."""
+        if not self._has_controls:
+            return "the account has no accepted task yet against which its list could be checked"
+        if self._unseen:
+            return "the account's list leaves out a task that is known to exist"
+        if self._alters_ids:
+            return "the account's list gives other ids than were sent"
+        if any(map(self._may_match, self._without_id)):
+            return "the account's list has recent tasks without the ids that were sent"
+        return ""

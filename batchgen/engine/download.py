@@ -64,8 +64,6 @@ class Found(Enum):
 
 
 class Fetcher:
-    """Fetches the images of one account's tasks."""
-
     def __init__(self, context: Context, provider: ValidatedProvider) -> None:
         self._context = context
         self._provider = provider
@@ -80,7 +78,12 @@ class Fetcher:
         if attempt.number > 1:
             await self._context.storage.retire_earlier(attempt.job.id, attempt.number)
         links = self._context.reader.links_to_fetch(attempt.job.id, attempt.number)
-        errors = [error for error in await self._fetch_all(attempt, links, tries) if error is not None]
+        async with asyncio.TaskGroup() as group:
+            downloads = [
+                group.create_task(self._fetch_one(attempt, link, tries, watermarked=watermarked))
+                for link, watermarked in links
+            ]
+        errors = [error for download in downloads if (error := download.result()) is not None]
         stops = [error for error in errors if isinstance(error, RunStopped)]
         may_come = [error for error in errors if not isinstance(error, ImagesGone) or error.by_host]
         for error in stops or may_come or errors:  # gone only where nothing is left that may still come
@@ -113,19 +116,6 @@ class Fetcher:
             return since is None or now - since < _REFUSED_MS
         is_certain = isinstance(error, ImagesGone) and error.certain
         return not (is_certain or attempt.remake) and now - attempt.accepted_at < GONE_AFTER_MS
-
-    async def _fetch_all(
-        self, attempt: Attempt, links: list[tuple[ImageLink, bool]], tries: int
-    ) -> list[BatchgenError | None]:
-        if len(links) == 1:
-            ((link, watermarked),) = links
-            return [await self._fetch_one(attempt, link, tries, watermarked=watermarked)]
-        async with asyncio.TaskGroup() as group:
-            downloads = [
-                group.create_task(self._fetch_one(attempt, link, tries, watermarked=watermarked))
-                for link, watermarked in links
-            ]
-        return [download.result() for download in downloads]
 
     async def _fetch_one(
         self, attempt: Attempt, link: ImageLink, max_tries: int, *, watermarked: bool

@@ -13,17 +13,17 @@ from aiolimiter import AsyncLimiter
 
 from batchgen.engine.adaptive_limit import AdaptiveLimit
 from batchgen.engine.outage import Outage
-from batchgen.engine.retry import Backoff
+from batchgen.engine.retry import Backoff, retry_after_of
 from batchgen.engine.timings import Phase, SlotTime
-from batchgen.errors import ProxyBusy, Throttled, TooFast, TooManyRunning
+from batchgen.errors import ProxyBusy, TooFast, TooManyRunning
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from random import Random
 
     from batchgen.catalog.accounts import Account
     from batchgen.engine.attempt import Attempt
+    from batchgen.engine.context import Context
     from batchgen.errors import BatchgenError, RunStopped
 
 MAX_PASSES = 8  # so many times may smaller tasks pass a waiting larger one, then it is its turn
@@ -87,11 +87,6 @@ class CreateRate:
         self._limit = AdaptiveLimit(math.inf, least=_LEAST_RATE)
         self.accepted = self._limit.accepted
 
-    @property
-    def per_second(self) -> float:
-        """The limit now."""
-        return self._limit.value
-
     def closed_for(self) -> float:
         """Seconds until the next create may be sent; 0 when it may now."""
         return max(0.0, self._sent[-1] + 1.0 / self._limit.value - self._clock())
@@ -112,21 +107,18 @@ class CreateRate:
 class AccountLimits:
     """Decides what may be sent now, and learns from each answer. `wake` is set when more may be sent than before.
 
-    `can_ask`: whether the account can be asked what became of a create; `notify` shows a sentence to the user.
+    `can_ask`: whether the account can be asked what became of a create.
     """
 
     def __init__(
         self,
+        context: Context,
         account: Account,
         *,
-        clock: Callable[[], float],
-        rng: Random,
-        give_up_after: float,
         can_ask: bool,
-        notify: Callable[[str], None],
         wake: asyncio.Event,
     ) -> None:
-        self._clock = clock
+        self._clock = clock = context.clock
         self._concurrency = AdaptiveLimit(account.concurrency, least=1, most=max_units(account), decrease=1.0)
         self._reached = 0  # units of accepted tasks that ran at a time, as far as the account has not taken it back
         self._accepted_at = clock()
@@ -134,11 +126,9 @@ class AccountLimits:
         self._is_full = False  # whether an attempt waits that did not fit: only then more units would be used
         self._passed = 0  # how often a smaller task passed the first one that waits
         self.time = SlotTime(clock, lambda: self.units)
-        self.backoff = Backoff(clock, rng, give_up_after)
+        self.backoff = Backoff(context)
         self.wake = wake
-        self.outage = Outage(
-            account.name, can_ask=can_ask, give_up_after=give_up_after, clock=clock, notify=notify, wake=wake
-        )
+        self.outage = Outage(context, account.name, can_ask=can_ask, wake=wake)
 
     @property
     def units(self) -> int:
@@ -180,7 +170,6 @@ class AccountLimits:
         return SlotPermit(self, units, -math.inf)
 
     def accepted(self, permit: SlotPermit) -> None:
-        """Its create was accepted."""
         now = self._clock()
         self.backoff.succeeded()
         self._rate.accepted()
@@ -197,7 +186,6 @@ class AccountLimits:
         """Its create was not accepted for now; the answer is a reason to stop, when that has lasted too long."""
         requested = self.in_use  # with this task
         permit.release()
-        retry_after = error.retry_after if isinstance(error, Throttled) else None
         closes = True
         if isinstance(error, TooManyRunning):
             is_proven = requested <= max(self._reached, _FAR_BELOW * self.units)
@@ -205,7 +193,7 @@ class AccountLimits:
             if self._concurrency.refused(level, sent=math.inf, now=self._clock(), is_proven=is_proven):
                 self._reached = min(self._reached, self.units)
             # Where all slots are in use, the next one that is released is enough to wait for.
-            closes = self.in_use < self.units or self.in_use == 0 or retry_after is not None
+            closes = self.in_use < self.units or self.in_use == 0 or retry_after_of(error) is not None
         elif isinstance(error, TooFast) and not (isinstance(error, ProxyBusy) and self.outage.is_account_in_trouble):
             self._rate.refused(permit.sent)
-        return self.backoff.refused(error, retry_after=retry_after, closes=closes)
+        return self.backoff.refused(error, closes=closes)

@@ -15,8 +15,8 @@ from batchgen.formatting import duration
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
+    from batchgen.engine.context import Context
     from batchgen.errors import BatchgenError
 
 _TROUBLES = 3  # creates in a row
@@ -25,26 +25,24 @@ _TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
 
 
 class Outage:
-    """What became of the last creates of one account in this run. `clock` is monotonic, times are seconds.
+    """What became of the last creates of one account in this run; times are seconds of the monotonic clock.
 
-    `notify` gets a sentence when an outage begins and when it ends; `wake` is set when more may be sent than before.
+    Who watches is told when an outage begins and when it ends; `wake` is set when more may be sent than before.
     """
 
     def __init__(
         self,
+        context: Context,
         account: str,
         *,
         can_ask: bool,
-        give_up_after: float,
-        clock: Callable[[], float],
-        notify: Callable[[str], None],
         wake: asyncio.Event,
     ) -> None:
         self._account = account
         self._can_ask = can_ask
-        self._give_up_after = give_up_after
-        self._clock = clock
-        self._notify = notify
+        self._give_up_after = context.policy.give_up_after
+        self._clock = context.clock
+        self._notify = context.notify
         self._wake = wake
         self._creating: set[str] = set()
         self._troubled: list[str] = []  # jobs whose creates had trouble since the last that was accepted
@@ -60,7 +58,6 @@ class Outage:
     # --- what happens -------------------------------------------------------------------------------------
 
     def sent(self, external_id: str) -> None:
-        """A create is sent."""
         self._creating.add(external_id)
 
     def answered(self, external_id: str) -> None:
@@ -70,7 +67,6 @@ class Outage:
             self._wake.set()
 
     def create_accepted(self) -> None:
-        """A create was accepted."""
         self.accepted += 1
         self._accepted_at = self._clock()
         self._end()

@@ -105,7 +105,6 @@ class Outcomes:
         await context.record(Ended(status=status, outcome=outcome, **self._details(attempt, error)))
         self._refund(attempt, outcome)
         context.counters.jobs_failed += 1
-        context.stats.ended[status] = context.stats.ended.get(status, 0) + 1
 
     async def made(self, attempt: Attempt, task: Task, *before: Accepted) -> None:
         """The task succeeded: its links are recorded, with the events `before`, and its cost is counted."""

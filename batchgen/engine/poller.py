@@ -11,17 +11,15 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.callback_reliability import CallbackReliability
-from batchgen.engine.latency import Latencies
-from batchgen.engine.retry import LONGEST_SECONDS, backoff, next_query, query_timeout
-from batchgen.engine.running import CONFIRM_FAILURE_SECONDS, RunningTask, kind_of
+from batchgen.engine.retry import backoff, query_backoff, query_timeout
+from batchgen.engine.running import CONFIRM_FAILURE_SECONDS, CallbackReliability, Latencies, RunningTask, kind_of
 from batchgen.errors import AccountStopped, BatchgenError, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from random import Random
 
+    from batchgen.engine.context import Context
     from batchgen.jobs import Parameters
     from batchgen.providers.base import Page, Task
     from batchgen.providers.validated import ValidatedProvider
@@ -34,6 +32,7 @@ _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a sl
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
 _UNCALLED, _LONGEST_UNCALLED = 0.6, 60.0  # of the median, and seconds, after the median without a callback
 _SHORTEST, _LONGEST = 0.02, 15.0  # seconds between two queries, or two lists
+_SHORTEST_UNKNOWN = 0.25  # the same before anything is known of how long tasks take
 
 _PAGE = 500
 _PAGES_AT_MOST = 20
@@ -54,19 +53,17 @@ class TaskPoller:
 
     def __init__(
         self,
+        context: Context,
         provider: ValidatedProvider,
         *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        rng: Random,
         on_trouble: Callable[[BatchgenError], None],
         on_answer: Callable[[], None],
         jobs_wait: Callable[[], bool],
     ) -> None:
         self._provider = provider
-        self._clock = clock
-        self._wall = wall  # only to compare the gateway's times with ours
-        self._rng = rng
+        self._clock = context.clock
+        self._wall = context.wall  # only to compare the gateway's times with ours
+        self._rng = context.rng
         self._on_trouble = on_trouble
         self._on_answer = on_answer
         self.on_status: Callable[[Task], None] = lambda _: None  # called for each answer that a task still runs
@@ -81,7 +78,6 @@ class TaskPoller:
         self._list_due = 0.0  # no list is read before this
         self._is_listing = False
         self._list_errors = self._list_refusals = 0
-        self._wakes_at = math.inf
 
     async def wait(self, task_id: str, parameters: Parameters, external_id: str) -> Task:
         """Wait until a task has ended and return its last answer: failed, or succeeded with at least one image.
@@ -151,7 +147,6 @@ class TaskPoller:
         return max(0.0, wait)
 
     async def _change_within(self, seconds: float) -> None:
-        self._wakes_at = -math.inf if self._is_listing else self._clock() + seconds
         try:
             async with asyncio.timeout(None if seconds == math.inf else max(0.01, seconds)):
                 await self._changed.wait()
@@ -165,7 +160,7 @@ class TaskPoller:
         # The first tasks that end are fast ones: they say nothing of the others before half as many have ended as run.
         is_known = 2 * self._latencies.ended >= len(self._running)
         if not is_known or (median := self._latencies.median(running.kind)) is None:
-            return next_query(running.seen)
+            return min(max(_SHORTEST_UNKNOWN, _QUERY_INTERVAL * running.seen), _LONGEST)
         first = _FIRST_QUERY * median
         if self._callbacks.is_reliable:
             first = median + min(_UNCALLED * median, _LONGEST_UNCALLED)
@@ -188,8 +183,7 @@ class TaskPoller:
     def _query_in(self, running: RunningTask, seconds: float) -> None:
         """Make a task due in so many seconds; never at once, whatever the arithmetic says."""
         running.due = math.inf if running.end.done() else self._clock() + max(_SHORTEST, seconds)
-        if running.due < self._wakes_at:
-            self._changed.set()
+        self._changed.set()
 
     # --- one by one ------------------------------------------------------------------------------------------
 
@@ -203,7 +197,7 @@ class TaskPoller:
             async with self._query_permits:
                 now = self._clock()
                 query = self._provider.query(running.task_id, running.external_id)
-                task = await _answer(query, query_timeout(running.errors))
+                task = await answer_within(query_timeout(running.errors), query)
         except TaskNotFound as error:
             running.not_found += 1
             if running.not_found >= _NOT_FOUND:
@@ -268,10 +262,9 @@ class TaskPoller:
 
     def _back_off(self, unanswered: list[RunningTask], error: BatchgenError) -> None:
         """Query again later; `on_trouble` decides for how long at all."""
-        retry_after = min((isinstance(error, Throttled) and error.retry_after) or 0.0, LONGEST_SECONDS)
         for running in unanswered:
             running.errors += 1
-            self._query_in(running, max(backoff(running.errors, self._rng), retry_after))
+            self._query_in(running, query_backoff(running.errors, self._rng, error))
         self._on_trouble(error)
 
     # --- by the list -----------------------------------------------------------------------------------------
@@ -311,7 +304,7 @@ class TaskPoller:
         oldest = min((running.since for running in missing), default=now)
         size = min(_PAGE, 3 * len(self._running) + 20)  # the account may have tasks that are not ours
         for number in range(1, _PAGES_AT_MOST + 1):
-            page = await _answer(self._provider.page(number, size), query_timeout(self._list_errors))
+            page = await answer_within(query_timeout(self._list_errors), self._provider.page(number, size))
             self._on_answer()
             self._take_page(page, missing, now, number)
             if not missing or len(page.tasks) < size or self._is_before(page.tasks[-1].created_ms, oldest):
@@ -344,7 +337,7 @@ def _give_up(running: RunningTask, error: BatchgenError) -> None:
         running.end.set_exception(error)
 
 
-async def _answer(query: Awaitable[T], seconds: float) -> T:
+async def answer_within(seconds: float, query: Awaitable[T]) -> T:
     """The answer. Raises Unclear where none comes in time, besides what the query itself raises."""
     try:
         async with asyncio.timeout(seconds):

@@ -19,15 +19,15 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.list_proof import ListProof
-from batchgen.engine.retry import LONGEST_SECONDS, backoff
+from batchgen.engine.controls import ListProof
+from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from random import Random
 
     from batchgen.engine.attempt import Attempt
+    from batchgen.engine.context import Context
     from batchgen.engine.controls import Control, Controls
     from batchgen.providers.base import Provider, Task
 
@@ -59,21 +59,19 @@ class Recovery:
 
     def __init__(
         self,
+        context: Context,
         provider: Provider,
         controls: Controls,
         *,
         is_proof: Callable[[Attempt], bool],
-        sleep: Callable[[float], Awaitable[None]],
-        clock: Callable[[], float],
-        rng: Random,
         changed: Callable[[], None],
     ) -> None:
         self._provider = provider
         self._controls = controls
         self._is_proof = is_proof
-        self._sleep = sleep
-        self._clock = clock
-        self._rng = rng
+        self._sleep = context.sleep
+        self._clock = context.clock
+        self._rng = context.rng
         self._changed = changed
         self._news = asyncio.Event()
         self._decides_one = self._decides_all = self._stopped = False
@@ -89,14 +87,6 @@ class Recovery:
         self._controls.accepted(task_id, external_id, at)
         if self.waiting:
             self._notify()
-
-    def on_ended(self, task_id: str) -> None:
-        """Note that an accepted task no longer runs."""
-        self._controls.ended(task_id)
-
-    def belongs_to_other(self, task_id: str, external_id: str) -> bool:
-        """Whether this run knows the task as that of another create."""
-        return self._controls.belongs_to_other(task_id, external_id)
 
     def decide_now(self, *, only_one: bool) -> None:
         """Nothing else is running, so no control will come: look a last time for what waits.
@@ -320,8 +310,7 @@ class Recovery:
             except (Throttled, Unclear, NotSent) as error:
                 if tries == _TRIES or self._stopped:
                     raise NotAnswered(f"The gateway could not be asked what became of it: {error}") from error
-                retry_after = (isinstance(error, Throttled) and error.retry_after) or 0.0
-                await self._sleep(max(backoff(tries, self._rng), min(retry_after, LONGEST_SECONDS)))
+                await self._sleep(query_backoff(tries, self._rng, error))
         raise AssertionError("the loop above returns or raises")
 
 

@@ -43,7 +43,6 @@ class RefusalAttribution:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any refusal is not decided."""
         return bool(self._waiting)
 
     def is_clearly_jobs_fault(self, attempt: Attempt, error: JobError) -> bool:
@@ -102,7 +101,6 @@ class RefusalAttribution:
         return None
 
     def take_decided(self) -> list[Refusal]:
-        """Those that are decided now."""
         taken, self._decided = self._decided, []
         return taken
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.errors import GatewayUnavailable
+from batchgen.errors import GatewayUnavailable, Throttled
+from batchgen.formatting import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from random import Random
 
+    from batchgen.engine.context import Context
     from batchgen.errors import BatchgenError
 
 FIRST_SECONDS = 1.0  # the vendor asks for at least one second after 1303
@@ -26,6 +27,16 @@ def backoff(times: int, rng: Random, *, asked: float | None = None) -> float:
     return max(wait, asked) if asked is not None else wait
 
 
+def retry_after_of(error: BatchgenError) -> float | None:
+    """The seconds that an answer asks to wait; None where it asks for none."""
+    return error.retry_after if isinstance(error, Throttled) else None
+
+
+def query_backoff(times: int, rng: Random, error: BatchgenError) -> float:
+    """Seconds to wait before the next query after this error: as `backoff`, and never for ever."""
+    return max(backoff(times, rng), min(retry_after_of(error) or 0.0, LONGEST_SECONDS))
+
+
 def short_backoff(times: int, rng: Random) -> float:
     """Seconds to wait before the next try of what is free to repeat, a download say: as `backoff`, but sooner."""
     return min(30.0, 0.25 * 2.0 ** (times - 1)) * (0.5 + 0.5 * rng.random())
@@ -39,38 +50,27 @@ def query_timeout(times: int) -> float:
     return min(LONGEST_SECONDS, 10.0 * 2.0**times)
 
 
-def next_query(elapsed: float) -> float:
-    """Seconds until a running task is worth asking for again, before anything is known of how long tasks take.
-
-    `elapsed`: since it was accepted. Queries are free, but not for nothing: ever more rarely.
-    """
-    return min(15.0, max(0.25, 0.12 * elapsed))
-
-
 class Backoff:
     """Refusals of one account, by the monotonic clock. They use up no attempts."""
 
-    def __init__(self, clock: Callable[[], float], rng: Random, give_up_after: float) -> None:
-        self._clock = clock
-        self._rng = rng
-        self._give_up_after = give_up_after
+    def __init__(self, context: Context) -> None:
+        self._clock = context.clock
+        self._rng = context.rng
+        self._give_up_after = context.policy.give_up_after
         self._in_a_row = 0
         self._since: float | None = None
         self._opens = 0.0
 
     def succeeded(self) -> None:
-        """The account did as it was asked."""
         self._in_a_row = 0
         self._since = None
 
-    def refused(
-        self, error: BatchgenError, *, retry_after: float | None = None, closes: bool = True
-    ) -> GatewayUnavailable | None:
+    def refused(self, error: BatchgenError, *, closes: bool = True) -> GatewayUnavailable | None:
         """Note a refusal, and wait after it where it `closes`.
 
         The answer is a reason to stop when there was no success for too long.
         """
-        now = self._clock()
+        now, retry_after = self._clock(), retry_after_of(error)
         if self._since is None:
             self._since = now
         if retry_after is not None and retry_after > self._give_up_after:
@@ -92,7 +92,6 @@ class Backoff:
 
 def gave_up(seconds: float, last: BatchgenError) -> GatewayUnavailable:
     """The reason to stop where nothing succeeded for so long."""
-    time = f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} s"
     return GatewayUnavailable(
-        f"No success for {time} (run.give_up_after); the last refusal: {last} Run again to continue."
+        f"No success for {duration(seconds)} (run.give_up_after); the last refusal: {last} Run again to continue."
     )

@@ -40,8 +40,6 @@ RECHECKED = frozenset({Status.GONE, Status.PARTIAL})
 
 
 class AttemptRunner:
-    """Carries the attempts of one account."""
-
     def __init__(
         self,
         context: Context,
@@ -112,7 +110,7 @@ class AttemptRunner:
             await self._handle_missing_images(attempt, error, Outcome.LOST)
             return False
         finally:
-            self._submitter.recovery.on_ended(attempt.task_id)
+            self._submitter.controls.ended(attempt.task_id)
         permit.release()  # at the gateway the slots are free already: what follows must not keep them
         self._limits.backoff.succeeded()
         if task.state is TaskState.SUCCEEDED:

@@ -1,8 +1,14 @@
-"""What the answers and the callbacks have said of one running task."""
+"""What the answers and the callbacks have said of running tasks: of each one, of how long they take, of callbacks.
+
+It is arithmetic, without a clock or a socket. A callback can be forged, false, late or lost, so it only brings a query
+forward and is never believed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from batchgen.providers.base import TaskState
@@ -16,6 +22,9 @@ if TYPE_CHECKING:
 CONFIRM_FAILURE_SECONDS = 1.0  # a failed task is created again, so its failure is queried a second time
 _SHORT_ANSWERS = 2  # so many answers with too few images in a row are not believed
 _LONGEST_QUIET_SECONDS = 60.0
+_REMEMBERED = 64  # tasks of each kind
+_NEEDED = 5  # ends in a row that a callback announced in time
+_GRACE_SECONDS = 2.0  # a callback may come so long after an answer that said the same
 
 Kind = tuple[str, str, int, bool]
 
@@ -74,3 +83,73 @@ class RunningTask:
         self.false_callbacks += 1
         self.called_at, self.quiet_until = None, now + seconds
         return seconds
+
+
+class Latencies:
+    """The latest latencies of each kind of task; a kind that was not seen yet is taken to be as the others are."""
+
+    def __init__(self) -> None:
+        self.ended = 0  # tasks that were learned from
+        self._all: deque[float] = deque(maxlen=_REMEMBERED)
+        self._by_kind: dict[Kind, deque[float]] = {}
+        self._medians: dict[Kind, float] = {}
+
+    def learn(self, kind: Kind, seen: float, ended: float) -> None:
+        """Add a task that was seen running `seen` seconds after its start, and was seen ended at `ended`.
+
+        It ended somewhere between. The value nearer to its end is taken, so that a late query is not mistaken for a
+        late end, and a service that has become faster is found out.
+        """
+        self.ended += 1
+        latencies = self._by_kind.setdefault(kind, deque(maxlen=_REMEMBERED))
+        for values in (latencies, self._all):
+            values.append(seen + 0.75 * (ended - seen))
+        self._medians[kind] = median(latencies)
+
+    def median(self, kind: Kind) -> float | None:
+        """Seconds that half of such tasks take; None before any task has ended."""
+        if kind not in self._medians and self._all:
+            return median(self._all)
+        return self._medians.get(kind)
+
+    @property
+    def mean(self) -> float | None:
+        """Seconds that a task of any kind lately took on the average; None before any has ended."""
+        return fmean(self._all) if self._all else None
+
+
+@dataclass(slots=True)
+class CallbackReliability:
+    """Counts the ends in a row that callbacks announced; one end without a callback, or a false one, starts anew."""
+
+    in_time: int = 0
+    awaited: dict[str, float] = field(default_factory=dict)  # the latest time for the callback of an ended task
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether a task without a callback can be taken to run still."""
+        return self.in_time >= _NEEDED
+
+    def confirmed(self) -> None:
+        """An answer confirmed a callback."""
+        self.in_time += 1
+
+    def failed(self) -> None:
+        """A callback was late or lost, or told of an end that was none."""
+        self.in_time = 0
+
+    def ended_without(self, task_id: str, now: float) -> None:
+        """A task ended before its callback came; the callback may be on its way."""
+        self._drop_late(now)
+        self.awaited[task_id] = now + _GRACE_SECONDS
+
+    def came_after_end(self, task_id: str, now: float) -> None:
+        """A callback names a task that is not running: it ended just now or long ago, or is not ours."""
+        self._drop_late(now)
+        if self.awaited.pop(task_id, None) is not None:
+            self.confirmed()
+
+    def _drop_late(self, now: float) -> None:
+        while self.awaited and self.awaited[task_id := next(iter(self.awaited))] <= now:
+            del self.awaited[task_id]
+            self.failed()

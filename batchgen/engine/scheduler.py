@@ -11,34 +11,34 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
-from batchgen.engine.poller import TaskPoller
+from batchgen.engine.poller import TaskPoller, answer_within
 from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
 from batchgen.engine.waiting import WaitingAttempts
-from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Throttled, Unclear
+from batchgen.errors import AccountStopped, BatchgenError, DeadlinePassed, NotSent, RunStopped, Unclear
 from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
+    from batchgen.engine.shutdown import Deadline
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
+_CLOCK_CHECK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 _PROBE_SECONDS = 15.0
 _REPORTED_AFTER = 3  # answers with a status that is not known
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is started
 
 
 class AccountScheduler:
-    """One account in one run."""
-
     def __init__(self, context: Context, provider: ValidatedProvider, *, starts_new: bool) -> None:
         """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
         self._context = context
@@ -47,32 +47,21 @@ class AccountScheduler:
         self._account = provider.account
         self.stop = context.stop if starts_new else context.stop.child()
         self._wake = asyncio.Event()  # set when something changed that may let one more attempt be sent
-        self._limits = AccountLimits(
-            provider.account,
-            clock=context.clock,
-            rng=context.rng,
-            give_up_after=context.policy.give_up_after,
-            can_ask=provider.can_find or provider.can_list,
-            notify=context.notify,
-            wake=self._wake,
-        )
+        can_ask = provider.can_find or provider.can_list
+        self._limits = AccountLimits(context, provider.account, can_ask=can_ask, wake=self._wake)
         self._outage = self._limits.outage
         self._quota = quota(provider.account.creates_per_minute)
         self._quota_wait: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
-        self._waiting = WaitingAttempts(
-            clock=context.clock, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry
-        )
+        self._waiting = WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
         self._submitter = Submitter(
             context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
         )
-        self._query_backoff = Backoff(context.clock, context.rng, context.policy.give_up_after)
+        self._query_backoff = Backoff(context)
         self._poller = TaskPoller(
+            context,
             provider,
-            clock=context.clock,
-            wall=context.wall,
-            rng=context.rng,
             on_trouble=self._query_failed,
             on_answer=self._query_backoff.succeeded,
             jobs_wait=lambda: bool(self._waiting.ready),
@@ -225,21 +214,15 @@ class AccountScheduler:
 
     async def _is_probe_answered(self) -> bool:
         """Whether the account answers at all; whatever it says is an answer."""
-        error: BatchgenError
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                await self._provider.probe()
-        except (NotSent, Unclear) as met:
-            error = met
-        except TimeoutError:
-            error = Unclear(f"The account {self._account.name!r} does not answer.")
+            await answer_within(_PROBE_SECONDS, self._provider.probe())
+        except (NotSent, Unclear) as error:
+            self._outage.probe_failed(error)
+            self._limits.unclear(error)
+            return False
         except (BatchgenError, NotImplementedError):
-            return True
-        else:
-            return True
-        self._outage.probe_failed(error)
-        self._limits.unclear(error)
-        return False
+            pass
+        return True
 
     async def _wait_for_change(self, why: Idle) -> None:
         """Wait for a free slot, the end of an attempt, a time, or the stop.
@@ -301,10 +284,7 @@ class AccountScheduler:
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""
-        reason: BatchgenError | None = error
-        if not isinstance(error, AccountStopped):
-            retry_after = error.retry_after if isinstance(error, Throttled) else None
-            reason = self._query_backoff.refused(error, retry_after=retry_after)
+        reason = error if isinstance(error, AccountStopped) else self._query_backoff.refused(error)
         if reason is not None:
             self.stop.request(reason, grace=self._context.policy.grace)
 
@@ -328,3 +308,29 @@ class AccountScheduler:
         counters.waiting = len(self._waiting)
         if self._starts_new:
             counters.task_seconds = self._poller.task_seconds()
+
+
+async def run_accounts(
+    context: Context, schedulers: Iterable[Coroutine[None, None, None]], deadline: Deadline | None
+) -> None:
+    """Run all schedulers. Why they ended early is in `context.stop`, what they did in `context.stats`."""
+    async with asyncio.TaskGroup() as outer:
+        timer = outer.create_task(_stop_at(deadline, context))
+        async with asyncio.TaskGroup() as group:
+            for scheduler in schedulers:
+                group.create_task(scheduler)
+        timer.cancel()
+
+
+async def _stop_at(deadline: Deadline | None, context: Context) -> None:
+    if deadline is None:
+        return
+    # A deadline that has passed stops the run before the schedulers' first step.
+    while (left := deadline.left()) > 0:  # noqa: ASYNC110 - no event tells what time it is
+        await asyncio.sleep(min(left, _CLOCK_CHECK_SECONDS))
+    grace = context.policy.grace
+    reason = DeadlinePassed("The deadline has passed; nothing more was started. Run again to go on.")
+    context.stop.request(reason, grace=grace)
+    context.notify(
+        f"The deadline has passed: nothing more is started. Finishing what is in flight (up to {grace:g} s)."
+    )

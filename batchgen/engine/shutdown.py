@@ -141,8 +141,7 @@ class Stop:
     def __init__(self) -> None:
         self.reason: BatchgenError | None = None
         self.asked = asyncio.Event()
-        self._ends: float | None = None  # on the loop's clock; None: no limit
-        self._shortened = asyncio.Event()
+        self._grace_over = asyncio.Event()
         self._children: list[Stop] = []
 
     def child(self) -> Stop:
@@ -164,21 +163,11 @@ class Stop:
         if self.reason is None or isinstance(reason, Interrupted):
             self.reason = reason
         if grace is not None:
-            ends = asyncio.get_running_loop().time() + grace
-            if self._ends is None or ends < self._ends:
-                self._ends = ends
-                shortened, self._shortened = self._shortened, asyncio.Event()
-                shortened.set()
+            asyncio.get_running_loop().call_later(grace, self._grace_over.set)  # the earliest counts
         self.asked.set()
         for child in self._children:
             child.request(reason, grace=grace)
 
     async def grace_over(self) -> None:
         """Return when the grace period is over; never, while there is no limit."""
-        while True:
-            left = None if self._ends is None else max(0.0, self._ends - asyncio.get_running_loop().time())
-            try:
-                async with asyncio.timeout(left):
-                    await self._shortened.wait()
-            except TimeoutError:
-                return
+        await self._grace_over.wait()

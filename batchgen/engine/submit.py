@@ -69,18 +69,12 @@ class Submitter:
         self._account_stop = account_stop
         self._is_closed = False
         self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
+        self.controls = Controls(context, delay=provider.account.visibility_delay, earlier=self._accepted_before)
         self.recovery = Recovery(
+            context,
             provider,
-            Controls(
-                clock=context.clock,
-                wall=context.wall,
-                delay=provider.account.visibility_delay,
-                earlier=self._accepted_before,
-            ),
+            self.controls,
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
-            sleep=context.sleep,
-            clock=context.clock,
-            rng=context.rng,
             changed=limits.wake.set,
         )
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -138,7 +132,7 @@ class Submitter:
             task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
             self._outage.answered(attempt.external_id)
-        if not task.may_be(attempt.id_to_echo) or self.recovery.belongs_to_other(task.id, attempt.external_id):
+        if not task.may_be(attempt.id_to_echo) or self.controls.belongs_to_other(task.id, attempt.external_id):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 

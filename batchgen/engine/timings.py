@@ -71,7 +71,6 @@ class SlotTime:
         return {str(kind): seconds / total for kind, seconds in spent if seconds > 0}
 
     def report(self, account: str) -> Iterator[str]:
-        """The same in lines."""
         shares = self.shares()
         seconds = self._at - self._started
         yield f"Slots of {account!r}: {sum(self._spent.values()):,.1f} unit-seconds in {seconds:,.1f} s."

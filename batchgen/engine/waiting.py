@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from batchgen.engine.attempt import Attempt
+    from batchgen.engine.context import Context
 
 _LOOK_AHEAD = 32  # attempts among which a smaller one may be chosen
 
@@ -23,9 +24,9 @@ class WaitingAttempts:
     """
 
     def __init__(
-        self, *, clock: Callable[[], float], wake: asyncio.Event, starts_new: bool, on_refused: Callable[[], None]
+        self, context: Context, *, wake: asyncio.Event, starts_new: bool, on_refused: Callable[[], None]
     ) -> None:
-        self._clock = clock
+        self._clock = context.clock
         self._wake = wake
         self._starts_new = starts_new
         self._on_refused = on_refused
@@ -38,7 +39,6 @@ class WaitingAttempts:
 
     @property
     def has_delayed(self) -> bool:
-        """Whether any is not ready yet."""
         return bool(self._delayed)
 
     def requeue(self, attempt: Attempt, seconds: float) -> None:

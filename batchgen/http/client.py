@@ -10,10 +10,10 @@ import os
 import socket
 import ssl
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -32,10 +32,10 @@ from batchgen.http.connections import GatewayConnector, UnrequestedBytes
 from batchgen.http.decompression import CODINGS, LARGEST_ANSWER, BodyRefused, decompressed
 from batchgen.http.network_policy import GatewayResolver
 from batchgen.http.proxies import proxy_of
-from batchgen.http.timeouts import RequestTimeout, request_timeout
+from batchgen.http.timeouts import request_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Mapping
     from types import SimpleNamespace
 
 CONNECT_SECONDS = 15.0
@@ -50,8 +50,6 @@ _ONLY_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECOND
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer: status, headers and the whole body."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -77,17 +75,19 @@ class Answer:
 
 
 class HttpClient:
-    """An HTTP client for one run. `gateways` knows which accounts are in a private network.
+    """An HTTP client for at most `in_flight` requests at a time; `gateways` knows which are in a private network."""
 
-    `pooled` keeps its connections alive between requests, `unpooled` opens a new one for each.
-    """
+    def __init__(self, in_flight: int) -> None:
+        self.gateways = GatewayResolver()
+        self._pooled = _session(GatewayConnector(limit=in_flight, resolver=self.gateways))
+        self._unpooled = _session(GatewayConnector(limit=in_flight, resolver=self.gateways, is_pooled=False))
 
-    def __init__(
-        self, gateways: GatewayResolver, *, pooled: aiohttp.ClientSession, unpooled: aiohttp.ClientSession
-    ) -> None:
-        self.gateways = gateways
-        self._pooled = pooled
-        self._unpooled = unpooled
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        async with self._pooled, self._unpooled:
+            pass  # both are closed, whatever happens to one
 
     async def send(
         self,
@@ -121,7 +121,7 @@ class HttpClient:
                         proxy=usable_proxy(url),
                         allow_redirects=False,
                         timeout=_ONLY_CONNECTING,
-                        trace_request_ctx=_Sending(timeout, answer_timeout),
+                        trace_request_ctx=partial(timeout.part_sent, answer_timeout),
                     ) as response:
                         timeout.restart(answer_timeout)
                         whole = await _whole(response, max_bytes)
@@ -157,55 +157,19 @@ class Exchange:
 class GetOnlyClient(HttpClient):
     """Sends only GET requests, which cost nothing, and keeps their answers."""
 
-    def __init__(
-        self,
-        gateways: GatewayResolver,
-        *,
-        pooled: aiohttp.ClientSession,
-        unpooled: aiohttp.ClientSession,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(gateways, pooled=pooled, unpooled=unpooled)
+    def __init__(self, in_flight: int) -> None:
+        super().__init__(in_flight)
         self.exchanges: list[Exchange] = []
-        self._clock = clock
-        self._wall = wall
 
     async def send(self, method: str, url: str, *, body: bytes | None = None, **options: Any) -> Answer:  # noqa: ANN401
         """As `HttpClient.send`. Raises RequestBlocked for everything that is not a plain GET."""
         if method != "GET" or body is not None:
             raise RequestBlocked(f"A {method} request was blocked, because it might cost something.")
-        began, wall = self._clock(), self._wall()
+        began, wall = time.monotonic(), time.time()
         answer = await super().send(method, url, **options)
-        seconds = self._clock() - began
+        seconds = time.monotonic() - began
         self.exchanges.append(Exchange(url=url, answer=answer, at=wall + seconds / 2, seconds=seconds))
         return answer
-
-
-_Client = TypeVar("_Client", bound=HttpClient)
-
-
-@asynccontextmanager
-async def open_http_client(in_flight: int) -> AsyncIterator[HttpClient]:
-    """A client for at most `in_flight` requests at a time, its connections kept alive between them."""
-    async with _opened(HttpClient, in_flight) as client:
-        yield client
-
-
-@asynccontextmanager
-async def open_get_only_client(in_flight: int) -> AsyncIterator[GetOnlyClient]:
-    """As `open_http_client`, for GET requests only."""
-    async with _opened(GetOnlyClient, in_flight) as client:
-        yield client
-
-
-@asynccontextmanager
-async def _opened(kind: type[_Client], in_flight: int) -> AsyncIterator[_Client]:
-    gateways = GatewayResolver()
-    pooled = _session(GatewayConnector(limit=in_flight, resolver=gateways))
-    unpooled = _session(GatewayConnector(limit=in_flight, resolver=gateways, is_pooled=False))
-    async with pooled, unpooled:
-        yield kind(gateways, pooled=pooled, unpooled=unpooled)
 
 
 def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -227,18 +191,8 @@ def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return session
 
 
-@dataclass(frozen=True, slots=True)
-class _Sending:
-    """A request being sent: the wait for its answer starts anew with each part that leaves."""
-
-    timeout: RequestTimeout
-    answer_timeout: float
-
-
 async def _note_sent(_session: aiohttp.ClientSession, context: SimpleNamespace, _part: object) -> None:
-    sending: _Sending = context.trace_request_ctx
-    sending.timeout.sent = True
-    sending.timeout.restart(sending.answer_timeout)
+    context.trace_request_ctx()
 
 
 def usable_proxy(url: str) -> str | None:

@@ -10,7 +10,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator
 
 LARGEST_ANSWER = 8 * 1024 * 1024  # bytes, decompressed; the caller allows more for an answer that holds images
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})  # of `Content-Encoding`
@@ -29,61 +29,41 @@ class BodyCutOff(BodyRefused):
 
 
 async def decompressed(pieces: AsyncIterable[bytes], coding: str, max_bytes: int) -> AsyncIterator[bytes]:
-    """The decompressed body, in parts. `coding`: its `Content-Encoding`, `max_bytes`: its largest size.
+    """The decompressed body, a bounded part at a time: a few bytes can become gigabytes.
 
-    Raises BodyRefused, at the first byte too many.
+    `coding`: its `Content-Encoding`, `max_bytes`: its largest size. Raises BodyRefused, at the first byte too many.
     """
-    decompressor = _Decompressor() if coding in CODINGS else None
-    size = 0
+    inflater: zlib._Decompress | None = None
+    is_plain = coding not in CODINGS
+    members = size = 0
     async for piece in pieces:
-        for part in decompressor.parts(piece) if decompressor else (piece,):
+        if inflater is None and not piece.startswith(_BEGINNINGS):
+            is_plain = True  # some stores label every file
+        rest = piece
+        while rest:
+            if is_plain:
+                part, rest = rest, b""
+            else:
+                if inflater is None or inflater.eof:
+                    if not rest.startswith(_BEGINNINGS):
+                        break  # no other member follows (RFC 1952, 2.2); some gateways send several
+                    members += 1
+                    inflater = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
+                part, rest = _inflated(inflater, rest, members)
             size += len(part)
             if size > max_bytes:
                 raise BodyRefused(f"it is larger than {max_bytes} bytes")
             yield part
-    if decompressor and decompressor.is_unfinished:
+    if inflater is not None and not inflater.eof:
         raise BodyCutOff("it was cut off")
 
 
-class _Decompressor:
-    """One body compressed by gzip or deflate, or only labelled so: some stores label every file."""
-
-    def __init__(self) -> None:
-        self._inflater: zlib._Decompress | None = None
-        self._is_plain = False
-        self._members = 1
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether more was to come."""
-        return self._inflater is not None and not self._inflater.eof
-
-    def parts(self, piece: bytes) -> Iterator[bytes]:
-        """The decompressed piece, a bounded part at a time: a few bytes can become gigabytes.
-
-        Raises BodyRefused where it cannot be decompressed.
-        """
-        if self._inflater is None and not self._is_plain:
-            self._is_plain = not piece.startswith(_BEGINNINGS)
-            self._inflater = None if self._is_plain else zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
-        if self._inflater is None:
-            yield piece
-            return
-        try:
-            while piece:
-                if self._inflater.eof and not self._has_another(piece):
-                    return
-                yield self._inflater.decompress(piece, _MAX_PART)
-                piece = self._inflater.unconsumed_tail or self._inflater.unused_data
-        except zlib.error as error:
-            raise BodyRefused("it is compressed, and cannot be decompressed") from error
-
-    def _has_another(self, piece: bytes) -> bool:
-        """Whether one more member follows (RFC 1952, 2.2): some gateways send several."""
-        if not piece.startswith(_BEGINNINGS):
-            return False
-        self._members += 1
-        if self._members > _MAX_MEMBERS:
-            raise BodyRefused(f"it has more than {_MAX_MEMBERS} gzip members")
-        self._inflater = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
-        return True
+def _inflated(inflater: zlib._Decompress, piece: bytes, members: int) -> tuple[bytes, bytes]:
+    """The next part, and the bytes that are not decompressed yet."""
+    if members > _MAX_MEMBERS:
+        raise BodyRefused(f"it has more than {_MAX_MEMBERS} gzip members")
+    try:
+        part = inflater.decompress(piece, _MAX_PART)
+    except zlib.error as error:
+        raise BodyRefused("it is compressed, and cannot be decompressed") from error
+    return part, inflater.unconsumed_tail or inflater.unused_data

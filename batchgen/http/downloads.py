@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import re
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -22,7 +22,6 @@ from batchgen.http.decompression import BodyCutOff, BodyRefused, decompressed
 from batchgen.http.network_policy import (
     GatewayResolver,
     PublicOnlyResolver,
-    has_only_private_addresses,
     is_private_host,
     private_host_refused,
 )
@@ -125,7 +124,7 @@ class Downloader:
         """
         host = link.raw_host or ""
         if host not in self._proxied_names:
-            if await has_only_private_addresses(host) and not await self._gateways.is_private(
+            if await self._gateways.is_private(host) and not await self._gateways.is_private(
                 urlsplit(base_url).hostname or ""
             ):
                 raise private_host_refused(host, host)
@@ -138,9 +137,7 @@ async def open_downloader(in_flight: int, gateways: GatewayResolver) -> AsyncIte
 
     Public hosts have connections of their own, all opened to checked addresses.
     """
-    async with AsyncExitStack() as stack:
-        unrestricted = await stack.enter_async_context(_session(in_flight, gateways))
-        public = await stack.enter_async_context(_session(in_flight, PublicOnlyResolver()))
+    async with _session(in_flight, gateways) as unrestricted, _session(in_flight, PublicOnlyResolver()) as public:
         yield Downloader(gateways, unrestricted=unrestricted, public=public)
 
 

@@ -67,7 +67,7 @@ def _embedded_ipv4(found: IPv6Address) -> IPv4Address | None:
 
 
 class GatewayResolver(aiohttp.ThreadedResolver):
-    """Resolves the hosts of accounts, and remembers which names have private addresses only.
+    """Resolves hosts, of accounts above all, and remembers which names have private addresses only.
 
     A name that was once public stays so: its owner decides what it resolves to.
     """
@@ -79,26 +79,16 @@ class GatewayResolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """As in aiohttp."""
         found = await super().resolve(host, port, family)
-        self._private[host] = self._private.get(host, True) and _all_private(found)
+        self._private[host] = self._private.get(host, True) and bool(found) and not _public(found)
         return found
 
     async def is_private(self, host: str) -> bool:
-        """Whether the account's host has private addresses only; looked up where no request was sent to it yet."""
+        """Whether a host has private addresses only; looked up where no request was sent to it yet."""
         if host not in self._private:
             with suppress(OSError):
                 await self.resolve(host)
         return self._private.get(host, False)
-
-
-async def has_only_private_addresses(host: str) -> bool:
-    """Whether a name has private addresses only; False where it cannot be resolved here."""
-    try:
-        found = await aiohttp.ThreadedResolver().resolve(host)
-    except OSError:
-        return False
-    return _all_private(found)
 
 
 class PublicOnlyResolver(aiohttp.ThreadedResolver):
@@ -121,10 +111,6 @@ def private_host_refused(host: str, address: str) -> LinkRefused:
         f"The image's link is not followed: its host {where} is on this machine or in a private network, and the"
         " account's own base_url is not. Ask the gateway's operator why it gives such links."
     )
-
-
-def _all_private(found: list[ResolveResult]) -> bool:
-    return bool(found) and not _public(found)
 
 
 def _public(found: list[ResolveResult]) -> list[ResolveResult]:

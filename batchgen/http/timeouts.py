@@ -28,12 +28,15 @@ class RequestTimeout:
         self._timer: asyncio.TimerHandle | None = None
 
     def restart(self, seconds: float) -> None:
-        """Allow so many seconds from now."""
         self.stop()
         self._timer = self._loop.call_later(seconds, self._start_grace)
 
+    def part_sent(self, seconds: float) -> None:
+        """A part of the request leaves: allow so many seconds for the answer from now on."""
+        self.sent = True
+        self.restart(seconds)
+
     def stop(self) -> None:
-        """Cancel the timeout."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -181,7 +181,7 @@ class Provider(ABC):
             body=body,
             answer_timeout=self.account.request_timeout,
             max_bytes=max_bytes,
-            new_connection=method != "GET" and self.creates_alone,
+            new_connection=method != "GET" and not (self.can_find or self.can_list),  # it could not be recovered
         )
 
     @abstractmethod
@@ -226,11 +226,6 @@ class Provider(ABC):
     def sends_id(self) -> bool:
         """Whether a create carries our own id: a create without it can never be found by it."""
         return self.can_find or self.can_list
-
-    @property
-    def creates_alone(self) -> bool:
-        """Whether each create has a connection of its own: a lost one cannot be recovered."""
-        return not (self.can_find or self.can_list)
 
     @property
     def can_find(self) -> bool:

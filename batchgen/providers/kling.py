@@ -7,7 +7,7 @@ import base64
 import hashlib
 import time
 import warnings
-from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -30,22 +30,17 @@ if TYPE_CHECKING:
 _PATH = "/v1/images/generations"
 _TOKEN_SECONDS = 1800
 _TOKEN_BACKDATED_SECONDS = 5
-_TOKEN_RENEWED_BEFORE_END_SECONDS = 300
 _REFERENCES_KEPT = 8
 
 
 class KlingProvider(Provider):
-    """Create, query and list over one account."""
-
     def __init__(
         self, account: Account, client: HttpClient, secrets: Secrets, *, wall: Callable[[], float] = time.time
     ) -> None:
         super().__init__(account, client, secrets)
         self.wall = wall  # Unix seconds
-        self._token = ""
-        self._token_ends = 0.0  # by the gateway's clock, as far as it is known
         self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
-        self._references: OrderedDict[str, str] = OrderedDict()
+        self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(_encoded)
 
     async def create(self, job: Job, external_id: str) -> Task:
         """POST the job, with only the fields that the account knows."""
@@ -53,12 +48,10 @@ class KlingProvider(Provider):
         return _task(answer, creating=True, operation="the create")
 
     async def query(self, task_id: str) -> Task:
-        """GET one task by its id, or by the caller's own."""
         answer = await self.send("GET", f"{_PATH}/{quote(task_id, safe='')}")
         return _task(answer, creating=False, operation="a query")
 
     async def page(self, number: int, size: int) -> Page:
-        """GET a page of tasks, newest first."""
         answer = await self.send("GET", f"{_PATH}?pageNum={number}&pageSize={size}")
         data = kling_responses.data_of(answer, creating=False, operation="a list of tasks")
         items = data if isinstance(data, list) else data.get("list") or data.get("tasks")
@@ -108,59 +101,37 @@ class KlingProvider(Provider):
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required
-        return {self._field(name): value for name, value in values.items() if value is not None and name in known}
-
-    def _field(self, name: str) -> str:
-        return self.account.model_field if name == "model" else name
+        fields = {"model": self.account.model_field}
+        return {fields.get(name, name): value for name, value in values.items() if value is not None and name in known}
 
     async def _image(self, reference: Reference) -> str:
         """The link, or the file as bare base64; the last few files are kept, not all of them."""
         if reference.path is None or reference.sha256 is None:
             return str(reference.url)
-        if reference.sha256 not in self._references:
-            text = await asyncio.to_thread(_encoded, reference.path, reference.sha256)
-            self._references[reference.sha256] = text
-            if len(self._references) > _REFERENCES_KEPT:
-                self._references.popitem(last=False)
-        self._references.move_to_end(reference.sha256)
-        return self._references[reference.sha256]
+        return await asyncio.to_thread(self._encoded, reference.path, reference.sha256)
 
     async def send(self, method: str, path: str, data: object = None, **options: Any) -> Answer:  # noqa: ANN401
         """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one."""
-        bearer = self.bearer
         answer = await super().send(method, path, data, **options)
-        if self.account.auth is Auth.JWT and answer.status == 401:
-            self._renew(bearer, answer)
+        if self.account.auth is Auth.JWT and answer.status == 401:  # our clock may be wrong: theirs counts
+            self._skew = 0.0 if answer.date is None else answer.date - self.wall()
             answer = await super().send(method, path, data, **options)
         return answer
 
     @property
     def bearer(self) -> str:
-        """The API key, or a token signed with the secret key."""
+        """The API key, or a token signed with the secret key: a new one for each request takes microseconds."""
         if self.account.auth is not Auth.JWT:
             return super().bearer or "sandbox"
         now = self.wall() + self._skew
-        if not self._token or now > self._token_ends - _TOKEN_RENEWED_BEFORE_END_SECONDS:
-            self._token_ends = now + _TOKEN_SECONDS
-            claims = {
-                "iss": self.secrets[self.account.access_key_env],
-                "exp": int(self._token_ends),
-                "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
-            }
-            with warnings.catch_warnings():  # the gateway refuses a key that is too short, in better words
-                warnings.filterwarnings("ignore", message="The HMAC key")
-                self._token = jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
-        return self._token
-
-    def _renew(self, refused: str, answer: Answer) -> None:
-        """Make a new token by the gateway's clock: the refused one may have expired, or our clock may be wrong.
-
-        Of requests that were refused together, the first renews for all.
-        """
-        if refused == self._token:
-            date = answer.date
-            self._skew = 0.0 if date is None else date - self.wall()
-            self._token = ""
+        claims = {
+            "iss": self.secrets[self.account.access_key_env],
+            "exp": int(now + _TOKEN_SECONDS),
+            "nbf": int(now) - _TOKEN_BACKDATED_SECONDS,
+        }
+        with warnings.catch_warnings():  # the gateway refuses a key that is too short, in better words
+            warnings.filterwarnings("ignore", message="The HMAC key")
+            return jwt.encode(claims, self.secrets[self.account.secret_key_env], algorithm="HS256")
 
 
 def _task(answer: Answer, *, creating: bool, operation: str) -> Task:

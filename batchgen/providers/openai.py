@@ -42,23 +42,14 @@ _LATEST = 2**43  # what a time in seconds can be; a larger number is none
 # new-api's codes of a user's quota.
 _PAY = "Look at the account's credits and limits; then run again to go on."
 _KEY = "Check the account's key."
+_UNPAID = """insufficient_quota credit_balance_exhausted organization_spend_limit_exceeded budget_exceeded
+    organization_usage_limit_exceeded project_spend_limit_exceeded billing_hard_limit_reached billing_not_active
+    insufficient_user_quota pre_consume_token_quota_failed"""
 _ADVICE = {
-    "insufficient_quota": _PAY,
-    "credit_balance_exhausted": _PAY,
-    "organization_spend_limit_exceeded": _PAY,
-    "organization_usage_limit_exceeded": _PAY,
-    "project_spend_limit_exceeded": _PAY,
-    "billing_hard_limit_reached": _PAY,
-    "billing_not_active": _PAY,
+    **dict.fromkeys(_UNPAID.split(), _PAY),
+    **dict.fromkeys(("invalid_api_key", "authentication_error", "expired_key", "token_not_found_in_db"), _KEY),
     "account_deactivated": "Look at the gateway's console.",
-    "invalid_api_key": _KEY,
-    "authentication_error": _KEY,
     "unsupported_country_region_territory": "The service is not offered where this machine is.",
-    "budget_exceeded": _PAY,
-    "expired_key": _KEY,
-    "token_not_found_in_db": _KEY,
-    "insufficient_user_quota": _PAY,
-    "pre_consume_token_quota_failed": _PAY,
 }
 # The same, unless the status says that it is a failure of the server itself.
 _ADVICE_BELOW_500 = {

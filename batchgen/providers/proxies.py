@@ -11,8 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchgen.errors import NotSent, ProxyBusy
-
 if TYPE_CHECKING:
     from batchgen.http.client import Answer
 
@@ -89,12 +87,6 @@ SIGNATURES = (
 )
 
 
-def not_reached(answer: Answer, text: str) -> NotSent | ProxyBusy | None:
-    """The error of a proxy's own answer which proves that the gateway was not reached; None for any other answer."""
-    found = next((each for each in SIGNATURES if each.matches(answer)), None)
-    if found is None:
-        return None
-    words = f"{text}: {found.proxy}, in front of the gateway, {found.what}; the gateway was not reached."
-    if found.busy:
-        return ProxyBusy(words, code=str(answer.status), retry_after=answer.retry_after)
-    return NotSent(words)
+def answering_proxy(answer: Answer) -> Signature | None:
+    """The proxy whose own answer proves that the gateway was not reached; None for any other answer."""
+    return next((each for each in SIGNATURES if each.matches(answer)), None)

@@ -14,7 +14,9 @@ from batchgen.errors import (
     JobRefused,
     JobRejected,
     NoSuchPath,
+    NotSent,
     PageReceived,
+    ProxyBusy,
     RefusedOrTaken,
     TaskNotFound,
     Throttled,
@@ -22,7 +24,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.providers import policy
-from batchgen.providers.proxies import not_reached
+from batchgen.providers.proxies import answering_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,76 +161,72 @@ def refusal(answer: Answer, *, creating: bool, operation: str, codes: Codes = _N
     body = json_of(answer)
     code, message = code_of(body), message_of(body, answer)
     kind = type_of(body) if codes.with_types else ""
-    shown = code or kind or str(answer.status)
     text = f"The gateway answered HTTP {answer.status}{f' {code}' if code else ''} to {operation}"
     text = f"{text}: {message}".rstrip(".") if message else text
-    for name in (code, kind):
-        error = codes.errors.get(name)
-        if error is None:
-            continue
-        if issubclass(error, AccountStopped):
-            return error(f"{text}. {codes.advice[name]}")
-        if issubclass(error, Throttled):
-            return error(text, code=shown, retry_after=answer.retry_after)
-        if issubclass(error, JobError | Unclear):
-            return error(text, code=shown, body_excerpt=answer.body_excerpt)
-    if answer.status < 300:
-        return Unclear(f"{text}; it holds no result", code=shown, body_excerpt=answer.body_excerpt)
-    return _by_status(answer, text, code=code or kind, creating=creating, refused=codes.refused)
+    error: type[BatchgenError]
+    if (known := next((name for name in (code, kind) if name in codes.errors), None)) is not None:
+        error, more = codes.errors[known], f". {codes.advice[known]}" if known in codes.advice else ""
+    elif (proxy := answering_proxy(answer)) is not None:
+        error = ProxyBusy if proxy.busy else NotSent
+        more = f": {proxy.proxy}, in front of the gateway, {proxy.what}; the gateway was not reached."
+    else:
+        error, more = _by_status(answer, creating=creating)
+        if error is JobRefused:  # the gateway's own, in words or a code
+            error, more = _own_refusal(answer.status, code or kind, message, codes.refused if creating else None)
+    shown = code or kind or str(answer.status)
+    if issubclass(error, Throttled):
+        return error(text + more, code=shown, retry_after=answer.retry_after)
+    if issubclass(error, JobError | Unclear):
+        return error(text + more, code=shown, body_excerpt=answer.body_excerpt)
+    return error(text + more)
 
 
-def _by_status(answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused]) -> BatchgenError:
-    """What an answer means by its status, and by whether it is the gateway's own."""
-    status, shown = answer.status, code or str(answer.status)
+def _by_status(answer: Answer, *, creating: bool) -> tuple[type[BatchgenError], str]:
+    """What an answer means by its status, and what follows its words; JobRefused for the gateway's own refusal."""
+    status = answer.status
     if status in {401, 402} and not (creating and answer.body.lstrip().startswith(b"<")):  # a firewall's is a page
-        return AccountStopped(f"{text}. Check the key and the balance of the account.")
+        return AccountStopped, ". Check the key and the balance of the account."
     if status == 429:
-        return TooFast(text, code=shown, retry_after=answer.retry_after)
-    if (error := not_reached(answer, text)) is not None:
-        return error
+        return TooFast, ""
     if status == 408 or not 300 <= status < 500:
-        return Unclear(text, code=shown, body_excerpt=answer.body_excerpt)
+        return Unclear, "; it holds no result" if status < 300 else ""
     if status < 400 or not isinstance(json_of(answer), dict):
-        return _page(answer, text, code=shown, creating=creating)
-    return _own_refusal(answer, text, code=code, creating=creating, refused=refused)
+        return _page(answer, creating=creating)
+    return JobRefused, ""
 
 
 def _own_refusal(
-    answer: Answer, text: str, *, code: str, creating: bool, refused: type[JobRefused]
-) -> AccountStopped | JobError | Unclear:
-    """What the gateway's own refusal concerns: the account, the create, or a query."""
-    status, message = answer.status, message_of(json_of(answer))
-    kind: type[JobError | Unclear] = refused if creating else JobRefused
-    if not creating and says_no_task(status, code, message):
-        kind = TaskNotFound
-    elif status == 403:
-        return AccountStopped(f"{text}. Check the key, its rights and the balance of the account.")
-    elif status in {404, 405} and creating:
-        return AccountStopped(f"{text}. Check the account's base_url.")
-    elif status in {404, 405}:
-        kind = NoSuchPath
-    elif creating and policy.is_refusal(message):
-        kind = JobRejected
-    return kind(text, code=code or str(status), body_excerpt=answer.body_excerpt)
+    status: int, code: str, message: str, refused: type[JobRefused] | None
+) -> tuple[type[BatchgenError], str]:
+    """What the gateway's own refusal concerns: the account, the create (which is then `refused`), or a query."""
+    if refused is None and says_no_task(status, code, message):
+        return TaskNotFound, ""
+    if status == 403:
+        return AccountStopped, ". Check the key, its rights and the balance of the account."
+    if status in {404, 405}:
+        return (NoSuchPath, "") if refused is None else (AccountStopped, ". Check the account's base_url.")
+    if refused is not None and policy.is_refusal(message):
+        return JobRejected, ""
+    return refused or JobRefused, ""
 
 
-def _page(answer: Answer, text: str, *, code: str, creating: bool) -> PageReceived | Unclear:
+def _page(answer: Answer, *, creating: bool) -> tuple[type[BatchgenError], str]:
     """A page or a redirect: from a firewall, which may block one prompt alone, or from a server that is not the API.
 
     After a query it proves nothing, least of all that a task does not exist.
     """
+    is_redirect = answer.status < 400
+    location = answer.headers.get("Location", "")[:_EXCERPT] if is_redirect else ""
+    what = f"a redirect{f' to {location}' if location else ''}" if is_redirect else "a page"
     words = excerpt(answer)
     beginning = f', which begins "{words}"' if words else ""
-    location = answer.headers.get("Location", "")[:_EXCERPT]
-    where = f" to {location}" if 300 <= answer.status < 400 and location else ""
-    what = "a redirect" if 300 <= answer.status < 400 else "a page"
-    full = (
-        f"{text}: {what}{where}, not the API's own answer{beginning}."
+    more = (
+        f": {what}, not the API's own answer{beginning}."
         " If every request is answered like this, check the account's base_url."
     )
     if creating:
-        return PageReceived(full, code=code, body_excerpt=answer.body_excerpt)
-    return (NoSuchPath if answer.status in {404, 405} else Unclear)(full, code=code, body_excerpt=answer.body_excerpt)
+        return PageReceived, more
+    return NoSuchPath if answer.status in {404, 405} else Unclear, more
 
 
 def excerpt(answer: Answer) -> str:

@@ -13,7 +13,7 @@ from batchgen.errors import AccountStopped, JobError, NotSent, Throttled, Unclea
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from batchgen.jobs import Job
 
@@ -30,25 +30,20 @@ class ValidatedProvider(Provider):
         self._inner = inner
 
     async def create(self, job: Job, external_id: str) -> Task:
-        """As the provider's own. Raises Unclear for whatever else it raises or returns."""
-        with self._translated("a create"):
-            return self._checked(await self._inner.create(job, external_id), "a create")
+        """As the provider's own. Raises Unclear for whatever else it raises or returns, as all others here."""
+        return await self._task("a create", self._inner.create, job, external_id)
 
     async def query(self, task_id: str, external_id: str = "") -> Task:
-        """As `create`. Raises Unclear also where the answer names another external id, so is that of another task."""
-        with self._translated("a query"):
-            task = self._checked(await self._inner.query(task_id), "a query")
+        """Raises Unclear also where the answer names another external id, so is that of another task."""
+        task = await self._task("a query", self._inner.query, task_id)
         if not task.may_be(external_id):
             raise Unclear(f"The gateway answered a query for the task {task_id} with another task.")
         return task
 
     async def find(self, external_id: str) -> Task:
-        """As `create`."""
-        with self._translated(operation := "a query by our own id"):
-            return self._checked(await self._inner.find(external_id), operation)
+        return await self._task("a query by our own id", self._inner.find, external_id)
 
     async def page(self, number: int, size: int) -> Page:
-        """As `create`."""
         with self._translated(operation := "a list of tasks"):
             page = await self._inner.page(number, size)
             if not isinstance(page, Page):
@@ -70,18 +65,19 @@ class ValidatedProvider(Provider):
 
     @property
     def sends_id(self) -> bool:
-        """As the provider's own."""
         return self._inner.sends_id
 
     @property
     def can_find(self) -> bool:
-        """As the provider's own."""
         return self._inner.can_find
 
     @property
     def can_list(self) -> bool:
-        """As the provider's own."""
         return self._inner.can_list
+
+    async def _task(self, operation: str, ask: Callable[..., Awaitable[object]], *asked: object) -> Task:
+        with self._translated(operation):
+            return self._checked(await ask(*asked), operation)
 
     @contextmanager
     def _translated(self, operation: str) -> Iterator[None]:

@@ -20,7 +20,7 @@ from sandbox_server import SandboxServer
 from scripted_gateway import ScriptedGateway
 
 from batchgen.errors import NameNotFound, NotSent, ProxyFailed, RequestBlocked, TlsFailed
-from batchgen.http.client import open_get_only_client, open_http_client
+from batchgen.http.client import GetOnlyClient, HttpClient
 
 KEY = "sk-a-key-that-nobody-may-see"
 SECRET = "a-secret-key-that-nobody-may-see-either"
@@ -458,7 +458,7 @@ def test_a_wrong_manifest_or_option_is_2_and_nobody_is_asked(tmp_path, gateway):
 
 
 async def test_the_client_of_an_examination_sends_no_create(gateway):
-    async with open_get_only_client(1) as client:
+    async with GetOnlyClient(1) as client:
         for method, body in (("POST", b"{}"), ("PUT", None), ("DELETE", None), ("GET", b"{}")):
             with pytest.raises(RequestBlocked):
                 await client.send(method, f"{gateway.base_url}/v1/images/generations", headers={}, body=body)
@@ -478,7 +478,7 @@ async def test_the_client_says_why_a_host_is_not_reached(tmp_path, monkeypatch):
             "http://no-such-host.invalid/": NameNotFound,
             f"http://127.0.0.1:{free_port()}/": NotSent,
         }
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             for url, reason in reasons.items():
                 with pytest.raises(NotSent) as caught:
                     await client.send("GET", url, headers={})

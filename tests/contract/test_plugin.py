@@ -17,7 +17,7 @@ from output_checks import check_invariant, rows_of
 from recorder import Recorder, Reply
 
 from batchgen.errors import Unclear
-from batchgen.http.client import open_http_client
+from batchgen.http.client import HttpClient
 
 PACKAGE = ROOT / "tests" / "support" / "plugin_package"
 MODULE = PACKAGE / "batchgen_drawing.py"
@@ -82,7 +82,7 @@ def test_it_is_kept_from_paying_twice_as_every_provider_is(tmp_path):
 async def test_a_request_whose_answer_is_lost_is_not_sent_again_behind_our_back(method):
     with Recorder(emulate="kapon") as recorder:
         recorder.answers = dict.fromkeys(("create", "query"), lambda _: Reply(cut=True))
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             with pytest.raises(Unclear):
                 await client.send(method, f"{recorder.origin}/drawings/1", headers={}, body=b"{}")
         assert len(recorder.sent) == 1

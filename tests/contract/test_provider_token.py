@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from types import SimpleNamespace
 
@@ -61,20 +60,6 @@ async def test_its_claims_are_the_references():
     assert before - 5 <= claims["nbf"] <= after - 5
 
 
-async def test_it_serves_many_requests_and_is_made_anew_before_its_end(clock):
-    with CASE.recorder() as recorder:
-        async with CASE.provider(recorder) as provider:
-            provider.wall = clock.wall
-            task = await provider.create(made_job(), ID)
-            clock.ahead = 1400.0
-            await provider.query(task.id)
-            recorder.answers["query"] = lambda _: Reply(body=b'{"code":0,"data":{"task_id":"T"}}')
-            clock.ahead = 1600.0  # the token would be good for 200 s more
-            await provider.query(task.id)
-        first, second, third = map(token_of, recorder.sent)
-        assert first == second != third
-
-
 async def test_a_token_that_has_expired_is_made_anew_once_and_the_request_is_sent_again():
     with CASE.recorder() as recorder:
         recorder.answers["create"] = lambda sent: refused(1004) if sent.number == 1 else None
@@ -93,17 +78,6 @@ async def test_a_second_refusal_is_final(kind):
             with pytest.raises(AccountStopped, match="clock"):
                 await ask.get(kind, lambda: provider.page(1, 500))()
         assert len(recorder.sent) == 2
-
-
-async def test_requests_that_are_refused_together_make_one_new_token():
-    with CASE.recorder() as recorder:
-        recorder.answers["query"] = lambda sent: (
-            refused(1004) if sent.number <= 8 else Reply(body=b'{"data":{"task_id":"T"}}')
-        )
-        async with CASE.provider(recorder) as provider:
-            await asyncio.gather(*(provider.query("T") for _ in range(8)))
-        assert len(recorder.sent) == 16
-        assert len({token_of(sent) for sent in recorder.sent}) <= 2
 
 
 @pytest.mark.parametrize("seconds", [-86400.0, -3600.0, -1790.0, -4.0, 4.0, 90.0, 7200.0])

@@ -48,7 +48,7 @@ MUTANTS = [
     Mutant("engine/controls.py", "control.since >= self._delay", "control.since >= 0",
            "unit/test_recovery_properties.py -k 'not whatever'"),
     # A list that alters ids is believed.
-    Mutant("engine/list_proof.py", "if self._alters:", "if False:",
+    Mutant("engine/controls.py", "if self._alters_ids:", "if False:",
            "unit/test_recovery_properties.py -k 'not whatever'"),
     # A look-up that answers with another task is believed.
     Mutant("engine/recovery.py", "if not is_named(task, work.external_id) or ", "if ",

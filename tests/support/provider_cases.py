@@ -29,7 +29,7 @@ from batchgen.errors import (
     TooManyRunning,
     Unclear,
 )
-from batchgen.http.client import open_http_client
+from batchgen.http.client import HttpClient
 from batchgen.providers.base import Secrets
 from batchgen.providers.registry import provider_class
 
@@ -86,7 +86,7 @@ class Case:
     async def provider(self, recorder: Recorder, **changes: Any) -> AsyncIterator[Provider]:
         """Its provider, with a client of its own."""
         account = self.account(recorder, **changes)
-        async with open_http_client(8) as client:
+        async with HttpClient(8) as client:
             yield provider_class(account)(account, client, Secrets(self.keys))
 
     def settings(self, recorder: Recorder, **changes: Any) -> dict[str, Any]:

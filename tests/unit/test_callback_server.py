@@ -20,8 +20,7 @@ import pytest
 from batchgen.callbacks import endpoint as endpoint_module
 from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_callback_server
-from batchgen.engine.callback_reliability import CallbackReliability
-from batchgen.engine.running import RunningTask
+from batchgen.engine.running import CallbackReliability, RunningTask
 from batchgen.errors import CommandError
 
 

@@ -23,7 +23,7 @@ from scripted_gateway import ScriptedGateway
 from batchgen.catalog.load import builtin
 from batchgen.errors import NotSent, Unclear
 from batchgen.http import connections, timeouts
-from batchgen.http.client import Answer, open_http_client
+from batchgen.http.client import Answer, HttpClient
 from batchgen.http.timeouts import request_timeout
 from batchgen.providers import responses
 from batchgen.providers.base import Secrets
@@ -58,7 +58,7 @@ async def test_an_answer_that_came_unasked_on_an_idle_connection_is_nobody_s(is_
                 came.set()
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             assert await body_of(client, server.origin) == b"own 1"
             idle.set()
             if is_read:
@@ -79,7 +79,7 @@ async def test_a_new_connection_that_answers_before_it_is_asked_is_believed_noth
         received.append(line.request())
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             hold = connections.GatewayConnector._create_connection
 
             async def slowly(self, *words):  # so that the bytes are there in time
@@ -100,7 +100,7 @@ async def test_a_connection_from_before_the_machine_was_suspended_is_not_used_ag
             line.say(answer(b"%d" % line.number))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             assert [await body_of(client, server.origin) for _ in range(2)] == [b"1", b"1"]
             monkeypatch.setattr(connections, "seconds_asleep", lambda: timeouts.seconds_asleep() + 3600)
             assert [await body_of(client, server.origin) for _ in range(2)] == [b"2", b"2"]
@@ -123,7 +123,7 @@ async def test_a_connection_that_is_older_than_what_servers_keep_is_not_used(mon
         line.request()  # whatever comes later is never answered
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             for number in (1, 2, 3):
                 assert await body_of(client, server.origin) == b"%d" % number
                 await asyncio.sleep(0.02)
@@ -149,7 +149,7 @@ async def test_each_create_has_its_own_connection_where_nobody_can_be_asked(kind
                 return
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             keys = Secrets(dict.fromkeys(account(name, "").key_variables, "a-key"))
             provider = kind(account(name, server.origin, **changes), client, keys)
             wanted = job(model=provider.account.models[0], aspect_ratio="1:1")
@@ -221,7 +221,7 @@ async def test_what_has_arrived_while_the_loop_stood_still_counts_although_the_t
             line.say(answer(b"x" * 3_000_000))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             loop = asyncio.get_running_loop()
             now, late = loop.time, 0.0
             loop.time = lambda: now() + late  # the clock leaps, as it does over a SIGSTOP
@@ -266,7 +266,7 @@ async def test_without_a_sleep_a_time_out_comes_when_it_is_due():
         line.request()
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             began = time.monotonic()
             with pytest.raises(Unclear, match="did not answer in time"):
                 await body_of(client, server.origin, answer_timeout=0.2)
@@ -297,12 +297,12 @@ async def test_the_grace_period_begins_again_where_the_process_was_stopped_withi
 
 BOMB = """
 import asyncio, resource, sys
-from batchgen.http.client import open_http_client
+from batchgen.http.client import HttpClient
 from batchgen.errors import Unclear
 from batchgen.providers import responses
 
 async def main():
-    async with open_http_client(1) as client:
+    async with HttpClient(1) as client:
         answer = await client.send("GET", sys.argv[1], headers={})
         print("read as", responses.json_of(answer))
 
@@ -352,7 +352,7 @@ async def test_a_packed_answer_that_is_small_enough_is_read():
             line.say(answer(gzip.compress(b'{"a": ') + gzip.compress(b"1}"), Content_Encoding="gzip"))
 
     with RawServer(serve) as server:
-        async with open_http_client(1) as client:
+        async with HttpClient(1) as client:
             assert await body_of(client, server.origin) == b'{"a": 1}'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -91,10 +92,8 @@ async def keep_listing(poller: TaskPoller, clock: Clock) -> None:
 
 def poller_of(provider: Provider, clock: Clock) -> TaskPoller:
     return TaskPoller(
+        SimpleNamespace(clock=clock, wall=clock, rng=Random(1)),
         ValidatedProvider(provider),
-        clock=clock,
-        wall=clock,
-        rng=Random(1),
         on_trouble=print,
         on_answer=lambda: None,
         jobs_wait=lambda: True,

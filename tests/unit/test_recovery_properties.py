@@ -6,6 +6,7 @@ import asyncio
 import os
 from dataclasses import dataclass, replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -90,14 +91,13 @@ def recovery_of(provider, clock, *earlier):
     def known(before):
         return [each for each in earlier if before is None or each[2] <= before]
 
-    controls = Controls(clock=clock, wall=clock.wall, delay=provider.account.visibility_delay, earlier=known)
+    context = SimpleNamespace(clock=clock, wall=clock.wall, sleep=clock.sleep, rng=Random(1))
+    controls = Controls(context, delay=provider.account.visibility_delay, earlier=known)
     return Recovery(
+        context,
         provider,
         controls,
         is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.base_url_changed,
-        sleep=clock.sleep,
-        clock=clock,
-        rng=Random(1),
         changed=lambda: None,
     )
 
@@ -382,7 +382,7 @@ async def verdict(lies: Lies) -> Task | str | None:
         for name, (at, own) in provider.came.items():
             if name.startswith("T2") and name not in announced:
                 recovery.on_accepted(name, own, SENT + int(at * 1000))
-            recovery.on_ended(name)
+            recovery._controls.ended(name)
         clock.now += RUNS
         recovery.decide_now(only_one=False)
 
