@@ -39,3 +39,12 @@ def test_a_command_s_output_ends_where_the_next_begins():
         ("batchgen one", "a\nb\n", "a\nb\n"),
         ("batchgen two", "", ""),
     ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_each_file_that_is_named_exists(document):
+    names = re.findall(
+        r"`((?:batchgen|tests|docs|schemas|manifests|\w+)/[\w/]+\.(?:py|yaml|sql|json))`", document.read_text("utf-8")
+    )
+    wrong = [name for name in names if not (ROOT / name).exists() and not (ROOT / "batchgen" / name).exists()]
+    assert [name for name in wrong if not name.startswith(("outputs/", "prompts/"))] == []
