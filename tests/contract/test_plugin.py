@@ -117,7 +117,7 @@ def test_without_the_package_the_command_says_which_protocols_there_are(tmp_path
     assert "'drawing', which no installed package provides. Known protocols: kling, openai." in done.stderr
 
 
-@pytest.mark.parametrize(("missing", "said"), [("models", "Add `models`"), ("base_url", "Add `base_url`")])
+@pytest.mark.parametrize(("missing", "said"), [("models", "add `models`"), ("base_url", "add `base_url`")])
 def test_an_account_from_nothing_says_what_it_has(tmp_path, missing, said):
     with DrawingGateway() as gateway:
         path = manifest(tmp_path, gateway, "a fox")

@@ -219,7 +219,7 @@ def one_of_each(case):
 @listing
 def test_a_list_that_is_refused_costs_no_job(case, command, monkeypatch):
     """Whatever it answers, and however long: single questions take its place."""
-    monkeypatch.setattr(poller, "backoff", lambda *_: 0.02)
+    monkeypatch.setattr(poller, "query_backoff", lambda *_: 0.02)
     prompts = []
     for meaning, reply in one_of_each(case).items():
         prompts += [f"{meaning.__name__} {number}" for number in range(4)]
@@ -234,7 +234,7 @@ def test_a_list_that_is_refused_costs_no_job(case, command, monkeypatch):
 
 @listing
 def test_a_list_that_is_refused_for_now_is_asked_again(case, command, monkeypatch):
-    monkeypatch.setattr(poller, "backoff", lambda *_: 0.02)
+    monkeypatch.setattr(poller, "query_backoff", lambda *_: 0.02)
     reply = case.answers["429/1302"].reply
     command.write([f"a fox {number}" for number in range(6)], lists_tasks="yes")
     command.recorder.answers["list"] = lambda sent: reply if sent.number <= 2 else None
