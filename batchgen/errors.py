@@ -127,7 +127,7 @@ class RunStopped(BatchgenError):
 
 
 class BudgetSpent(RunStopped):
-    """The manifest's budget, or this run's, leaves no room for the next task."""
+    """The manifest's budget, or this run's, is too small for the next task."""
 
     reason_code = ReasonCode.BUDGET
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _NOTE = 120  # characters of a refusal that the progress shows
 
 
-class Withheld(BatchgenError):
+class CreateCancelled(BatchgenError):
     """The run ended after the intent was recorded, and before the create was sent."""
 
 
@@ -110,7 +110,7 @@ class Submitter:
         attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
         try:
             task = await self._send(attempt, permit)
-        except Withheld as error:
+        except CreateCancelled as error:
             await self._outcomes.refused(attempt, error)
             return None
         except (Unclear, NotSent, Throttled, AccountStopped, JobError) as error:
@@ -124,7 +124,7 @@ class Submitter:
         try:
             await self._record_intent(attempt)
             if self._is_closed:
-                raise Withheld("The run ended before the create was sent.")
+                raise CreateCancelled("The run ended before the create was sent.")
             self._context.stats.started += 1
             if self.recovery.can_find:
                 self.uncancellable.discard(attempt.external_id)
