@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEANING = {
-    "pending": "not begun yet",
+    "pending": "not started yet",
     "intent": "sent, no answer recorded; the next run queries it",
     "submitted": "at the gateway",
     "made": "made, to be downloaded",
