@@ -51,10 +51,10 @@ MUTANTS = [
     Mutant("engine/controls.py", "if self._alters_ids:", "if False:",
            "unit/test_recovery_properties.py -k 'not whatever'"),
     # A look-up that answers with another task is believed.
-    Mutant("engine/recovery.py", "if not is_named(task, work.external_id) or ", "if ",
+    Mutant("engine/recovery.py", "if not task.may_be(attempt.external_id) or self", "if self",
            "unit/test_recovery_properties.py -k whatever"),
     # A job gets one attempt more than run.max_attempts.
-    Mutant("engine/outcomes.py", "elif counts and failures >= self", "elif counts and failures > self",
+    Mutant("engine/outcomes.py", "attempt.failures + 1 >= self", "attempt.failures + 1 > self",
            "contract/test_provider_runs.py -k failed_task"),
     # A sample takes one job too few.
     Mutant("matrix/sample.py", "if len(lowest) < count:", "if len(lowest) < count - 1:",
