@@ -73,7 +73,7 @@ class Progress(Observer):
         self._on_terminal = not self._as_json and self._stream.isatty()
         self.interval = interval or (BAR_INTERVAL if self._on_terminal else LINE_INTERVAL)
         self._rate = Rate(clock, window=max(_WINDOW, 4 * self.interval))
-        self._bar: Any = None  # a tqdm bar that is only told where it stands, so its own timing does not matter
+        self._bar: Any = None  # a tqdm bar that only shows a given position: its own timing does not matter
 
     def on_start(self, counters: Counters) -> None:
         self._rate.note(counters.images_done)

@@ -27,7 +27,7 @@ _TRIES_IN_DOUBT = 2  # creates that may be lost there during an outage
 class Outage:
     """What became of the last creates of one account in this run; times are seconds of the monotonic clock.
 
-    Who watches is told when an outage begins and when it ends; `wake` is set when more may be sent than before.
+    The user is notified when an outage begins and when it ends; `wake` is set when more may be sent than before.
     """
 
     def __init__(

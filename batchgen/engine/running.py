@@ -135,7 +135,7 @@ class CallbackReliability:
         self.in_time += 1
 
     def failed(self) -> None:
-        """A callback was late or lost, or told of an end that was none."""
+        """A callback was late or lost, or reported an end that had not happened."""
         self.in_time = 0
 
     def ended_without(self, task_id: str, now: float) -> None:
