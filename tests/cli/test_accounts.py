@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from command import batchgen, prompts
+from json_server import JsonHandler, JsonServer
 from output_checks import rows_of
 from scripted_gateway import ScriptedGateway
 
@@ -15,43 +14,22 @@ from batchgen.http.client import Answer
 from batchgen.providers.responses import json_of, message_of
 
 
-class Server:
+class Server(JsonServer):
     """OpenAI's API, which says no to everything and keeps what it was asked."""
 
     def __init__(self):
         self.asked = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append((dict(self.headers), body))
-                self._say(400, {"detail": [{"loc": ["body", "n"], "msg": f"no, {self.headers['X-Token']}"}]})
+        class Handler(JsonHandler):
+            def do_POST(self):  # noqa: N802 - the name that http.server calls
+                outer.asked.append((dict(self.headers), json.loads(self.body())))
+                self.answer(400, {"detail": [{"loc": ["body", "n"], "msg": f"no, {self.headers['X-Token']}"}]})
 
-            def do_GET(self):
-                self._say(200, {"data": []})
+            def do_GET(self):  # noqa: N802 - the name that http.server calls
+                self.answer(200, {"data": []})
 
-            def _say(self, status, value):
-                text = json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *words):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 def written(tmp_path, url, more, use="openai"):

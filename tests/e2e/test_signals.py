@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from command import KEY, prompts, wait_for
+from json_server import JsonHandler, JsonServer
 from output_checks import check_invariant
 from PIL import Image
 
 
-class LateImages:
+class LateImages(JsonServer):
     """OpenAI's images API, whose answers come when the test says so; the only copy of each image is in its answer."""
 
     def __init__(self):
@@ -27,35 +27,21 @@ class LateImages:
         self.go = threading.Event()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
+        class Handler(JsonHandler):
+            def do_POST(self):  # noqa: N802 - the name that http.server calls
+                self.body()
                 outer.asked += 1
                 number = outer.asked
                 assert outer.go.wait(60)
                 file = io.BytesIO()
                 Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "PNG")
-                body = json.dumps({"data": [{"b64_json": base64.b64encode(file.getvalue()).decode()}]}).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(200, {"data": [{"b64_json": base64.b64encode(file.getvalue()).decode()}]})
 
-            def log_message(self, *words):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
+        super().__init__(Handler)
 
     def __exit__(self, *error):
         self.go.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*error)
 
 
 def written(tmp_path, url, number=3):
