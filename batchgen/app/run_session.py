@@ -101,6 +101,7 @@ class RunSession:
             max_attempts=run.max_attempts,
             task_timeout=run.task_timeout,
             resend_unknown=arguments.get("retry_unknown", False) or run.on_unknown is OnUnknown.RESEND,
+            retry_unknown=arguments.get("retry_unknown", False),
             give_up_after=run.give_up_after,
             grace=run.grace,
         )

@@ -53,6 +53,7 @@ class RunPolicy:
     max_attempts: int
     task_timeout: float | None
     resend_unknown: bool
+    retry_unknown: bool = False  # the user asks for it now: also where no attempt is left
     give_up_after: float
     grace: float
 

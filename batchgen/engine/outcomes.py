@@ -78,7 +78,7 @@ class Outcomes:
             self._next(attempt, counts=False)
         elif isinstance(error, PageReceived):
             self._next(attempt, counts=False, wait=math.inf)
-        elif isinstance(error, JobRefused) or self._is_last(attempt):
+        elif isinstance(error, JobRefused) or self.is_last(attempt):
             await self.end(attempt, Status.FAILED, None, error)
         else:
             self._next(attempt, counts=True)
@@ -92,7 +92,7 @@ class Outcomes:
 
         `counts`: against run.max_attempts.
         """
-        if counts and self._is_last(attempt):
+        if counts and self.is_last(attempt):
             await self.end(attempt, Status.FAILED, outcome, error)
             return
         await self._record_not_made(attempt, error, outcome, counts=counts)
@@ -146,7 +146,8 @@ class Outcomes:
         """What the attempt is expected to cost, in millionths."""
         return cost_of(self._account, attempt.job.parameters) if attempt.reserved is None else attempt.reserved
 
-    def _is_last(self, attempt: Attempt) -> bool:
+    def is_last(self, attempt: Attempt) -> bool:
+        """Whether run.max_attempts allows no other attempt after this one."""
         return attempt.failures + 1 >= self._context.policy.max_attempts
 
     def _next(self, attempt: Attempt, *, counts: bool, wait: float = 0.0) -> None:

@@ -167,6 +167,8 @@ class AccountScheduler:
         price = self._outcomes.price(attempt)
         if (refusal := budget.refusal(attempt.units, price)) is not None:
             return self._wait_for_refunds(refusal)
+        if not self._is_in_quota(attempts):  # asked last: a turn that waits for a slot would be one more in its minute
+            return Idle.RATE
         del ready[position]
         self._is_out_of_funds = False
         self._quota_wait = self._probe = None
@@ -184,7 +186,7 @@ class AccountScheduler:
             return Idle.RATE
         if not self._outage.may_send() or not self._is_answering(attempts):
             return Idle.OUTAGE
-        return None if self._is_in_quota(attempts) else Idle.RATE
+        return None
 
     def _wait_for_refunds(self, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and its reservation is refunded."""

@@ -250,8 +250,11 @@ class Submitter:
     async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
         # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.
         is_first_doubt = isinstance(error, NotAnswered) and status is Status.PENDING
-        if self._context.policy.resend_unknown and not is_first_doubt:
-            await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=True)
+        policy = self._context.policy
+        is_asked_for = policy.retry_unknown and attempt.earlier
+        is_resent = policy.resend_unknown and not is_first_doubt and not self._outcomes.is_last(attempt)
+        if is_asked_for or is_resent:
+            await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=not is_asked_for)
         else:
             await self._outcomes.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)
 

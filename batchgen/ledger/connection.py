@@ -79,6 +79,16 @@ def opening(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """The connection, closed where the body raises."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
+
+
 def _translated(call: Callable[P, T]) -> Callable[P, T]:
     """Make a method of sqlite3 raise batchgen's errors."""
 

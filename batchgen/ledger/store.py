@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.errors import CommandError, RunStopped
 from batchgen.ledger import versions
-from batchgen.ledger.connection import connect, connect_to_scratch, opening
+from batchgen.ledger.connection import closed_on_error, connect, connect_to_scratch, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.reader import TOTALS, LedgerReader
 from batchgen.ledger.transitions import apply
@@ -53,8 +53,7 @@ class Ledger(LedgerReader):
     @classmethod
     def open(cls, path: Path) -> Ledger:
         """Open for writing, and make the file if it is not there. The caller holds the run's lock."""
-        with opening(path):
-            db = connect(path, "rwc")
+        with opening(path), closed_on_error(connect(path, "rwc")) as db:
             versions.prepare(db, path)
         ledger = cls(db)
         ledger._inode = path.stat().st_ino
@@ -73,8 +72,7 @@ class Ledger(LedgerReader):
     @classmethod
     def read(cls, path: Path) -> Ledger:
         """Open for reading only, also while a run is writing."""
-        with opening(path):
-            db = connect(path, "ro")
+        with opening(path), closed_on_error(connect(path, "ro")) as db:
             versions.check(db, path)
         return cls(db)
 
@@ -88,7 +86,7 @@ class Ledger(LedgerReader):
         if path is None:
             db.executescript(versions.schema())
             return cls(db)
-        with opening(path):
+        with opening(path), closed_on_error(db):
             check_own_names(path.parent)
             db.execute("ATTACH ? AS state", (f"{path.absolute().as_uri()}?mode=ro",))
             versions.check(db, path, database="state")

@@ -1,0 +1,506 @@
+"""One life: a story played with the real `run`, `plan` and `audit` in a world of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import warnings
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.simulation import world as worlds  # before batchgen, whose clocks it replaces
+
+# isort: split
+import asyncio
+
+import batchgen
+from batchgen.app import gateway_query, run_session
+from batchgen.app.audit import audit
+from batchgen.app.plan import plan
+from batchgen.callbacks import endpoint, server
+from batchgen.engine.context import Context
+from batchgen.errors import BatchgenError, BudgetSpent, CommandError, DiskRefused
+from batchgen.http import client, downloads
+from batchgen.ledger import connection
+from batchgen.providers.validated import ValidatedProvider
+from batchgen.redaction import redact
+from batchgen.sandbox import server as sandbox_server
+from tests.simulation import loop, network, story
+from tests.simulation.gateway import Gateway
+from tests.simulation.network import Network, Window
+from tests.simulation.oracle import Books, Oracle, demand
+from tests.simulation.story import KINDS, EDITS, Step, Story
+from tests.simulation.world import Crash, Violation, World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from batchgen.app.run_result import RunResult
+
+__all__ = ["EDITS", "Life", "install"]
+
+# --- what stands in for the machine ------------------------------------------------------------------------
+
+
+class _Reserve:
+    """Disk space that a run reserves: what it frees lets a few more changes be written."""
+
+    def __init__(self, _folder: Path, _size: int) -> None:
+        self._world, self._left = worlds.current, 8
+        if self._world.disk_full:
+            raise DiskRefused("The disk is full. Nothing was sent; free disk space, then run again.")
+
+    def release(self) -> bool:
+        self._left -= 1
+        self._world.disk_spare += 1
+        return self._left >= 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """It disappears with the process."""
+
+
+class _LocalSandbox:
+    """The sandbox of a rehearsal: a gateway that bills nothing."""
+
+    def __init__(self, settings: Any) -> None:
+        world = worlds.current
+        given = asdict(settings) | {"blank_images": True}
+        self._gateway = Gateway(world, "rehearsal", rates={}, **given)
+        self._network = world.network
+
+    async def __aenter__(self) -> Any:
+        sandbox = self._gateway.sandbox
+        sandbox.store.open(sandbox._api.request_of)
+        self._network.by_host[self._gateway.host] = self._gateway
+        return sandbox
+
+    async def __aexit__(self, *_error: object) -> None:
+        del self._network.by_host[self._gateway.host]
+        self._gateway.sandbox.store.close()
+
+
+_execute = connection._Connection.execute
+
+
+def _with_points(self: Any, sql: str, parameters: Any = (), /) -> Any:
+    """As SQLite; a commit is a moment at which the process may end, or the disk be full."""
+    world = worlds.current
+    if sql != "COMMIT" or world is None:
+        return _execute(self, sql, parameters)
+    world.point("a commit")
+    try:
+        world.refuse_if_full()
+    except OSError as error:
+        raise DiskRefused("The disk refused to keep the ledger (state.sqlite3): database or disk is full.") from error
+    done = _execute(self, sql, parameters)
+    world.point("a commit")
+    return done
+
+
+def install() -> None:
+    """Put the world below batchgen: its ports, and the few places where it turns to the machine itself."""
+    asyncio.run = loop.run
+    client.HttpClient = network.Client
+    downloads.open_downloader = network.open_downloader
+    endpoint.CallbackEndpoint = network.Endpoint
+    server.open_callback_server = network.open_callback_server
+    sandbox_server.Sandbox = _LocalSandbox
+    ValidatedProvider.create = network.create
+    run_session.Context = lambda **given: Context(rng=worlds.current.random(f"engine {worlds.current.began}"), **given)
+    run_session.Reserve = _Reserve
+    gateway_query.Random = lambda: worlds.current.random("audit")
+    connection._Connection.execute = _with_points
+    os._exit = lambda code: worlds.current.crash(f"by its user, with {code}")
+    warnings.simplefilter("ignore", RuntimeWarning)
+    sys.unraisablehook = lambda _: None  # of coroutines that a crash has left
+
+
+class _Observer(batchgen.Observer):
+    interval = 3600.0
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.messages: list[str] = []
+
+    def on_message(self, message: str, level: str = "info") -> None:
+        self.messages.append(message)
+        self._world.note(f"  {level}: {message[:150]}")
+
+
+# --- the life -----------------------------------------------------------------------------------------------
+
+
+class Life:
+    """`without`: faults by name and steps by `step N` that a shrunken story leaves out."""
+
+    def __init__(self, seed: str, folder: Path, *, without: frozenset[str] = frozenset()) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "disk").mkdir(parents=True)
+        self.world = world = World(seed, folder, without=without)
+        self.story: Story = story.draw(world.random("story"))
+        self.manifest = self.story.manifest
+        self.root = folder / "disk" / "out"
+        self.outputs = [self.root]
+        self.gateways = {plan.name: self._gateway(plan) for plan in self.story.accounts}
+        self.network = world.network = Network(world, self.gateways)
+        self.oracle = Oracle(self)
+        self.troubled: set[str] = set()  # attempts whose create was not simply accepted
+        self.rehearsed = False
+        self.jobs = self.runs = 0
+        self._taken: list[tuple[Path, bytes]] = []  # files that the user took away
+        self._kept_ledger: bytes | None = None
+        redact._secrets.clear()
+        for plan in self.story.accounts:
+            self._set_key(plan.name, 1)
+
+    def _gateway(self, plan: story.AccountPlan) -> Gateway:
+        use = KINDS[plan.kind]["use"]
+        gateway = Gateway(
+            self.world,
+            plan.name,
+            rates=plan.rates,
+            skew=plan.skew,
+            emulate=use,
+            latency=plan.latency,
+            latency_sigma=plan.sigma,
+            concurrency=max(3, plan.true_limit),
+            creates_per_minute=plan.creates_per_minute,
+            response_format=plan.settings.get("response_format", "b64_json"),
+            models=tuple(plan.settings.get("models", ())),
+            lists_tasks=plan.settings.get("lists_tasks") == "yes",
+            lookup_by_external_id=plan.settings.get("lookup_by_external_id") in {"yes", "try"},
+            seed=int(1000 * self.world.chance("latency", plan.name)),
+        )
+        gateway.visibility_delay = plan.settings.get("visibility_delay", 15)
+        gateway.is_per_key = plan.is_per_key and use != "kling"
+        return gateway
+
+    def _set_key(self, name: str, number: int) -> None:
+        key = f"key-of-{name}-{number}"
+        self.gateways[name].key = key
+        self.network.keys.add(key)
+        os.environ[f"KEY_{name.upper()}"] = key
+        os.environ[f"SECRET_{name.upper()}"] = f"secret-{key}"
+
+    # --- its course ---------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Raises Violation where a rule does not hold."""
+        worlds.enter(self.world)
+        try:
+            for step in self.story.steps:
+                if f"step {step.number}" not in self.world.without:
+                    self.world.note(f"--- {step}")
+                    self._play(step)
+                    self._pass(1.0 if self.world.chance("pause", step.number) < 0.5 else 100.0)
+            self._end()
+        except BaseException as error:
+            if not isinstance(error, Violation | KeyboardInterrupt):
+                raise Violation(f"a defect: {type(error).__name__}: {error}") from error
+            raise
+        finally:
+            worlds.enter(None)
+
+    def _pass(self, seconds: float) -> None:
+        self.world.advance(self.world.now + seconds)
+
+    def _play(self, step: Step) -> None:
+        if step.does == "run":
+            self._run(step.with_)
+        else:
+            getattr(self, f"_{step.does.replace(' ', '_')}")(**step.with_)
+
+    def _end(self) -> None:
+        """The faults stop; after at most three plain runs everything is there."""
+        world = self.world
+        world.is_honest, world.wall_offset = True, 0.0
+        for name in self.gateways:
+            self._set_key(name, 1)
+        self.manifest.pop("budget", None)
+        self.manifest["run"]["give_up_after"] = "2h"
+        for self.root in self.outputs:
+            for _ in range(3):
+                self._pass(7200.0)
+                world.note("--- a plain run")
+                result = self._run({"options": {}})
+                if isinstance(result, CommandError):  # a ledger, or a file, that is not this output's
+                    self._adopt()
+                    result = self._run({"options": {}})
+                elif isinstance(result, DiskRefused):  # all images are gone, as if a drive were not mounted
+                    result = self._run({"options": {"refetch": True}})
+                if not isinstance(result, BatchgenError) and result.exit_code == 0:
+                    break
+            self.oracle.check_end(self.root, self._loaded(), result)
+        self.oracle.check_nothing_lost()
+        world.note("the end")
+
+    # --- a run --------------------------------------------------------------------------------------------
+
+    def _run(self, befalls: Mapping[str, Any], manifest: Any = None) -> RunResult | BatchgenError | None:
+        """The result, the error with which it ended, or None where it was killed."""
+        world, network = self.world, self.network
+        options = dict(befalls["options"])
+        self._write_manifest()
+        self._prepare(befalls)
+        self.oracle.may_resend |= bool(options.get("retry_unknown")) or self.manifest["run"].get("on_unknown") == "resend"
+        self.oracle.may_remake |= bool(options.get("retry_failed"))
+        before = self.oracle.images_billed()
+        if "deadline" in options:
+            options["deadline"] = timedelta(seconds=options["deadline"])
+        observer = _Observer(world)
+        loaded = None
+        self.runs += 1
+        result: RunResult | BatchgenError | None = None
+        try:
+            try:
+                loaded = manifest or self._loaded()
+            except BatchgenError as error:
+                raise Violation(f"the manifest is not valid: {error}") from error
+            self._note_limits(loaded)
+            result = batchgen.run(loaded, observer=observer, output=self.root, handle_signals=True, **options)
+        except Violation:
+            raise
+        except BatchgenError as error:
+            result = error
+        except BaseException:
+            if not world.is_dead:
+                raise
+        if world.is_dead:
+            world.restart()
+            result = None
+        world.disk_full, world.loop, world.callback_targets = False, None, {}
+        self.troubled |= network.refused_or_unclear
+        if result is None:
+            self.troubled |= {attempt for attempt, known in Books.read(self.root).attempts.items() if not known[2]}
+        self.jobs += len(network.sends)
+        self.oracle.check_money()
+        if loaded is not None and len(self.outputs) == 1 and self._kept_ledger is None and not self.rehearsed:
+            self.oracle.check_budget(loaded, before, options.get("max_cost"))
+        if isinstance(result, BatchgenError):
+            world.note(f"the run ends: {result}")
+            self.oracle.check_secrets(self.root, [*observer.messages, str(result)])
+        elif result is not None:
+            world.note(f"the run ends: {json.dumps(result.as_data())}")
+            self.oracle.check_result(self.root, loaded, result, [*observer.messages, result.reason], options)
+        return result
+
+    def _prepare(self, befalls: Mapping[str, Any]) -> None:
+        """What is to happen at which step of the run."""
+        world = self.world
+        events: dict[int, Any] = {}
+
+        def at(what: str, call: Any) -> None:
+            value = befalls.get(what)
+            if value is None or what in world.without:
+                return
+            for each in value if isinstance(value, list) else [value]:
+                step, *rest = each if isinstance(each, tuple) else (each,)
+                events[step] = partial(call, *rest)
+
+        at("killed at step", lambda: world.crash(f"at step {world.steps}"))
+        at("power cut at step", lambda: world.crash(f"at step {world.steps}", power=True))
+        at("interrupted at step", self._interrupt)
+        at("suspended at step", lambda seconds, lid: world.suspend(seconds, lid=lid))
+        at("clock set at step", self._set_clock)
+        at("disk full at step", partial(setattr, world, "disk_full", True))
+        world.begin_run(events)
+        world.watch_disk()
+        if "killed at point" not in world.without:
+            world.crash_at_point = befalls.get("killed at point", 0)
+        self.network.begin_run()
+        for gateway in self.gateways.values():
+            gateway.known_since.clear()
+            gateway.windows.clear()
+        if (window := befalls.get("window")) and "window" not in world.without:
+            name, kind, after, lasts = window
+            self.gateways[name].windows.append(Window(kind=kind, begins=world.true + after, ends=world.true + after + lasts))
+
+    def _interrupt(self) -> None:
+        if (handler := self.world.loop.signals.get(signal.SIGINT)) is not None:
+            self.world.note("Ctrl-C")
+            self.world.note_fault("signal")
+            handler()
+
+    def _set_clock(self, seconds: float) -> None:
+        self.world.note(f"the clock is set by {seconds:.0f} s")
+        self.world.note_fault("clock set")
+        self.world.wall_offset += seconds
+
+    def _note_limits(self, manifest: Any) -> None:
+        for name, gateway in self.gateways.items():
+            account = manifest.accounts[name]
+            # A task that is no longer waited for may still run.
+            is_stated = not account.adaptive_concurrency and "task_timeout" not in self.manifest["run"]
+            gateway.limit = account.concurrency if is_stated else None
+            gateway.quota = account.creates_per_minute
+
+    def _write_manifest(self) -> None:
+        self._path = self.world.folder / "disk" / "manifest.yaml"
+        self._path.write_text(json.dumps(self.manifest, ensure_ascii=False), encoding="utf-8")
+
+    def _loaded(self, provider: str | None = None) -> Any:
+        self._write_manifest()
+        return batchgen.load_manifest(self._path, provider=provider)
+
+    # --- what the user does ---------------------------------------------------------------------------------
+
+    @property
+    def _has_ids(self) -> bool:
+        return all(plan.has_ids for plan in self.story.accounts)
+
+    def _edit(self, what: str, seed: int) -> None:
+        self.manifest = story.edited(self.manifest, what, seed)
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in (self.root / "images").rglob("*") if path.is_file())
+
+    def _take(self, path: Path) -> None:
+        body = path.read_bytes()
+        self._taken.append((path, body))
+        self.oracle.deleted.add(_hash(body))
+        path.unlink()
+
+    def _delete_files(self, seed: int) -> None:
+        for path in self._files()[seed % 3 :: 3]:
+            self._take(path)
+
+    def _delete_all_images(self, seed: int) -> None:
+        for path in self._files():
+            self._take(path)
+        if seed % 2:
+            shutil.rmtree(self.root / "images", ignore_errors=True)
+
+    def _damage_a_file(self, seed: int) -> None:
+        files = self._files()
+        if files:
+            path = files[seed % len(files)]
+            body = path.read_bytes()
+            self.oracle.deleted.add(_hash(body))
+            path.write_bytes(body[: len(body) // 2] if seed % 2 else body + b"more")
+
+    def _return_files(self, seed: int) -> None:
+        for path, body in self._taken[seed % 2 :: 2]:
+            if not path.exists() and path.parent.is_dir():
+                path.write_bytes(body)
+        self._taken = self._taken[1 - seed % 2 :: 2]
+
+    def _delete_the_index(self, seed: int) -> None:
+        (self.root / ("index.csv" if seed % 2 else "failures.csv")).unlink(missing_ok=True)
+
+    def _other_key(self, seed: int) -> None:
+        self._set_key("one", 2 + seed % 2)
+
+    def _first_key(self, seed: int) -> None:
+        del seed
+        self._set_key("one", 1)
+
+    def _keep_the_ledger(self, seed: int) -> None:
+        del seed
+        path = self.root / "state.sqlite3"
+        if self._has_ids and path.exists() and not path.with_name("state.sqlite3-wal").exists():
+            self._kept_ledger = path.read_bytes()
+
+    def _restore_the_ledger(self, seed: int) -> None:
+        del seed
+        if self._kept_ledger is not None:
+            for end in ("-wal", "-shm"):
+                (self.root / f"state.sqlite3{end}").unlink(missing_ok=True)
+            (self.root / "state.sqlite3").write_bytes(self._kept_ledger)
+            self.oracle.copies += 1
+
+    def _copy_the_output(self, seed: int) -> None:
+        del seed
+        copy = self.root.with_name("copy")
+        if self._has_ids and self.root.exists() and not copy.exists():
+            shutil.copytree(self.root, copy)
+            self.outputs.append(copy)
+            self.oracle.copies += 1
+
+    def _other_output(self, seed: int) -> None:
+        self.root = self.outputs[seed % len(self.outputs)]
+
+    def _rehearse(self, seed: int) -> None:
+        own, before = self.root, self.rehearsed
+        self.root = self.root.with_name("out-sandbox") if seed % 3 else self.root
+        self.rehearsed = True
+        with self._unpaid():
+            self._run({"options": {}}, self._loaded(provider="sandbox"))
+        self.rehearsed = before or self.root == own
+        self.root = own
+
+    def _look(self, seed: int) -> None:
+        """What only looks changes nothing and asks nobody."""
+        with self._unchanged(), self._unpaid():
+            for look in (plan, partial(audit, offline=True)):
+                try:
+                    look(self._loaded(), output=self.root) if look is plan else look(self._loaded(), self.root)
+                except BatchgenError as error:
+                    self.world.note(f"  {error}")
+            demand(self.world.requests == 0, "plan or audit --offline has asked somebody")
+        del seed
+
+    def _audit(self, seed: int) -> None:
+        del seed
+        with self._unchanged(), self._unpaid():
+            try:
+                audit(self._loaded(), self.root)
+            except BatchgenError as error:
+                self.world.note(f"  {error}")
+
+    def _adopt(self, seed: int = 0) -> None:
+        del seed
+        with self._unpaid():
+            try:
+                report = audit(self._loaded(), self.root, adopt=True)
+                self.world.note(f"  adopted: {report.sentence}")
+            except BatchgenError as error:
+                self.world.note(f"  {error}")
+        self.oracle.check_money()
+
+    def _set_the_clock(self, seed: int, seconds: float) -> None:
+        del seed
+        self._set_clock(seconds)
+
+    def _wait(self, seed: int, seconds: float) -> None:
+        del seed
+        self._pass(seconds)
+
+    @contextmanager
+    def _unpaid(self) -> Iterator[None]:
+        """Nothing that is done here is billed."""
+        self._prepare({})
+        before = self.oracle.images_billed()
+        yield
+        demand(self.oracle.images_billed() == before, "this costs something")
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Nothing that is done here changes a file of the output."""
+        before = self._state()
+        yield
+        demand(self._state() == before, "this has changed the output")
+
+    def _state(self) -> list[tuple[str, int, int]]:
+        files = (path for path in sorted(self.root.rglob("*")) if path.is_file())
+        found = ((path, path.stat()) for path in files if not path.name.startswith("state.sqlite3-"))
+        return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
+def _hash(body: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(body).hexdigest()
+
+
+assert Crash
+assert BudgetSpent

@@ -1,0 +1,328 @@
+"""The network of one life, below the providers: batchgen's HTTP port, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from batchgen.errors import ImageBroken, LinkExpired, NotSent, Unclear
+from batchgen.http.client import Answer
+from batchgen.http.downloads import _decoded
+from batchgen.jobs import is_inline
+from batchgen.providers.validated import ValidatedProvider
+from tests.simulation import world as worlds
+from tests.simulation.gateway import Request
+from tests.simulation.liar import Fate, as_json, fate_of, page
+from tests.simulation.world import MOST_REQUESTS, Crash, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from tests.simulation.gateway import Gateway
+    from tests.simulation.world import World
+
+_attempt: ContextVar[str] = ContextVar("attempt", default="")
+_SECOND_COPY = {1000: 401, 1102: 429, 1103: 403, 1200: 400, 1201: 400, 1203: 404, 1302: 429, 1303: 429, 1304: 429}
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """A time in which a gateway does not work: an outage, an empty account, a refused key, a dead image host."""
+
+    kind: str  # refused | page | silent | money | key | images
+    begins: float  # true time
+    ends: float
+
+
+class Network:
+    """Carries requests to the gateways by their hosts. `sends` are the creates of this run, in their order."""
+
+    def __init__(self, world: World, gateways: Mapping[str, Gateway]) -> None:
+        self.world = world
+        self.by_host = {gateway.host: gateway for gateway in gateways.values()}
+        self._numbers: dict[tuple[str, str], int] = {}
+        self.keys: set[str] = set()  # every key that there has been
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        self.sends: list[tuple[float, Gateway, str, int]] = []
+        self.held: dict[str, dict[str, int]] = {}  # by gateway: units of each attempt that the client knows to hold slots
+        self.refused_or_unclear: set[str] = set()  # attempts whose create was not simply accepted
+
+    # --- a request ----------------------------------------------------------------------------------------
+
+    async def exchange(self, request: Request, timeout: float) -> Answer:
+        world = self.world
+        if world.is_dead:
+            raise Crash
+        world.requests += 1
+        if world.requests > MOST_REQUESTS:
+            raise Violation(f"more than {MOST_REQUESTS} requests in one run")
+        gateway = self.by_host.get(request.host)
+        if gateway is None:
+            raise NotSent(f"{request.host} cannot be reached: its name is not found.")
+        self._check_key(request, gateway)
+        name = request.attempt if request.kind == "create" else request.url
+        number = self._numbers[request.kind, name] = self._numbers.get((request.kind, name), 0) + 1
+        request = replace(request, number=number)
+        fate = self._in_window(gateway, request) or fate_of(gateway, request)
+        if request.kind == "create":
+            self._note_create(gateway, request, fate)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._post(gateway, request, fate, timeout, future)
+        try:
+            answer = await future
+        except BaseException:
+            self._note_failure(gateway, request)
+            raise
+        if request.kind == "create":
+            self._note_answer(gateway, request, fate, answer)
+        return answer
+
+    def _post(
+        self, gateway: Gateway, request: Request, fate: Fate, timeout: float, future: asyncio.Future[Answer]
+    ) -> None:
+        world = self.world
+        name = (request.kind, request.attempt or request.url, request.number)
+        there, back = (0.02 + 6.0 * world.chance(way, *name) ** 12 for way in ("there", "back"))
+        sent = world.true
+        lost_after = sent + there + back * (5.0 if fate.cut else 1.0)
+
+        def tell(outcome: Answer | Exception) -> None:
+            if not future.done() and not world.is_dead and future.get_loop() is world.loop:
+                future.set_result(outcome) if isinstance(outcome, Answer) else future.set_exception(outcome)
+
+        def arrive() -> None:
+            answer, made = gateway.process(gateway.teller.prepared(request)) if fate.arrives else (None, None)
+            if fate.name == "repeated" and made is not None:
+                answer = self._second_copy(gateway, request)
+            if fate.name == "mixed up" and made is not None and len(gateway.tasks) > 1:
+                other = gateway.tasks[-2].id
+                path = f"{request.url}/{other}"
+                answer = gateway.process(Request(method="GET", url=path, headers=request.headers))[0]
+            if answer is not None and request.kind in {"query", "list"}:
+                answer = gateway.teller.told(request, answer)
+            if fate.cut or fate.silent or fate.refused:
+                return
+            told = fate.told or answer
+            due = gateway.due(made) if made is not None and gateway.answers_with_images else world.true
+            when = max(world.true, due) + back
+            if when - sent > timeout:
+                world.at(sent + timeout, lambda: tell(Unclear(f"{request.host} did not answer in time.")))
+            else:
+                world.at(when, lambda: tell(told))
+
+        if request.kind == "create":
+            world.note(f"create {request.attempt} to {gateway.name}{f': {fate.name}' if fate.name else ''}")
+        elif fate.name:
+            world.note(f"{request.kind} {request.name} at {gateway.name}: {fate.name}")
+        if fate.refused:
+            world.at(sent + there, lambda: tell(NotSent(f"{request.host} cannot be reached: Connection refused.")))
+            return
+        if fate.cut:
+            lost = Unclear(f"The connection to {request.host} was lost before an answer came.")
+            world.at(lost_after, lambda: tell(lost))
+        if fate.silent:
+            world.at(sent + timeout, lambda: tell(Unclear(f"{request.host} did not answer in time.")))
+        arrival = sent + there
+        if fate.late:
+            arrival = lost_after + 0.8 * gateway.visibility_delay * world.chance("late", *name)
+        world.at(arrival, arrive)
+
+    def _second_copy(self, gateway: Gateway, request: Request) -> Answer:
+        codes = sorted(_SECOND_COPY)
+        code = codes[int(len(codes) * self.world.chance("second copy", request.attempt))]
+        return as_json(_SECOND_COPY[code], {"code": code, "message": "of the second copy"})
+
+    def _in_window(self, gateway: Gateway, request: Request) -> Fate | None:
+        """What becomes of a request while the gateway does not work."""
+        for window in gateway.windows:
+            if window.begins <= self.world.true < window.ends and not self.world.is_honest:
+                self.world.note_fault(f"window: {window.kind}")
+                match window.kind:
+                    case "refused":
+                        return Fate(name="outage", arrives=False, refused=True)
+                    case "page":
+                        return Fate(name="outage", arrives=False, told=page(503))
+                    case "silent":
+                        return Fate(name="outage", arrives=False, silent=True)
+                    case "key":
+                        return Fate(name="key refused", arrives=False, told=as_json(401, {"code": 1000, "message": "key"}))
+                    case "money" if request.kind == "create":
+                        told = as_json(429, {"code": 1102, "message": "the resource pack is used up"})
+                        return Fate(name="no money", arrives=False, told=told)
+        return None
+
+    # --- what the oracle is to know ---------------------------------------------------------------------------
+
+    def _check_key(self, request: Request, gateway: Gateway) -> None:
+        """A key goes with its own account's requests, in its header, and nowhere else."""
+        sent = request.headers.get("Authorization", "")
+        elsewhere = f"{request.url} {request.body.decode()}"
+        if any(key in elsewhere or (key in sent and not key.startswith(f"key-of-{gateway.name}-")) for key in self.keys):
+            raise Violation(f"a key went out of its account: {request.method} {request.url}")
+
+    def _note_create(self, gateway: Gateway, request: Request, fate: Fate) -> None:
+        units = gateway.units_of(request)
+        held = self.held.setdefault(gateway.name, {})
+        in_use = sum(held.values())
+        if gateway.limit is not None and in_use and in_use + units > gateway.limit:
+            raise Violation(f"{in_use} + {units} units in flight at {gateway.name}, which may have {gateway.limit}")
+        self.sends.append((self.world.now, gateway, request.attempt, units))
+        if gateway.quota is not None:
+            # The limiter counts when it lets a create go: then its intent is written, for which a disk takes up to 2 s.
+            lately = [each for each in self.sends if each[1] is gateway and each[0] > self.world.now - 57.0]
+            if len(lately) > gateway.quota:
+                raise Violation(f"{len(lately)} creates in a minute at {gateway.name}, which may have {gateway.quota}")
+        held[request.attempt] = units
+        if fate.name:
+            self.refused_or_unclear.add(request.attempt)
+
+    def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer) -> None:
+        """Slots are held from here on only where the client was told that it has a task."""
+        is_accepted = not fate.name and answer.status == 200 and not gateway.answers_with_images
+        task = next((task for task in reversed(gateway.tasks) if gateway.attempts.get(task.id) == request.attempt), None)
+        if is_accepted and task is not None:
+            gateway.known_since[task.id] = self.world.true
+            ends = gateway.due(task)  # before that, no answer says that it has ended; unless it is called failed
+            attempt, held = request.attempt, self.held[gateway.name]
+            self.world.at(ends, lambda: held.pop(attempt, None))
+        else:
+            self._note_failure(gateway, request)
+
+    def _note_failure(self, gateway: Gateway, request: Request) -> None:
+        if request.kind == "create":
+            self.held[gateway.name].pop(request.attempt, None)
+            self.refused_or_unclear.add(request.attempt)
+
+    # --- an image -----------------------------------------------------------------------------------------
+
+    async def image(self, url: str) -> bytes:
+        """The body of a link. Raises as the downloader does."""
+        world = self.world
+        if world.is_dead:
+            raise Crash
+        world.requests += 1
+        number = self._numbers["image", url] = self._numbers.get(("image", url), 0) + 1
+        gateway = self.by_host.get(urlsplit(url).netloc)
+        if gateway is None:  # an adopted image has no link until its task is queried
+            raise ImageBroken("The gateway gave a link that is no http or https address.")
+        await asyncio.sleep(0.02 + 20.0 * world.chance("download", url, number) ** 8)
+        rates, occasion = gateway.rates, (url.partition("?")[0], number)
+        if any(window.kind == "images" and window.begins <= world.true < window.ends for window in gateway.windows):
+            if not world.is_honest:
+                world.note_fault("window: images")
+                raise LinkExpired("The image is not at its link (HTTP 403).")
+        refusals = 1 + int(3 * world.chance("refusals", occasion[0]))
+        if world.strikes("image refused", rates.get("image refused", 0), occasion[0]) and number <= refusals:
+            raise LinkExpired("The image is not at its link (HTTP 403).")
+        if world.strikes("image cut", rates.get("image cut", 0), *occasion):
+            raise ImageBroken("The image's download was cut off.")
+        if world.strikes("image lost", rates.get("image lost", 0), *occasion):
+            raise Unclear("The image's host did not answer in time.")
+        if world.strikes("image page", rates.get("image page", 0), *occasion):
+            return page(200).body
+        answer = gateway.process(Request(method="GET", url=url, headers={}))[0]
+        if answer.status != 200:
+            raise LinkExpired(f"The image is not at its link (HTTP {answer.status}).")
+        body = answer.body
+        if world.strikes("image short", rates.get("image short", 0), *occasion):
+            return body[: len(body) // 2]
+        if world.strikes("image corrupt", rates.get("image corrupt", 0), *occasion):
+            at = 8 + int((len(body) - 20) * world.chance("byte", *occasion))
+            return body[:at] + bytes([body[at] ^ 0x55]) + body[at + 1 :]
+        return body
+
+
+class Client:
+    """batchgen's HTTP client, for the network of the present world."""
+
+    gateways = None
+
+    def __init__(self, _in_flight: int) -> None:
+        self._network = worlds.current.network
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        """Nothing is open."""
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None, **options: Any
+    ) -> Answer:
+        if method == "GET":
+            from batchgen.http import client
+
+            headers = {**headers, **client._NEVER_FROM_A_CACHE}
+        request = Request(method=method, url=url, headers=headers, body=body or b"", attempt=_attempt.get())
+        return await self._network.exchange(request, options.get("answer_timeout", 60.0))
+
+
+class Downloader:
+    """batchgen's downloader, for the same."""
+
+    @asynccontextmanager
+    async def image(self, url: str, *, base_url: str, idle_timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        del base_url, idle_timeout
+        body = _decoded(url) if is_inline(url) else await worlds.current.network.image(url)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), max(1, len(body) // 2)):
+                yield body[start : start + max(1, len(body) // 2)]
+
+        yield pieces()
+
+
+@asynccontextmanager
+async def open_downloader(_in_flight: int, _gateways: object) -> AsyncIterator[Downloader]:
+    yield Downloader()
+
+
+class Endpoint:
+    """The address for callbacks, without a port."""
+
+    sockets: tuple[()] = ()
+
+    def __init__(self, public_url: str, _host: str, port: int) -> None:
+        secret = f"{worlds.current.order.getrandbits(96):024x}"
+        self.url, self.local_url = f"{public_url}/{secret}", f"http://127.0.0.1:{port}/{secret}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing is open."""
+
+
+@asynccontextmanager
+async def open_callback_server(endpoint: Endpoint, on_callback: Any) -> AsyncIterator[Any]:
+    world = worlds.current
+    server = type("Server", (), {"received": 0})()
+
+    def receive(call: Mapping[str, Any]) -> None:
+        if not world.is_dead:
+            server.received += 1
+            on_callback(call)
+
+    world.callback_targets = {endpoint.url: receive, endpoint.local_url: receive}
+    try:
+        yield server
+    finally:
+        world.callback_targets = {}
+
+
+_create = ValidatedProvider.create
+
+
+async def create(self: ValidatedProvider, job: Any, external_id: str) -> Any:
+    """As it is; the network knows of which attempt a create is, also where the account gets no id of ours."""
+    token = _attempt.set(external_id)
+    try:
+        return await _create(self, job, external_id)
+    finally:
+        _attempt.reset(token)
