@@ -119,9 +119,9 @@ def audit(
             stack.enter_context(lock.held(root))
             ledger = Ledger.open(state)
             stack.callback(ledger.close)
-            if base_url:
-                painted, _ = reconcile.drop_rehearsals(ledger, Tree(root), base_url)
             from_output = _adopt_rows(ledger, manifest, root, rescue)
+            if base_url and not from_output.left:  # else the next run drops them, once the index is in order
+                painted, _ = reconcile.drop_rehearsals(ledger, Tree(root), base_url)
         else:
             Ledger.check_not_lost(state, root / INDEX)
             ledger = Ledger.preview(state)

@@ -143,13 +143,20 @@ class Recovery:
         """
         try:
             if self._provider.can_find:
-                return await self._find_by_id(attempt)
-            newest = await self._with_retries(partial(self._provider.page, 1, _PAGE))
-            return next((task for task in newest.tasks if _is_of(task, attempt)), None)
+                try:
+                    return await self._find_by_id(attempt)
+                except NotAnswered:
+                    raise
+                except Undecided:
+                    pass  # the list may know
+            if self._provider.can_list:
+                newest = await self._with_retries(partial(self._provider.page, 1, _PAGE))
+                return next((task for task in newest.tasks if _is_of(task, attempt)), None)
         except NotAnswered:
             raise
         except (TaskNotFound, NoSuchPath, Undecided):
-            return None
+            pass
+        return None
 
     async def _find_without_proof(self, attempt: Attempt) -> Task:
         with suppress(TaskNotFound):

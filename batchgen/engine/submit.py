@@ -175,9 +175,6 @@ class Submitter:
         if task is None:
             await self._outcomes.refused(attempt, error)
             return None
-        if isinstance(error, RefusedOrTaken):  # what was found was sent before this create
-            self._context.budget.adopt(self._outcomes.price(attempt))
-            attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
 
     async def _accepted_before_refused(

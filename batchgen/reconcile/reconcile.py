@@ -17,6 +17,7 @@ from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
 from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.folders import LARGE, FolderTimes, are_unchanged
+from batchgen.reports.index import INDEX
 from batchgen.storage import paths
 from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, read_image, set_aside, sha256_of
 
@@ -176,10 +177,15 @@ def retire(ledger: Ledger, tree: Tree) -> int:
 
 
 def drop_rehearsals(ledger: Ledger, tree: Tree, base_url: str) -> tuple[int, int]:
-    """Retire what another sandbox than the account at this address has made; returns how many jobs and files."""
+    """Retire what another sandbox than the account at this address has made; returns how many jobs and files.
+
+    The index goes first, for after a crash its rows would be images that the ledger does not know.
+    """
     jobs = ledger.rehearsed_jobs(base_url)
     images = ledger.rehearsed_images(base_url)
     moved = _move(ledger, tree, [(image, image.retired_path("-painted")) for image in images])
+    if jobs:
+        (tree.root / INDEX).unlink(missing_ok=True)
     ledger.record_all(RehearsalDropped(job_id=id_, base_url=base_url) for id_ in jobs)
     return len(jobs), len(moved)
 

@@ -479,9 +479,8 @@ class Life:
     def _unpaid(self) -> Iterator[None]:
         """Nothing that is done here is billed."""
         self._prepare({})
-        before = self.oracle.images_billed()
         yield
-        demand(self.oracle.images_billed() == before, "this costs something")
+        demand(all(gateway.name == "rehearsal" for _, gateway, _, _ in self.network.sends), "this costs something")
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

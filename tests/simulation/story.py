@@ -106,7 +106,7 @@ def _account(rng: Random, name: str, kind: str) -> AccountPlan:
     return AccountPlan(
         name=name,
         kind=kind,
-        rates=_rates(rng, has_ids=has_ids),
+        rates=_rates(rng, has_ids=has_ids, lists=KINDS[kind].get("lists_tasks") == "yes"),
         skew=rng.choice((0.0, 0.0, 0.0, -7200.0, 3600.0, 200.0)),
         latency=rng.choice((0.5, 5.0, 20.0, 60.0)),
         sigma=rng.choice((0.0, 0.3, 1.0)),
@@ -117,7 +117,7 @@ def _account(rng: Random, name: str, kind: str) -> AccountPlan:
     )
 
 
-def _rates(rng: Random, *, has_ids: bool) -> dict[str, float]:
+def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
     """A few faults of this account; some accounts have none."""
     possible = [fault for fault, (_, bound) in FAULTS.items() if has_ids or bound not in {IDS, ASKED}]
     rates: dict[str, float] = {}
@@ -127,6 +127,9 @@ def _rates(rng: Random, *, has_ids: bool) -> dict[str, float]:
         names = [fault for fault in possible if fault in family]
         for fault in rng.sample(names, min(len(names), rng.choice(number))):
             rates[fault] = 1.0 if family is HABITS else rng.choice(_RATES)
+    if "repeated" in rates:  # bound: the one question that follows a refusal has its answer
+        kept = {"lookup pages"} if lists else set()
+        rates = {fault: rate for fault, rate in rates.items() if fault not in HABITS or fault in kept}
     told = [fault for fault in possible if fault not in CREATE_FAULTS | QUERY_FAULTS | HABITS]
     for fault in rng.sample(told, rng.choice((0, 0, 1, 2))):
         rates[fault] = rng.choice(_RATES)
