@@ -38,7 +38,8 @@ class Redactor:
         for secret in secrets:
             if len(secret) >= _SHORTEST:
                 for spelling in _spellings(secret):
-                    self._secrets.setdefault(spelling, _secret(spelling))
+                    if spelling not in self._secrets:
+                        self._secrets[spelling] = _secret(spelling)
 
     def __call__(self, text: str) -> str:
         """The text without secrets or tokens, with `?` for half characters, and without NUL."""

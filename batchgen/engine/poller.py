@@ -68,7 +68,8 @@ class TaskPoller:
         self._on_answer = on_answer
         self.on_status: Callable[[Task], None] = lambda _: None  # called for each answer that a task still runs
         self._jobs_wait = jobs_wait
-        self._running: set[RunningTask] = set()  # two may have the same id, where a gateway mixes up its answers
+        # In the order of their start. Two may have the same id, where a gateway mixes up its answers.
+        self._running: dict[RunningTask, None] = {}
         self._by_id: dict[str, RunningTask] = {}
         self._callbacks = CallbackReliability()
         self._latencies = Latencies()
@@ -96,13 +97,13 @@ class TaskPoller:
             due=0.0,
             end=asyncio.get_running_loop().create_future(),
         )
-        self._running.add(running)
+        self._running[running] = None
         self._by_id[task_id] = running
         self._query_in(running, self._until_query(running))
         try:
             return await running.end
         finally:
-            self._running.discard(running)
+            self._running.pop(running, None)
             self._by_id.pop(task_id, None)
 
     def on_callback(self, task_id: str) -> None:
@@ -271,7 +272,7 @@ class TaskPoller:
 
     async def _list(self, now: float) -> None:
         """Read the list; query the due tasks that it leaves out one by one."""
-        missing = {running for running in self._running if running.due < math.inf}
+        missing = {running: None for running in self._running if running.due < math.inf}
         is_whole = True
         try:
             is_whole = await self._read_list(missing, now)
@@ -299,7 +300,7 @@ class TaskPoller:
         async with asyncio.TaskGroup() as group:
             self._query_each(due, group)
 
-    async def _read_list(self, missing: set[RunningTask], now: float) -> bool:
+    async def _read_list(self, missing: dict[RunningTask, None], now: float) -> bool:
         """Read pages while enough due tasks are missing; whether what is missing now is not in the list at all."""
         oldest = min((running.since for running in missing), default=now)
         size = min(_PAGE, 3 * len(self._running) + 20)  # the account may have tasks that are not ours
@@ -314,7 +315,7 @@ class TaskPoller:
                 return False
         return True
 
-    def _take_page(self, page: Page, missing: set[RunningTask], now: float, number: int) -> None:
+    def _take_page(self, page: Page, missing: dict[RunningTask, None], now: float, number: int) -> None:
         tasks = {task.id: task for task in page.tasks}
         for running in list(missing):
             task = tasks.get(running.task_id)
@@ -324,7 +325,7 @@ class TaskPoller:
                 if not running.is_troubled:
                     running.short, running.due = 1, now
             else:
-                missing.discard(running)
+                missing.pop(running, None)
                 self._take(running, task, now, listed=number)
 
     def _is_before(self, created_ms: int | None, oldest: float) -> bool:

@@ -35,14 +35,15 @@ class Loop(asyncio.BaseEventLoop):
         super().__init__()
         self.world = world
         self.signals: dict[int, Callable[[], None]] = {}
-        self._tasks = 0
+        self.tasks: list[Task] = []
 
     def time(self) -> float:
         return self.world.now
 
     def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **_: Any) -> Task:
-        self._tasks += 1
-        return Task(coro, loop=self, name=name or f"task {self._tasks}", context=context, number=self._tasks)
+        number = len(self.tasks)
+        self.tasks.append(Task(coro, loop=self, name=name or f"task {number}", context=context, number=number))
+        return self.tasks[-1]
 
     def run_in_executor(self, _executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self.create_future()
@@ -109,12 +110,12 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     asyncio.events.set_event_loop(loop)
     try:
         result = loop.run_until_complete(main)
-        if left := [task.get_name() for task in asyncio.all_tasks(loop) if not task.done()]:
+        if left := [task.get_name() for task in loop.tasks if not task.done()]:
             raise Violation(f"tasks go on after the run: {sorted(left)}")
         loop.run_until_complete(loop.shutdown_asyncgens())
         return result
     finally:
         asyncio.events.set_event_loop(None)
-        loop._ready.clear()
-        loop._scheduled.clear()
+        for pending in (loop._ready, loop._scheduled, loop.tasks):
+            pending.clear()
         loop.close()

@@ -289,7 +289,7 @@ class Endpoint:
     sockets: tuple[()] = ()
 
     def __init__(self, public_url: str, _host: str, port: int) -> None:
-        secret = f"{worlds.current.order.getrandbits(96):024x}"
+        secret = f"callback-secret-{int(8 * worlds.current.chance('secret', worlds.current.now))}"  # few, for redaction keeps all
         self.url, self.local_url = f"{public_url}/{secret}", f"http://127.0.0.1:{port}/{secret}"
 
     def __enter__(self) -> Self:
