@@ -19,7 +19,15 @@ from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.folders import LARGE, FolderTimes, are_unchanged
 from batchgen.reports.index import INDEX
 from batchgen.storage import paths
-from batchgen.storage.tree import SCRATCH, disk_refused, folder_gone, read_image, set_aside, sha256_of
+from batchgen.storage.tree import (
+    SCRATCH,
+    disk_refused,
+    folder_gone,
+    read_image,
+    set_aside,
+    sha256_of,
+    sync_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,11 +187,15 @@ def retire(ledger: Ledger, tree: Tree) -> int:
 def drop_rehearsals(ledger: Ledger, tree: Tree, base_url: str) -> tuple[int, int]:
     """Retire what another sandbox than the account at this address has made; returns how many jobs and files.
 
-    The index goes first, for after a crash its rows would be images that the ledger does not know.
+    The index goes first, and the moves are made durable: after a crash its rows, or files at their old places, would be
+    images that the ledger does not know.
     """
     jobs = ledger.rehearsed_jobs(base_url)
-    images = ledger.rehearsed_images(base_url)
-    moved = _move(ledger, tree, [(image, image.retired_path("-painted")) for image in images])
+    moves = [(image, image.retired_path("-painted")) for image in ledger.rehearsed_images(base_url)]
+    moved = _move(ledger, tree, moves)
+    for folder in {(tree.root / path).parent for image, target in moves for path in (image.path, target)}:
+        if folder.is_dir():
+            sync_folder(folder)
     if jobs:
         (tree.root / INDEX).unlink(missing_ok=True)
     ledger.record_all(RehearsalDropped(job_id=id_, base_url=base_url) for id_ in jobs)

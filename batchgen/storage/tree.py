@@ -168,12 +168,17 @@ def mkdir_durable(folder: Path) -> None:
         return
     mkdir_durable(folder.parent)
     folder.mkdir(exist_ok=True)
-    above = os.open(folder.parent, os.O_RDONLY)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, as they are now."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems cannot sync a folder
-            os.fsync(above)
+            os.fsync(descriptor)
     finally:
-        os.close(above)
+        os.close(descriptor)
 
 
 def write_chunk(path: Path, pieces: Sequence[bytes], *, first: bool) -> None:

@@ -230,7 +230,7 @@ class Teller:
         return world.strikes("query forgets", share, task.id) and self._count("forgets", task.id) <= first
 
     def _is_too_new(self, task: Task, habit: str) -> bool:
-        lag = 0.8 * self._gateway.visibility_delay * self._world.chance(habit, self._gateway.name)
+        lag = 0.4 * self._gateway.visibility_delay * self._world.chance(habit, self._gateway.name)
         return self._has(habit) and self._world.true < self._gateway.due(task) - task.duration / 1000 + lag
 
     def _is_hidden_running(self, task: Task) -> bool:

@@ -130,7 +130,7 @@ class Network:
             world.at(sent + timeout, lambda: tell(Unclear(f"{request.host} did not answer in time.")))
         arrival = sent + there
         if fate.late:
-            arrival = lost_after + 0.8 * gateway.visibility_delay * world.chance("late", *name)
+            arrival = lost_after + 0.5 * gateway.visibility_delay * world.chance("late", *name)
         world.at(arrival, arrive)
 
     def _second_copy(self, gateway: Gateway, request: Request) -> Answer:
@@ -173,7 +173,7 @@ class Network:
         if gateway.limit is not None and in_use and in_use + units > gateway.limit:
             raise Violation(f"{in_use} + {units} units in flight at {gateway.name}, which may have {gateway.limit}")
         self.sends.append((self.world.now, gateway, request.attempt, units))
-        if gateway.quota is not None:
+        if gateway.quota is not None and not self.world.was_suspended:
             # The limiter counts when it lets a create go: then its intent is written, for which a disk takes up to 2 s.
             lately = [each for each in self.sends if each[1] is gateway and each[0] > self.world.now - 57.0]
             if len(lately) > gateway.quota:

@@ -59,20 +59,22 @@ def demand(holds: object, what: str) -> None:
 
 
 class Oracle:
-    """The rules. docs/simulation.md says how to add one."""
+    """The rules, and what the user has done that excuses something. docs/simulation.md says how to add one."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
         self.may_resend = False  # the user has asked for what may be paid again
         self.may_remake = False
         self.copies = 0  # ledgers besides the first: each asks for what it does not know
+        self._books: dict[Path, Books] = {}
         self.deleted: set[str] = set()  # hashes of files that the user deleted or damaged
 
     # --- at every moment ----------------------------------------------------------------------------------
 
     def check_money(self) -> None:
         """What is billed is what was asked for, plus what the user was told to be in doubt and asked for again."""
-        books = [Books.read(root) for root in self._life.outputs]
+        self._books = {root: Books.read(root) for root in self._life.outputs}
+        books = list(self._books.values())
         for gateway, task, attempt in self._billed():
             known = {book.attempts[attempt] for book in books if attempt in book.attempts}
             outcomes = {outcome for _, _, outcome, account in known if account == gateway.name}
@@ -109,6 +111,10 @@ class Oracle:
             for gateway in self._life.gateways.values()
             for task in gateway.billed()
         ]
+
+    def _book(self, root: Path) -> Books:
+        """As it was when the money was last checked; a rehearsal's own output is read now."""
+        return self._books.get(root) or Books.read(root)
 
     # --- after a run that ended by itself -----------------------------------------------------------------
 
@@ -148,14 +154,14 @@ class Oracle:
             is_own = attempt is not None and attempt[3:].rpartition("-")[0] == row["job_id"]
             demand(is_own or painted or self._life.rehearsed, f"{row['file_name']} is the picture of {attempt}")
             found.setdefault(row["job_id"], set()).add(digest)
-        book = Books.read(root)
+        book = self._book(root)
         done = {job for job in book.wanted if book.jobs.get(job, ("", 0))[0] == "done"}
         demand(done <= found.keys(), f"done by the ledger, and not in the index: {sorted(done - found.keys())}")
         return found
 
     def check_result(self, root: Path, manifest: Manifest, result: RunResult, messages: list[str], options: Any) -> None:
         """What a run returns is true."""
-        book = Books.read(root)
+        book = self._book(root)
         found = self.check_output(root, painted=manifest.account.is_local_sandbox)
         wanted = {job.id: job for job in expand(manifest)}
         demand(set(book.wanted) == wanted.keys(), "the ledger does not list what the manifest asks for")

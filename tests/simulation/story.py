@@ -129,7 +129,8 @@ def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
             rates[fault] = 1.0 if family is HABITS else rng.choice(_RATES)
     if "repeated" in rates:  # bound: the one question that follows a refusal has its answer
         kept = {"lookup pages"} if lists else set()
-        rates = {fault: rate for fault, rate in rates.items() if fault not in HABITS or fault in kept}
+        hidden = {*HABITS, "query refused", "query page"} - kept
+        rates = {fault: rate for fault, rate in rates.items() if fault not in hidden}
     told = [fault for fault in possible if fault not in CREATE_FAULTS | QUERY_FAULTS | HABITS]
     for fault in rng.sample(told, rng.choice((0, 0, 1, 2))):
         rates[fault] = rng.choice(_RATES)

@@ -9,6 +9,7 @@ import errno
 import os
 import random
 import shutil
+import stat
 import time
 import uuid
 from hashlib import blake2b
@@ -62,11 +63,11 @@ class World:
         """`events`: what happens at which step of the event loop."""
         self.events, self.points = dict(events), 0
         self.crash_at_point = 0
-        self.is_dead = self.disk_full = False
+        self.is_dead = self.disk_full = self.was_suspended = False
         self.disk_spare = 0
         self.steps = self.requests = 0
         self.began = self.now
-        self._unsynced: dict[int, str] = {}
+        self._synced: set[int] = set()  # inodes of files
         self._renamed: list[tuple[str, str]] = []
 
     # --- chance -------------------------------------------------------------------------------------------
@@ -120,6 +121,7 @@ class World:
 
     def suspend(self, seconds: float, *, lid: bool) -> None:
         """The process stands still: by a closed lid, when the monotonic clock stands too, or by Ctrl-Z."""
+        self.was_suspended = True
         self.note(f"suspended for {seconds:.0f} s{', with its clock' if lid else ''}")
         if lid:
             self.asleep += seconds
@@ -162,7 +164,7 @@ class World:
         for file in sorted((self.folder / "kept").rglob("*")):
             original = self.folder / "disk" / file.relative_to(self.folder / "kept")
             is_ledger = file.name.startswith("state.sqlite3")
-            if file.is_file() and not is_ledger and self._unsynced.get(original.stat().st_ino) != "synced":
+            if file.is_file() and not is_ledger and original.stat().st_ino not in self._synced:
                 is_new = original.stat().st_mtime_ns >= self._began_ns
                 if is_new and self.chance("unsynced", file.name) < 0.5:
                     os.truncate(file, file.stat().st_size // 2)
@@ -171,6 +173,12 @@ class World:
             if self.chance("renamed", kept[1].name) < 0.5 and kept[1].is_file() and not kept[0].exists():
                 kept[0].parent.mkdir(parents=True, exist_ok=True)
                 _real_replace(kept[1], kept[0])
+
+    def note_synced(self, status: os.stat_result) -> None:
+        """A file's bytes, or the names in a folder, are durable from now on."""
+        self._synced.add(status.st_ino)
+        if stat.S_ISDIR(status.st_mode):
+            self._renamed = [pair for pair in self._renamed if status.st_ino not in map(_inode_above, pair)]
 
     def restart(self) -> None:
         """The machine, or the user, starts again: the disk is as it was kept."""
@@ -199,6 +207,14 @@ class World:
     def note(self, line: str) -> None:
         if not self.is_dead:
             self.trace.append(f"{self.true:12.3f}  {line}".replace(str(self.folder), "~"))
+
+
+def _inode_above(path: str) -> int:
+    """The folder of a path; 0 where it is gone."""
+    try:
+        return os.stat(os.path.dirname(path)).st_ino
+    except FileNotFoundError:
+        return 0
 
 
 current: World | None = None
@@ -230,7 +246,7 @@ def _fsync(descriptor: int) -> None:
     if current is not None:
         current.refuse_if_full()
         current.point("a sync")
-        current._unsynced[os.fstat(descriptor).st_ino] = "synced"
+        current.note_synced(os.fstat(descriptor))
     else:
         _real_fsync(descriptor)
 
