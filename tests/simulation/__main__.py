@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of strings is a part of what a seed repeats
-    os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+    os.execve(
+        sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"}
+    )
 
 _clock = time.perf_counter
 
@@ -83,7 +85,9 @@ def _chunk(seeds: Iterable[str]) -> list[Outcome]:
     return [play(seed) for seed in seeds]
 
 
-def search(seeds: Iterator[str], workers: int, *, until: float, first_only: bool) -> tuple[int, list[Outcome], Counter[str]]:
+def search(
+    seeds: Iterator[str], workers: int, *, until: float, first_only: bool
+) -> tuple[int, list[Outcome], Counter[str]]:
     """Play until the seeds or the time are used up: how many lives, those that failed, and what happened in all."""
     failed: list[Outcome] = []
     totals: Counter[str] = Counter()
@@ -150,14 +154,18 @@ def _report(lives: int, failed: list[Outcome], totals: Counter[str], seconds: fl
     print(json.dumps(faults))
     for outcome in failed[:3]:
         without, least = shrunken(outcome.seed)
-        print(f"\nseed {outcome.seed} at {_commit()}, which fails without {', '.join(sorted(without)) or 'nothing'} too:")
+        print(
+            f"\nseed {outcome.seed} at {_commit()}, which fails without {', '.join(sorted(without)) or 'nothing'} too:"
+        )
         print("\n".join(least.trace))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Lives of batchgen, from seeds.")
     parser.add_argument("--seed", help="replay one life and print its trace")
-    parser.add_argument("--without", action="append", default=[], help="with --seed: leave out a fault or a step by name")
+    parser.add_argument(
+        "--without", action="append", default=[], help="with --seed: leave out a fault or a step by name"
+    )
     parser.add_argument("--lives", type=int, help="play so many lives")
     parser.add_argument("--minutes", type=float, help="play for so long")
     parser.add_argument("--start", type=int, default=1, help="the first seed")

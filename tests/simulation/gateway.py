@@ -72,13 +72,10 @@ class _Injector(Injector):
         self._gateway = gateway
 
     def task_failure(self, _number: int) -> str:
-        world, rates = self._gateway.world, self._gateway.rates
-        attempt = world.attempt
-        if world.strikes("task fails", rates.get("task fails", 0), self._gateway.name, attempt):
+        attempt = self._gateway.world.attempt
+        if self._gateway.strikes("task fails", attempt):
             return FAILED
-        if world.strikes("task refused", rates.get("task refused", 0), self._gateway.name, attempt[:29]):
-            return RISKY
-        return ""
+        return RISKY if self._gateway.strikes("task refused", attempt.rpartition("-")[0]) else ""
 
     def callbacks(self, clock: Any, body_of: Any) -> Callbacks:
         return _Callbacks(self._gateway, clock, body_of)
@@ -91,17 +88,18 @@ class _Callbacks(Callbacks):
 
     def follow(self, task: Task, after: int) -> None:
         gateway, world = self._gateway, self._gateway.world
+        if gateway.strikes("callback forged", task.id):
+            world.at(gateway.due(task) - task.duration / 1000 + 0.3, lambda: self._call(task, task.ends_at))
         for moment in (task.starts_at, task.ends_at):
-            due = moment / 1000 - EPOCH - gateway.skew
-            if world.strikes("callback lost", gateway.rates.get("callback lost", 0), task.id, moment):
-                continue
-            if world.strikes("callback late", gateway.rates.get("callback late", 0), task.id, moment):
-                due += 90.0 * world.chance("late", task.id)
-            times = 1 + world.strikes("callback repeated", gateway.rates.get("callback repeated", 0), task.id, moment)
+            late = 90.0 * world.chance("late", task.id) if gateway.strikes("callback late", task.id, moment) else 0.05
+            times = (
+                1
+                + gateway.strikes("callback repeated", task.id)
+                - 2 * gateway.strikes("callback lost", task.id, moment)
+            )
             for _ in range(times):
-                world.at(due + 0.05, lambda moment=moment: self._call(task, moment))
-        if world.strikes("callback forged", gateway.rates.get("callback forged", 0), task.id):
-            world.at(task.created_at / 1000 - EPOCH - gateway.skew + 0.3, lambda: self._call(task, task.ends_at))
+                due = moment / 1000 - EPOCH - gateway.skew
+                world.at(due + late, lambda moment=moment: self._call(task, moment))
 
     def _call(self, task: Task, moment: int) -> None:
         target = self._gateway.world.callback_targets.get(task.request.callback_url)
@@ -115,7 +113,9 @@ class Gateway:
     `limit` and `quota` are what the manifest says of the account now: units in flight, and creates in a minute.
     """
 
-    def __init__(self, world: World, name: str, *, rates: Mapping[str, float], skew: float = 0.0, **settings: Any) -> None:
+    def __init__(
+        self, world: World, name: str, *, rates: Mapping[str, float], skew: float = 0.0, **settings: Any
+    ) -> None:
         self.world, self.name, self.rates, self.skew = world, name, rates, skew
         self.key = f"key-of-{name}-1"
         self.host = f"{name}.test"
@@ -140,6 +140,11 @@ class Gateway:
         self._pictures: dict[tuple[str, int, bool], str] = {}
         self.answers_with_images = self.sandbox.account.protocol == "openai"
         self.teller = Teller(self)
+
+    def strikes(self, fault: str, *occasion: object) -> bool:
+        """Whether a fault happens on this occasion; a habit has no occasion."""
+        rate = self.rates.get(fault)
+        return rate is not None and self.world.strikes(fault, rate, self.name, *occasion)
 
     # --- the truth ----------------------------------------------------------------------------------------
 

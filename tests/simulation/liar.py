@@ -1,7 +1,7 @@
 """What networks, proxies, caches, gateways and image hosts do to a request and its answer, within stated bounds.
 
-Each fault has a name, a kind and a bound. A gateway has a rate for some of them; `World.strikes` decides on each occasion,
-by the seed and what it is about. docs/simulation.md says how to add one.
+Each fault has a name, a description and a bound. A gateway has rates for a few of them; `Gateway.strikes` decides on each
+occasion, by the seed and what it is about. docs/simulation.md says how to add one.
 """
 
 from __future__ import annotations
@@ -19,42 +19,103 @@ if TYPE_CHECKING:
     from batchgen.sandbox.tasks import Task
     from tests.simulation.gateway import Gateway, Request
 
-ANY, IDS, ASKED = "any account", "accounts that get our id", "accounts that can be asked"
+ANY, IDS = "any account", "accounts that get our id"
 
-# What happens to a create. `arrives`: whether the gateway accepts it; the client learns nothing but what is told.
-CREATE_FAULTS = {
-    "not sent": ("the connection is refused", ANY),
-    "lost before": ("the connection is cut on the way there", ANY),
-    "lost after": ("the connection is cut on the way back", ANY),
-    "silent before": ("nothing arrives, and nobody answers", ANY),
-    "silent after": ("it is accepted, and nobody answers", ANY),
-    "late": ("the connection is cut; the create arrives later, but within visibility_delay", ANY),
-    "page before": ("a proxy's page with 502, 503 or 504; nothing arrived", ANY),
-    "page after": ("a proxy's page with 502, 503 or 504; the create was accepted", ANY),
-    "proxy refuses": ("a proxy's page that says: not sent, or busy", ANY),
-    "garbled": ("accepted, and the answer is empty, cut short or a page", ANY),
-    "too fast": ("429 in several spellings", ANY),
-    "too many": ("429/1303", ANY),
-    "repeated": ("a proxy sends it twice, and tells what the second copy was answered", IDS),
-    "mixed up": ("the answer is that of another create", IDS),
-    "refused oddly": ("400, 403 or 422 in words that nobody knows, with our key in them", ANY),
-    "refused as page": ("a firewall's page with 403", ANY),
+
+def page(status: int) -> Answer:
+    text = f"<html><head><title>{status}</title></head><body><h1>{status}</h1><hr>proxy</body></html>"
+    return Answer(status=status, headers={"Content-Type": "text/html"}, body=text.encode())
+
+
+def text(status: int, body: str) -> Answer:
+    return Answer(status=status, headers={}, body=body.encode())
+
+
+def as_json(status: int, value: object, **headers: str) -> Answer:
+    return Answer(status=status, headers=headers, body=json.dumps(value).encode())
+
+
+def error(status: int, code: int, **headers: str) -> Answer:
+    return as_json(status, {"code": code, "message": "no"}, **headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What becomes of one request. `told`: one of these is the answer instead of the gateway's own."""
+
+    name: str = ""
+    arrives: bool = True
+    late: bool = False  # it arrives when the client has already lost the connection
+    cut: bool = False  # the client sees a lost connection
+    silent: bool = False  # the client waits until its time-out
+    refused: bool = False  # the connection is not made
+    told: tuple[Answer, ...] = ()
+
+
+NO_TASK = as_json(404, {"code": 1203, "message": "the task does not exist"})
+_BAD_GATEWAY = (page(502), page(503), page(504))
+_GARBLED = (text(200, ""), text(200, '{"code": 0, "data": {"task_'), text(200, "<html>login</html>"))
+_BY_PROXY = (
+    text(503, "no healthy upstream"),
+    text(
+        503,
+        "<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>",
+    ),
+    text(503, "<center><h1>503 Service Temporarily Unavailable</h1></center><hr><center>nginx</center>"),
+)
+_ODD = (  # with our key in them
+    as_json(400, {"error": {"message": "Your plan {key} does not include this any more", "type": "plan_q7"}}),
+    as_json(422, {"detail": [{"loc": ["body", "prompt"], "msg": "is not acceptable to {key}"}]}),
+    as_json(403, {"msg": "group {key} is not allowed"}),
+    as_json(400, {"code": 1201, "message": "a field is wrong for {key}"}),
+)
+_AFTER_3_SECONDS = {"Retry-After": "3"}
+SECOND_COPY = tuple(
+    error(status, code)
+    for code, status in {1000: 401, 1102: 429, 1103: 403, 1200: 400, 1203: 404, 1302: 429, 1303: 429, 1304: 429}.items()
+)
+
+Faults = dict[str, tuple[str, str, Fate]]
+CREATE_FAULTS: Faults = {
+    "not sent": ("the connection is refused", ANY, Fate(arrives=False, refused=True)),
+    "lost before": ("the connection is cut on the way there", ANY, Fate(arrives=False, cut=True)),
+    "lost after": ("the connection is cut on the way back", ANY, Fate(cut=True)),
+    "silent before": ("nothing arrives, and nobody answers", ANY, Fate(arrives=False, silent=True)),
+    "silent after": ("it is accepted, and nobody answers", ANY, Fate(silent=True)),
+    "late": (
+        "the connection is cut; the create arrives within half of visibility_delay",
+        ANY,
+        Fate(late=True, cut=True),
+    ),
+    "page before": ("a proxy's page, 502 to 504; nothing arrived", ANY, Fate(arrives=False, told=_BAD_GATEWAY)),
+    "page after": ("a proxy's page, 502 to 504; the create was accepted", ANY, Fate(told=_BAD_GATEWAY)),
+    "proxy refuses": ("a proxy's page that says: not sent, or busy", ANY, Fate(arrives=False, told=_BY_PROXY)),
+    "garbled": ("accepted, and the answer is empty, cut short or a page", ANY, Fate(told=_GARBLED)),
+    "too fast": (
+        "429 in several spellings",
+        ANY,
+        Fate(arrives=False, told=(error(429, 1302), error(429, 1302, **_AFTER_3_SECONDS), page(429))),
+    ),
+    "too many": ("429/1303", ANY, Fate(arrives=False, told=(error(429, 1303), error(429, 1303, **_AFTER_3_SECONDS)))),
+    "repeated": ("a proxy sends it twice, and tells what the second copy was answered", IDS, Fate(told=SECOND_COPY)),
+    "mixed up": ("the answer is that of another create", IDS, Fate()),
+    "refused oddly": ("400, 403 or 422 in words that nobody knows", ANY, Fate(arrives=False, told=_ODD)),
+    "refused as page": ("a firewall's page with 403", ANY, Fate(arrives=False, told=(page(403),))),
 }
-QUERY_FAULTS = {
-    "query not sent": ("the connection is refused", ANY),
-    "query lost": ("the connection is cut", ANY),
-    "query silent": ("nobody answers", ANY),
-    "query page": ("a proxy's page with 502, 503, 504 or 404", ANY),
-    "query too fast": ("429", ANY),
-    "query garbled": ("the answer is empty, cut short or a page", ANY),
-    "query refused": ("400 in words that nobody knows", ANY),
+QUERY_FAULTS: Faults = {
+    "query not sent": ("the connection is refused", ANY, Fate(arrives=False, refused=True)),
+    "query lost": ("the connection is cut", ANY, Fate(arrives=False, cut=True)),
+    "query silent": ("nobody answers", ANY, Fate(arrives=False, silent=True)),
+    "query page": ("a proxy's page, 502 to 504 or 404", ANY, Fate(arrives=False, told=(*_BAD_GATEWAY, page(404)))),
+    "query too fast": ("429", ANY, Fate(arrives=False, told=(error(429, 1302), page(429)))),
+    "query garbled": ("the answer is empty, cut short or a page", ANY, Fate(told=_GARBLED)),
+    "query refused": ("400 in words that nobody knows", ANY, Fate(arrives=False, told=(error(400, 7),))),
 }
-# What is told of tasks. The rate is the share of occasions; a habit is told always or never.
-TOLD_FAULTS = {
+TOLD_FAULTS = {  # of tasks, images and callbacks
     "query forgets": ("the first one or two answers about a task say that there is none", ANY),
-    "query of other": ("the first answers about an ended task are another's", IDS),
-    "fails once": ("an ended task is called failed, once", ANY),
-    "links late": ("the first answers about an ended task name fewer images, or none", ANY),
+    "query of other": ("the first two answers about an ended task are another's", IDS),
+    "fails once": ("the first answer about an ended task says that it failed", ANY),
+    "links late": ("the first three answers about an ended task name fewer images, or none", ANY),
     "links shuffled": ("images come in another order each time", ANY),
     "numbered from one": ("images are numbered from 1", ANY),
     "odd words": ("a running task has a status that nobody knows", ANY),
@@ -72,13 +133,13 @@ TOLD_FAULTS = {
     "callback repeated": ("the callback comes twice", ANY),
     "callback forged": ("somebody says that the task has ended", ANY),
 }
-HABITS = {
+HABITS = {  # always or never
     "lookup blind": ("no task is found by our id", IDS),
-    "lookup lags": ("tasks are found by our id later, but within visibility_delay", IDS),
+    "lookup lags": ("tasks are found by our id later, within 0.4 of visibility_delay", IDS),
     "lookup pages": ("a query by our id gets a proxy's page with 404", IDS),
     "lookup of other": ("a query by our id is answered with another task", IDS),
-    "cache": ("a cache keeps the answer that there is no task, and gives it to whoever accepts an old answer", IDS),
-    "list lags": ("the list shows tasks later, but within visibility_delay", IDS),
+    "cache": ("a cache keeps the answer that there is no task, for whoever accepts an old answer", IDS),
+    "list lags": ("the list shows tasks later, within 0.4 of visibility_delay", IDS),
     "list without ids": ("the list names no ids of ours", IDS),
     "list cuts ids": ("the list cuts our ids", IDS),
     "list in capitals": ("the list gives our ids in capitals", IDS),
@@ -86,258 +147,158 @@ HABITS = {
     "list shuffled": ("the list has no order", IDS),
     "list capped": ("a page of the list has at most 3 tasks", IDS),
     "list in seconds": ("times are in seconds", IDS),
-    "list hides running": ("list and look-up leave out tasks that run, those that we know too", IDS),
+    "hides running": ("list and look-up leave out tasks that run, while we know of one", IDS),
     "list few links": ("the list names one image of each task", IDS),
 }
-FAULTS = CREATE_FAULTS | QUERY_FAULTS | TOLD_FAULTS | HABITS
-
-_PAGE = b"<html><head><title>%d</title></head><body><center><h1>%d</h1></center><hr><center>proxy</center></body></html>"
-_PROXIES = (
-    b"no healthy upstream",
-    b"<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>",
-    b"<html><body><center><h1>503 Service Temporarily Unavailable</h1></center><hr><center>nginx</center></body></html>",
-)
-_ODD = (
-    (400, {"error": {"message": "Your plan {key} does not include this any more", "type": "plan_q7"}}),
-    (422, {"detail": [{"loc": ["body", "prompt"], "msg": "is not acceptable to {key}"}]}),
-    (403, {"msg": "group {key} is not allowed"}),
-    (400, {"code": 1201, "message": "a field is wrong for {key}"}),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
-    """What becomes of one request. `told`: instead of the gateway's answer; empty words: nobody answers."""
-
-    name: str = ""
-    arrives: bool = True
-    late: bool = False
-    cut: bool = False  # the client sees a lost connection
-    silent: bool = False
-    refused: bool = False  # the connection was not made
-    told: Answer | None = None
-
-
-def page(status: int) -> Answer:
-    return Answer(status=status, headers={"Content-Type": "text/html"}, body=_PAGE % (status, status))
-
-
-def as_json(status: int, value: object, **headers: str) -> Answer:
-    return Answer(status=status, headers=headers, body=json.dumps(value).encode())
-
-
-NO_TASK = as_json(404, {"code": 1203, "message": "the task does not exist"})
+BOUNDS = {
+    name: fault[1] for faults in (CREATE_FAULTS, QUERY_FAULTS, TOLD_FAULTS, HABITS) for name, fault in faults.items()
+}
 
 
 def fate_of(gateway: Gateway, request: Request) -> Fate:
     """What becomes of a create or a query."""
-    world, rates = gateway.world, gateway.rates
-    is_create = request.kind == "create"
-    for fault in CREATE_FAULTS if is_create else QUERY_FAULTS:
-        rate = rates.get(fault, 0.0)
-        if rate and world.strikes(fault, rate, gateway.name, request.attempt or request.url, request.number):
-            return _fate(gateway, request, fault, world.chance("which", request.attempt or request.url, request.number))
-    return Fate()
-
-
-def _fate(gateway: Gateway, request: Request, fault: str, which: float) -> Fate:
-    garbled = (b"", b'{"code": 0, "data": {"task_', b"<html>login</html>")[int(3 * which)]
-    match fault.removeprefix("query "):
-        case "not sent":
-            return Fate(name=fault, arrives=False, refused=True)
-        case "lost before" | "lost":
-            return Fate(name=fault, arrives=False, cut=True)
-        case "lost after":
-            return Fate(name=fault, cut=True)
-        case "silent before" | "silent":
-            return Fate(name=fault, arrives=False, silent=True)
-        case "silent after":
-            return Fate(name=fault, silent=True)
-        case "late":
-            return Fate(name=fault, late=True, cut=True)
-        case "page before":
-            return Fate(name=fault, arrives=False, told=page((502, 503, 504)[int(3 * which)]))
-        case "page after":
-            return Fate(name=fault, told=page((502, 503, 504)[int(3 * which)]))
-        case "page":
-            return Fate(name=fault, arrives=False, told=page((502, 503, 504, 404)[int(4 * which)]))
-        case "proxy refuses":
-            told = Answer(status=503, headers={}, body=_PROXIES[int(len(_PROXIES) * which)])
-            return Fate(name=fault, arrives=False, told=told)
-        case "garbled":
-            return Fate(name=fault, told=Answer(status=200, headers={}, body=garbled))
-        case "too fast" | "too many":
-            code = 1303 if fault == "too many" else 1302
-            headers = {"Retry-After": "3"} if which < 0.3 else {}
-            plain = which > 0.8 and fault != "too many"
-            told = page(429) if plain else as_json(429, {"code": code, "message": "slower"}, **headers)
-            return Fate(name=fault, arrives=False, told=told)
-        case "refused":
-            return Fate(name=fault, arrives=False, told=as_json(400, {"code": 7, "message": "not today"}))
-        case "refused oddly":
-            status, words = _ODD[int(len(_ODD) * which)]
-            told = json.dumps(words).replace("{key}", gateway.key).encode()
-            return Fate(name=fault, arrives=False, told=Answer(status=status, headers={}, body=told))
-        case "refused as page":
-            return Fate(name=fault, arrives=False, told=page(403))
-    return Fate(name=fault)  # "repeated" and "mixed up" are the network's
+    faults = CREATE_FAULTS if request.kind == "create" else QUERY_FAULTS
+    occasion = (request.attempt or request.url, request.number)
+    name = next((name for name in faults if name in gateway.rates and gateway.strikes(name, *occasion)), None)
+    if name is None:
+        return Fate()
+    fate = faults[name][2]
+    told = fate.told[int(len(fate.told) * gateway.world.chance("told", *occasion)) :][:1]
+    keyed = (replace(each, body=each.body.replace(b"{key}", gateway.key.encode())) for each in told)
+    return replace(fate, name=name, told=tuple(keyed))
 
 
 class Teller:
     """What one gateway tells of its tasks."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._gateway, self._world = gateway, gateway.world
+        self._gateway = gateway
+        self._strikes, self._chance = gateway.strikes, gateway.world.chance
         self._times: dict[tuple[str, str], int] = {}
         self._missing: set[str] = set()  # names for which a cache has kept "there is none"
 
     def prepared(self, request: Request) -> Request:
         """The request as it reaches the gateway."""
-        if request.kind == "list" and self._has("list capped"):
-            size = min(3, int(parse_qs(urlsplit(request.url).query)["pageSize"][0]))
-            return replace(request, url=f"{request.url.rpartition('=')[0]}={size}")
+        if request.kind == "list" and self._strikes("list capped"):
+            start, _, size = request.url.rpartition("=")
+            return replace(request, url=f"{start}={min(3, int(size))}")
         return request
 
     def told(self, request: Request, answer: Answer) -> Answer:
         """What the client is told instead of the gateway's own answer to a question about tasks."""
-        gateway, name = self._gateway, request.name
-        is_lookup = name.startswith("bg-")
-        if request.kind == "query":
-            task = gateway.by_id(name)
-            if is_lookup and name in self._missing and "no-cache" not in request.headers.get("Cache-Control", ""):
-                self._world.note_fault("cache")
-                return NO_TASK
-            hidden = task is None or self._is_hidden(task, request, is_lookup=is_lookup)
-            if hidden:
-                if is_lookup and self._has("cache"):
-                    self._missing.add(name)
-                return answer if task is None else page(404) if is_lookup and self._has("lookup pages") else NO_TASK
-            return self._answer_about(task, request, answer)
         if request.kind == "list":
             return self._list(request, answer)
-        return answer
+        name = request.name
+        task, is_lookup = self._gateway.by_id(name), name.startswith("bg-")
+        if is_lookup and name in self._missing and "no-cache" not in request.headers.get("Cache-Control", ""):
+            return NO_TASK
+        if task is not None and not self._is_hidden(task, request, is_lookup=is_lookup):
+            return self._answer_about(task, request, answer)
+        if is_lookup and self._strikes("cache"):
+            self._missing.add(name)
+        return answer if task is None else page(404) if is_lookup and self._strikes("lookup pages") else NO_TASK
 
     def _is_hidden(self, task: Task, request: Request, *, is_lookup: bool) -> bool:
-        gateway, world = self._gateway, self._world
-        if gateway.is_per_key and gateway.keys.get(task.id) != request.headers.get("Authorization"):
+        if self._is_of_other_key(task, request):
             return True
         if is_lookup:
-            if self._has("lookup blind") or self._has("lookup pages"):
-                return True
-            return self._is_too_new(task, "lookup lags") or self._is_hidden_running(task)
-        first = 1 + (world.chance("forgets", task.id) < 0.5)
-        share = gateway.rates.get("query forgets", 0.0)
-        return world.strikes("query forgets", share, task.id) and self._count("forgets", task.id) <= first
+            is_never = self._strikes("lookup blind") or self._strikes("lookup pages")
+            return is_never or self._is_too_new(task, "lookup lags") or self._is_hidden_running(task)
+        first = 1 + (self._chance("forgets", task.id) < 0.5)
+        return self._strikes("query forgets", task.id) and self._count("forgets", task.id) <= first
+
+    def _is_of_other_key(self, task: Task, request: Request) -> bool:
+        gateway = self._gateway
+        return gateway.is_per_key and gateway.keys.get(task.id) != request.headers.get("Authorization")
 
     def _is_too_new(self, task: Task, habit: str) -> bool:
-        lag = 0.4 * self._gateway.visibility_delay * self._world.chance(habit, self._gateway.name)
-        return self._has(habit) and self._world.true < self._gateway.due(task) - task.duration / 1000 + lag
+        gateway = self._gateway
+        lag = 0.4 * gateway.visibility_delay * self._chance(habit, gateway.name)
+        return self._strikes(habit) and gateway.world.true < gateway.due(task) - task.duration / 1000 + lag
 
     def _is_hidden_running(self, task: Task) -> bool:
-        """Bound: a task that the client knows runs as well, for as long as tasks take to be visible."""
+        """Bound: a task that the client knows runs as well, and has been visible for long enough."""
         gateway = self._gateway
-        is_running = self._world.true < gateway.due(task)
-        return is_running and self._has("list hides running") and gateway.is_known_to_run(gateway.visibility_delay)
+        is_running = gateway.world.true < gateway.due(task)
+        return is_running and self._strikes("hides running") and gateway.is_known_to_run(gateway.visibility_delay)
 
     def _answer_about(self, task: Task, request: Request, answer: Answer) -> Answer:
-        gateway, world = self._gateway, self._world
         if answer.status != 200:
             return answer
         body = json.loads(answer.body)
-        data = body["data"]
-        if self._has("lookup of other") and request.name.startswith("bg-"):
+        data, has_ended = body["data"], body["data"]["task_status"] == State.SUCCEED
+        is_of_other = has_ended and self._strikes("query of other", task.id) and self._count("other", task.id) <= 2
+        if is_of_other or (request.name.startswith("bg-") and self._strikes("lookup of other")):
             data = self._other(task, request) or data
-        elif self._ended(data) and world.strikes("query of other", gateway.rates.get("query of other", 0), task.id):
-            if self._count("other", task.id) <= 2:
-                data = self._other(task, request) or data
-        if self._ended(data):
-            if world.strikes("fails once", gateway.rates.get("fails once", 0), task.id):
-                if self._count("fails", task.id) == 1:
-                    data["task_status"], data["task_status_msg"] = "failed", "try again"
-                    data.pop("task_result", None)
-            if world.strikes("links late", gateway.rates.get("links late", 0), task.id):
-                times = self._count("links", task.id)
-                if times <= 3 and "task_result" in data:
-                    data["task_result"]["images"] = data["task_result"]["images"][: (times - 1) % 2]
-        return self._finished(body, data, task.id)
-
-    def _finished(self, body: dict[str, Any], data: dict[str, Any], name: str) -> Answer:
-        gateway, world = self._gateway, self._world
         images = data.get("task_result", {}).get("images", [])
-        if world.strikes("links shuffled", gateway.rates.get("links shuffled", 0), name):
-            turn = self._count("shuffled", name) % max(1, len(images))
+        if has_ended and self._strikes("fails once", task.id) and self._count("fails", task.id) == 1:
+            data |= {"task_status": "failed", "task_status_msg": "try again", "task_result": {}}
+        if has_ended and self._strikes("links late", task.id) and (times := self._count("links", task.id)) <= 3:
+            del images[(times - 1) % 2 :]
+        if images and self._strikes("links shuffled", task.id):
+            turn = self._count("shuffled", task.id) % len(images)
             images[:] = images[turn:] + images[:turn]
-        if world.strikes("numbered from one", gateway.rates.get("numbered from one", 0), gateway.name):
+        if self._strikes("numbered from one"):
             for image in images:
                 image["index"] += 1
-        if data.get("task_status") in {"submitted", "processing"}:
-            if world.strikes("odd words", gateway.rates.get("odd words", 0), name):
-                data["task_status"] = ("on its way", "QUEUED", "In-Progress")[int(3 * world.chance("words", name))]
-        if world.strikes("codes as text", gateway.rates.get("codes as text", 0), gateway.name):
-            body["code"] = "Success"
-        return as_json(200, body | {"data": data})
+        if data["task_status"] in {"submitted", "processing"} and self._strikes("odd words", task.id):
+            data["task_status"] = ("on its way", "QUEUED", "In-Progress")[int(3 * self._chance("words", task.id))]
+        return self._finished(body, data)
+
+    def _finished(self, body: dict[str, Any], data: object) -> Answer:
+        return as_json(200, body | {"data": data} | ({"code": "Success"} if self._strikes("codes as text") else {}))
 
     def _list(self, request: Request, answer: Answer) -> Answer:
-        gateway, world = self._gateway, self._world
         if answer.status != 200:
             return answer
         body = json.loads(answer.body)
-        items = body["data"]
-        if self._has("list oldest first") or self._has("list shuffled"):
-            items = self._in_other_order(request)
         shown = []
-        for item in items:
-            task = gateway.by_id(item["task_id"])
-            is_foreign = gateway.is_per_key and gateway.keys.get(task.id) != request.headers.get("Authorization")
-            if is_foreign or self._is_too_new(task, "list lags") or self._is_hidden_running(task):
+        for item in self._in_its_order(request, body["data"]):
+            task = self._gateway.by_id(item["task_id"])
+            if (
+                self._is_of_other_key(task, request)
+                or self._is_too_new(task, "list lags")
+                or self._is_hidden_running(task)
+            ):
                 continue
             own = item.get("task_info", {}).get("external_task_id", "")
-            if self._has("list without ids"):
+            if self._strikes("list without ids"):
                 item["task_info"] = {}
-            elif self._has("list cuts ids"):
+            elif self._strikes("list cuts ids"):
                 item["task_info"] = {"external_task_id": own[:16]}
-            elif self._has("list in capitals"):
+            elif self._strikes("list in capitals"):
                 item["task_info"] = {"external_task_id": own.upper()}
-            if self._has("list in seconds"):
+            if self._strikes("list in seconds"):
                 item["created_at"] //= 1000
-            if self._has("list few links") and "task_result" in item:
-                item["task_result"]["images"] = item["task_result"]["images"][:1]
+            if self._strikes("list few links") and "task_result" in item:
+                del item["task_result"]["images"][1:]
             shown.append(item)
-        if world.strikes("codes as text", gateway.rates.get("codes as text", 0), gateway.name):
-            body["code"] = "Success"
-        return as_json(200, body | {"data": shown})
+        return self._finished(body, shown)
 
-    def _in_other_order(self, request: Request) -> list[dict[str, Any]]:
-        """A page of all tasks in an order that stays the same."""
-        gateway, query = self._gateway, parse_qs(urlsplit(request.url).query)
+    def _in_its_order(self, request: Request, newest: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """A page of all tasks, in an order that stays the same."""
+        is_oldest_first, is_shuffled = self._strikes("list oldest first"), self._strikes("list shuffled")
+        if not (is_oldest_first or is_shuffled):
+            return newest
+        query = parse_qs(urlsplit(request.url).query)
         size, number = int(query["pageSize"][0]), int(query["pageNum"][0])
-        every = replace(request, url=f"{urlsplit(request.url)._replace(query='').geturl()}?pageNum=1&pageSize=500")
-        items: list[dict[str, Any]] = json.loads(gateway.process(every)[0].body)["data"]
-        if self._has("list shuffled"):
+        every = replace(request, url=f"{request.url.partition('?')[0]}?pageNum=1&pageSize=500")
+        items: list[dict[str, Any]] = json.loads(self._gateway.process(every)[0].body)["data"][::-1]
+        if is_shuffled:
             items.sort(key=lambda item: hashlib.sha256(item["task_id"].encode()).digest())
-        else:
-            items.reverse()
         return items[(number - 1) * size : number * size]
 
     def _other(self, task: Task, request: Request) -> dict[str, Any] | None:
         """Another task of the account, as a query would tell of it."""
-        others = [each for each in self._gateway.tasks if each.request.external_id != task.request.external_id]
+        tasks = self._gateway.tasks
+        others = [each for each in tasks if each is not task and not self._is_of_other_key(each, request)]
         if not others:
             return None
-        other = others[int(len(others) * self._world.chance("other", task.id))]
-        if self._gateway.is_per_key and self._gateway.keys.get(other.id) != request.headers.get("Authorization"):
-            return None
-        path = request.url.rpartition("/")[0]
-        data: dict[str, Any] = json.loads(self._gateway.process(replace(request, url=f"{path}/{other.id}"))[0].body)["data"]
+        other = others[int(len(others) * self._chance("other", task.id))]
+        answer, _ = self._gateway.process(replace(request, url=f"{request.url.rpartition('/')[0]}/{other.id}"))
+        data: dict[str, Any] = json.loads(answer.body)["data"]
         return data
-
-    def _has(self, habit: str) -> bool:
-        return self._world.strikes(habit, self._gateway.rates.get(habit, 0.0), self._gateway.name)
 
     def _count(self, what: str, name: str) -> int:
         self._times[what, name] = self._times.get((what, name), 0) + 1
         return self._times[what, name]
-
-    @staticmethod
-    def _ended(data: dict[str, Any]) -> bool:
-        return data.get("task_status") == State.SUCCEED

@@ -26,7 +26,7 @@ from batchgen.app.audit import audit
 from batchgen.app.plan import plan
 from batchgen.callbacks import endpoint, server
 from batchgen.engine.context import Context
-from batchgen.errors import BatchgenError, BudgetSpent, CommandError, DiskRefused
+from batchgen.errors import BatchgenError, CommandError, DiskRefused
 from batchgen.http import client, downloads
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import connection, versions
@@ -36,15 +36,13 @@ from tests.simulation import loop, network, story
 from tests.simulation.gateway import Gateway
 from tests.simulation.network import Network, Window
 from tests.simulation.oracle import Books, Oracle, demand
-from tests.simulation.story import KINDS, EDITS, Step, Story
-from tests.simulation.world import Crash, Violation, World
+from tests.simulation.story import KINDS, Step, Story
+from tests.simulation.world import Violation, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from batchgen.app.run_result import RunResult
-
-__all__ = ["EDITS", "Life", "install"]
 
 # --- what stands in for the machine ------------------------------------------------------------------------
 
@@ -152,7 +150,7 @@ class Life:
         self.manifest = self.story.manifest
         self.root = folder / "disk" / "out"
         self.outputs = [self.root]
-        self.gateways = {plan.name: self._gateway(plan) for plan in self.story.accounts}
+        self.gateways = {account.name: self._gateway(account) for account in self.story.accounts}
         self.network = world.network = Network(world, self.gateways)
         self.oracle = Oracle(self)
         self.troubled: set[str] = set()  # attempts whose create was not simply accepted
@@ -161,8 +159,8 @@ class Life:
         self._taken: list[tuple[Path, bytes]] = []  # files that the user took away
         self._kept_ledger: bytes | None = None
         self._read: dict[str, Any] = {}
-        for plan in self.story.accounts:
-            self._set_key(plan.name, 1)
+        for account in self.story.accounts:
+            self._set_key(account.name, 1)
 
     def _gateway(self, plan: story.AccountPlan) -> Gateway:
         use = KINDS[plan.kind]["use"]
@@ -217,9 +215,9 @@ class Life:
 
     def _play(self, step: Step) -> None:
         if step.does == "run":
-            self._run(step.with_)
+            self._run(step.given)
         else:
-            getattr(self, f"_{step.does.replace(' ', '_')}")(**step.with_)
+            getattr(self, f"_{step.does.replace(' ', '_')}")(**step.given)
 
     def _end(self) -> None:
         """The faults stop; after at most three plain runs everything is there."""
@@ -239,9 +237,11 @@ class Life:
                     result = self._run({"options": {}})
                 elif isinstance(result, DiskRefused):  # all images are gone, as if a drive were not mounted
                     result = self._run({"options": {"refetch": True}})
-                if not isinstance(result, BatchgenError) and not result.unfinished and not {*LIVE, Status.PENDING} & {
-                    *result.jobs
-                }:
+                if (
+                    not isinstance(result, BatchgenError)
+                    and not result.unfinished
+                    and not {*LIVE, Status.PENDING} & {*result.jobs}
+                ):
                     break  # another run has nothing to do
             self.oracle.check_end(self.root, self._loaded(), result)
         self.oracle.check_nothing_lost()
@@ -255,7 +255,9 @@ class Life:
         options = dict(befalls["options"])
         self._write_manifest()
         self._prepare(befalls)
-        self.oracle.may_resend |= bool(options.get("retry_unknown")) or self.manifest["run"].get("on_unknown") == "resend"
+        self.oracle.may_resend |= (
+            bool(options.get("retry_unknown")) or self.manifest["run"].get("on_unknown") == "resend"
+        )
         self.oracle.may_remake |= bool(options.get("retry_failed"))
         before = self.oracle.images_billed()
         if "deadline" in options:
@@ -314,7 +316,7 @@ class Life:
         at("power cut at step", lambda: world.crash(f"at step {world.steps}", power=True))
         at("interrupted at step", self._interrupt)
         at("suspended at step", lambda seconds, lid: world.suspend(seconds, lid=lid))
-        at("clock set at step", self._set_clock)
+        at("clock set at step", world.set_clock)
         at("disk full at step", partial(setattr, world, "disk_full", True))
         world.begin_run(events)
         world.watch_disk()
@@ -326,18 +328,16 @@ class Life:
             gateway.windows.clear()
         if (window := befalls.get("window")) and "window" not in world.without:
             name, kind, after, lasts = window
-            self.gateways[name].windows.append(Window(kind=kind, begins=world.true + after, ends=world.true + after + lasts))
+            self.gateways[name].windows.append(
+                Window(kind=kind, begins=world.true + after, ends=world.true + after + lasts)
+            )
 
     def _interrupt(self) -> None:
-        if (handler := self.world.loop.signals.get(signal.SIGINT)) is not None:
-            self.world.note("Ctrl-C")
+        number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[int(3 * self.world.chance("signal", self.world.steps))]
+        if (handler := self.world.loop.signals.get(number)) is not None:
+            self.world.note(number.name)
             self.world.note_fault("signal")
             handler()
-
-    def _set_clock(self, seconds: float) -> None:
-        self.world.note(f"the clock is set by {seconds:.0f} s")
-        self.world.note_fault("clock set")
-        self.world.wall_offset += seconds
 
     def _note_limits(self, manifest: Any) -> None:
         for name, gateway in self.gateways.items():
@@ -360,40 +360,35 @@ class Life:
             self._read = {"key": key, "manifest": batchgen.load_manifest(self._path, provider=provider)}
         return self._read["manifest"]
 
-    # --- what the user does ---------------------------------------------------------------------------------
+    # --- what the user does: each takes what `story._move` gives --------------------------------------------
 
     @property
     def _has_ids(self) -> bool:
-        return all(plan.has_ids for plan in self.story.accounts)
+        """Else a ledger that is put back, or copied, asks for everything anew: nobody could prevent that."""
+        return all(account.has_ids for account in self.story.accounts)
 
     def _edit(self, what: str, seed: int) -> None:
         self.manifest = story.edited(self.manifest, what, seed)
+        self.oracle.has_one_price &= what != "other price"
 
     def _files(self) -> list[Path]:
         return sorted(path for path in (self.root / "images").rglob("*") if path.is_file())
 
-    def _take(self, path: Path) -> None:
-        body = path.read_bytes()
-        self._taken.append((path, body))
-        self.oracle.deleted.add(_hash(body))
-        path.unlink()
-
-    def _delete_files(self, seed: int) -> None:
-        for path in self._files()[seed % 3 :: 3]:
-            self._take(path)
+    def _delete_files(self, seed: int, every: int = 3) -> None:
+        for path in self._files()[seed % every :: every]:
+            self._taken.append((path, path.read_bytes()))
+            self.oracle.note_deleted(self._taken[-1][1])
+            path.unlink()
 
     def _delete_all_images(self, seed: int) -> None:
-        for path in self._files():
-            self._take(path)
+        self._delete_files(seed, every=1)
         if seed % 2:
             shutil.rmtree(self.root / "images", ignore_errors=True)
 
     def _damage_a_file(self, seed: int) -> None:
-        files = self._files()
-        if files:
-            path = files[seed % len(files)]
+        for path in self._files()[seed % 5 :: 5][:1]:
             body = path.read_bytes()
-            self.oracle.deleted.add(_hash(body))
+            self.oracle.note_deleted(body)
             path.write_bytes(body[: len(body) // 2] if seed % 2 else body + b"more")
 
     def _return_files(self, seed: int) -> None:
@@ -402,32 +397,25 @@ class Life:
                 path.write_bytes(body)
         self._taken = self._taken[1 - seed % 2 :: 2]
 
-    def _delete_the_index(self, seed: int) -> None:
+    def _delete_a_view(self, seed: int) -> None:
         (self.root / ("index.csv" if seed % 2 else "failures.csv")).unlink(missing_ok=True)
 
-    def _other_key(self, seed: int) -> None:
-        self._set_key("one", 2 + seed % 2)
+    def _set_a_key(self, seed: int) -> None:
+        self._set_key("one", 1 + seed % 3)
 
-    def _first_key(self, seed: int) -> None:
-        del seed
-        self._set_key("one", 1)
-
-    def _keep_the_ledger(self, seed: int) -> None:
-        del seed
+    def _keep_the_ledger(self, seed: int) -> None:  # noqa: ARG002
         path = self.root / "state.sqlite3"
         if self._has_ids and path.exists() and not path.with_name("state.sqlite3-wal").exists():
             self._kept_ledger = path.read_bytes()
 
-    def _restore_the_ledger(self, seed: int) -> None:
-        del seed
+    def _restore_the_ledger(self, seed: int) -> None:  # noqa: ARG002
         if self._kept_ledger is not None:
             for end in ("-wal", "-shm"):
                 (self.root / f"state.sqlite3{end}").unlink(missing_ok=True)
             (self.root / "state.sqlite3").write_bytes(self._kept_ledger)
             self.oracle.copies += 1
 
-    def _copy_the_output(self, seed: int) -> None:
-        del seed
+    def _copy_the_output(self, seed: int) -> None:  # noqa: ARG002
         copy = self.root.with_name("copy")
         if self._has_ids and self.root.exists() and not copy.exists():
             shutil.copytree(self.root, copy)
@@ -446,41 +434,34 @@ class Life:
         self.rehearsed = before or self.root == own
         self.root = own
 
-    def _look(self, seed: int) -> None:
+    def _look(self, seed: int) -> None:  # noqa: ARG002
         """What only looks changes nothing and asks nobody."""
         with self._unchanged(), self._unpaid():
-            for look in (plan, partial(audit, offline=True)):
-                try:
-                    look(self._loaded(), output=self.root) if look is plan else look(self._loaded(), self.root)
-                except BatchgenError as error:
-                    self.world.note(f"  {error}")
+            self._told(lambda: plan(self._loaded(), output=self.root))
+            self._told(lambda: audit(self._loaded(), self.root, offline=True))
             demand(self.world.requests == 0, "plan or audit --offline has asked somebody")
-        del seed
 
-    def _audit(self, seed: int) -> None:
-        del seed
+    def _ask(self, seed: int) -> None:  # noqa: ARG002
         with self._unchanged(), self._unpaid():
-            try:
-                audit(self._loaded(), self.root)
-            except BatchgenError as error:
-                self.world.note(f"  {error}")
+            self._told(lambda: audit(self._loaded(), self.root))
 
-    def _adopt(self, seed: int = 0) -> None:
-        del seed
+    def _adopt(self, seed: int = 0) -> None:  # noqa: ARG002
         with self._unpaid():
-            try:
-                report = audit(self._loaded(), self.root, adopt=True)
-                self.world.note(f"  adopted: {report.sentence}")
-            except BatchgenError as error:
-                self.world.note(f"  {error}")
+            self._told(lambda: audit(self._loaded(), self.root, adopt=True))
         self.oracle.check_money()
 
-    def _set_the_clock(self, seed: int, seconds: float) -> None:
-        del seed
-        self._set_clock(seconds)
+    def _told(self, command: Callable[[], Any]) -> Any:
+        """What a command returns; None where it ends with a sentence."""
+        try:
+            return command()
+        except BatchgenError as error:
+            self.world.note(f"  {error}")
+            return None
 
-    def _wait(self, seed: int, seconds: float) -> None:
-        del seed
+    def _set_the_clock(self, seed: int, seconds: float) -> None:  # noqa: ARG002
+        self.world.set_clock(seconds)
+
+    def _wait(self, seed: int, seconds: float) -> None:  # noqa: ARG002
         self._pass(seconds)
 
     @contextmanager
@@ -501,13 +482,3 @@ class Life:
         files = (path for path in sorted(self.root.rglob("*")) if path.is_file())
         found = ((path, path.stat()) for path in files if not path.name.startswith("state.sqlite3-"))
         return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
-
-
-def _hash(body: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(body).hexdigest()
-
-
-assert Crash
-assert BudgetSpent

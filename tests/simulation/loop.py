@@ -81,7 +81,9 @@ class Loop(asyncio.BaseEventLoop):
             self._timer_cancelled_count -= 1
             heappop(scheduled)._scheduled = False
         if not ready and not self._stopping:
-            times = [time for time in (world.next_event(), scheduled[0]._when if scheduled else None) if time is not None]
+            times = [
+                time for time in (world.next_event(), scheduled[0]._when if scheduled else None) if time is not None
+            ]
             if not times:
                 raise Violation("the run waits for nothing")
             world.advance(max(world.now, min(times)))

@@ -16,7 +16,7 @@ from batchgen.jobs import is_inline
 from batchgen.providers.validated import ValidatedProvider
 from tests.simulation import world as worlds
 from tests.simulation.gateway import Request
-from tests.simulation.liar import Fate, as_json, fate_of, page
+from tests.simulation.liar import Fate, error, fate_of, page
 from tests.simulation.world import MOST_REQUESTS, Crash, Violation
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 _attempt: ContextVar[str] = ContextVar("attempt", default="")
-_SECOND_COPY = {1000: 401, 1102: 429, 1103: 403, 1200: 400, 1201: 400, 1203: 404, 1302: 429, 1303: 429, 1304: 429}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +49,9 @@ class Network:
 
     def begin_run(self) -> None:
         self.sends: list[tuple[float, Gateway, str, int]] = []
-        self.held: dict[str, dict[str, int]] = {}  # by gateway: units of each attempt that the client knows to hold slots
+        self.held: dict[
+            str, dict[str, int]
+        ] = {}  # by gateway: units of each attempt that the client knows to hold slots
         self.refused_or_unclear: set[str] = set()  # attempts whose create was not simply accepted
 
     # --- a request ----------------------------------------------------------------------------------------
@@ -98,8 +99,6 @@ class Network:
 
         def arrive() -> None:
             answer, made = gateway.process(gateway.teller.prepared(request)) if fate.arrives else (None, None)
-            if fate.name == "repeated" and made is not None:
-                answer = self._second_copy(gateway, request)
             if fate.name == "mixed up" and made is not None and len(gateway.tasks) > 1:
                 other = gateway.tasks[-2].id
                 path = f"{request.url}/{other}"
@@ -108,7 +107,7 @@ class Network:
                 answer = gateway.teller.told(request, answer)
             if fate.cut or fate.silent or fate.refused:
                 return
-            told = fate.told or answer
+            told = fate.told[0] if fate.told else answer
             due = gateway.due(made) if made is not None and gateway.answers_with_images else world.true
             when = max(world.true, due) + back
             if when - sent > timeout:
@@ -133,11 +132,6 @@ class Network:
             arrival = lost_after + 0.5 * gateway.visibility_delay * world.chance("late", *name)
         world.at(arrival, arrive)
 
-    def _second_copy(self, gateway: Gateway, request: Request) -> Answer:
-        codes = sorted(_SECOND_COPY)
-        code = codes[int(len(codes) * self.world.chance("second copy", request.attempt))]
-        return as_json(_SECOND_COPY[code], {"code": code, "message": "of the second copy"})
-
     def _in_window(self, gateway: Gateway, request: Request) -> Fate | None:
         """What becomes of a request while the gateway does not work."""
         for window in gateway.windows:
@@ -147,14 +141,13 @@ class Network:
                     case "refused":
                         return Fate(name="outage", arrives=False, refused=True)
                     case "page":
-                        return Fate(name="outage", arrives=False, told=page(503))
+                        return Fate(name="outage", arrives=False, told=(page(503),))
                     case "silent":
                         return Fate(name="outage", arrives=False, silent=True)
                     case "key":
-                        return Fate(name="key refused", arrives=False, told=as_json(401, {"code": 1000, "message": "key"}))
+                        return Fate(name="key refused", arrives=False, told=(error(401, 1000),))
                     case "money" if request.kind == "create":
-                        told = as_json(429, {"code": 1102, "message": "the resource pack is used up"})
-                        return Fate(name="no money", arrives=False, told=told)
+                        return Fate(name="no money", arrives=False, told=(error(429, 1102),))
         return None
 
     # --- what the oracle is to know ---------------------------------------------------------------------------
@@ -163,7 +156,9 @@ class Network:
         """A key goes with its own account's requests, in its header, and nowhere else."""
         sent = request.headers.get("Authorization", "")
         elsewhere = f"{request.url} {request.body.decode()}"
-        if any(key in elsewhere or (key in sent and not key.startswith(f"key-of-{gateway.name}-")) for key in self.keys):
+        if any(
+            key in elsewhere or (key in sent and not key.startswith(f"key-of-{gateway.name}-")) for key in self.keys
+        ):
             raise Violation(f"a key went out of its account: {request.method} {request.url}")
 
     def _note_create(self, gateway: Gateway, request: Request, fate: Fate) -> None:
@@ -185,7 +180,9 @@ class Network:
     def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer) -> None:
         """Slots are held from here on only where the client was told that it has a task."""
         is_accepted = not fate.name and answer.status == 200 and not gateway.answers_with_images
-        task = next((task for task in reversed(gateway.tasks) if gateway.attempts.get(task.id) == request.attempt), None)
+        task = next(
+            (task for task in reversed(gateway.tasks) if gateway.attempts.get(task.id) == request.attempt), None
+        )
         if is_accepted and task is not None:
             gateway.known_since[task.id] = self.world.true
             ends = gateway.due(task)  # before that, no answer says that it has ended; unless it is called failed
@@ -212,28 +209,26 @@ class Network:
         if gateway is None:  # an adopted image has no link until its task is queried
             raise ImageBroken("The gateway gave a link that is no http or https address.")
         await asyncio.sleep(0.02 + 20.0 * world.chance("download", url, number) ** 8)
-        rates, occasion = gateway.rates, (url.partition("?")[0], number)
+        name = url.partition("?")[0]
         if any(window.kind == "images" and window.begins <= world.true < window.ends for window in gateway.windows):
-            if not world.is_honest:
-                world.note_fault("window: images")
-                raise LinkExpired("The image is not at its link (HTTP 403).")
-        refusals = 1 + int(3 * world.chance("refusals", occasion[0]))
-        if world.strikes("image refused", rates.get("image refused", 0), occasion[0]) and number <= refusals:
+            world.note_fault("window: images")
             raise LinkExpired("The image is not at its link (HTTP 403).")
-        if world.strikes("image cut", rates.get("image cut", 0), *occasion):
+        if gateway.strikes("image refused", name) and number <= 1 + int(3 * world.chance("refusals", name)):
+            raise LinkExpired("The image is not at its link (HTTP 403).")
+        if gateway.strikes("image cut", name, number):
             raise ImageBroken("The image's download was cut off.")
-        if world.strikes("image lost", rates.get("image lost", 0), *occasion):
+        if gateway.strikes("image lost", name, number):
             raise Unclear("The image's host did not answer in time.")
-        if world.strikes("image page", rates.get("image page", 0), *occasion):
+        if gateway.strikes("image page", name, number):
             return page(200).body
         answer = gateway.process(Request(method="GET", url=url, headers={}))[0]
         if answer.status != 200:
             raise LinkExpired(f"The image is not at its link (HTTP {answer.status}).")
         body = answer.body
-        if world.strikes("image short", rates.get("image short", 0), *occasion):
+        if gateway.strikes("image short", name, number):
             return body[: len(body) // 2]
-        if world.strikes("image corrupt", rates.get("image corrupt", 0), *occasion):
-            at = 8 + int((len(body) - 20) * world.chance("byte", *occasion))
+        if gateway.strikes("image corrupt", name, number):
+            at = 8 + int((len(body) - 20) * world.chance("byte", name, number))
             return body[:at] + bytes([body[at] ^ 0x55]) + body[at + 1 :]
         return body
 

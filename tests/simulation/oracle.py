@@ -10,7 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from batchgen.errors import AccountStopped, BatchgenError, BudgetSpent, ExitCode, ReasonCode, RunStopped
+from batchgen.app.audit import audit
+from batchgen.app.plan import plan
+from batchgen.errors import BatchgenError, ExitCode, ReasonCode
 from batchgen.matrix.expand import expand
 from tests.simulation.world import Violation
 
@@ -43,7 +45,9 @@ class Books:
         if not path.exists() or not path.stat().st_size:
             return cls({}, {}, [])
         with closing(sqlite3.connect(path)) as db:
-            attempts = db.execute("SELECT external_id, job_id, number, outcome, account FROM attempt WHERE rehearsal = 0")
+            attempts = db.execute(
+                "SELECT external_id, job_id, number, outcome, account FROM attempt WHERE rehearsal = 0"
+            )
             jobs = db.execute("SELECT id, status, attempt FROM job")
             wanted = db.execute("SELECT job_id FROM wanted ORDER BY seq")
             return cls(
@@ -66,8 +70,12 @@ class Oracle:
         self.may_resend = False  # the user has asked for what may be paid again
         self.may_remake = False
         self.copies = 0  # ledgers besides the first: each asks for what it does not know
+        self.has_one_price = True
         self._books: dict[Path, Books] = {}
         self.deleted: set[str] = set()  # hashes of files that the user deleted or damaged
+
+    def note_deleted(self, body: bytes) -> None:
+        self.deleted.add(hashlib.sha256(body).hexdigest())
 
     # --- at every moment ----------------------------------------------------------------------------------
 
@@ -79,7 +87,8 @@ class Oracle:
             known = {book.attempts[attempt] for book in books if attempt in book.attempts}
             outcomes = {outcome for _, _, outcome, account in known if account == gateway.name}
             demand(
-                not outcomes or outcomes - _UNPAID, f"{attempt} is recorded as {sorted(outcomes)}, and {task.id} is billed"
+                not outcomes or outcomes - _UNPAID,
+                f"{attempt} is recorded as {sorted(outcomes)}, and {task.id} is billed",
             )
         by_job: dict[str, list[tuple[int, str]]] = {}
         for _, _, attempt in self._billed():
@@ -87,7 +96,8 @@ class Oracle:
             by_job.setdefault(job, []).append((int(number), attempt))
         for job, paid in by_job.items():
             outcomes = {
-                attempt: {book.attempts[attempt][2] for book in books if attempt in book.attempts} for _, attempt in paid
+                attempt: {book.attempts[attempt][2] for book in books if attempt in book.attempts}
+                for _, attempt in paid
             }
             certain = [attempt for _, attempt in sorted(paid)[:-1] if not outcomes[attempt] & _IN_DOUBT]
             demand(len(certain) <= self.copies, f"the job {job} is paid {len(paid)} times: {outcomes}")
@@ -123,12 +133,13 @@ class Oracle:
         billed = self.images_billed()
         most = manifest.budget.max_images
         demand(most is None or billed <= max(most, billed_before), f"{billed} images are billed, of {most} allowed")
-        if manifest.budget.max_cost is not None:
-            most = int(manifest.budget.max_cost / manifest.account.prices.of_image("default", "1k"))
+        price = manifest.account.prices.of_image("default", "1k")
+        if manifest.budget.max_cost is not None and self.has_one_price:
+            most = int(manifest.budget.max_cost / price)
             demand(billed <= max(most, billed_before), f"{billed} images are billed, of {most} that the money allows")
         if max_cost is not None:
             new = sum(units for _, _, attempt, units in self._life.network.sends if attempt in self._paid_attempts())
-            demand(new * 0.02 <= max_cost + 1e-9, f"{new} images are billed in a run of {max_cost}")
+            demand(new * float(price) <= max_cost + 1e-9, f"{new} images are billed in a run of {max_cost}")
 
     def _paid_attempts(self) -> set[str]:
         return {attempt for _, _, attempt in self._billed()}
@@ -159,7 +170,9 @@ class Oracle:
         demand(done <= found.keys(), f"done by the ledger, and not in the index: {sorted(done - found.keys())}")
         return found
 
-    def check_result(self, root: Path, manifest: Manifest, result: RunResult, messages: list[str], options: Any) -> None:
+    def check_result(
+        self, root: Path, manifest: Manifest, result: RunResult, messages: list[str], options: Any
+    ) -> None:
         """What a run returns is true."""
         book = self._book(root)
         found = self.check_output(root, painted=manifest.account.is_local_sandbox)
@@ -192,10 +205,17 @@ class Oracle:
     def check_end(self, root: Path, manifest: Manifest, result: RunResult | BatchgenError) -> None:
         """After the faults have stopped: everything is there, or what is not is said, and for a reason."""
         demand(not isinstance(result, BatchgenError), f"the last plain run ends with: {result}")
-        book = Books.read(root)
+        book = self._book(root)
         for job in expand(manifest):
             status = book.jobs.get(job.id, ("pending", 0))[0]
             demand(status == "done" or self._is_excused(job.id, status), f"{job.id} is {status} in the end")
+        left = plan(manifest, output=root)
+        demand(not left.anything_to_do, f"after the last run, plan finds {left.make.jobs} to make")
+        report = audit(manifest, root, offline=True)
+        in_doubt = any(outcome in _IN_DOUBT for _, _, outcome, _ in book.attempts.values())
+        demand(report.twice == 0 or in_doubt or self.copies, f"audit says: {report.sentence}")
+        if result.exit_code == ExitCode.OK and not (in_doubt or self.copies):
+            demand(report.is_consistent, f"exit 0, and audit is not content: {report.sentence}")
 
     def _is_excused(self, job: str, status: str) -> bool:
         """Whether the job had the trouble that its status speaks of."""
@@ -222,17 +242,13 @@ class Oracle:
         have: set[str] = set()
         for root in self._life.outputs:
             for top in ("images", "retired"):
-                have |= {hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / top).rglob("*") if path.is_file()}
+                have |= {
+                    hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / top).rglob("*") if path.is_file()
+                }
         books = [Books.read(root) for root in self._life.outputs]
         for gateway, task, attempt in self._billed():
             missing = gateway.pictures(task) - have - self.deleted
             outcomes = {book.attempts[attempt][2] for book in books if attempt in book.attempts}
-            demand(not missing or outcomes & _IN_DOUBT, f"{attempt} is paid for as {task.id}, and not there: {outcomes}")
-
-
-def is_expected(error: BaseException) -> bool:
-    """Whether a run may end so."""
-    return isinstance(error, BatchgenError)
-
-
-__all__ = ["AccountStopped", "Books", "BudgetSpent", "Oracle", "RunStopped", "demand", "is_expected"]
+            demand(
+                not missing or outcomes & _IN_DOUBT, f"{attempt} is paid for as {task.id}, and not there: {outcomes}"
+            )

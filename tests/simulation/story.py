@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.liar import ASKED, CREATE_FAULTS, FAULTS, HABITS, IDS, QUERY_FAULTS
+from tests.simulation.liar import BOUNDS, CREATE_FAULTS, HABITS, IDS, QUERY_FAULTS, TOLD_FAULTS
 
 if TYPE_CHECKING:
     from random import Random
@@ -21,7 +21,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "links in the answer": {"use": "openai", "models": ["picture-1", "picture-2"], "response_format": "url"},
     "images in the answer": {"use": "openai", "models": ["picture-1", "picture-2"], "response_format": "b64_json"},
 }
-_SUBJECTS = ("a cat", "a dog", "=SUM(A1)", "a boat at dawn", "ein Fuchs im Schnee", "富士山", "a key on a table", "a {{ what }}")
+_SUBJECTS = (
+    "a cat",
+    "a dog",
+    "=SUM(A1)",
+    "a boat at dawn",
+    "ein Fuchs im Schnee",
+    "富士山",
+    "a key on a table",
+    "a {{ what }}",
+)
 _RATES = (0.02, 0.1, 0.3, 0.7)
 
 
@@ -51,10 +60,10 @@ class Step:
 
     number: int
     does: str
-    with_: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        details = ", ".join(f"{key}={value}" for key, value in self.with_.items() if value not in (None, False, 0, {}, []))
+        details = ", ".join(f"{key}={value}" for key, value in self.given.items() if value)
         return f"step {self.number}: {self.does}{f' ({details})' if details else ''}"
 
 
@@ -76,8 +85,8 @@ def draw(rng: Random) -> Story:
     for number in range(rng.choice((1, 2, 2, 3, 3, 4))):
         if number:
             for _ in range(rng.choice((0, 1, 1, 2, 3))):
-                _move(rng, steps, accounts)
-        steps.append(Step(number=len(steps), does="run", with_=_run(rng, accounts)))
+                steps.append(_move(rng, len(steps)))
+        steps.append(Step(number=len(steps), does="run", given=_run(rng, accounts)))
     return Story(accounts=accounts, manifest=manifest, steps=steps)
 
 
@@ -119,21 +128,23 @@ def _account(rng: Random, name: str, kind: str) -> AccountPlan:
 
 def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
     """A few faults of this account; some accounts have none."""
-    possible = [fault for fault, (_, bound) in FAULTS.items() if has_ids or bound not in {IDS, ASKED}]
     rates: dict[str, float] = {}
     if rng.random() < 0.1:
         return rates
-    for family, number in ((CREATE_FAULTS, (0, 1, 1, 2, 3)), (QUERY_FAULTS, (0, 0, 1)), (HABITS, (0, 0, 1, 2))):
-        names = [fault for fault in possible if fault in family]
+    drawn = (
+        (CREATE_FAULTS, (0, 1, 1, 2, 3)),
+        (QUERY_FAULTS, (0, 0, 1)),
+        (TOLD_FAULTS, (0, 0, 1, 2)),
+        (HABITS, (0, 0, 1, 2)),
+    )
+    for family, number in drawn:
+        names = [fault for fault in family if has_ids or BOUNDS[fault] is not IDS]
         for fault in rng.sample(names, min(len(names), rng.choice(number))):
             rates[fault] = 1.0 if family is HABITS else rng.choice(_RATES)
     if "repeated" in rates:  # bound: the one question that follows a refusal has its answer
         kept = {"lookup pages"} if lists else set()
         hidden = {*HABITS, "query refused", "query page"} - kept
         rates = {fault: rate for fault, rate in rates.items() if fault not in hidden}
-    told = [fault for fault in possible if fault not in CREATE_FAULTS | QUERY_FAULTS | HABITS]
-    for fault in rng.sample(told, rng.choice((0, 0, 1, 2))):
-        rates[fault] = rng.choice(_RATES)
     return rates
 
 
@@ -230,6 +241,9 @@ def edited(manifest: dict[str, Any], what: str, seed: int) -> dict[str, Any]:
                 account["limits"]["concurrency"] = (3, 4, 9)[seed % 3]
         case "resend":
             new["run"]["on_unknown"] = ("hold", "resend")[seed % 2]
+        case "other price":
+            for account in new["providers"].values():
+                account["prices"]["default"] = (0.01, 0.05)[seed % 2]
     return new
 
 
@@ -239,43 +253,42 @@ def _text(prompt: Any) -> str:
 
 EDITS = (
     *("add prompt", "remove prompt", "reverse prompts", "rename", "more images", "other path", "one ratio fewer"),
-    *("more budget", "repeat", "other provider", "more attempts", "other concurrency", "resend"),
+    *("more budget", "repeat", "other provider", "more attempts", "other concurrency", "resend", "other price"),
 )
 
 # --- what happens -----------------------------------------------------------------------------------------------
 
-MOVES = {  # with their weights; docs/simulation.md says how to add one
+MOVES = {  # each with its weight; docs/simulation.md says how to add one
     "edit": 8,
     "delete files": 3,
     "delete all images": 1,
     "damage a file": 2,
     "return files": 2,
-    "delete the index": 1,
-    "other key": 1,
-    "first key": 1,
+    "delete a view": 1,
+    "set a key": 2,
     "keep the ledger": 2,
     "restore the ledger": 2,
     "copy the output": 1,
     "other output": 1,
     "rehearse": 1,
     "look": 2,
-    "audit": 1,
+    "ask": 1,
     "adopt": 2,
     "set the clock": 1,
     "wait": 4,
 }
+_SECONDS = {"wait": (600.0, 7200.0, 90_000.0, 400_000.0), "set the clock": (-90_000.0, -3600.0, 7200.0, 200_000.0)}
 
 
-def _move(rng: Random, steps: list[Step], _accounts: list[AccountPlan]) -> None:
+def _move(rng: Random, number: int) -> Step:
+    """`seed` is for what the move itself has to choose."""
     does = rng.choices(list(MOVES), list(MOVES.values()))[0]
-    with_: dict[str, Any] = {"seed": rng.randrange(1000)}
+    given: dict[str, Any] = {"seed": rng.randrange(1000)}
     if does == "edit":
-        with_["what"] = rng.choice(EDITS)
-    if does == "wait":
-        with_["seconds"] = rng.choice((600.0, 7200.0, 90_000.0, 400_000.0))
-    if does == "set the clock":
-        with_["seconds"] = rng.choice((-90_000.0, -3600.0, 7200.0, 200_000.0))
-    steps.append(Step(number=len(steps), does=does, with_=with_))
+        given["what"] = rng.choice(EDITS)
+    if does in _SECONDS:
+        given["seconds"] = rng.choice(_SECONDS[does])
+    return Step(number=number, does=does, given=given)
 
 
 def _run(rng: Random, accounts: list[AccountPlan]) -> dict[str, Any]:
@@ -303,12 +316,24 @@ def _run(rng: Random, accounts: list[AccountPlan]) -> dict[str, Any]:
     elif end < 0.6:
         befalls["interrupted at step"] = [int(10 ** rng.uniform(0.5, 3.3)) for _ in range(rng.choice((1, 1, 2)))]
     if rng.random() < 0.08:
-        befalls["suspended at step"] = (int(10 ** rng.uniform(0.5, 3)), rng.choice((3.0, 70.0, 40_000.0)), rng.random() < 0.5)
+        befalls["suspended at step"] = (
+            int(10 ** rng.uniform(0.5, 3)),
+            rng.choice((3.0, 70.0, 40_000.0)),
+            rng.random() < 0.5,
+        )
     if rng.random() < 0.06:
-        befalls["clock set at step"] = (int(10 ** rng.uniform(0.5, 3)), rng.choice((-90_000.0, -60.0, 4000.0, 90_000.0)))
+        befalls["clock set at step"] = (
+            int(10 ** rng.uniform(0.5, 3)),
+            rng.choice((-90_000.0, -60.0, 4000.0, 90_000.0)),
+        )
     if rng.random() < 0.06:
         befalls["disk full at step"] = int(10 ** rng.uniform(0, 3))
     if rng.random() < 0.15:
         kind = rng.choice(("refused", "page", "silent", "money", "key", "images"))
-        befalls["window"] = (rng.choice(accounts).name, kind, rng.choice((0.0, 3.0, 30.0)), rng.choice((10.0, 120.0, 90_000.0)))
+        befalls["window"] = (
+            rng.choice(accounts).name,
+            kind,
+            rng.choice((0.0, 3.0, 30.0)),
+            rng.choice((10.0, 120.0, 90_000.0)),
+        )
     return befalls

@@ -129,6 +129,12 @@ class World:
             self.now += seconds
         self.advance(self.now)
 
+    def set_clock(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self.note(f"the clock is set by {seconds:.0f} s")
+        self.note_fault("clock set")
+        self.wall_offset += seconds
+
     def step(self) -> None:
         """One callback of the event loop is about to run."""
         self.steps += 1
