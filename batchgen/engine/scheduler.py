@@ -6,6 +6,7 @@ There are never more of those tasks than the account has slots, plus those whose
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _CLOCK_CHECK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 _PROBE_SECONDS = 15.0
 _REPORTED_AFTER = 3  # answers with a status that is not known
+_TURN_SECONDS = 1.0  # a turn of the quota that is kept for longer would be one more in a later minute
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is started
 
 
@@ -52,6 +54,7 @@ class AccountScheduler:
         self._outage = self._limits.outage
         self._quota = quota(provider.account.creates_per_minute)
         self._quota_wait: asyncio.Task[None] | None = None
+        self._turn_at = math.inf  # when the quota let one more create go
         self._probe: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
         self._waiting = WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
@@ -200,10 +203,17 @@ class AccountScheduler:
         """Whether the manifest's rate allows one more create; if not, `_wake` is set when it does."""
         if self._quota is None:
             return True
+        if self._context.clock() - self._turn_at > _TURN_SECONDS:
+            self._quota_wait = None
         if self._quota_wait is None:
+            self._turn_at = math.inf
             self._quota_wait = attempts.create_task(self._quota.acquire())
-            self._quota_wait.add_done_callback(lambda _: self._wake.set())
+            self._quota_wait.add_done_callback(self._take_turn)
         return self._quota_wait.done()
+
+    def _take_turn(self, _: object) -> None:
+        self._turn_at = self._context.clock()
+        self._wake.set()
 
     def _is_answering(self, attempts: asyncio.TaskGroup) -> bool:
         """Whether a create is worth a try: during an outage, a probe that costs nothing is answered first."""

@@ -5,7 +5,6 @@ An attempt is in the ledger before its create is sent, and what was accepted is 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls

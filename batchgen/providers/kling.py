@@ -7,6 +7,7 @@ import base64
 import hashlib
 import time
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from urllib.parse import quote
 import jwt
 
 from batchgen.catalog.accounts import Auth
-from batchgen.errors import AccountStopped, OwnRefusal, TaskNotFound, Unclear
+from batchgen.errors import AccountStopped, NotSent, OwnRefusal, TaskNotFound, Unclear
 from batchgen.providers import kling_responses
 from batchgen.providers.base import Page, Provider, Task
 
@@ -111,11 +112,15 @@ class KlingProvider(Provider):
         return await asyncio.to_thread(self._encoded, reference.path, reference.sha256)
 
     async def send(self, method: str, path: str, data: object = None, **options: Any) -> Answer:  # noqa: ANN401
-        """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one."""
+        """As `Provider.send`; a request with a token that the gateway refuses is sent once more with a new one.
+
+        Where that one is not sent, the first answer stands: it may be that to the second copy of an accepted create.
+        """
         answer = await super().send(method, path, data, **options)
         if self.account.auth is Auth.JWT and answer.status == 401:  # our clock may be wrong: theirs counts
             self._skew = 0.0 if answer.date is None else answer.date - self.wall()
-            answer = await super().send(method, path, data, **options)
+            with suppress(NotSent):
+                answer = await super().send(method, path, data, **options)
         return answer
 
     @property

@@ -223,8 +223,9 @@ class Life:
         """The faults stop; after at most three plain runs everything is there."""
         world = self.world
         world.is_honest, world.wall_offset = True, 0.0
-        for name in self.gateways:
-            self._set_key(name, 1)
+        for gateway in self.gateways.values():
+            self._set_key(gateway.name, 1)
+            gateway.is_per_key = False
         self.manifest.pop("budget", None)
         self.manifest["run"]["give_up_after"] = "2h"
         for self.root in self.outputs:
