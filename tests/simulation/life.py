@@ -181,7 +181,7 @@ class Life:
             seed=int(1000 * self.world.chance("latency", plan.name)),
         )
         gateway.visibility_delay = plan.settings.get("visibility_delay", 15)
-        gateway.is_per_key = plan.is_per_key and use != "kling"
+        gateway.is_per_key = plan.is_per_key
         return gateway
 
     def _set_key(self, name: str, number: int) -> None:

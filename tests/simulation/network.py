@@ -146,6 +146,8 @@ class Network:
                         return Fate(name="outage", arrives=False, silent=True)
                     case "key":
                         return Fate(name="key refused", arrives=False, told=(error(401, 1000),))
+                    case "creates" if request.kind == "create":
+                        return Fate(name="outage", arrives=False, told=(page(502),))
                     case "money" if request.kind == "create":
                         return Fate(name="no money", arrives=False, told=(error(429, 1102),))
         return None
@@ -170,7 +172,7 @@ class Network:
         self.sends.append((self.world.now, gateway, request.attempt, units))
         if gateway.quota is not None and not self.world.was_suspended:
             # The limiter counts when it lets a create go: then its intent is written, for which a disk takes up to 2 s.
-            lately = [each for each in self.sends if each[1] is gateway and each[0] > self.world.now - 57.0]
+            lately = {each[2] for each in self.sends if each[1] is gateway and each[0] > self.world.now - 57.0}
             if len(lately) > gateway.quota:
                 raise Violation(f"{len(lately)} creates in a minute at {gateway.name}, which may have {gateway.quota}")
         held[request.attempt] = units
