@@ -166,7 +166,8 @@ class AttemptRunner:
     async def _handle_missing_images(self, attempt: Attempt, error: BatchgenError, outcome: Outcome | None) -> None:
         """The gateway does not have what it made. Each later run asks again; only a retry of what is gone pays."""
         # "Not there" proves nothing where it was made under another key than the present one.
-        is_elsewhere = not attempt.remake and attempt.key_print not in {"", self._submitter.key_print}
+        is_certain = isinstance(error, ImagesGone) and error.certain
+        is_elsewhere = not (attempt.remake or is_certain) and attempt.key_print not in {"", self._submitter.key_print}
         if is_elsewhere or await self._fetcher.may_come(attempt, error):
             self._outcomes.defer(
                 attempt,

@@ -83,7 +83,7 @@ CREATE_FAULTS: Faults = {
     "silent before": ("nothing arrives, and nobody answers", ANY, Fate(arrives=False, silent=True)),
     "silent after": ("it is accepted, and nobody answers", ANY, Fate(silent=True)),
     "late": (
-        "the connection is cut; the create arrives within half of visibility_delay",
+        "the connection is cut; the create arrives later, within 0.6 of visibility_delay",
         ANY,
         Fate(late=True, cut=True),
     ),

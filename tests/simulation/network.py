@@ -89,9 +89,11 @@ class Network:
     ) -> None:
         world = self.world
         name = (request.kind, request.attempt or request.url, request.number)
-        there, back = (0.02 + 6.0 * world.chance(way, *name) ** 12 for way in ("there", "back"))
+        # Bound: a create arrives, and is seen, within visibility_delay of its sending, whatever becomes of the client.
+        slowest = min(6.0, 0.3 * gateway.visibility_delay)
+        there, back = (0.02 + slowest * world.chance(way, *name) ** 12 for way in ("there", "back"))
         sent = world.true
-        lost_after = sent + there + back * (5.0 if fate.cut else 1.0)
+        lost_after = sent + there + (0.0 if fate.late else back)
 
         def tell(outcome: Answer | Exception) -> None:
             if not future.done() and not world.is_dead and future.get_loop() is world.loop:
@@ -129,7 +131,7 @@ class Network:
             world.at(sent + timeout, lambda: tell(Unclear(f"{request.host} did not answer in time.")))
         arrival = sent + there
         if fate.late:
-            arrival = lost_after + 0.5 * gateway.visibility_delay * world.chance("late", *name)
+            arrival += 0.29 * gateway.visibility_delay * world.chance("late", *name)
         world.at(arrival, arrive)
 
     def _in_window(self, gateway: Gateway, request: Request) -> Fate | None:
