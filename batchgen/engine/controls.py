@@ -68,6 +68,10 @@ class Controls:
     def ended(self, task_id: str) -> None:
         self._running.pop(task_id, None)
 
+    def is_running(self, control: Control) -> bool:
+        """Whether it runs, as far as this run knows."""
+        return control.task_id in self._running
+
     def belongs_to_other(self, task_id: str, external_id: str) -> bool:
         """Whether this run knows the task as that of another create."""
         known = self._of_this_run.get(task_id)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.controls import ListProof
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -280,7 +281,9 @@ class Recovery:
             task = await self._find(control.external_id)
         except (TaskNotFound, Undecided):
             return False
-        return task.id == control.task_id and task.may_be(control.external_id)
+        # One that has ended meanwhile shows nothing of those that run.
+        is_as_known = task.state is TaskState.RUNNING or not self._controls.is_running(control)
+        return is_as_known and task.id == control.task_id and task.may_be(control.external_id)
 
     async def _find(self, external_id: str) -> Task:
         try:

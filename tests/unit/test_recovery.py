@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass, replace
 from random import Random
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jobs_for_tests import job
 
 from batchgen.catalog.load import builtin
@@ -22,7 +18,6 @@ from batchgen.providers.base import Page, Provider, Task, TaskState
 
 SENT = 1_800_000_000_000  # Unix ms
 DAY = 86_400_000
-MANY_LIES = int(os.environ.get("BATCHGEN_LIES", "500"))
 
 
 class Clock:
@@ -271,143 +266,3 @@ async def test_a_list_that_hides_or_alters_ids_proves_nothing(shown, why):
 async def test_an_old_task_without_an_id_is_no_objection():
     shown = [task(7), Task(id="T9", state=TaskState.SUCCEEDED, created_ms=SENT - 3_600_000)]
     assert await found(recovery_of(listed(*shown), Clock(), KNOWN)) is None
-
-
-# --- any gateway that lies within bounds ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lies:
-    """What a gateway and what lies between do to questions. Times are seconds."""
-
-    accepted: bool  # the truth about the create
-    arrives: float  # when it turns up, within `visibility_delay`
-    profile: str
-    looks_up: str  # works | never | not running ones | another
-    lag: float  # until a look-up or a list then shows it; both together within `visibility_delay`
-    order: str
-    hides: str  # nothing | ids | ids of the last | the last | every third
-    hours: int  # that its clock is ahead
-    capped: int  # the most of a page
-    others: int  # tasks that came before
-    known: tuple[int, ...]  # of those, which the ledger knows
-    news: tuple[float, ...]  # when this run has more accepted ones
-
-
-LIES = st.builds(
-    Lies,
-    accepted=st.booleans(),
-    arrives=st.just(0.0) | st.floats(0, 7),
-    profile=st.sampled_from(["kapon", "kling"]),
-    looks_up=st.sampled_from(["works", "never", "not running ones", "another"]),
-    lag=st.floats(0, 7),
-    order=st.sampled_from(["newest first", "oldest first", "shuffled"]),
-    hides=st.sampled_from(["nothing", "ids", "ids of the last", "the last", "every third"]),
-    hours=st.integers(-12, 12),
-    capped=st.sampled_from([1, 7, 30, 500]),
-    others=st.integers(0, 12),
-    known=st.lists(st.integers(0, 11), max_size=4).map(tuple),
-    news=st.lists(st.just(0.0) | st.floats(0, 60), max_size=3).map(tuple),
-)
-
-
-RUNS = 60.0  # seconds that a task takes
-
-
-class Liar(Account):
-    """Answers as its lies have it. Two tasks that it has itself are shown or hidden alike where they are alike."""
-
-    def __init__(self, lies: Lies, clock: Clock) -> None:
-        super().__init__(lies.profile)
-        self.lies, self.clock = lies, clock
-        self.came = {f"T{100 + i}": (-3600.0 + i, f"bg-{100 + i}-1") for i in range(lies.others)}
-        self.came |= {f"T{200 + i}": (at, f"bg-{200 + i}-1") for i, at in enumerate(lies.news)}
-        if lies.accepted:
-            self.came["T1"] = (lies.arrives, lost().external_id)
-
-    def shown(self):
-        now = self.clock.now - self.lies.lag
-        here = [(at, name, own) for name, (at, own) in self.came.items() if at <= now]
-        return sorted(here, reverse=True)  # newest first
-
-    async def find(self, external_id):
-        lies = self.lies
-        for at, name, own in self.shown():
-            if lies.looks_up == "another" and own != external_id:
-                return task(int(name[1:]), external_id=own)
-            has_ended = at < self.clock.now - RUNS
-            is_found = lies.looks_up == "works" or (lies.looks_up == "not running ones" and has_ended)
-            if own == external_id and is_found:
-                return task(int(name[1:]), external_id=own)
-        raise TaskNotFound("no such task")
-
-    async def page(self, number, size):
-        lies, tasks = self.lies, []
-        for position, (at, name, own) in enumerate(self.shown()):
-            is_last = position < 2  # those that run
-            if (lies.hides == "the last" and is_last) or (lies.hides == "every third" and int(name[1:]) % 3 == 1):
-                continue
-            told = task(int(name[1:]), at=SENT + int(at * 1000) + lies.hours * 3_600_000, external_id=own)
-            hidden = lies.hides == "ids" or (lies.hides == "ids of the last" and is_last)
-            tasks.append(replace(told, external_id=None) if hidden else told)
-        if lies.order != "newest first":
-            tasks.reverse()
-        if lies.order == "shuffled":
-            Random(1).shuffle(tasks)
-        size = min(size, lies.capped)
-        return Page(tasks=tuple(tasks[(number - 1) * size : number * size]))
-
-
-async def verdict(lies: Lies) -> Task | str | None:
-    clock = Clock()
-    provider = Liar(lies, clock)
-    earlier = [(f"T{100 + i}", f"bg-{100 + i}-1", SENT - 3_600_000 + i * 1000) for i in lies.known if i < lies.others]
-    recovery = recovery_of(provider, clock, *sorted(earlier, key=lambda known: -known[2]))
-    announced = set()
-    plain = clock.sleep
-
-    async def sleep(seconds):
-        await plain(seconds)
-        for name, (at, own) in provider.came.items():
-            if name.startswith("T2") and at <= clock.now and name not in announced:
-                announced.add(name)
-                recovery.on_accepted(name, own, SENT + int(at * 1000))
-
-    recovery._sleep = sleep
-    await sleep(0)
-
-    def end():
-        """All others come to their end, and nothing else goes on."""
-        clock.now = max(clock.now, RUNS) + 2 * RUNS
-        for name, (at, own) in provider.came.items():
-            if name.startswith("T2") and name not in announced:
-                recovery.on_accepted(name, own, SENT + int(at * 1000))
-            recovery._controls.ended(name)
-        clock.now += RUNS
-        recovery.decide_now(only_one=False)
-
-    try:
-        return await recovery.find(lost(), waits=end)
-    except Undecided:
-        return "unknown"
-
-
-def is_seen_through(lies: Lies) -> bool:
-    """What is hidden can be seen to be where a task that is known is hidden with it."""
-    if lies.hides == "every third":
-        return len(lies.news) == 3 and lies.news[2] == 0.0  # T202
-    if lies.hides == "the last":
-        return 0.0 in lies.news and lies.arrives == 0.0
-    return 0.0 in lies.news or lies.looks_up != "not running ones"
-
-
-@settings(max_examples=MANY_LIES, derandomize="BATCHGEN_LIES" not in os.environ, deadline=None)
-@given(LIES.filter(is_seen_through))
-def test_whatever_a_gateway_hides_no_task_that_exists_is_taken_to_be_absent(lies):
-    answer = asyncio.run(verdict(lies))
-    if not lies.accepted:
-        assert answer in (None, "unknown")
-        works = lies.looks_up == "works" and any(i < lies.others for i in lies.known)
-        assert answer is None or not works
-    else:
-        assert answer == "unknown" or answer.id == "T1"
