@@ -14,14 +14,13 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field
+from itertools import count, islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets of strings is a part of what a seed repeats
-    os.execve(
-        sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"}
-    )
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
 _clock = time.perf_counter
 
@@ -31,131 +30,89 @@ from tests.simulation.world import Violation  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_CHUNK = 25
 _CASES = Path(__file__).parent / "cases.txt"
+_AT_STEP = ("killed", "power cut", "interrupted", "suspended", "clock set", "disk full")
+_BEFALLS = (*(f"{what} at step" for what in _AT_STEP), "killed at point", "window")
 
 
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """One life as it was played. `digest` is of the whole trace."""
+class Outcome(NamedTuple):
+    """One life as it was played; `violation` is empty where all rules hold."""
 
     seed: str
-    violation: str = ""
-    digest: str = ""
-    days: float = 0.0
-    creates: int = 0
-    runs: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    trace: list[str] = field(default_factory=list)
+    violation: str
+    trace: list[str]
+    figures: Counter[str]  # lives, seconds, runs, creates, and faults by name
 
 
-def play(seed: str, without: frozenset[str] = frozenset(), *, with_trace: bool = False) -> Outcome:
-    """Play one life. A violation is in the outcome."""
-    disk = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-    folder = disk / f"batchgen-life-{os.getpid()}"
+def play(seed: str, without: frozenset[str] = frozenset()) -> Outcome:
+    """Play one life; `without` some faults and steps, by their names."""
+    disk = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a disk in memory
+    folder = Path(disk) / f"batchgen-life-{os.getpid()}"
+    violation = ""
     try:
         life = Life(seed, folder, without=without)
-        violation = ""
         try:
             life.play()
         except Violation as error:
             violation = str(error)
-            life.world.trace += ["", *_defect(error), f"VIOLATION: {violation}"]
-        trace = life.world.trace
-        return Outcome(
-            seed=seed,
-            violation=violation,
-            digest=hashlib.sha256("\n".join(trace).encode()).hexdigest()[:16],
-            days=life.world.true / 86400,
-            creates=life.jobs,
-            runs=life.runs,
-            faults=life.world.faults,
-            trace=[str(life.story), *trace] if with_trace else [],
-        )
+            if error.__cause__ is not None:
+                life.world.trace += "".join(traceback.format_exception(error.__cause__)).splitlines()
+            life.world.trace.append(f"VIOLATION: {violation}")
+        figures = Counter({f"fault {name}": number for name, number in life.world.faults.items()})
+        figures.update(lives=1, seconds=int(life.world.true), runs=life.runs, creates=life.creates)
+        return Outcome(seed, violation, [str(life.story), *life.world.trace], figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _defect(error: Violation) -> Iterator[str]:
-    if error.__cause__ is not None:
-        yield from "".join(traceback.format_exception(error.__cause__)).splitlines()
+def _work(seeds: Iterable[str], outcomes: multiprocessing.SimpleQueue[Outcome | None]) -> None:
+    for seed in seeds:
+        outcome = play(seed)
+        outcomes.put(outcome if outcome.violation else outcome._replace(trace=[]))
+    outcomes.put(None)
 
 
-def _chunk(seeds: Iterable[str]) -> list[Outcome]:
-    return [play(seed) for seed in seeds]
-
-
-def search(
-    seeds: Iterator[str], workers: int, *, until: float, first_only: bool
-) -> tuple[int, list[Outcome], Counter[str]]:
-    """Play until the seeds or the time are used up: how many lives, those that failed, and what happened in all."""
-    failed: list[Outcome] = []
-    totals: Counter[str] = Counter()
-    lives = 0
-
-    def chunks() -> Iterator[list[str]]:
-        while _clock() < until and not (first_only and failed):
-            chunk = [seed for _, seed in zip(range(_CHUNK), seeds, strict=False)]
-            if not chunk:
-                return
-            yield chunk
-
-    def note(outcomes: list[Outcome]) -> None:
-        nonlocal lives
-        for outcome in outcomes:
-            lives += 1
-            totals.update({f"fault: {fault}": number for fault, number in outcome.faults.items()})
-            totals.update(creates=outcome.creates, runs=outcome.runs, milliseconds=int(86_400_000 * outcome.days))
-            if outcome.violation:
-                failed.append(outcome)
-                print(f"seed {outcome.seed}: {outcome.violation}", flush=True)
-
+def played(seeds: Iterator[str], workers: int) -> Iterator[Outcome]:
+    """Each life as it ends; several processes share the seeds."""
     if workers == 1:
-        for chunk in chunks():
-            note(_chunk(chunk))
-        return lives, failed, totals
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        waiting = []
-        source = chunks()
-        while True:
-            while len(waiting) < 2 * workers and (chunk := next(source, None)) is not None:
-                waiting.append(pool.apply_async(_chunk, (chunk,)))
-            if not waiting:
-                return lives, failed, totals
-            note(waiting.pop(0).get())
+        yield from map(play, seeds)
+        return
+    context = multiprocessing.get_context("fork")
+    outcomes: multiprocessing.SimpleQueue[Outcome | None] = context.SimpleQueue()
+    shares = [islice(seeds, number, None, workers) for number in range(workers)]  # each process has its own copy
+    for share in shares:
+        context.Process(target=_work, args=(share, outcomes), daemon=True).start()
+    while workers:
+        if (outcome := outcomes.get()) is None:
+            workers -= 1
+        else:
+            yield outcome
 
 
-def shrunken(seed: str) -> tuple[frozenset[str], Outcome]:
+def shrunken(outcome: Outcome) -> tuple[frozenset[str], Outcome]:
     """What can be left out of a life that fails, one thing after the other, and it fails still."""
-    outcome = play(seed, with_trace=True)
     without: frozenset[str] = frozenset()
     steps = [line.split("--- ")[1].split(":")[0] for line in outcome.trace if "--- step" in line]
-    befallen = ["killed at step", "killed at point", "power cut at step", "interrupted at step", "suspended at step"]
-    befallen += ["clock set at step", "disk full at step", "window"]
-    for name in [*reversed(steps), *sorted(outcome.faults), *befallen]:
-        tried = play(seed, without | {name}, with_trace=True)
+    faults = [name[6:] for name in sorted(outcome.figures) if name.startswith("fault ")]
+    for name in [*reversed(steps), *faults, *_BEFALLS]:
+        tried = play(outcome.seed, without | {name})
         if tried.violation:
             without, outcome = without | {name}, tried
     return without, outcome
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def _report(lives: int, failed: list[Outcome], totals: Counter[str], seconds: float) -> None:
-    faults = {name[7:]: number for name, number in sorted(totals.items()) if name.startswith("fault: ")}
-    days = totals["milliseconds"] / 86_400_000
+def report(failed: list[Outcome], figures: Counter[str], seconds: float) -> None:
+    faults = {name[6:]: number for name, number in sorted(figures.items()) if name.startswith("fault ")}
     print(
-        f"{lives:,} lives in {seconds:,.0f} s ({lives / seconds:.1f} a second): {days:,.0f} simulated days,"
-        f" {totals['runs']:,} runs, {totals['creates']:,} creates, {sum(faults.values()):,} faults, {len(failed)} failures."
+        f"{figures['lives']:,} lives in {seconds:,.0f} s ({figures['lives'] / seconds:.1f} a second):"
+        f" {figures['seconds'] / 86400:,.0f} simulated days, {figures['runs']:,} runs, {figures['creates']:,} creates,"
+        f" {sum(faults.values()):,} faults, {len(failed)} failures.\n{json.dumps(faults)}"
     )
-    print(json.dumps(faults))
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     for outcome in failed[:3]:
-        without, least = shrunken(outcome.seed)
+        without, least = shrunken(outcome)
         print(
-            f"\nseed {outcome.seed} at {_commit()}, which fails without {', '.join(sorted(without)) or 'nothing'} too:"
+            f"\nseed {outcome.seed} at {described.stdout.strip()}, which fails as well without: {', '.join(sorted(without))}"
         )
         print("\n".join(least.trace))
 
@@ -167,29 +124,35 @@ def main() -> int:
         "--without", action="append", default=[], help="with --seed: leave out a fault or a step by name"
     )
     parser.add_argument("--lives", type=int, help="play so many lives")
-    parser.add_argument("--minutes", type=float, help="play for so long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="play for so long")
     parser.add_argument("--start", type=int, default=1, help="the first seed")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--first-failure", action="store_true", help="stop at the first failure")
     parser.add_argument("--cases", action="store_true", help="play the seeds that have failed once")
-    parser.add_argument("--digests", action="store_true", help="print what is the same for the same seed and commit")
+    parser.add_argument("--digests", action="store_true", help="print a digest of each trace")
     arguments = parser.parse_args()
     install()
     if arguments.seed is not None:
-        outcome = play(arguments.seed, frozenset(arguments.without), with_trace=True)
+        outcome = play(arguments.seed, frozenset(arguments.without))
         print("\n".join(outcome.trace))
         return int(bool(outcome.violation))
-    if arguments.digests:
-        for seed in range(arguments.start, arguments.start + (arguments.lives or 10)):
-            print(seed, play(str(seed)).digest)
-        return 0
-    seeds = iter(_CASES.read_text().split()) if arguments.cases else map(str, range(arguments.start, 10**12))
-    if arguments.lives is not None:
-        seeds = (seed for _, seed in zip(range(arguments.lives), seeds, strict=False))
     began = _clock()
-    until = began + 60 * arguments.minutes if arguments.minutes else float("inf")
-    lives, failed, totals = search(seeds, arguments.workers, until=until, first_only=arguments.first_failure)
-    _report(lives, failed, totals, _clock() - began)
+    seeds = iter(_CASES.read_text().split()) if arguments.cases else map(str, count(arguments.start))
+    seeds = islice(seeds, arguments.lives)
+    in_time = takewhile(lambda _: _clock() - began < 60 * arguments.minutes, seeds)
+    failed: list[Outcome] = []
+    figures: Counter[str] = Counter()
+    for outcome in played(in_time, arguments.workers):
+        figures += outcome.figures
+        if arguments.digests:
+            print(outcome.seed, hashlib.sha256("\n".join(outcome.trace).encode()).hexdigest()[:16])
+        if outcome.violation:
+            failed.append(outcome)
+            print(f"seed {outcome.seed}: {outcome.violation}", flush=True)
+            if arguments.first_failure:
+                break
+    if not arguments.digests:
+        report(failed, figures, _clock() - began)
     return int(bool(failed))
 
 

@@ -119,7 +119,6 @@ def install() -> None:
     gateway_query.Random = lambda: worlds.current.random("audit")
     connection._Connection.execute = _with_points
     run.shared_kind = versions.shared_kind = lambda _: None
-    os._exit = lambda code: worlds.current.crash(f"by its user, with {code}")
     warnings.simplefilter("ignore", RuntimeWarning)
     sys.unraisablehook = lambda _: None  # of coroutines that a crash has left
 
@@ -155,7 +154,7 @@ class Life:
         self.oracle = Oracle(self)
         self.troubled: set[str] = set()  # attempts whose create was not simply accepted
         self.rehearsed = False
-        self.jobs = self.runs = 0
+        self.creates = self.runs = 0
         self._taken: list[tuple[Path, bytes]] = []  # files that the user took away
         self._kept_ledger: bytes | None = None
         self._read: dict[str, Any] = {}
@@ -288,7 +287,7 @@ class Life:
         self.troubled |= network.refused_or_unclear
         if result is None:
             self.troubled |= {attempt for attempt, known in Books.read(self.root).attempts.items() if not known[2]}
-        self.jobs += len(network.sends)
+        self.creates += len(network.sends)
         self.oracle.check_money()
         if loaded is not None and len(self.outputs) == 1 and self._kept_ledger is None and not self.rehearsed:
             self.oracle.check_budget(loaded, before, options.get("max_cost"))

@@ -28,7 +28,7 @@ LONGEST_RUN = 40 * 3600.0  # seconds of the machine's clock
 MOST_REQUESTS = 30_000  # of one run
 
 _real_time, _real_monotonic, _real_sleep, _real_uuid = time.time, time.monotonic, time.sleep, uuid.uuid4
-_real_replace, _real_fsync = os.replace, os.fsync
+_real_replace, _real_fsync, _real_exit = os.replace, os.fsync, os._exit
 
 
 class Crash(SystemExit):
@@ -257,9 +257,15 @@ def _fsync(descriptor: int) -> None:
         _real_fsync(descriptor)
 
 
+def _exit(code: int) -> None:
+    if current is None:
+        _real_exit(code)
+    current.crash(f"by its user, with {code}")
+
+
 time.time = _now(World.wall, _real_time)
 time.monotonic = _now(lambda world: world.now, _real_monotonic)
 time.time_ns = lambda: int(time.time() * 1e9)
 time.sleep = lambda seconds: _real_sleep(seconds) if current is None else current.advance(current.now + seconds)
 uuid.uuid4 = lambda: _real_uuid() if current is None else uuid.UUID(int=current.order.getrandbits(128), version=4)
-os.replace, os.fsync = _replace, _fsync
+os.replace, os.fsync, os._exit = _replace, _fsync, _exit
