@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -63,6 +64,17 @@ def play(seed: str, without: frozenset[str] = frozenset()) -> Outcome:
         return Outcome(seed, violation, [str(life.story), *life.world.trace], figures)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _collect()
+
+
+def _collect() -> None:
+    """Give back now and then what killed runs have left: their tasks and frames refer to each other."""
+    _collect.due = (_collect.due + 1) % 20
+    if not _collect.due:
+        gc.collect()
+
+
+_collect.due = 0
 
 
 def _work(seeds: Iterable[str], outcomes: multiprocessing.SimpleQueue[Outcome | None]) -> None:
@@ -132,6 +144,7 @@ def main() -> int:
     parser.add_argument("--digests", action="store_true", help="print a digest of each trace")
     arguments = parser.parse_args()
     install()
+    gc.freeze()  # what is loaded stays
     if arguments.seed is not None:
         outcome = play(arguments.seed, frozenset(arguments.without))
         print("\n".join(outcome.trace))

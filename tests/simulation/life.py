@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -116,6 +116,7 @@ def install() -> None:
     ValidatedProvider.create = network.create
     run_session.Context = lambda **given: Context(rng=worlds.current.random(f"engine {worlds.current.began}"), **given)
     run_session.Reserve = _Reserve
+    run_session._rare_collections = nullcontext
     gateway_query.Random = lambda: worlds.current.random("audit")
     connection._Connection.execute = _with_points
     run.shared_kind = versions.shared_kind = lambda _: None
