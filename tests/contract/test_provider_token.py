@@ -11,7 +11,8 @@ from jobs_for_tests import job as made_job
 from provider_cases import CASES, ID
 from recorder import Reply
 
-from batchgen.errors import AccountStopped
+from batchgen.errors import AccountStopped, NotSent
+from batchgen.http.client import Answer
 from batchgen.providers import kling
 
 CASE = CASES["kling"]
@@ -110,3 +111,20 @@ async def test_an_api_key_is_not_tried_twice():
             with pytest.raises(AccountStopped):
                 await provider.create(made_job(), ID)
         assert len(recorder.sent) == 1
+
+
+async def test_where_the_second_request_is_not_sent_the_first_answer_stands():
+    """It may be the answer to a proxy's second copy of a create that was accepted: the engine then asks for it."""
+    outcomes = [Answer(status=401, headers={}, body=b'{"code": 1000, "message": "no"}'), NotSent("refused")]
+
+    async def send(*_sent, **_options):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, NotSent):
+            raise outcome
+        return outcome
+
+    account = CASE.account(SimpleNamespace(origin="http://127.0.0.1:9"))
+    keys = {"KLING_ACCESS_KEY": ACCESS, "KLING_SECRET_KEY": SECRET}
+    with pytest.raises(AccountStopped):
+        await kling.KlingProvider(account, SimpleNamespace(send=send), keys).create(made_job(), ID)
+    assert not outcomes

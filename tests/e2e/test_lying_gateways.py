@@ -197,6 +197,15 @@ def test_an_account_that_learns_to_look_up_finds_nothing_that_was_sent_without_a
     assert len(gateway.billed()) >= 1
 
 
+def test_retry_unknown_sends_a_job_again_that_has_no_attempt_left(gateway, witness):
+    gateway.lies = Lies(lost=1, never_arrived=1)
+    witness.write(1, use="anyapi", run=", max_attempts: 1")
+    witness.run()
+    assert set(witness.failures().values()) == {"unknown"}
+    gateway.lies = HONEST
+    assert witness.run("--retry-unknown").returncode == 0
+
+
 # --- 5: from when time counts ------------------------------------------------------------------------------
 
 

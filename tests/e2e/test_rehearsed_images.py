@@ -6,7 +6,7 @@ import json
 import sqlite3
 
 import pytest
-from command import batchgen, prompts
+from command import batchgen, prompts, started, wait_for
 from output_checks import check_invariant
 from sandbox_server import SandboxServer
 from scripted_gateway import ScriptedGateway
@@ -52,6 +52,21 @@ def test_painted_images_are_made_anew_at_the_real_account(tmp_path):
         assert len(gateway.tasks) == 8
     assert {row["provider"] for row in rows(tmp_path)} == {"kapon"}
     assert len(list((tmp_path / "outputs" / "tried" / "retired").rglob("*-painted.png"))) == 8
+
+
+def test_painted_images_are_not_in_the_way_of_a_run_after_one_that_was_killed(tmp_path):
+    written(tmp_path, "sandbox")
+    command(tmp_path, "run", "m.yaml")
+    with ScriptedGateway(latency=1.0) as gateway:
+        written(tmp_path, "kapon", gateway.base_url)
+        going = started("run", "m.yaml", "--quiet", cwd=tmp_path)
+        wait_for(lambda: gateway.tasks)
+        going.kill()
+        going.communicate()
+        gateway.latency = 0.1
+        assert told(tmp_path, "audit", "m.yaml", "--adopt", "--offline")["images"]["delivered"] == 0
+        command(tmp_path, "run", "m.yaml")
+        assert len(gateway.tasks) == len(rows(tmp_path)) == 8
 
 
 def test_painted_images_leave_the_index_though_the_budget_ends_the_real_run(tmp_path):
