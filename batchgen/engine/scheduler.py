@@ -151,7 +151,7 @@ class AccountScheduler:
     def _update_last_call(self) -> None:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
         recovery = self._submitter.recovery
-        may_go_on = (self._waiting.ready and not self._is_out_of_funds) or self._waiting.has_delayed
+        may_go_on = not self._is_out_of_funds and bool(self._waiting)
         if may_go_on or len(self._running) > recovery.waiting:
             recovery.keep_waiting()
         else:

@@ -37,10 +37,6 @@ class WaitingAttempts:
     def __len__(self) -> int:
         return len(self.ready) + len(self._delayed)
 
-    @property
-    def has_delayed(self) -> bool:
-        return bool(self._delayed)
-
     def requeue(self, attempt: Attempt, seconds: float) -> None:
         """Take an attempt back, to be sent after so many seconds; behind all others where they are infinite."""
         if not self._starts_new:

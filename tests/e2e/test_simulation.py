@@ -16,8 +16,9 @@ def simulation(*words: str) -> subprocess.CompletedProcess[str]:
 
 def seed_of_commit() -> str:
     """Each commit plays other lives, and plays them again."""
-    done = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return str(int(done.stdout.strip()[:7] or "1", 16))
+    command = ["git", "rev-parse", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return str(int(done.stdout[:7] or "1", 16))
 
 
 def test_lives_of_this_commit():
