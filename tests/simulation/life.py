@@ -36,7 +36,7 @@ from tests.simulation import loop, network, story
 from tests.simulation.gateway import Gateway
 from tests.simulation.network import Network, Window
 from tests.simulation.oracle import Books, Oracle, demand
-from tests.simulation.story import KINDS, Step, Story
+from tests.simulation.story import Step, Story
 from tests.simulation.world import Violation, World
 
 if TYPE_CHECKING:
@@ -163,23 +163,7 @@ class Life:
             self._set_key(account.name, 1)
 
     def _gateway(self, plan: story.AccountPlan) -> Gateway:
-        use = KINDS[plan.kind]["use"]
-        gateway = Gateway(
-            self.world,
-            plan.name,
-            rates=plan.rates,
-            skew=plan.skew,
-            emulate=use,
-            latency=plan.latency,
-            latency_sigma=plan.sigma,
-            concurrency=max(3, plan.true_limit),
-            creates_per_minute=plan.creates_per_minute,
-            response_format=plan.settings.get("response_format", "b64_json"),
-            models=tuple(plan.settings.get("models", ())),
-            lists_tasks=plan.settings.get("lists_tasks") == "yes",
-            lookup_by_external_id=plan.settings.get("lookup_by_external_id") in {"yes", "try"},
-            seed=int(1000 * self.world.chance("latency", plan.name)),
-        )
+        gateway = Gateway(self.world, plan.name, rates=plan.rates, skew=plan.skew, **plan.sandbox)
         gateway.visibility_delay = plan.settings.get("visibility_delay", 15)
         gateway.is_per_key = plan.is_per_key
         return gateway

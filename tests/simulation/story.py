@@ -41,16 +41,12 @@ class AccountPlan:
     """One account, and the habits of its gateway."""
 
     name: str
-    kind: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # in the manifest
+    sandbox: dict[str, Any]  # what is true of the gateway
     has_ids: bool
     rates: dict[str, float]
-    skew: float
-    latency: float
-    sigma: float
-    true_limit: int
-    creates_per_minute: int | None
-    is_per_key: bool
+    skew: float  # seconds that its clock is ahead
+    is_per_key: bool  # a key sees its own tasks alone
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,18 +102,22 @@ def _account(rng: Random, name: str, kind: str) -> AccountPlan:
         limits["concurrency"] = rng.choice((3, 3, 4, 5, 9, 20))
     if rng.random() < 0.15:
         limits["creates_per_minute"] = rng.choice((2, 10, 30))
+    sandbox = {
+        "emulate": use,
+        "lists_tasks": settings.get("lists_tasks") == "yes",
+        "lookup_by_external_id": settings.get("lookup_by_external_id") in {"yes", "try"},
+        "models": tuple(settings.get("models", ())),
+        "response_format": settings.get("response_format", "b64_json"),
+        "latency": rng.choice((0.5, 5.0, 20.0, 60.0)),
+        "latency_sigma": rng.choice((0.0, 0.3, 1.0)),
+        "concurrency": rng.choice((3, 4, 9, 20, 100, 100)),
+        "creates_per_minute": rng.choice((None, None, None, 5, 30)),
+        "seed": rng.randrange(1000),
+    }
+    rates = _rates(rng, has_ids=has_ids, lists=sandbox["lists_tasks"])
+    skew, is_per_key = rng.choice((0.0, 0.0, 0.0, -7200.0, 3600.0, 200.0)), use == "kapon" and rng.random() < 0.3
     return AccountPlan(
-        name=name,
-        kind=kind,
-        settings=settings,
-        has_ids=has_ids,
-        rates=_rates(rng, has_ids=has_ids, lists=settings.get("lists_tasks") == "yes"),
-        skew=rng.choice((0.0, 0.0, 0.0, -7200.0, 3600.0, 200.0)),
-        latency=rng.choice((0.5, 5.0, 20.0, 60.0)),
-        sigma=rng.choice((0.0, 0.3, 1.0)),
-        true_limit=rng.choice((3, 4, 9, 20, 100, 100)),
-        creates_per_minute=rng.choice((None, None, None, 5, 30)),
-        is_per_key=use == "kapon" and rng.random() < 0.3,
+        name=name, settings=settings, sandbox=sandbox, has_ids=has_ids, rates=rates, skew=skew, is_per_key=is_per_key
     )
 
 
@@ -166,7 +166,7 @@ _OPTIONAL: tuple[tuple[float, str, str, tuple[Any, ...]], ...] = (  # share, blo
 def _manifest(rng: Random, accounts: list[AccountPlan], *, is_openai: bool) -> dict[str, Any]:
     models = _PICTURES["models"] if is_openai else ["kling-v1", "kling-v2-1", "kling-v2"]
     ratios = ["1:1", "3:2", "2:3"] if is_openai else ["1:1", "16:9", "9:16", "4:3"]
-    prompts = [_prompt(rng, number) for number in range(rng.choice((1, 2, 2, 3, 4, 6)))]
+    prompts = [_prompt(rng, number) for number in range(rng.choice((1, 2, 2, 3, 3, 5)))]
     matrix: dict[str, Any] = {
         "prompt": prompts,
         "model": rng.sample(models, rng.choice((1, 1, 2))),
