@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+from batchgen.clocks import steady_wall
 from batchgen.engine.shutdown import Stop
 from batchgen.ledger.events import redacted
 
@@ -94,7 +95,7 @@ class Context:
     stop: Stop = field(default_factory=Stop)
     stats: RunStats = field(default_factory=RunStats)
     clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
+    wall: Callable[[], float] = field(default_factory=steady_wall)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     rng: Random = field(default_factory=Random)
 

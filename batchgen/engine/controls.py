@@ -106,6 +106,10 @@ class Controls:
         known = [each for each in visible if each.accepted_at >= sent_at or each.task_id in self._running]
         return list({each.task_id: each for each in needed + known}.values()) if needed else []
 
+    def list_proof(self, sent_at: int) -> ListProof:
+        """What a list is to show before it proves anything about a create sent at `sent_at`."""
+        return ListProof(self.for_list(sent_at), sent_at, self._wall() * 1000)
+
     def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
         if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
             return [] if latest is None else [latest]
@@ -145,13 +149,13 @@ class Controls:
 
 
 class ListProof:
-    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock)."""
+    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock; `now` as well)."""
 
-    def __init__(self, controls: Sequence[Control], sent_at: int) -> None:
+    def __init__(self, controls: Sequence[Control], sent_at: int, now: float) -> None:
         self._unseen = {control.task_id: control for control in controls}
         self._has_controls = bool(controls)
-        self._sent_at = sent_at
-        self._skew: int | None = None  # ms that the gateway's clock is ahead of ours
+        self._sent_at = sent_at if sent_at <= now else 0  # the clock was set back since: any task may be the lost one
+        self._skew: int | None = None  # ms that the gateway's clock is ahead of ours, at least
         self._times: list[int | None] = []  # when the tasks were created, as they came
         self._alters_ids = False
         self._without_id: list[int | None] = []  # when tasks without an id were created
@@ -177,8 +181,9 @@ class ListProof:
         if control is None:
             return
         self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
-        if task.created_ms is not None:
-            self._skew = task.created_ms - control.accepted_at
+        if task.created_ms is not None:  # our clock may have been set between two runs: the smallest excludes least
+            skew = task.created_ms - control.accepted_at
+            self._skew = skew if self._skew is None else min(self._skew, skew)
 
     def _may_match(self, created_ms: int | None) -> bool:
         """Whether a task of this time may be the lost one."""

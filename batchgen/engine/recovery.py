@@ -19,7 +19,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from batchgen.engine.controls import ListProof
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.providers.base import TaskState
@@ -297,7 +296,7 @@ class Recovery:
         It is read until all tasks known to exist were seen, and further back than the sending by the gateway's own
         clock; a list in another order than newest first is read to its end.
         """
-        proof = ListProof(self._controls.for_list(attempt.sent_at), attempt.sent_at)
+        proof = self._controls.list_proof(attempt.sent_at)
         for number in range(1, _PAGES_AT_MOST + 1):
             try:
                 page = await self._with_retries(partial(self._provider.page, number, _PAGE))

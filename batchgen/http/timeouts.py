@@ -11,6 +11,8 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from batchgen.clocks import since_boot
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -68,11 +70,5 @@ async def request_timeout(seconds: float) -> AsyncIterator[RequestTimeout]:
 
 
 def seconds_asleep() -> float:
-    """How long this machine was suspended since it started; the difference between two calls shows whether it slept.
-
-    `time.monotonic` and the event loop's timers stop meanwhile (on Linux and macOS).
-    """
-    for name in ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"):  # Linux; macOS, where Python's monotonic is another clock
-        if (clock := getattr(time, name, None)) is not None:
-            return time.clock_gettime(clock) - time.monotonic()
-    return 0.0
+    """How long this machine was suspended since it started; the difference between two calls shows whether it slept."""
+    return since_boot() - time.monotonic()

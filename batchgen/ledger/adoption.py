@@ -60,7 +60,14 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
     The links are empty: an image that is not here is looked up by its task.
     """
     job_id, number = delivery.job.id, delivery.attempt
-    accepted = Accepted(job_id=job_id, attempt=number, task_id=delivery.task_id, at=delivery.submitted_at, found=True)
+    accepted = Accepted(
+        job_id=job_id,
+        attempt=number,
+        task_id=delivery.task_id,
+        at=delivery.submitted_at,
+        found=True,
+        rehearsal=not delivery.base_url,  # a sandbox in the process painted them
+    )
     latest = ledger.latest_attempt(job_id)
     is_later = latest is not None and latest.status is Status.UNKNOWN and number > latest.attempt
     links = tuple(ImageLink(index=index, url="") for index in delivery.indexes)

@@ -138,7 +138,10 @@ class Gateway:
         self.attempts: dict[str, str] = {}  # by task id: the attempt that it is of
         self.keys: dict[str, str] = {}  # by task id: the header that it was sent with
         self._pictures: dict[tuple[str, int, bool], str] = {}
+        chosen_settings = self.sandbox.settings
         self.answers_with_images = self.sandbox.account.protocol == "openai"
+        self.has_images_inside = self.answers_with_images and chosen_settings.response_format == "b64_json"
+        self.can_be_asked = bool(chosen_settings.lists_tasks or chosen_settings.lookup_by_external_id)
         self.teller = Teller(self)
 
     def strikes(self, fault: str, *occasion: object) -> bool:

@@ -112,7 +112,7 @@ QUERY_FAULTS: Faults = {
     "query refused": ("400 in words that nobody knows", ANY, Fate(arrives=False, told=(error(400, 7),))),
 }
 TOLD_FAULTS = {  # of tasks, images and callbacks
-    "query forgets": ("the first one or two answers about a task say that there is none", ANY),
+    "query forgets": ("the first one to six answers about a task say that there is none", ANY),
     "query of other": ("the first two answers about an ended task are another's", IDS),
     "fails once": ("the first answer about an ended task says that it failed", ANY),
     "links late": ("the first three answers about an ended task name fewer images, or none", ANY),
@@ -204,7 +204,7 @@ class Teller:
         if is_lookup:
             is_never = self._strikes("lookup blind") or self._strikes("lookup pages")
             return is_never or self._is_too_new(task, "lookup lags") or self._is_hidden_running(task)
-        first = 1 + (self._chance("forgets", task.id) < 0.5)
+        first = 1 + int(6 * self._chance("forgets", task.id) ** 2)
         return self._strikes("query forgets", task.id) and self._count("forgets", task.id) <= first
 
     def _is_of_other_key(self, task: Task, request: Request) -> bool:

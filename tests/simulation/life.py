@@ -120,6 +120,7 @@ def install() -> None:
     gateway_query.Random = lambda: worlds.current.random("audit")
     connection._Connection.execute = _with_points
     run.shared_kind = versions.shared_kind = lambda _: None
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent may have ignored it
     warnings.simplefilter("ignore", RuntimeWarning)
     sys.unraisablehook = lambda _: None  # of coroutines that a crash has left
 
@@ -154,6 +155,7 @@ class Life:
         self.network = world.network = Network(world, self.gateways)
         self.oracle = Oracle(self)
         self.troubled: set[str] = set()  # attempts whose create was not simply accepted
+        self.may_fail: set[str] = set()  # of those the ones that count against their job
         self.rehearsed = False
         self.creates = self.runs = 0
         self._taken: list[tuple[Path, bytes]] = []  # files that the user took away
@@ -240,10 +242,8 @@ class Life:
         options = dict(befalls["options"])
         self._write_manifest()
         self._prepare(befalls)
-        self.oracle.may_resend |= (
-            bool(options.get("retry_unknown")) or self.manifest["run"].get("on_unknown") == "resend"
-        )
-        self.oracle.may_remake |= bool(options.get("retry_failed"))
+        self.oracle.begin_run(self.root, options, self.manifest["run"])
+        network.resume(Books.read(self.root))
         before = self.oracle.images_billed()
         if "deadline" in options:
             options["deadline"] = timedelta(seconds=options["deadline"])
@@ -269,11 +269,13 @@ class Life:
             world.restart()
             result = None
         world.disk_full, world.loop, world.callback_targets = False, None, {}
-        self.troubled |= network.refused_or_unclear
+        self.troubled |= network.troubled
+        self.may_fail |= network.may_fail
         if result is None:
-            self.troubled |= {attempt for attempt, known in Books.read(self.root).attempts.items() if not known[2]}
+            self.troubled |= {attempt for attempt, known in Books.read(self.root).attempts.items() if not known.outcome}
         self.creates += len(network.sends)
         self.oracle.check_money()
+        self.oracle.check_refusal(result)
         if loaded is not None and len(self.outputs) == 1 and self._kept_ledger is None and not self.rehearsed:
             self.oracle.check_budget(loaded, before, options.get("max_cost"))
         if isinstance(result, BatchgenError):
@@ -319,10 +321,11 @@ class Life:
 
     def _interrupt(self) -> None:
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[int(3 * self.world.chance("signal", self.world.steps))]
-        if (handler := self.world.loop.signals.get(number)) is not None:
+        if handlers := self.world.loop.signals:  # else a signal ends the process, as a kill does
             self.world.note(number.name)
             self.world.note_fault("signal")
-            handler()
+            demand(number in handlers, f"{number.name} would kill the run")
+            handlers[number]()
 
     def _note_limits(self, manifest: Any) -> None:
         for name, gateway in self.gateways.items():
@@ -415,7 +418,8 @@ class Life:
         self.root = self.root.with_name("out-sandbox") if seed % 3 else self.root
         self.rehearsed = True
         with self._unpaid():
-            self._run({"options": {}}, self._loaded(provider="sandbox"))
+            killed = {"killed at step": 10 + seed} if seed % 2 else {}
+            self._run({"options": {}} | killed, self._loaded(provider="sandbox"))
         self.rehearsed = before or self.root == own
         self.root = own
 
@@ -431,6 +435,7 @@ class Life:
             self._told(lambda: audit(self._loaded(), self.root))
 
     def _adopt(self, seed: int = 0) -> None:  # noqa: ARG002
+        self.oracle.begin_adoption()
         with self._unpaid():
             self._told(lambda: audit(self._loaded(), self.root, adopt=True))
         self.oracle.check_money()
@@ -454,7 +459,7 @@ class Life:
         """Nothing that is done here is billed."""
         self._prepare({})
         yield
-        demand(all(gateway.name == "rehearsal" for _, gateway, _, _ in self.network.sends), "this costs something")
+        demand(all(send.gateway.name == "rehearsal" for send in self.network.sends), "this costs something")
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from batchgen.errors import ImageBroken, LinkExpired, NotSent, Unclear
@@ -16,15 +16,18 @@ from batchgen.jobs import is_inline
 from batchgen.providers.validated import ValidatedProvider
 from tests.simulation import world as worlds
 from tests.simulation.gateway import Request
-from tests.simulation.liar import Fate, error, fate_of, page
+from tests.simulation.liar import Fate, as_json, error, fate_of, page
 from tests.simulation.world import MOST_REQUESTS, Crash, Violation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from batchgen.sandbox.tasks import Task
     from tests.simulation.gateway import Gateway
+    from tests.simulation.oracle import Books
     from tests.simulation.world import World
 
+_FOR_NOW = frozenset({"too fast", "too many", "not sent", "proxy refuses", "no money", "key refused"})
 _attempt: ContextVar[str] = ContextVar("attempt", default="")
 
 
@@ -32,13 +35,22 @@ _attempt: ContextVar[str] = ContextVar("attempt", default="")
 class Window:
     """A time in which a gateway does not work: an outage, an empty account, a refused key, a dead image host."""
 
-    kind: str  # refused | page | silent | money | key | images
+    kind: str  # refused | page | silent | creates | words | money | key | images
     begins: float  # true time
     ends: float
 
 
+class Send(NamedTuple):
+    """A create that left; `at` is by the machine's clock."""
+
+    at: float
+    gateway: Gateway
+    attempt: str
+    units: int
+
+
 class Network:
-    """Carries requests to the gateways by their hosts. `sends` are the creates of this run, in their order."""
+    """Carries requests to the gateways by their hosts, and watches the creates of this run, for the oracle."""
 
     def __init__(self, world: World, gateways: Mapping[str, Gateway]) -> None:
         self.world = world
@@ -48,11 +60,38 @@ class Network:
         self.begin_run()
 
     def begin_run(self) -> None:
-        self.sends: list[tuple[float, Gateway, str, int]] = []
-        self.held: dict[
+        self.sends: list[Send] = []
+        self.met: list[tuple[str, str]] = []  # what befell creates, and their attempts
+        self.troubled: set[str] = set()  # attempts whose create was not simply accepted
+        self.may_fail: set[str] = set()  # of those the ones that count against their job
+        self._held: dict[
             str, dict[str, int]
-        ] = {}  # by gateway: units of each attempt that the client knows to hold slots
-        self.refused_or_unclear: set[str] = set()  # attempts whose create was not simply accepted
+        ] = {}  # by gateway: units of the attempts that the client knows to hold slots
+        self._lost: dict[
+            str, list[float]
+        ] = {}  # by gateway: when creates were lost in an outage since one was accepted
+        self._accepted_at: dict[str, float] = {}
+        self._tries: dict[str, int] = {}  # by gateway: creates that were sent after three of these
+
+    def resume(self, book: Books) -> None:
+        """Tasks that the ledger knows to run hold their slots from the beginning of a run."""
+        for gateway in self.by_host.values():
+            for task in gateway.tasks:
+                attempt = gateway.attempts.get(task.id, "")
+                known = book.attempts.get(attempt)
+                is_known = known and known.account == gateway.name
+                if is_known and book.jobs.get(known.job) == ("submitted", known.number):
+                    if not (gateway.is_per_key or "query forgets" in gateway.rates):
+                        self._hold(gateway, attempt, task)
+
+    def _hold(self, gateway: Gateway, attempt: str, task: Task) -> None:
+        """Until the task ends: before that no answer says so."""
+        held, ends = self._held.setdefault(gateway.name, {}), gateway.due(task)
+        if ends > self.world.true:
+            held[attempt] = task.request.n
+            self.world.at(ends, lambda: held.pop(attempt, None))
+        else:
+            held.pop(attempt, None)
 
     # --- a request ----------------------------------------------------------------------------------------
 
@@ -73,15 +112,20 @@ class Network:
         fate = self._in_window(gateway, request) or fate_of(gateway, request)
         if request.kind == "create":
             self._note_create(gateway, request, fate)
+        sent, answer = world.true, None
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._post(gateway, request, fate, timeout, future)
         try:
             answer = await future
-        except BaseException:
-            self._note_failure(gateway, request)
+        except asyncio.CancelledError as error:
+            if request.kind == "create" and not gateway.can_be_asked:
+                raise Violation(
+                    f"the create {request.attempt} is cancelled, and nobody can be asked about it"
+                ) from error
             raise
-        if request.kind == "create":
-            self._note_answer(gateway, request, fate, answer)
+        finally:
+            if request.kind == "create":
+                self._note_answer(gateway, request, fate, answer, sent)
         return answer
 
     def _post(
@@ -148,6 +192,9 @@ class Network:
                         return Fate(name="outage", arrives=False, silent=True)
                     case "key":
                         return Fate(name="key refused", arrives=False, told=(error(401, 1000),))
+                    case "words" if request.kind == "create":
+                        words = as_json(400, {"error": {"message": "not in your plan", "type": "plan_q7"}})
+                        return Fate(name="refused by the account", arrives=False, told=(words,))
                     case "creates" if request.kind == "create":
                         return Fate(name="outage", arrives=False, told=(page(502),))
                     case "money" if request.kind == "create":
@@ -166,39 +213,54 @@ class Network:
             raise Violation(f"a key went out of its account: {request.method} {request.url}")
 
     def _note_create(self, gateway: Gateway, request: Request, fate: Fate) -> None:
-        units = gateway.units_of(request)
-        held = self.held.setdefault(gateway.name, {})
+        """Slots and quota hold; at an account that nobody can ask, few creates are sent in an outage."""
+        name, units = gateway.name, gateway.units_of(request)
+        held = self._held.setdefault(name, {})
         in_use = sum(held.values())
         if gateway.limit is not None and in_use and in_use + units > gateway.limit:
-            raise Violation(f"{in_use} + {units} units in flight at {gateway.name}, which may have {gateway.limit}")
-        self.sends.append((self.world.now, gateway, request.attempt, units))
+            raise Violation(f"{in_use} + {units} units in flight at {name}, which may have {gateway.limit}")
+        self.sends.append(Send(self.world.now, gateway, request.attempt, units))
         if gateway.quota is not None and not self.world.was_suspended:
             # The limiter counts when it lets a create go: then its intent is written, for which a disk takes up to 2 s.
-            lately = {each[2] for each in self.sends if each[1] is gateway and each[0] > self.world.now - 57.0}
+            lately = {
+                send.attempt for send in self.sends if send.gateway is gateway and send.at > self.world.now - 57.0
+            }
             if len(lately) > gateway.quota:
-                raise Violation(f"{len(lately)} creates in a minute at {gateway.name}, which may have {gateway.quota}")
+                raise Violation(f"{len(lately)} creates in a minute at {name}, which may have {gateway.quota}")
         held[request.attempt] = units
         if fate.name:
-            self.refused_or_unclear.add(request.attempt)
+            self.met.append((fate.name, request.attempt))
+            self._note_trouble(gateway, request, fate)
+        if fate.name == "outage" and not (fate.refused or gateway.can_be_asked):
+            self._tries[name] = self._tries.get(name, 0) + 1 if len(self._lost.get(name, ())) >= 3 else 0
+            if self._tries[name] > 3:
+                raise Violation(f"one more create is lost in an outage at {name}, which cannot be asked")
 
-    def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer) -> None:
+    def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer | None, sent: float) -> None:
         """Slots are held from here on only where the client was told that it has a task."""
-        is_accepted = not fate.name and answer.status == 200 and not gateway.answers_with_images
         task = next(
             (task for task in reversed(gateway.tasks) if gateway.attempts.get(task.id) == request.attempt), None
         )
+        is_accepted = not fate.name and answer is not None and answer.status == 200 and not gateway.answers_with_images
         if is_accepted and task is not None:
             gateway.known_since[task.id] = self.world.true
-            ends = gateway.due(task)  # before that, no answer says that it has ended; unless it is called failed
-            attempt, held = request.attempt, self.held[gateway.name]
-            self.world.at(ends, lambda: held.pop(attempt, None))
+            self._hold(gateway, request.attempt, task)
         else:
-            self._note_failure(gateway, request)
+            self._held[gateway.name].pop(request.attempt, None)
+            if answer is None or answer.status != 429 or fate.name == "repeated":  # else it was refused for now
+                self._note_trouble(gateway, request, fate)
+        if fate.name != "outage":
+            self._accepted_at[gateway.name], self._lost[gateway.name] = self.world.true, []
+        elif sent >= self._accepted_at.get(gateway.name, 0.0):
+            self._lost.setdefault(gateway.name, []).append(sent)
 
-    def _note_failure(self, gateway: Gateway, request: Request) -> None:
-        if request.kind == "create":
-            self.held[gateway.name].pop(request.attempt, None)
-            self.refused_or_unclear.add(request.attempt)
+    def _note_trouble(self, gateway: Gateway, request: Request, fate: Fate) -> None:
+        """A refusal for now, or by the account, is no reason for a job to fail; nor to be in doubt, where nobody asks."""
+        is_for_now = fate.name in _FOR_NOW or fate.refused
+        if gateway.can_be_asked or not is_for_now:
+            self.troubled.add(request.attempt)
+        if not is_for_now:
+            self.may_fail.add(request.attempt)
 
     # --- an image -----------------------------------------------------------------------------------------
 

@@ -81,7 +81,23 @@ def draw(rng: Random) -> Story:
         for _ in range(rng.choice((0, 1, 1, 2, 3)) if number else 0):
             steps.append(_move(rng, len(steps)))
         steps.append(Step(number=len(steps), does="run", given=_run(rng)))
+    _insert_pair(rng, steps)
     return Story(accounts=accounts, manifest=manifest, steps=steps)
+
+
+def _insert_pair(rng: Random, steps: list[Step]) -> None:
+    """Two moves that mean something together, with a run between them."""
+    runs, what = [step.number for step in steps if step.does == "run"], rng.random()
+    if len(runs) > 1 and what < 0.15:  # the ledger of yesterday
+        steps.insert(runs[-1], Step(number=0, does="restore the ledger", given={"seed": 0}))
+        if rng.random() < 0.4:
+            steps.insert(runs[-1], Step(number=0, does="delete a view", given={"seed": 1}))
+        steps.insert(runs[rng.randrange(len(runs) - 1)] + 1, Step(number=0, does="keep the ledger", given={"seed": 0}))
+    elif len(runs) > 2 and what > 0.7:  # files that are away for a run
+        steps.insert(runs[-1], Step(number=0, does="return files", given={"seed": 0}))
+        steps.insert(runs[-2], Step(number=0, does="delete files", given={"seed": 0}))
+    for number, step in enumerate(steps):
+        step.number = number
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------
@@ -138,6 +154,10 @@ def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
             rates[fault] = 1.0 if family is HABITS else rng.choice(_RATES)
     if rates.keys() & HABITS.keys() and rng.random() < 0.6:  # a look-up that lies matters where a create was lost
         rates[rng.choice(("lost after", "silent after", "page after", "garbled", "late"))] = rng.choice(_RATES)
+    if "cache" in rates:  # it matters where somebody asks before the task is there
+        rates["late"] = rng.choice(_RATES)
+    if "repeated" in rates and rng.random() < 0.4:  # it matters whether the question after it has an answer
+        rates[rng.choice(("query lost", "query silent"))] = 0.7
     if "repeated" in rates:  # bound: the one question that follows a refusal has its answer
         hidden = {*HABITS, "query refused", "query page"} - ({"lookup pages"} if lists else set())
         rates = {fault: rate for fault, rate in rates.items() if fault not in hidden}
@@ -250,7 +270,8 @@ def edited(manifest: dict[str, Any], what: str, seed: int) -> dict[str, Any]:
 _MOVES = (  # each is a method of `Life`, and is drawn as often as it is named
     *("edit",) * 8,
     *("wait",) * 4,
-    *("delete files", "damage a file", "return files", "set a key") * 2,
+    *("delete files", "damage a file", "return files") * 2,
+    *("set a key",) * 4,
     *("keep the ledger", "restore the ledger", "look", "adopt") * 2,
     *("delete all images", "delete a view", "copy the output", "other output", "rehearse", "ask", "set the clock"),
 )
@@ -278,7 +299,7 @@ _OPTIONS: dict[str, tuple[float, tuple[Any, ...]]] = {
     "retry_unknown": (0.12, (True,)),
     "refetch": (0.1, (True,)),
 }
-_WINDOWS = ("refused", "page", "silent", "creates", "money", "key", "images")
+_WINDOWS = ("refused", "page", "silent", "creates", "words", "money", "key", "images")
 
 
 def _run(rng: Random) -> dict[str, Any]:
