@@ -121,7 +121,9 @@ def audit(
             stack.callback(ledger.close)
             from_output = _adopt_rows(ledger, manifest, root, rescue)
             if base_url and not from_output.left:  # else the next run drops them, once the index is in order
-                painted, _ = reconcile.drop_rehearsals(ledger, Tree(root), base_url)
+                tree = Tree(root)
+                painted, _ = reconcile.drop_rehearsals(ledger, tree, base_url)
+                tree.remove_scratch_if_empty()
         else:
             Ledger.check_not_lost(state, root / INDEX)
             ledger = Ledger.preview(state)

@@ -93,6 +93,7 @@ class Tree:
     def move_to_scratch(self, key: ImageKey, path: str) -> bool:
         """Move a file from its place back to the scratch folder, to be placed elsewhere; False if it is missing."""
         try:
+            self.scratch.mkdir(exist_ok=True)  # else a file that is there would seem to be missing
             _move(self.root / path, self.scratch_path(key))
         except FileNotFoundError:
             return False

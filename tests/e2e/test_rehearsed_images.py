@@ -54,6 +54,15 @@ def test_painted_images_are_made_anew_at_the_real_account(tmp_path):
     assert len(list((tmp_path / "outputs" / "tried" / "retired").rglob("*-painted.png"))) == 8
 
 
+def test_painted_images_are_not_adopted_for_a_real_account(tmp_path):
+    written(tmp_path, "sandbox")
+    command(tmp_path, "run", "m.yaml")
+    written(tmp_path, "kapon")
+    adopted = told(tmp_path, "audit", "m.yaml", "--adopt", "--offline")
+    assert (adopted["images"]["paid"], adopted["images"]["delivered"]) == (0, 0)
+    assert told(tmp_path, "plan", "m.yaml")["make"]["jobs"] == 8
+
+
 def test_painted_images_are_not_in_the_way_of_a_run_after_one_that_was_killed(tmp_path):
     written(tmp_path, "sandbox")
     command(tmp_path, "run", "m.yaml")

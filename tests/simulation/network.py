@@ -81,13 +81,13 @@ class Network:
                 known = book.attempts.get(attempt)
                 is_known = known and known.account == gateway.name
                 if is_known and book.jobs.get(known.job) == ("submitted", known.number):
-                    if not (gateway.is_per_key or "query forgets" in gateway.rates):
+                    if not gateway.is_per_key:
                         self._hold(gateway, attempt, task)
 
     def _hold(self, gateway: Gateway, attempt: str, task: Task) -> None:
         """Until the task ends: before that no answer says so."""
         held, ends = self._held.setdefault(gateway.name, {}), gateway.due(task)
-        if ends > self.world.true:
+        if ends > self.world.true and "query forgets" not in gateway.rates:
             held[attempt] = task.request.n
             self.world.at(ends, lambda: held.pop(attempt, None))
         else:

@@ -234,7 +234,8 @@ class Oracle:
             demand(path.is_file(), f"the index names {name}, which is not there")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             demand(digest == row["sha256"], f"{name} is not what the index says")
-            demand(painted or jobs.get(digest) == row["job_id"], f"{name} is the picture of {jobs.get(digest)}")
+            is_own = painted or jobs.get(digest) == row["job_id"] or digest in self.deleted  # and put back by the user
+            demand(is_own, f"{name} is the picture of {jobs.get(digest)}")
             found.setdefault(row["job_id"], set()).add(digest)
         book = self._book(root)
         done = {job for job in book.wanted if book.jobs.get(job, ("", 0))[0] == "done"}
