@@ -342,6 +342,8 @@ class Oracle:
                 return job in failed | set(map(job_of, life.may_fail))
             case "unknown":
                 return job in map(job_of, life.troubled)
+            case "partial" if self.copies and self._has_adopted:  # files that were taken by their names alone
+                return True
             case "gone" | "partial":  # it came inside an answer, and the user has deleted it
                 here = self._here()
                 paid = [each for each in self._billed() if job_of(each[2]) == job and each[0].answers_with_images]
@@ -357,7 +359,8 @@ class Oracle:
         for gateway, task, attempt in self._billed():
             known = [book.attempts[attempt] for book in self._books.values() if attempt in book.attempts]
             outcomes = {each.outcome for each in known if each.account == gateway.name}
-            is_forgotten = self.copies and not outcomes  # by the ledger of yesterday
+            is_partial = any(book.jobs.get(job_of(attempt), ("",))[0] == "partial" for book in self._books.values())
+            is_forgotten = self.copies and (is_partial or not outcomes)  # by the ledger of yesterday
             is_there = gateway.pictures(task) <= have or outcomes & _IN_DOUBT or is_forgotten
             demand(is_there, f"{attempt} is paid for as {task.id}, and not there: {outcomes}")
 
