@@ -37,6 +37,7 @@ _ADVICE = (
     "Nothing was sent. Put the ledger of this output back; or let `batchgen audit MANIFEST --adopt` add what index.csv,"
     " the files and the gateway know, unpaid."
 )
+_WITHOUT_TASK = frozenset({Status.PENDING, Status.INTENT, Status.UNKNOWN})
 Row = dict[str, str]
 
 
@@ -97,12 +98,12 @@ def files_of_pending(
 
 
 def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
-    """Whether the job is pending and the files are not those of its earlier attempts."""
+    """Whether the job may be sent again, and the files are not those of its earlier attempts."""
     latest = ledger.latest_attempt(job.id)
     if latest is None:
         return True
     own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
-    return latest.status is Status.PENDING and not own.issuperset(found.values())
+    return latest.status in _WITHOUT_TASK and not own.issuperset(found.values())
 
 
 # --- as deliveries ------------------------------------------------------------------------

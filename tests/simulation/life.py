@@ -83,7 +83,7 @@ class _LocalSandbox:
         return sandbox
 
     async def __aexit__(self, *_error: object) -> None:
-        del self._network.by_host[self._gateway.host]
+        self._network.by_host.pop(self._gateway.host, None)
         self._gateway.sandbox.store.close()
 
 

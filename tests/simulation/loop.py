@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from heapq import heappop
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,9 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
         loop.run_until_complete(loop.shutdown_asyncgens())
         return result
     finally:
+        for task in loop.tasks if world.is_dead else ():  # now, not whenever they are collected
+            with suppress(BaseException):
+                task.get_coro().close()
         asyncio.events.set_event_loop(None)
         for pending in (loop._ready, loop._scheduled, loop.tasks):
             pending.clear()

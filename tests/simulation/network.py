@@ -233,7 +233,7 @@ class Network:
             self._note_trouble(gateway, request, fate)
         if fate.name == "outage" and not (fate.refused or gateway.can_be_asked):
             self._tries[name] = self._tries.get(name, 0) + 1 if len(self._lost.get(name, ())) >= 3 else 0
-            if self._tries[name] > 3:
+            if self._tries[name] > 3 + (gateway.limit or 30):  # so many may have been on their way
                 raise Violation(f"one more create is lost in an outage at {name}, which cannot be asked")
 
     def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer | None, sent: float) -> None:
@@ -247,16 +247,15 @@ class Network:
             self._hold(gateway, request.attempt, task)
         else:
             self._held[gateway.name].pop(request.attempt, None)
-            if answer is None or answer.status != 429 or fate.name == "repeated":  # else it was refused for now
-                self._note_trouble(gateway, request, fate)
+            self._note_trouble(gateway, request, fate, status=0 if answer is None else answer.status)
         if fate.name != "outage":
             self._accepted_at[gateway.name], self._lost[gateway.name] = self.world.true, []
         elif sent >= self._accepted_at.get(gateway.name, 0.0):
             self._lost.setdefault(gateway.name, []).append(sent)
 
-    def _note_trouble(self, gateway: Gateway, request: Request, fate: Fate) -> None:
+    def _note_trouble(self, gateway: Gateway, request: Request, fate: Fate, status: int = 0) -> None:
         """A refusal for now, or by the account, is no reason for a job to fail; nor to be in doubt, where nobody asks."""
-        is_for_now = fate.name in _FOR_NOW or fate.refused
+        is_for_now = fate.name in _FOR_NOW or fate.refused or (status == 429 and not fate.name)
         if gateway.can_be_asked or not is_for_now:
             self.troubled.add(request.attempt)
         if not is_for_now:
