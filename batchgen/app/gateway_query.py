@@ -104,7 +104,8 @@ class GatewayQuery:
                 task: Task = await self._with_retries(partial(self._provider.find, payment.external_id))
             except TaskNotFound:
                 continue
-            self._note(report, task, payment.external_id)
+            if task.may_be(payment.external_id):  # else it is another task
+                self._note(report, task, payment.external_id)
 
     def _note(self, report: GatewayReport, task: Task, asked: str = "") -> None:
         report.tasks += 1
