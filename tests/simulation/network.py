@@ -35,7 +35,7 @@ _attempt: ContextVar[str] = ContextVar("attempt", default="")
 class Window:
     """A time in which a gateway does not work: an outage, an empty account, a refused key, a dead image host."""
 
-    kind: str  # refused | page | silent | creates | words | money | key | images
+    kind: str  # refused | page | silent | creates | queries | words | money | key | images
     begins: float  # true time
     ends: float
 
@@ -192,6 +192,8 @@ class Network:
                         return Fate(name="outage", arrives=False, silent=True)
                     case "key":
                         return Fate(name="key refused", arrives=False, told=(error(401, 1000),))
+                    case "queries" if request.kind != "create":
+                        return Fate(name="outage", arrives=False, silent=True)
                     case "words" if request.kind == "create":
                         words = as_json(400, {"error": {"message": "not in your plan", "type": "plan_q7"}})
                         return Fate(name="refused by the account", arrives=False, told=(words,))

@@ -132,6 +132,10 @@ def _account(rng: Random, name: str, kind: str) -> AccountPlan:
     }
     rates = _rates(rng, has_ids=has_ids, lists=sandbox["lists_tasks"])
     skew, is_per_key = rng.choice((0.0, 0.0, 0.0, -7200.0, 3600.0, 200.0)), use == "kapon" and rng.random() < 0.3
+    if "list without ids" in rates and rng.random() < 0.5:  # it matters whose clock is believed
+        skew = -7200.0
+    if "hides running" in rates:  # and some tasks run much longer than others
+        sandbox["latency_sigma"] = 1.0
     return AccountPlan(
         name=name, settings=settings, sandbox=sandbox, has_ids=has_ids, rates=rates, skew=skew, is_per_key=is_per_key
     )
@@ -154,6 +158,8 @@ def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
             rates[fault] = 1.0 if family is HABITS else rng.choice(_RATES)
     if rates.keys() & HABITS.keys() and rng.random() < 0.6:  # a look-up that lies matters where a create was lost
         rates[rng.choice(("lost after", "silent after", "page after", "garbled", "late"))] = rng.choice(_RATES)
+    if rng.random() < 0.06:
+        rates["odd words"] = 0.7
     if "cache" in rates:  # it matters where somebody asks before the task is there
         rates["late"] = rng.choice(_RATES)
     if "repeated" in rates and rng.random() < 0.4:  # it matters whether the question after it has an answer
@@ -202,7 +208,8 @@ def _manifest(rng: Random, accounts: list[AccountPlan], *, is_openai: bool) -> d
     }
     manifest: dict[str, Any] = {"version": 1, "name": "life", "provider": "one", "matrix": matrix, "run": run}
     manifest["providers"] = {account.name: account.settings for account in accounts}
-    manifest["defaults"] = {"n": rng.choice((1, 1, 1, 2, 3))}
+    has_few_links = any("list few links" in account.rates for account in accounts)
+    manifest["defaults"] = {"n": rng.choice((2, 3) if has_few_links else (1, 1, 1, 2, 3))}
     for share, block, key, values in _OPTIONAL:
         if rng.random() < share:
             (manifest[block] if block else manifest)[key] = rng.choice(values)
@@ -293,13 +300,13 @@ _FILTERS = ("model=kling-v1", "aspect_ratio=1:1", "prompt=*number 1*", "model=pi
 _OPTIONS: dict[str, tuple[float, tuple[Any, ...]]] = {
     "only": (0.15, tuple([each] for each in _FILTERS)),
     "limit": (0.15, (1, 3, 10)),
-    "max_cost": (0.1, (0.02, 0.1)),
+    "max_cost": (0.15, (0.02, 0.1)),
     "deadline": (0.1, (0.0, 5.0, 60.0, 600.0)),
     "retry_failed": (0.2, (True,)),
     "retry_unknown": (0.12, (True,)),
     "refetch": (0.1, (True,)),
 }
-_WINDOWS = ("refused", "page", "silent", "creates", "words", "money", "key", "images")
+_WINDOWS = ("refused", "page", "silent", "creates", "creates", "words", "queries", "money", "key", "images")
 
 
 def _run(rng: Random) -> dict[str, Any]:
@@ -323,9 +330,9 @@ def _run(rng: Random) -> dict[str, Any]:
         befalls["suspended at step"] = (step(3), rng.choice((3.0, 70.0, 40_000.0)), rng.random() < 0.5)
     if rng.random() < 0.06:
         befalls["clock set at step"] = (step(3), rng.choice((-90_000.0, -60.0, 4000.0, 90_000.0)))
-    if rng.random() < 0.06:
+    if rng.random() < 0.1:
         befalls["disk full at step"] = step(3)
-    if rng.random() < 0.15:
+    if rng.random() < 0.2:
         after, lasts = rng.choice((0.0, 3.0, 30.0)), rng.choice((10.0, 120.0, 90_000.0))
         befalls["window"] = (rng.choice(("one", "two")), rng.choice(_WINDOWS), after, lasts)
     return befalls
