@@ -222,6 +222,8 @@ def _move(ledger: Ledger, tree: Tree, moves: Iterable[Move]) -> list[StoredImage
     All files leave before any arrives, so that two may exchange their names; a later run finishes what a crash stops.
     """
     moving = [(image, path) for image, path in moves if tree.move_to_scratch(image.key, image.path)]
+    if moving:  # else a power cut might take the files back to where the ledger no longer looks for them
+        sync_folder(tree.scratch)
     ledger.record_all(Relocated(key=image.key, path=path) for image, path in moving)
     for image, path in moving:
         tree.place(image.key, path)

@@ -90,6 +90,7 @@ class Oracle:
         self.deleted: set[str] = set()  # hashes of files that the user deleted or damaged
         self.has_one_price = True
         self._settled: set[str] = set()  # attempts in doubt that were given up where the user had asked for it
+        self._remade: set[str] = set()  # jobs that the user has ever wanted made anew
         self._most_failures = self._retries = 0
         self._has_adopted = self._is_adopting = False
         self._books: dict[Path, Books] = {}
@@ -102,6 +103,7 @@ class Oracle:
         is_retry = bool(options.get("retry_failed"))
         ended = {job for job, (status, _) in book.jobs.items() if status in {"failed", "gone", "partial"}}
         self.may_remake = ended if is_retry else set()
+        self._remade |= self.may_remake
         self._retries += is_retry
         self._most_failures = max(self._most_failures, settings["max_attempts"])
         self._had_accepted = {gateway.name for gateway in self._life.gateways.values() if gateway.attempts}
@@ -158,7 +160,7 @@ class Oracle:
             *earlier, _ = sorted(attempts, key=lambda each: each[0])
             certain = [number for number, outcomes in earlier if not outcomes & _IN_DOUBT]
             numbers = {number for number, _ in attempts}
-            is_once = len(certain) <= self.copies and (len(numbers) == len(attempts) or self.copies)
+            is_once = len(certain) <= self.copies + (job in self._remade) and (len(numbers) == len(attempts) or self.copies)
             demand(is_once, f"the job {job} is paid {len(attempts)} times: {attempts}")
         for book in self._books.values():
             self._check_doubt(book)
