@@ -160,7 +160,9 @@ class Oracle:
             *earlier, _ = sorted(attempts, key=lambda each: each[0])
             certain = [number for number, outcomes in earlier if not outcomes & _IN_DOUBT]
             numbers = {number for number, _ in attempts}
-            is_once = len(certain) <= self.copies + (job in self._remade) and (len(numbers) == len(attempts) or self.copies)
+            is_once = len(certain) <= self.copies + (job in self._remade) and (
+                len(numbers) == len(attempts) or self.copies
+            )
             demand(is_once, f"the job {job} is paid {len(attempts)} times: {attempts}")
         for book in self._books.values():
             self._check_doubt(book)
@@ -326,7 +328,7 @@ class Oracle:
         left = plan(manifest, output=root)
         demand(not left.anything_to_do, f"after the last run, plan finds {left.make.jobs} to make")
         report = audit(manifest, root, offline=True)
-        if not self.copies and not any(each.outcome in _IN_DOUBT for each in book.attempts.values()):
+        if not (self.copies or self._remade) and not any(each.outcome in _IN_DOUBT for each in book.attempts.values()):
             demand(report.twice == 0, f"audit says: {report.sentence}")
             is_fine = result.exit_code != ExitCode.OK or report.is_consistent
             demand(is_fine, f"exit 0, and audit is not content: {report.sentence}")
