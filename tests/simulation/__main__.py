@@ -123,9 +123,7 @@ def report(failed: list[Outcome], figures: Counter[str], seconds: float) -> None
     described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     for outcome in failed[:3]:
         without, least = shrunken(outcome)
-        print(
-            f"\nseed {outcome.seed} at {described.stdout.strip()}, which fails as well without: {', '.join(sorted(without))}"
-        )
+        print(f"\nseed {outcome.seed} at {described.stdout.strip()}, which fails as well without: {sorted(without)}")
         print("\n".join(least.trace))
 
 

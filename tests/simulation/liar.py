@@ -1,7 +1,7 @@
 """What networks, proxies, caches, gateways and image hosts do to a request and its answer, within stated bounds.
 
-Each fault has a name, a description and a bound. A gateway has rates for a few of them; `Gateway.strikes` decides on each
-occasion, by the seed and what it is about. docs/simulation.md says how to add one.
+Each fault has a name, a description and a bound. A gateway has rates for a few of them; `Gateway.strikes` decides on
+each occasion, by the seed and what it is about. docs/simulation.md says how to add one.
 """
 
 from __future__ import annotations

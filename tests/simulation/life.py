@@ -214,7 +214,8 @@ class Life:
             gateway.is_per_key = False
         self.manifest.pop("budget", None)
         self.manifest["run"]["give_up_after"] = "2h"
-        for self.root in self.outputs:
+        for root in self.outputs:
+            self.root = root
             for _ in range(3):
                 self._pass(7200.0)
                 world.note("--- a plain run")
@@ -304,7 +305,7 @@ class Life:
         at("interrupted at step", self._interrupt)
         at("suspended at step", lambda seconds, lid: world.suspend(seconds, lid=lid))
         at("clock set at step", world.set_clock)
-        at("disk full at step", partial(setattr, world, "disk_full", True))
+        at("disk full at step", world.fill_disk)
         world.begin_run(events)
         world.watch_disk()
         if "killed at point" not in world.without:
@@ -391,19 +392,19 @@ class Life:
     def _set_a_key(self, seed: int) -> None:
         self._set_key("one", 1 + seed % 3)
 
-    def _keep_the_ledger(self, seed: int) -> None:  # noqa: ARG002
+    def _keep_the_ledger(self, seed: int) -> None:
         path = self.root / "state.sqlite3"
         if self._has_ids and path.exists() and not path.with_name("state.sqlite3-wal").exists():
             self._kept_ledger = path.read_bytes()
 
-    def _restore_the_ledger(self, seed: int) -> None:  # noqa: ARG002
+    def _restore_the_ledger(self, seed: int) -> None:
         if self._kept_ledger is not None:
             for end in ("-wal", "-shm"):
                 (self.root / f"state.sqlite3{end}").unlink(missing_ok=True)
             (self.root / "state.sqlite3").write_bytes(self._kept_ledger)
             self.oracle.copies += 1
 
-    def _copy_the_output(self, seed: int) -> None:  # noqa: ARG002
+    def _copy_the_output(self, seed: int) -> None:
         copy = self.root.with_name("copy")
         if self._has_ids and self.root.exists() and not copy.exists():
             shutil.copytree(self.root, copy)
@@ -423,18 +424,18 @@ class Life:
         self.rehearsed = before or self.root == own
         self.root = own
 
-    def _look(self, seed: int) -> None:  # noqa: ARG002
+    def _look(self, seed: int) -> None:
         """What only looks changes nothing and asks nobody."""
         with self._unchanged(), self._unpaid():
             self._told(lambda: plan(self._loaded(), output=self.root))
             self._told(lambda: audit(self._loaded(), self.root, offline=True))
             demand(self.world.requests == 0, "plan or audit --offline has asked somebody")
 
-    def _ask(self, seed: int) -> None:  # noqa: ARG002
+    def _ask(self, seed: int) -> None:
         with self._unchanged(), self._unpaid():
             self._told(lambda: audit(self._loaded(), self.root))
 
-    def _adopt(self, seed: int = 0) -> None:  # noqa: ARG002
+    def _adopt(self, seed: int = 0) -> None:
         self.oracle.begin_adoption()
         with self._unpaid():
             self._told(lambda: audit(self._loaded(), self.root, adopt=True))
@@ -448,10 +449,10 @@ class Life:
             self.world.note(f"  {error}")
             return None
 
-    def _set_the_clock(self, seed: int, seconds: float) -> None:  # noqa: ARG002
+    def _set_the_clock(self, seed: int, seconds: float) -> None:
         self.world.set_clock(seconds)
 
-    def _wait(self, seed: int, seconds: float) -> None:  # noqa: ARG002
+    def _wait(self, seed: int, seconds: float) -> None:
         self._pass(seconds)
 
     @contextmanager

@@ -80,9 +80,8 @@ class Network:
                 attempt = gateway.attempts.get(task.id, "")
                 known = book.attempts.get(attempt)
                 is_known = known and known.account == gateway.name
-                if is_known and book.jobs.get(known.job) == ("submitted", known.number):
-                    if not gateway.is_per_key:
-                        self._hold(gateway, attempt, task)
+                if is_known and book.jobs.get(known.job) == ("submitted", known.number) and not gateway.is_per_key:
+                    self._hold(gateway, attempt, task)
 
     def _hold(self, gateway: Gateway, attempt: str, task: Task) -> None:
         """Until the task ends: before that no answer says so."""
@@ -256,7 +255,7 @@ class Network:
             self._lost.setdefault(gateway.name, []).append(sent)
 
     def _note_trouble(self, gateway: Gateway, request: Request, fate: Fate, status: int = 0) -> None:
-        """A refusal for now, or by the account, is no reason for a job to fail; nor to be in doubt, where nobody asks."""
+        """A refusal for now is no reason for a job to fail; nor to be in doubt, where nobody is asked."""
         is_for_now = fate.name in _FOR_NOW or fate.refused or (status == 429 and not fate.name)
         if gateway.can_be_asked or not is_for_now:
             self.troubled.add(request.attempt)
@@ -351,7 +350,8 @@ class Endpoint:
     sockets: tuple[()] = ()
 
     def __init__(self, public_url: str, _host: str, port: int) -> None:
-        secret = f"callback-secret-{int(8 * worlds.current.chance('secret', worlds.current.now))}"  # few, for redaction keeps all
+        number = int(8 * worlds.current.chance("secret", worlds.current.now))  # few, for redaction keeps them all
+        secret = f"callback-secret-{number}"
         self.url, self.local_url = f"{public_url}/{secret}", f"http://127.0.0.1:{port}/{secret}"
 
     def __enter__(self) -> Self:

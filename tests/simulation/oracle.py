@@ -266,7 +266,7 @@ class Oracle:
             job for job in map(job_of, sent) if self._before.jobs.get(job, ("pending",))[0] in {"pending", "failed"}
         }
         missing = [job.id for job in wanted.values() if len(found.get(job.id, ())) != job.parameters.n]
-        is_whole = result.exit_code or missing and (options.get("only") or options.get("limit") is not None)
+        is_whole = result.exit_code or (missing and (options.get("only") or options.get("limit") is not None))
         demand(set(book.wanted) == wanted.keys(), "the ledger does not list what the manifest asks for")
         demand(result.images == sum(map(len, found.values())), f"{result.images} images, but {found}")
         demand(options.get("only") or said == counts, f"said {said}, kept {counts}")
@@ -288,7 +288,7 @@ class Oracle:
         self.check_secrets(root, messages)
 
     def _check_gone(self, book: Books) -> None:
-        """What is made is gone only after an hour in which its task is not known, or a day in which its image is not."""
+        """What is made is gone only after an hour without its task, or a day without its image."""
         world = self._life.world
         for gateway, task, attempt in self._billed():
             known = book.attempts.get(attempt)

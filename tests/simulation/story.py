@@ -1,4 +1,4 @@
-"""What happens in a life: accounts with their faults, a manifest, runs with what befalls them, and a user between them."""
+"""What happens in a life: accounts and their faults, a manifest, runs and what befalls them, and a user between."""
 
 from __future__ import annotations
 

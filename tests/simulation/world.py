@@ -200,6 +200,9 @@ class World:
         marker.write_bytes(b"")
         self._began_ns = marker.stat().st_mtime_ns
 
+    def fill_disk(self) -> None:
+        self.disk_full = True
+
     def refuse_if_full(self) -> None:
         """Raise OSError where the disk is full, but for what the reserve has freed."""
         if not self.disk_full or self.is_dead:

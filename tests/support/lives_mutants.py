@@ -256,8 +256,7 @@ MUTANTS = [
     # Times of a run are those of a clock that is set.
     Mutant("clocks.py", "    return lambda: began + since_boot()", "    return time.time"),
     # Painted files stay where they are when the ledger forgets them.
-    Mutant("storage/tree.py", "            self.scratch.mkdir(exist_ok=True)  # else a file that is there would seem to be missing\n",
-           ""),
+    Mutant("storage/tree.py", "            self.scratch.mkdir(exist_ok=True)  # else", "            # else"),
     # After a rehearsal and a crash the index has rows that nobody knows.
     Mutant("reconcile/reconcile.py", "        (tree.root / INDEX).unlink(missing_ok=True)", "        pass"),
     # Painted rows are adopted as paid for.
@@ -268,8 +267,8 @@ MUTANTS = [
     Mutant("reconcile/unrecorded.py", "frozenset({Status.PENDING, Status.INTENT, Status.UNKNOWN})",
            "frozenset({Status.PENDING})"),
     # An image that nobody has any more is waited for.
-    Mutant("engine/runner.py", "        is_certain = isinstance(error, ImagesGone) and error.certain\n        is_elsewhere",
-           "        is_certain = False\n        is_elsewhere"),
+    Mutant("engine/runner.py", "        is_elsewhere = not (attempt.remake or is_certain) and",
+           "        is_elsewhere = not attempt.remake and"),
 ]  # fmt: skip
 
 
