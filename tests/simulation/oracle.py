@@ -366,7 +366,8 @@ class Oracle:
             outcomes = {each.outcome for each in known if each.account == gateway.name}
             is_partial = any(book.jobs.get(job_of(attempt), ("",))[0] == "partial" for book in self._books.values())
             is_forgotten = self.copies and (is_partial or not outcomes - _UNPAID)  # by the ledger of yesterday
-            is_there = gateway.pictures(task) <= have or outcomes & _IN_DOUBT or is_forgotten
+            is_told = outcomes & _IN_DOUBT or attempt in self._settled
+            is_there = gateway.pictures(task) <= have or is_told or is_forgotten
             demand(is_there, f"{attempt} is paid for as {task.id}, and not there: {outcomes}")
 
 
