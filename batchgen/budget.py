@@ -84,6 +84,10 @@ class Budget:
         if charged is not None:
             self._change(charged - (price or 0), earlier=earlier)
 
+    def adopt(self, price: int | None) -> None:
+        """Take a reservation off this run: an earlier run, or that of another output, paid for the task."""
+        self._cost_before += price or 0
+
     def _change(self, by: int, *, earlier: bool) -> None:
         self.cost += by
         if earlier:

@@ -86,13 +86,20 @@ class Outcomes:
     # --- every end ----------------------------------------------------------------------------------------
 
     async def not_made(
-        self, attempt: Attempt, error: BatchgenError, outcome: Outcome, *, counts: bool, wait: float = 0.0
+        self,
+        attempt: Attempt,
+        error: BatchgenError,
+        outcome: Outcome,
+        *,
+        counts: bool,
+        wait: float = 0.0,
+        one_more: bool = False,
     ) -> None:
         """The attempt made nothing: the next follows, after `wait` seconds at least, unless that was the last.
 
-        `counts`: against run.max_attempts.
+        `counts`: against run.max_attempts; `one_more`: the user asks for another one in any case.
         """
-        if counts and self.is_last(attempt):
+        if counts and not one_more and self.is_last(attempt):
             await self.end(attempt, Status.FAILED, outcome, error)
             return
         await self._record_not_made(attempt, error, outcome, counts=counts)

@@ -5,6 +5,7 @@ An attempt is in the ledger before its create is sent, and what was accepted is 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.engine.controls import KNOWN, Controls
@@ -76,6 +77,7 @@ class Submitter:
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             changed=limits.wake.set,
         )
+        self._gateway_ahead = 0  # ms, as the latest accepted create shows
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.uncancellable: set[str] = set()
 
@@ -174,7 +176,16 @@ class Submitter:
         if task is None:
             await self._outcomes.refused(attempt, error)
             return None
+        if isinstance(error, RefusedOrTaken) and self._is_older(
+            task, attempt
+        ):  # else a proxy has sent this create twice
+            self._context.budget.adopt(self._outcomes.price(attempt))
+            attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
+
+    def _is_older(self, task: Task, attempt: Attempt) -> bool:
+        """Whether a task is older than an attempt, by the gateway's clock as far as it is known."""
+        return task.created_ms is not None and task.created_ms < attempt.sent_at + self._gateway_ahead
 
     async def _accepted_before_refused(
         self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError
@@ -250,13 +261,15 @@ class Submitter:
         is_asked_for = policy.retry_unknown and attempt.earlier
         is_resent = policy.resend_unknown and not is_first_doubt and not self._outcomes.is_last(attempt)
         if is_asked_for or is_resent:
-            await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=not is_asked_for)
+            await self._outcomes.not_made(attempt, error, Outcome.UNKNOWN, counts=True, one_more=is_asked_for)
         else:
             await self._outcomes.end(attempt, Status.UNKNOWN, Outcome.UNKNOWN, error)
 
     async def _adopt(self, attempt: Attempt, permit: SlotPermit, task: Task, *, found: bool = False) -> Attempt:
         self._limits.accepted(permit)
         self._context.counters.note = ""
+        if task.created_ms is not None and not found:
+            self._gateway_ahead = task.created_ms - self._context.now_ms()
         is_whole = len(task.links) >= attempt.units or not self._provider.can_query
         is_made = task.state is TaskState.SUCCEEDED and bool(task.links) and is_whole and not found
         # A task that brings its images at once started with the create; plans reckon with its time.

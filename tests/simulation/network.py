@@ -231,7 +231,7 @@ class Network:
         held[request.attempt] = units
         if fate.name:
             self.met.append((fate.name, request.attempt))
-            self._note_trouble(gateway, request, fate)
+            self._note_trouble(gateway, request, is_for_now=fate.refused or fate.name in _FOR_NOW)
         if fate.name == "outage" and not (fate.refused or gateway.can_be_asked):
             self._tries[name] = self._tries.get(name, 0) + 1 if len(self._lost.get(name, ())) >= 3 else 0
             if self._tries[name] > 3 + (gateway.limit or 30):  # so many may have been on their way
@@ -248,15 +248,15 @@ class Network:
             self._hold(gateway, request.attempt, task)
         else:
             self._held[gateway.name].pop(request.attempt, None)
-            self._note_trouble(gateway, request, fate, status=0 if answer is None else answer.status)
+            is_throttled = answer is not None and (fate.name in _FOR_NOW or (answer.status == 429 and not fate.name))
+            self._note_trouble(gateway, request, is_for_now=fate.refused or is_throttled)
         if fate.name != "outage":
             self._accepted_at[gateway.name], self._lost[gateway.name] = self.world.true, []
         elif sent >= self._accepted_at.get(gateway.name, 0.0):
             self._lost.setdefault(gateway.name, []).append(sent)
 
-    def _note_trouble(self, gateway: Gateway, request: Request, fate: Fate, status: int = 0) -> None:
+    def _note_trouble(self, gateway: Gateway, request: Request, *, is_for_now: bool) -> None:
         """A refusal for now is no reason for a job to fail; nor to be in doubt, where nobody is asked."""
-        is_for_now = fate.name in _FOR_NOW or fate.refused or (status == 429 and not fate.name)
         if gateway.can_be_asked or not is_for_now:
             self.troubled.add(request.attempt)
         if not is_for_now:
