@@ -67,6 +67,7 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
         at=delivery.submitted_at,
         found=True,
         rehearsal=not delivery.base_url,  # a sandbox in the process painted them
+        has_own_id=False,  # an old ledger counts its attempts otherwise
     )
     latest = ledger.latest_attempt(job_id)
     is_later = latest is not None and latest.status is Status.UNKNOWN and number > latest.attempt

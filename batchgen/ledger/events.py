@@ -65,6 +65,7 @@ class Accepted(AttemptEvent):
     at: int
     found: bool = False  # by a query: the answer to the create was never seen
     rehearsal: bool = False  # by a sandbox
+    has_own_id: bool = True  # whether its answers have to name the attempt's external id, where that was sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

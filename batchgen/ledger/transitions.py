@@ -88,9 +88,9 @@ def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
         )
     _move(db, event, Status.SUBMITTED, "'intent', 'unknown', 'pending'")
     changed = db.execute(  # an unknown attempt may be found later, also when its job has ended
-        "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?)"
-        " WHERE job_id = ? AND number = ? AND outcome IN ('', 'unknown')",
-        (event.task_id, event.at, event.found, event.rehearsal, event.job_id, event.attempt),
+        "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?),"
+        " id_sent = min(id_sent, ?) WHERE job_id = ? AND number = ? AND outcome IN ('', 'unknown')",
+        (event.task_id, event.at, event.found, event.rehearsal, event.has_own_id, event.job_id, event.attempt),
     )
     _exactly_one(changed, event)
 
