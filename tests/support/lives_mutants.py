@@ -96,7 +96,8 @@ MUTANTS = [
     # 10: a list with fewer links than images is believed.
     Mutant("engine/poller.py", "if running.is_short(task):  # a list may say less than the task itself", "if False:"),
     # 11: a refusal uses up an attempt.
-    Mutant("engine/outcomes.py", "if counts and self.is_last(attempt):", "if self.is_last(attempt):"),
+    Mutant("engine/outcomes.py", "if counts and not one_more and self.is_last(attempt):",
+           "if not one_more and self.is_last(attempt):"),
     # 11: a task that policy refused is created again.
     Mutant("engine/runner.py", "if task.state is TaskState.REJECTED:", "if False:"),
     # 12: an outage is not noticed, and uses up attempts.
