@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -182,6 +183,7 @@ class Life:
     def play(self) -> None:
         """Raises Violation where a rule does not hold."""
         worlds.enter(self.world)
+        tempfile.tempdir = str(self.world.folder)  # for what is rescued
         try:
             for step in self.story.steps:
                 if f"step {step.number}" not in self.world.without:
@@ -195,6 +197,7 @@ class Life:
             raise
         finally:
             worlds.enter(None)
+            tempfile.tempdir = None
 
     def _pass(self, seconds: float) -> None:
         self.world.advance(self.world.now + seconds)
@@ -269,9 +272,12 @@ class Life:
         if world.is_dead:
             world.restart()
             result = None
-        world.disk_full, world.loop, world.callback_targets = False, None, {}
+        has_rescued, world.disk_full = world.disk_full, False  # the user does not read what was rescued
+        world.loop, world.callback_targets = None, {}
         self.troubled |= network.troubled
         self.may_fail |= network.may_fail
+        if has_rescued:
+            self.troubled |= {send.attempt for send in network.sends}
         if result is None:
             self.troubled |= {attempt for attempt, known in Books.read(self.root).attempts.items() if not known.outcome}
         self.creates += len(network.sends)

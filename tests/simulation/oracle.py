@@ -106,7 +106,7 @@ class Oracle:
         self._remade |= self.may_remake
         self._retries += is_retry
         self._most_failures = max(self._most_failures, settings["max_attempts"])
-        self._had_accepted = {gateway.name for gateway in self._life.gateways.values() if gateway.attempts}
+        self._had_accepted = {each.account for each in book.attempts.values() if each.outcome in {"made", "failed"}}
         self._refuses = self._reason_to_refuse(root, options)
         self._on_disk = self._unknown_on_disk(root, book)
 
