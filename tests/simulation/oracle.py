@@ -349,7 +349,7 @@ class Oracle:
                 return job in failed | set(map(job_of, life.may_fail))
             case "unknown":
                 return job in map(job_of, life.troubled)
-            case "partial" if self.copies and self._has_adopted:  # files that were taken by their names alone
+            case "partial" if self._has_adopted and (self.copies or life.rehearsed):  # files taken by their names alone
                 return True
             case "gone" | "partial":  # it came inside an answer, and the user has deleted it
                 here = self._here()
