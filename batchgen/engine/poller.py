@@ -32,6 +32,7 @@ _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a sl
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
 _UNCALLED, _LONGEST_UNCALLED = 0.6, 60.0  # of the median, and seconds, after the median without a callback
 _SHORTEST, _LONGEST = 0.02, 15.0  # seconds between two queries, or two lists
+_LATE = 10.0  # a query that comes so much later than planned says nothing of how long the task took
 _SHORTEST_UNKNOWN = 0.25  # the same before anything is known of how long tasks take
 
 _PAGE = 500
@@ -183,7 +184,8 @@ class TaskPoller:
 
     def _query_in(self, running: RunningTask, seconds: float) -> None:
         """Make a task due in so many seconds; never at once, whatever the arithmetic says."""
-        running.due = math.inf if running.end.done() else self._clock() + max(_SHORTEST, seconds)
+        running.wait = max(_SHORTEST, seconds)
+        running.due = math.inf if running.end.done() else self._clock() + running.wait
         self._changed.set()
 
     # --- one by one ------------------------------------------------------------------------------------------
@@ -248,7 +250,10 @@ class TaskPoller:
             running.seen = max(running.seen, running.called_at - running.since)
         else:
             self._note_unreliable(lambda: self._callbacks.ended_without(running.task_id, now))
-        self._latencies.learn(running.kind, running.seen, now - running.since)
+        ended = now - running.since
+        late = ended - running.seen - running.wait
+        if late <= max(_LATE, running.wait):  # else this process stood still, or the gateway was away
+            self._latencies.learn(running.kind, running.seen, ended)
 
     def _note_unreliable(self, note: Callable[[], None]) -> None:
         """Note what callbacks missed; where they are no longer reliable, all tasks are due as usual again."""

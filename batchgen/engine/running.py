@@ -46,6 +46,7 @@ class RunningTask:
     due: float  # infinite while a query of its own is under way
     end: asyncio.Future[Task]
     seen: float = 0.0
+    wait: float = 0.0  # seconds from the time when its latest query was planned until that was due
     errors: int = 0  # queries in a row without an answer
     not_found: int = 0  # answers in a row that do not know it
     short: int = 0  # answers that say it succeeded, but name fewer images than were requested, or none

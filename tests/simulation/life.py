@@ -385,6 +385,7 @@ class Life:
             body = path.read_bytes()
             self.oracle.note_deleted(body)
             path.write_bytes(body[: len(body) // 2] if seed % 2 else body + b"more")
+            self.oracle.note_deleted(path.read_bytes())
 
     def _return_files(self, seed: int) -> None:
         for path, body in self._taken[seed % 2 :: 2]:
