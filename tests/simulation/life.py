@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -388,8 +389,10 @@ class Life:
             self.oracle.note_deleted(path.read_bytes())
 
     def _return_files(self, seed: int) -> None:
+        pictures = self.oracle.pictures()  # a rehearsal's, put back, would be adopted by their names alone
         for path, body in self._taken[seed % 2 :: 2]:
-            if not path.exists() and path.parent.is_dir():
+            is_own = not self.rehearsed or hashlib.sha256(body).hexdigest() in pictures
+            if is_own and not path.exists() and path.parent.is_dir():
                 path.write_bytes(body)
         self._taken = self._taken[1 - seed % 2 :: 2]
 

@@ -229,11 +229,15 @@ class Oracle:
         is_within = max_cost is None or is_unclear or new * float(price) <= max_cost + 1e-9
         demand(is_within, f"{new} images are billed in a run of {max_cost}")
 
-    def check_output(self, root: Path, *, painted: bool) -> dict[str, set[str]]:
-        """Index, files and ledger agree, and each picture is that of its job. The hashes of each job are returned."""
-        jobs = {
+    def pictures(self) -> dict[str, str]:
+        """The hash of each picture that the gateways made, and its job."""
+        return {
             picture: job_of(attempt) for gateway, task, attempt in self._billed() for picture in gateway.pictures(task)
         }
+
+    def check_output(self, root: Path, *, painted: bool) -> dict[str, set[str]]:
+        """Index, files and ledger agree, and each picture is that of its job. The hashes of each job are returned."""
+        jobs = self.pictures()
         found: dict[str, set[str]] = {}
         for row in _rows(root):
             path, name = root / row["file_name"], row["file_name"]
