@@ -32,7 +32,7 @@ _NOBODY_WAITS = 2.5  # times as long between queries where no job waits for a sl
 _CALLED_BACK = 5.0  # times as long between queries while callbacks come in time
 _UNCALLED, _LONGEST_UNCALLED = 0.6, 60.0  # of the median, and seconds, after the median without a callback
 _SHORTEST, _LONGEST = 0.02, 15.0  # seconds between two queries, or two lists
-_LATE = 10.0  # a query that comes so much later than planned says nothing of how long the task took
+_LATE = 2 * _LONGEST  # an answer that comes so much later than planned does not say how long the task took
 _SHORTEST_UNKNOWN = 0.25  # the same before anything is known of how long tasks take
 
 _PAGE = 500

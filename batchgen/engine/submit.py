@@ -176,9 +176,8 @@ class Submitter:
         if task is None:
             await self._outcomes.refused(attempt, error)
             return None
-        if isinstance(error, RefusedOrTaken) and self._is_older(
-            task, attempt
-        ):  # else a proxy has sent this create twice
+        # One that is no older than this create is this create, sent twice by a proxy.
+        if isinstance(error, RefusedOrTaken) and self._is_older(task, attempt):
             self._context.budget.adopt(self._outcomes.price(attempt))
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
