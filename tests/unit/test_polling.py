@@ -80,6 +80,24 @@ async def test_a_task_that_a_page_of_newer_ones_hides_is_queried_though_all_slot
     assert len(provider.queried) < 10
 
 
+async def test_time_in_which_the_process_stood_still_is_not_taken_for_the_tasks_own():
+    clock = Clock()
+    provider = Busy(clock)
+    poller = poller_of(provider, clock)
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(keep_listing(poller, clock))
+        for task_id, stops in (("1", 20_000.0), ("2", 0.0)):
+            began = provider.begun[task_id] = clock.now
+            end = group.create_task(poller.wait(task_id, job().parameters, ""))
+            while clock.now < began + 5:
+                await asyncio.sleep(0)
+            clock.now += stops
+            while not end.done():
+                await asyncio.sleep(0)
+        asking.cancel()
+    assert clock.now - began < 30
+
+
 async def keep_listing(poller: TaskPoller, clock: Clock) -> None:
     """What the poller itself does, a second each time."""
     async with asyncio.TaskGroup() as group:
