@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from batchgen.providers.base import CLOCK_SKEW_MS
+from batchgen.providers.base import CLOCK_SKEW_MS, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +108,9 @@ class Controls:
 
     def list_proof(self, sent_at: int) -> ListProof:
         """What a list is to show before it proves anything about a create sent at `sent_at`."""
-        return ListProof(self.for_list(sent_at), sent_at, self._wall() * 1000)
+        controls = self.for_list(sent_at)
+        any_runs = any(map(self.is_running, controls))
+        return ListProof(controls, sent_at, self._wall() * 1000, any_runs=any_runs)
 
     def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
         if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
@@ -149,11 +151,15 @@ class Controls:
 
 
 class ListProof:
-    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock; `now` as well)."""
+    """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock; `now` as well).
 
-    def __init__(self, controls: Sequence[Control], sent_at: int, now: float) -> None:
+    `any_runs`: whether some of the controls run, as far as this run knows.
+    """
+
+    def __init__(self, controls: Sequence[Control], sent_at: int, now: float, *, any_runs: bool) -> None:
         self._unseen = {control.task_id: control for control in controls}
         self._has_controls = bool(controls)
+        self._shows_running = not any_runs  # those that have ended meanwhile show nothing of those that run
         self._sent_at = sent_at if sent_at <= now else 0  # the clock was set back since: any task may be the lost one
         self._skew: int | None = None  # ms that the gateway's clock is ahead of ours, at least
         self._times: list[int | None] = []  # when the tasks were created, as they came
@@ -180,6 +186,7 @@ class ListProof:
             self._without_id.append(task.created_ms)
         if control is None:
             return
+        self._shows_running |= task.state is TaskState.RUNNING
         self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
         if task.created_ms is not None:  # our clock may have been set between two runs: the smallest excludes least
             skew = task.created_ms - control.accepted_at
@@ -198,6 +205,8 @@ class ListProof:
             return "the account has no accepted task yet against which its list could be checked"
         if self._unseen:
             return "the account's list leaves out a task that is known to exist"
+        if not self._shows_running:
+            return "the tasks that are known to exist have ended meanwhile, and its list may leave out those that run"
         if self._alters_ids:
             return "the account's list gives other ids than were sent"
         if any(map(self._may_match, self._without_id)):

@@ -248,11 +248,12 @@ class Recovery:
         """
         why = "the account has no accepted task yet against which that could be checked"
         if self._provider.can_find:
+            # Chosen before the query: one that ends meanwhile shows nothing of those that run.
+            controls = [(each, self._controls.is_running(each)) for each in self._controls.for_lookup(attempt.sent_at)]
             try:
                 return await self._find_by_id(attempt)
             except TaskNotFound:
-                controls = self._controls.for_lookup(attempt.sent_at)
-                if controls and all([await self._is_found(control) for control in controls]):
+                if controls and all([await self._is_found(control, runs=runs) for control, runs in controls]):
                     return None
                 if self._controls.latest_visible is not None:
                     why = "the same query does not find a task that is known to exist either"
@@ -275,13 +276,12 @@ class Recovery:
             raise Undecided("The gateway answered a query for our own id with a task of another id.")
         return task
 
-    async def _is_found(self, control: Control) -> bool:
+    async def _is_found(self, control: Control, *, runs: bool) -> bool:
         try:
             task = await self._find(control.external_id)
         except (TaskNotFound, Undecided):
             return False
-        # One that has ended meanwhile shows nothing of those that run.
-        is_as_known = task.state is TaskState.RUNNING or not self._controls.is_running(control)
+        is_as_known = task.state is TaskState.RUNNING or not runs
         return is_as_known and task.id == control.task_id and task.may_be(control.external_id)
 
     async def _find(self, external_id: str) -> Task:

@@ -207,8 +207,10 @@ class Submitter:
         try:
             await self._context.sleep(FIRST_SECONDS)
             return await self.recovery.find_once(attempt)
-        except AccountStopped:
-            return None  # an account that lets nobody in has accepted nothing from us either
+        except AccountStopped as error:
+            if isinstance(refusal, AccountStopped):
+                return None  # an account that lets nobody in has accepted nothing from us either
+            raise NotAnswered(str(error)) from error
 
     def _note_trouble(self, attempt: Attempt, permit: SlotPermit, error: Throttled | NotSent | Unclear) -> None:
         """The create was not accepted for now, or nobody can say."""

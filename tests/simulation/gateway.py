@@ -125,6 +125,7 @@ class Gateway:
         self.quota: float | None = None
         self.windows: list[Window] = []
         self.known_since: dict[str, float] = {}  # by task id: when this run was told that it is accepted
+        self.is_given_up = False  # whether the run does not wait for the ends of tasks
         chosen = {"blank_images": True, "require_key": False, "marked": False} | settings
         self.sandbox = Sandbox(Settings(**chosen), clock=lambda: EPOCH + world.true + self.skew)
         injector = _Injector(self)
@@ -183,6 +184,8 @@ class Gateway:
 
     def is_known_to_run(self, seconds: float) -> bool:
         """Whether this run was told so long ago of a task that still runs."""
+        if self.is_given_up:
+            return False
         now, by_id = self.world.true, self.sandbox.store._by_id
         return any(since <= now - seconds and self.due(by_id[id_]) > now for id_, since in self.known_since.items())
 

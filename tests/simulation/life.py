@@ -320,6 +320,7 @@ class Life:
         self.network.begin_run()
         for gateway in self.gateways.values():
             gateway.known_since.clear()
+            gateway.is_given_up = "task_timeout" in self.manifest["run"]
             gateway.windows.clear()
         if (window := befalls.get("window")) and "window" not in world.without:
             name, kind, after, lasts = window

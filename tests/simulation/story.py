@@ -165,7 +165,9 @@ def _rates(rng: Random, *, has_ids: bool, lists: bool) -> dict[str, float]:
     if "repeated" in rates and rng.random() < 0.4:  # it matters whether the question after it has an answer
         rates[rng.choice(("query lost", "query silent"))] = 0.7
     if "repeated" in rates:  # bound: the one question that follows a refusal has its answer
-        hidden = {*HABITS, "query refused", "query page", "query of other"} - ({"lookup pages"} if lists else set())
+        hidden = {*HABITS, "query refused", "query page", "query of other", "refused as page"} - (
+            {"lookup pages"} if lists else set()
+        )
         rates = {fault: rate for fault, rate in rates.items() if fault not in hidden}
     return rates
 

@@ -246,7 +246,7 @@ MUTANTS = [
     # The answer to a second request that was not sent replaces the first one.
     Mutant("providers/kling.py", "with suppress(NotSent):", "with suppress(ZeroDivisionError):"),
     # A control that has ended meanwhile is believed.
-    Mutant("engine/recovery.py", "is_as_known = task.state is TaskState.RUNNING or", "is_as_known = True or"),
+    Mutant("engine/recovery.py", "is_as_known = task.state is TaskState.RUNNING or not runs", "is_as_known = True"),
     # A list is not asked where a look-up says nothing about a refused create.
     Mutant("engine/recovery.py", "                    pass  # the list may know", "                    return None"),
     # Times of a run are those of a clock that is set.
