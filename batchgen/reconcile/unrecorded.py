@@ -64,7 +64,7 @@ def check_names_are_free(ledger: Ledger, root: Path, template: PathTemplate, job
         path = min(files.values())
         raise CommandError(
             f"{root / path} has the name of an image of the job {job.id}, which was never made according to the ledger."
-            f" {_ADVICE} If the file is your own, move it out of {root / IMAGES}"
+            f" {_ADVICE} If the file is your own, or damaged, move it out of {root / IMAGES}"
         )
 
 

@@ -28,12 +28,13 @@ from batchgen.app.audit import audit
 from batchgen.app.plan import plan
 from batchgen.callbacks import endpoint, server
 from batchgen.engine.context import Context
-from batchgen.errors import BatchgenError, CommandError, DiskRefused
+from batchgen.errors import BatchgenError, CommandError, DiskRefused, ImageBroken
 from batchgen.http import client, downloads
 from batchgen.jobs import LIVE, Status
 from batchgen.ledger import connection, versions
 from batchgen.providers.validated import ValidatedProvider
 from batchgen.sandbox import server as sandbox_server
+from batchgen.storage.tree import read_image
 from tests.simulation import loop, network, story
 from tests.simulation.gateway import Gateway
 from tests.simulation.network import Network, Window
@@ -226,6 +227,7 @@ class Life:
                 result = self._run({"options": {}})
                 if isinstance(result, CommandError):  # a ledger, or a file, that is not this output's
                     self._adopt()
+                    self._delete_damaged()  # which nothing can adopt
                     result = self._run({"options": {}})
                 elif isinstance(result, DiskRefused):  # all images are gone, as if a drive were not mounted
                     result = self._run({"options": {"refetch": True}})
@@ -388,6 +390,13 @@ class Life:
             self.oracle.note_deleted(body)
             path.write_bytes(body[: len(body) // 2] if seed % 2 else body + b"more")
             self.oracle.note_deleted(path.read_bytes())
+
+    def _delete_damaged(self) -> None:
+        for path in self._files():
+            try:
+                read_image(path)
+            except ImageBroken:
+                path.unlink()
 
     def _return_files(self, seed: int) -> None:
         pictures = self.oracle.pictures()  # a rehearsal's, put back, would be adopted by their names alone
