@@ -326,9 +326,10 @@ class Life:
             gateway.windows.clear()
         if (window := befalls.get("window")) and "window" not in world.without:
             name, kind, after, lasts = window
-            self.gateways[name].windows.append(
-                Window(kind=kind, begins=world.true + after, ends=world.true + after + lasts)
-            )
+            if not (kind == "key" and "repeated" in self.gateways[name].rates):  # bound: not between the two copies
+                self.gateways[name].windows.append(
+                    Window(kind=kind, begins=world.true + after, ends=world.true + after + lasts)
+                )
 
     def _interrupt(self) -> None:
         number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[int(3 * self.world.chance("signal", self.world.steps))]
