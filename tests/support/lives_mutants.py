@@ -54,7 +54,8 @@ class Mutant(NamedTuple):
 MUTANTS = [
     # --- A: the numbers of issue 10 ---------------------------------------------------------------------------
     # 1: "not found" is believed though the control is not found either.
-    Mutant("engine/recovery.py", "if controls and all([await self._is_found(control) for control in controls]):",
+    Mutant("engine/recovery.py",
+           "if controls and all([await self._is_found(control, runs=runs) for control, runs in controls]):",
            "if controls:"),
     # 1: "not found" is believed where there is no control.
     Mutant("engine/recovery.py", "if controls and all([", "if all(["),
@@ -209,7 +210,7 @@ MUTANTS = [
     Mutant("engine/scheduler.py", "        del self._running[task]\n        self._wake.set()\n",
            "        del self._running[task]\n"),
     # The poller is not woken by a task that has become due.
-    Mutant("engine/poller.py", "max(_SHORTEST, seconds)\n        self._changed.set()", "max(_SHORTEST, seconds)"),
+    Mutant("engine/poller.py", "+ running.wait\n        self._changed.set()", "+ running.wait"),
     # A job gets one attempt more than run.max_attempts.
     Mutant("engine/outcomes.py", "attempt.failures + 1 >= self", "attempt.failures + 1 > self"),
     # Jobs that ended without images do not change the exit code.
