@@ -19,6 +19,7 @@ _RECOGNISED = 12  # characters by which a key is recognised, also where the rest
 _ESCAPED = re.compile(r"\\|&(?:#|[a-z]{2,6};)")  # without these and %, no character is escaped
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")  # a JSON Web Token: signed with a key
 _HIDDEN = "***"
+_BACKSLASHES = r"\\{0,8}"  # text that was escaped, once or more
 
 
 class _Secret(NamedTuple):
@@ -84,6 +85,8 @@ def _spellings(secret: str) -> Iterator[str]:
 
 def _secret(text: str) -> _Secret:
     patterns = [_character(character) for character in text]
+    if text.endswith("\\"):
+        patterns.append(_BACKSLASHES)
     return _Secret(
         beginning=text[:_RECOGNISED],
         known_by=re.compile("".join(patterns[:_RECOGNISED])),
@@ -92,20 +95,25 @@ def _secret(text: str) -> _Secret:
 
 
 def _character(character: str) -> str:
-    """A character as JSON, Python, a URL or HTML escape it, once or more, or as it is: the longest spelling first."""
-    number, ways = ord(character), []
+    """A character as JSON, Python, a URL or HTML escape it, once or more, or as it is: the longest spelling first.
+
+    Backslashes may stand before each. A backslash of the secret takes one, as the next may belong to what follows.
+    """
+    number, points, utf8 = ord(character), [], character.encode()
     if number < 0x10000:
-        ways.append(rf"(?i:\\{{1,8}}u{number:04x})")
+        points.append(f"u{number:04x}")
     if number < 0x100:
-        ways.append(rf"(?i:\\{{1,8}}x{number:02x})")
-    joints = ("%(?:25){0,2}", r"\\{1,8}x")
-    ways += [f"(?i:{''.join(f'{joint}{byte:02x}' for byte in character.encode())})" for joint in joints]
-    ways += [
-        rf"&\#0{{0,6}}{number};?",
-        rf"(?i:&\#x0{{0,6}}{number:x};?)",
-        *(f"&{name};" for name in _NAMED.get(character, ())),
+        points.append(f"x{number:02x}")
+    points.append(r"\\{1,8}".join(f"x{byte:02x}" for byte in utf8))
+    ways = [
+        rf"(?i:\\{{1,8}}(?:{'|'.join(points)}))",
+        rf"{_BACKSLASHES}(?i:{''.join(f'%(?:25){{0,2}}{byte:02x}' for byte in utf8)})",
+        rf"{_BACKSLASHES}&\#(?:0{{0,6}}{number}|(?i:x0{{0,6}}{number:x}));?",
+        *(f"{_BACKSLASHES}&{name};" for name in _NAMED.get(character, ())),
+        *(f"{_BACKSLASHES}{re.escape(each)}" for each in (character, *_IN_URLS.get(character, ())) if each != "\\"),
     ]
-    ways += [rf"\\{{0,8}}{re.escape(each)}" for each in (character, *_IN_URLS.get(character, ()))]
+    if character == "\\":
+        ways.append(r"\\")
     return f"(?:{'|'.join(ways)})"
 
 

@@ -140,6 +140,10 @@ class Outcomes:
         """The job stays as it is for the next run."""
         self._context.stats.defer(f"{why[:1].upper()}{why[1:]}", wanted=attempt.wanted)
 
+    def not_begun(self, attempt: Attempt) -> None:
+        """Nothing of the attempt was recorded or sent; its job stays pending."""
+        self._refund(attempt, Outcome.REFUSED)
+
     def requeue(self, attempt: Attempt) -> None:
         """An attempt that was not begun yet waits for a slot."""
         self._waiting.requeue(attempt, 0.0)

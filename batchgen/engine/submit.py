@@ -108,6 +108,10 @@ class Submitter:
     # --- the create and its answer ------------------------------------------------------------------------
 
     async def _create(self, attempt: Attempt, permit: SlotPermit) -> Attempt | None:
+        if self._account_stop.is_asked:  # in the moment since this attempt was started
+            self._outage.answered(attempt.external_id)
+            self._outcomes.not_begun(attempt)
+            return None
         attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
         try:
             task = await self._send(attempt, permit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import shutil
 from urllib.parse import quote
@@ -67,6 +68,17 @@ def test_each_sign_may_be_spelt_in_a_way_of_its_own(key, data):
     ways = [WAYS[name] for name in ("as it is", "JSON, every sign", "URL, every sign", "HTML, hexadecimal")]
     spelt = "".join(data.draw(st.sampled_from(ways))(sign) for sign in key)
     assert redactor(key)(f"<{spelt}>") == "<***>"
+
+
+SPELT = ["as it is", "JSON", "JSON, every sign", "HTML, hexadecimal"]
+
+
+@pytest.mark.parametrize("before", ["", "a key of which "])
+@pytest.mark.parametrize("after", ["", "n", "\\"])
+@pytest.mark.parametrize("ways", [*itertools.product(SPELT, repeat=2)], ids="/".join)
+def test_a_backslash_in_a_key_leaves_the_next_sign_its_own(before, after, ways):
+    spelt = "".join(WAYS[way](sign) for way, sign in zip(ways, "\\ċ", strict=True))
+    assert redactor(f"{before}12345678\\ċ{after}")(f"<{before}12345678{spelt}{after}>") == "<***>"
 
 
 @pytest.mark.parametrize("kept", [12, 20, len(SECRET) - 1])

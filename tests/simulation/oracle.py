@@ -90,6 +90,9 @@ class Oracle:
         self.deleted: set[str] = set()  # hashes of files that the user deleted or damaged
         self.has_one_price = True
         self._settled: set[str] = set()  # attempts in doubt that were given up where the user had asked for it
+        self._doubted: set[str] = (
+            set()
+        )  # attempts that a ledger has called in doubt, which a restored one has forgotten
         self._remade: set[str] = set()  # jobs that the user has ever wanted made anew
         self._most_failures = self._retries = 0
         self._has_adopted = self._is_adopting = False
@@ -155,7 +158,8 @@ class Oracle:
             is_known_unpaid = outcomes and not outcomes - _UNPAID and not self.copies
             demand(not is_known_unpaid, f"{attempt} is recorded as {sorted(outcomes)}, and {task.id} is billed")
             number = int(attempt.rpartition("-")[2])
-            paid.setdefault(job_of(attempt), []).append((number, {each.outcome for each in known}))
+            told = {"unknown"} if self.copies and attempt in self._doubted else set()
+            paid.setdefault(job_of(attempt), []).append((number, told | {each.outcome for each in known}))
         for job, attempts in paid.items():
             *earlier, _ = sorted(attempts, key=lambda each: each[0])
             certain = [number for number, outcomes in earlier if not outcomes & _IN_DOUBT]
@@ -165,6 +169,7 @@ class Oracle:
             )
             demand(is_once, f"the job {job} is paid {len(attempts)} times: {attempts}")
         for book in self._books.values():
+            self._doubted.update(key for key, each in book.attempts.items() if each.outcome in _IN_DOUBT)
             self._check_doubt(book)
             if not (self.copies or self._has_adopted):
                 self._check_attempts(book, {job: len(attempts) for job, attempts in paid.items()})
