@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from batchgen.providers.base import CLOCK_SKEW_MS, TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batchgen.engine.context import Context
     from batchgen.providers.base import Task
@@ -53,7 +53,7 @@ class Controls:
         self._wall = context.wall
         self._delay = delay
         self._earlier = earlier
-        self._began = context.clock()
+        self._began, self._began_ms = context.clock(), context.now_ms()
         self._of_this_run: dict[str, Control] = {}  # by task id, in the order of acceptance
         self._of_earlier_runs: list[Control] | None = None
         self._running: dict[str, Control] = {}  # the same of those that have not ended
@@ -110,7 +110,10 @@ class Controls:
         """What a list is to show before it proves anything about a create sent at `sent_at`."""
         controls = self.for_list(sent_at)
         any_runs = any(map(self.is_running, controls))
-        return ListProof(controls, sent_at, self._wall() * 1000, any_runs=any_runs)
+        # Between two runs our clock may have been set: what an earlier one accepted tells no time of this one.
+        is_of_this_run = sent_at >= self._began_ms
+        timed = {each.task_id for each in controls if not is_of_this_run or each.task_id in self._of_this_run}
+        return ListProof(controls, sent_at, self._wall() * 1000, timed=timed, any_runs=any_runs)
 
     def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
         if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
@@ -153,12 +156,16 @@ class Controls:
 class ListProof:
     """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock; `now` as well).
 
-    `any_runs`: whether some of the controls run, as far as this run knows.
+    `timed`: task ids of the controls that were accepted by the same clock as `sent_at`; `any_runs`: whether some of the
+    controls run, as far as this run knows.
     """
 
-    def __init__(self, controls: Sequence[Control], sent_at: int, now: float, *, any_runs: bool) -> None:
+    def __init__(
+        self, controls: Sequence[Control], sent_at: int, now: float, *, timed: Collection[str], any_runs: bool
+    ) -> None:
         self._unseen = {control.task_id: control for control in controls}
         self._has_controls = bool(controls)
+        self._timed = timed
         self._shows_running = not any_runs  # those that have ended meanwhile show nothing of those that run
         self._sent_at = sent_at if sent_at <= now else 0  # the clock was set back since: any task may be the lost one
         self._skew: int | None = None  # ms that the gateway's clock is ahead of ours, at least
@@ -188,7 +195,7 @@ class ListProof:
             return
         self._shows_running |= task.state is TaskState.RUNNING
         self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
-        if task.created_ms is not None:  # our clock may have been set between two runs: the smallest excludes least
+        if task.created_ms is not None and task.id in self._timed:  # the smallest excludes least
             skew = task.created_ms - control.accepted_at
             self._skew = skew if self._skew is None else min(self._skew, skew)
 

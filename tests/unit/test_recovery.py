@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 
@@ -80,13 +81,13 @@ def lost(**more):
     return sent if not more else sent.__class__(**{name: getattr(sent, name) for name in sent.__slots__} | more)
 
 
-def recovery_of(provider, clock, *earlier):
-    """`earlier`: (task id, external id, accepted at) of tasks that the ledger knows."""
+def recovery_of(provider, clock, *earlier, began=SENT + 1):
+    """`earlier`: (task id, external id, accepted at) of tasks that the ledger knows; `began`: the run, Unix ms."""
 
     def known(before):
         return [each for each in earlier if before is None or each[2] <= before]
 
-    context = SimpleNamespace(clock=clock, wall=clock.wall, sleep=clock.sleep, rng=Random(1))
+    context = SimpleNamespace(clock=clock, wall=clock.wall, now_ms=lambda: began, sleep=clock.sleep, rng=Random(1))
     controls = Controls(context, delay=provider.account.visibility_delay, earlier=known)
     return Recovery(
         context,
@@ -266,3 +267,14 @@ async def test_a_list_that_hides_or_alters_ids_proves_nothing(shown, why):
 async def test_an_old_task_without_an_id_is_no_objection():
     shown = [task(7), Task(id="T9", state=TaskState.SUCCEEDED, created_ms=SENT - 3_600_000)]
     assert await found(recovery_of(listed(*shown), Clock(), KNOWN)) is None
+
+
+async def test_a_clock_that_was_set_forward_between_two_runs_hides_no_task_without_an_id():
+    """By the clock of the earlier run, the lost task, which the list shows without its id, is a day too old."""
+    hidden = replace(task(8, at=SENT - DAY), external_id=None)
+    provider = Account("kapon", hidden, task(7, at=SENT - 2 * DAY))
+    provider.find = not_found
+    known = ("T7", "bg-7-1", SENT - 2 * DAY)
+    with pytest.raises(Undecided, match="without the ids"):
+        await found(recovery_of(provider, Clock(), known, began=SENT))
+    assert await found(recovery_of(provider, Clock(), known)) is None  # sent by that run: the task is older
