@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _CASES = Path(__file__).parent / "cases.txt"
 _AT_STEP = ("killed", "power cut", "interrupted", "suspended", "clock set", "disk full")
-_BEFALLS = (*(f"{what} at step" for what in _AT_STEP), "killed at point", "window")
+_BEFALLS = (*(f"{what} at step" for what in _AT_STEP), "killed at point", "power cut at point", "window")
 
 
 class Outcome(NamedTuple):

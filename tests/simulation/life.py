@@ -319,6 +319,8 @@ class Life:
         world.watch_disk()
         if "killed at point" not in world.without:
             world.crash_at_point = befalls.get("killed at point", 0)
+        if "power cut at point" not in world.without:
+            world.power_cut_at_point = befalls.get("power cut at point", 0)
         self.network.begin_run()
         for gateway in self.gateways.values():
             gateway.known_since.clear()

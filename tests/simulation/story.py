@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.liar import BOUNDS, CREATE_FAULTS, HABITS, IDS, QUERY_FAULTS, TOLD_FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
 # Kinds of accounts: the built-in one, whether tasks are found by our id, and whether they are listed.
 _PICTURES = {"use": "openai", "models": ["picture-1", "picture-2"]}
@@ -82,6 +82,7 @@ def draw(rng: Random) -> Story:
             steps.append(_move(rng, len(steps)))
         steps.append(Step(number=len(steps), does="run", given=_run(rng)))
     _insert_pair(rng, steps)
+    _add_scene(Random(rng.random()), accounts[0], steps)
     return Story(accounts=accounts, manifest=manifest, steps=steps)
 
 
@@ -96,6 +97,30 @@ def _insert_pair(rng: Random, steps: list[Step]) -> None:
     elif len(runs) > 2 and what > 0.7:  # files that are away for a run
         steps.insert(runs[-1], Step(number=0, does="return files", given={"seed": 0}))
         steps.insert(runs[-2], Step(number=0, does="delete files", given={"seed": 0}))
+    for number, step in enumerate(steps):
+        step.number = number
+
+
+def _add_scene(rng: Random, account: AccountPlan, steps: list[Step]) -> None:
+    """Now and then what seldom comes together by itself."""
+    runs = [step for step in steps if step.does == "run"]
+    first, last = runs[0].given, runs[-1].given
+    what = rng.random() if len(runs) > 1 else 1.0
+    if what < 0.04:  # the images' host refuses them for days
+        for given in (first, last):
+            given |= {"window": (account.name, "images", 0.0, 90_000.0), "options": {}}
+            given.pop("killed at step", None)
+        steps.insert(runs[-1].number, Step(number=0, does="wait", given={"seed": 0, "seconds": 90_000.0}))
+    elif what < 0.08:  # files that move, and the lights go out
+        steps.insert(
+            runs[-1].number, Step(number=0, does="edit", given={"seed": rng.randrange(1000), "what": "other path"})
+        )
+        last["power cut at point"] = 1 + int(60 * rng.random() ** 2)
+    elif what < 0.12 and account.has_ids:  # jobs have failed in the ledger of yesterday
+        account.rates["task fails"] = 0.7
+        last["options"] = {"retry_failed": True}
+        steps.append(Step(number=0, does="restore the ledger", given={"seed": 0}))
+        steps.insert(runs[-1].number, Step(number=0, does="keep the ledger", given={"seed": 0}))
     for number, step in enumerate(steps):
         step.number = number
 

@@ -63,7 +63,7 @@ class World:
     def begin_run(self, events: dict[int, Callable[[], None]]) -> None:
         """`events`: what happens at which step of the event loop."""
         self.events, self.points = dict(events), 0
-        self.crash_at_point = 0
+        self.crash_at_point = self.power_cut_at_point = 0
         self.is_dead = self.disk_full = self.was_suspended = False
         self.disk_spare = 0
         self.steps = self.requests = 0
@@ -151,8 +151,9 @@ class World:
     def point(self, what: str) -> None:
         """The process does something to the disk just now: it may end before or after it."""
         self.points += 1
-        if self.points == self.crash_at_point:
-            self.crash(f"before {what}" if self.points % 2 else f"after {what}")
+        if self.points in {self.crash_at_point, self.power_cut_at_point}:
+            when = f"before {what}" if self.points % 2 else f"after {what}"
+            self.crash(when, power=self.points == self.power_cut_at_point)
 
     def crash(self, when: str, *, power: bool = False) -> None:
         """Keep the disk as it is: the process ends, and what it still does is undone."""
