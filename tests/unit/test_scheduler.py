@@ -74,20 +74,16 @@ async def test_a_time_that_comes_between_two_looks_at_the_clock_is_not_slept_thr
     assert provider.creates == 2
 
 
+def nothing_spent(kind: type[Budget]) -> Budget:
+    return kind(Spent(images=0, cost=0, unpriced=0), BudgetLimits())
+
+
 async def one_job(folder, provider: Provider, *, writer_class: type[Writer] = Writer, **more) -> list[tuple[str, str]]:
     """A scheduler carries one job to the end of the run; its status then, and why."""
     ledger = Ledger.open(folder / "state.sqlite3")
     async with writer_class(ledger) as writer:
-        context = Context(
-            recorder=writer,
-            storage=None,
-            reader=ledger,
-            policy=RULES,
-            budget=Budget(Spent(images=0, cost=0, unpriced=0), BudgetLimits()),
-            counters=Counters(),
-            notify=print,
-            **more,
-        )
+        usual = {"policy": RULES, "budget": nothing_spent(Budget), "counters": Counters(), "notify": print}
+        context = Context(recorder=writer, storage=None, reader=ledger, **usual | more)
         await AccountScheduler(context, provider, starts_new=True).run([], iter([Attempt.of(job(), 0, 0)]))
     stands = ledger.db.execute("SELECT status, message FROM job").fetchall()
     ledger.close()
@@ -158,3 +154,16 @@ async def test_a_run_that_ends_while_an_intent_is_recorded_sends_no_create_and_h
         stands = await one_job(tmp_path, provider, writer_class=SlowDisk, stop=stop)
     assert provider.creates == 0
     assert [status for status, _ in stands] == ["pending"]
+
+
+async def test_what_was_about_to_start_when_a_stop_came_is_not_begun_and_costs_nothing(tmp_path):
+    stop, provider = Stop(), Unqueryable()
+
+    class LastMoment(Budget):
+        def reserve(self, *price):
+            super().reserve(*price)
+            stop.request(RunStopped("The deadline has passed."), grace=1.0)
+
+    budget = nothing_spent(LastMoment)
+    assert await one_job(tmp_path, provider, budget=budget, stop=stop) == []
+    assert (provider.creates, budget.images) == (0, 0)
