@@ -116,8 +116,9 @@ class AccountScheduler:
             if (reason := self._outage.reason_to_stop()) is not None:
                 self.stop.request(reason, grace=self._context.policy.grace)
                 break
-            for refusal in self._outcomes.attribution.take_decided():
-                await self._outcomes.conclude(refusal)
+            while decided := self._outcomes.attribution.take_decided():  # more may be decided meanwhile
+                for refusal in decided:
+                    await self._outcomes.conclude(refusal)
             if self._waiting.fill(source):
                 await asyncio.sleep(0)  # many jobs in a row that are done: let the others act
                 continue

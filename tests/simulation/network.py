@@ -234,7 +234,7 @@ class Network:
             self._note_trouble(gateway, request, is_for_now=fate.refused or fate.name in _FOR_NOW)
         if fate.name == "outage" and not (fate.refused or gateway.can_be_asked):
             self._tries[name] = self._tries.get(name, 0) + 1 if len(self._lost.get(name, ())) >= 3 else 0
-            if self._tries[name] > 4:
+            if self._tries[name] > 3 + min(gateway.limit or 9, 9):  # so many may have been on their way
                 raise Violation(f"one more create is lost in an outage at {name}, which cannot be asked")
 
     def _note_answer(self, gateway: Gateway, request: Request, fate: Fate, answer: Answer | None, sent: float) -> None:

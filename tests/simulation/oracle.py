@@ -281,6 +281,8 @@ class Oracle:
         demand(set(book.wanted) == wanted.keys(), "the ledger does not list what the manifest asks for")
         demand(result.images == sum(map(len, found.values())), f"{result.images} images, but {found}")
         demand(options.get("only") or said == counts, f"said {said}, kept {counts}")
+        is_all = not (options.get("only") or options.get("limit") is not None or result.unfinished)
+        demand(result.exit_code > 1 or not is_all or not said["pending"], f"it ended by itself, and left {said}")
         demand(result.started == len(sent), f"{result.started} started, {len(sent)} sent")
         demand(not missing or is_whole, f"exit 0, and not there: {missing}")
         demand(len(begun) <= (options.get("limit") or 10**6), f"{len(begun)} jobs begun: {options}")

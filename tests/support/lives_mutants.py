@@ -263,6 +263,8 @@ MUTANTS = [
     # A file of a job whose create was lost says nothing of the ledger.
     Mutant("reconcile/unrecorded.py", "frozenset({Status.PENDING, Status.INTENT, Status.UNKNOWN})",
            "frozenset({Status.PENDING})"),
+    # What is decided while another refusal is recorded is forgotten.
+    Mutant("engine/scheduler.py", "while decided := self._outcomes", "if decided := self._outcomes"),
     # The clock of an earlier run tells the times of this one.
     Mutant("engine/controls.py", "if not is_of_this_run or each.task_id in self._of_this_run}", "}"),
     # An image that nobody has any more is waited for.
