@@ -248,7 +248,7 @@ def _adopt_files(ledger: Ledger, manifest: Manifest, root: Path, at: int) -> int
     """Adopt image files that have the names of jobs which are still to be made."""
     number = 0
     name = manifest.account.name
-    unknown = unrecorded.files_of_pending(ledger, root, manifest.output_path, lambda: expand(manifest))
+    unknown = unrecorded.files_of_pending(ledger, root, manifest.output_path, lambda: expand(manifest), failed=True)
     for job, files in list(unknown):
         found = unrecorded.delivery_of_files(job, files, root, name, manifest.account.base_url, at)
         if found.files:

@@ -123,9 +123,11 @@ class RunSession:
         ledger, root = self._ledger, self._tree.root
         unrecorded.check_index_is_known(ledger, root)
         self._retired = self._drop_rehearsals() + self._reconcile()
-        if ledger.anything_to_do():
-            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, partial(expand, self._manifest))
-        if self._arguments.get("retry_failed"):
+        retry_failed = self._arguments.get("retry_failed", False)
+        if ledger.anything_to_do() or retry_failed:
+            jobs = partial(expand, self._manifest)
+            unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, jobs, retry_failed=retry_failed)
+        if retry_failed:
             self._remake = self._workload.reopen(ledger)
         self._resumed = self._workload.started_before(ledger, resend_unknown=self._policy.resend_unknown)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.retry import query_timeout, short_backoff
 from batchgen.errors import (
-    AccountStopped,
     BatchgenError,
     ImageBroken,
     JobError,
@@ -24,6 +23,7 @@ from batchgen.errors import (
     Throttled,
     TooFewDescriptors,
     Unclear,
+    Unkeepable,
 )
 from batchgen.jobs import ImageKey, Status, is_inline
 from batchgen.ledger.events import HostRefused, Relinked
@@ -73,7 +73,7 @@ class Fetcher:
         """Fetch every image of a made task that is not here yet.
 
         Raises ImagesGone where the gateway no longer has them; Unclear, NotSent, ImageBroken or LinkRefused where
-        they may come another time; RunStopped where the disk refuses.
+        they may come another time; RunStopped where the disk refuses; Unkeepable.
         """
         if attempt.number > 1:
             await self._context.storage.retire_earlier(attempt.job.id, attempt.number)
@@ -84,7 +84,7 @@ class Fetcher:
                 for link, watermarked in links
             ]
         errors = [error for download in downloads if (error := download.result()) is not None]
-        stops = [error for error in errors if isinstance(error, RunStopped)]
+        stops = [error for error in errors if isinstance(error, RunStopped | Unkeepable)]
         may_come = [error for error in errors if not isinstance(error, ImagesGone) or error.by_host]
         for error in stops or may_come or errors:  # gone only where nothing is left that may still come
             raise error
@@ -134,7 +134,7 @@ class Fetcher:
         for tries in range(1, max_tries + 1):
             try:
                 await self._keep(attempt, key, await self._confirmed(url, key, query_timeout(tries - 1)))
-            except RunStopped as error:
+            except (RunStopped, Unkeepable) as error:
                 return error
             except (LinkExpired, LinkRefused, ImageBroken, Unclear, NotSent) as error:
                 problem = error
@@ -147,7 +147,7 @@ class Fetcher:
                 await context.sleep(short_backoff(tries, context.rng))
                 try:
                     url = await self._new_link(attempt, link, watermarked=watermarked)
-                except AccountStopped as final:
+                except (RunStopped, Unkeepable) as final:
                     return final
                 except ImagesGone as gone:
                     absent += 1

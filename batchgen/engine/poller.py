@@ -296,7 +296,8 @@ class TaskPoller:
         finally:
             self._is_listing = False
             ended = self._clock()
-            self._list_due = max(now + self._list_interval(), ended + max(_SHORTEST, ended - now))
+            # Not sooner than the list takes; how long this process stood still meanwhile does not count.
+            self._list_due = max(now + self._list_interval(), ended + min(max(_SHORTEST, ended - now), _LONGEST))
             self._changed.set()
         overdue = ended - (self._latencies.mean or _LONGEST)
         due = [each for each in missing if each.due <= ended]

@@ -38,6 +38,7 @@ _ADVICE = (
     " the files and the gateway know, unpaid."
 )
 _WITHOUT_TASK = frozenset({Status.PENDING, Status.INTENT, Status.UNKNOWN})
+_FAILED = frozenset({Status.FAILED, Status.REJECTED})
 Row = dict[str, str]
 
 
@@ -58,9 +59,11 @@ def check_index_is_known(ledger: Ledger, root: Path) -> None:
         )
 
 
-def check_names_are_free(ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]) -> None:
+def check_names_are_free(
+    ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]], *, retry_failed: bool
+) -> None:
     """Raise CommandError where a file already has the name that a job still to be made would give its image."""
-    for job, files in files_of_pending(ledger, root, template, jobs):
+    for job, files in files_of_pending(ledger, root, template, jobs, failed=retry_failed):
         path = min(files.values())
         raise CommandError(
             f"{root / path} has the name of an image of the job {job.id}, which was never made according to the ledger."
@@ -80,9 +83,12 @@ def unknown_rows(ledger: Ledger, root: Path) -> Iterator[Row]:
 
 
 def files_of_pending(
-    ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]]
+    ledger: Ledger, root: Path, template: PathTemplate, jobs: Callable[[], Iterable[Job]], *, failed: bool
 ) -> Iterator[tuple[Job, dict[int, str]]]:
-    """Jobs that are still to be made, with the files that have their names, by image index."""
+    """Jobs that are still to be made, with the files that have their names, by image index.
+
+    `failed`: also those that have failed or were rejected.
+    """
     files = [path for path in files_below(root, IMAGES) if not path.rpartition("/")[2].startswith(".")]
     if len(files) <= ledger.count_in_place():
         return  # they are the images of the ledger
@@ -93,17 +99,17 @@ def files_of_pending(
             stem = os.path.splitext(template.render(job, index, ".png"))[0]  # noqa: PTH122
             if stem in stems:
                 found[index] = stems[stem]
-        if found and _is_to_be_made(ledger, job, found):
+        if found and _is_to_be_made(ledger, job, found, _WITHOUT_TASK | (_FAILED if failed else frozenset())):
             yield job, found
 
 
-def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str]) -> bool:
+def _is_to_be_made(ledger: Ledger, job: Job, found: dict[int, str], statuses: frozenset[Status]) -> bool:
     """Whether the job may be sent again, and the files are not those of its earlier attempts."""
     latest = ledger.latest_attempt(job.id)
     if latest is None:
         return True
     own = {image.path for image in ledger.earlier_images(job.id, latest.attempt + 1)}
-    return latest.status in _WITHOUT_TASK and not own.issuperset(found.values())
+    return latest.status in statuses and not own.issuperset(found.values())
 
 
 # --- as deliveries ------------------------------------------------------------------------
