@@ -128,8 +128,8 @@ MUTANTS = [
     Mutant("reconcile/unrecorded.py", "if (first := next(unknown, None)) is not None:",
            "if (first := None) is not None:"),
     # 19: a file at the name of an image to be made is no reason to stop.
-    Mutant("app/run_session.py", "        if ledger.anything_to_do():\n            unrecorded",
-           "        if False:\n            unrecorded"),
+    Mutant("app/run_session.py", "        if ledger.anything_to_do() or retry_failed:\n            jobs",
+           "        if False:\n            jobs"),
     # 20: audit --adopt breaks where a failed job has a later task.
     Mutant("ledger/adoption.py", "if latest is not None and latest.status in _REOPENED else []", "if False else []"),
     # 22: attempts in flight count nothing when a run goes on.
