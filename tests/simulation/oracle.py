@@ -63,6 +63,11 @@ class Books(NamedTuple):
                 [row[0] for row in wanted],
             )
 
+    @property
+    def gone_unwanted(self) -> set[str]:
+        """Jobs whose images did not come, and that the user no longer asks for: nobody asks again."""
+        return {job for job, (status, _) in self.jobs.items() if status == "gone"} - {*self.wanted}
+
 
 def demand(holds: object, what: str) -> None:
     if not holds:
@@ -343,7 +348,7 @@ class Oracle:
         report = audit(manifest, root, offline=True)
         if not (self.copies or self._remade) and not any(each.outcome in _IN_DOUBT for each in book.attempts.values()):
             demand(report.twice == 0, f"audit says: {report.sentence}")
-            is_fine = result.exit_code != ExitCode.OK or report.is_consistent
+            is_fine = result.exit_code != ExitCode.OK or report.is_consistent or book.gone_unwanted
             demand(is_fine, f"exit 0, and audit is not content: {report.sentence}")
 
     def _is_excused(self, job: str, status: str) -> bool:
@@ -380,6 +385,7 @@ class Oracle:
             is_partial = any(book.jobs.get(job_of(attempt), ("",))[0] == "partial" for book in self._books.values())
             is_forgotten = self.copies and (is_partial or not outcomes - _UNPAID)  # by the ledger of yesterday
             is_told = outcomes & _IN_DOUBT or attempt in self._settled
+            is_told = is_told or any(job_of(attempt) in book.gone_unwanted for book in self._books.values())
             is_there = gateway.pictures(task) <= have or is_told or is_forgotten
             demand(is_there, f"{attempt} is paid for as {task.id}, and not there: {outcomes}")
 
