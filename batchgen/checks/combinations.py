@@ -58,6 +58,7 @@ class _Check:
     _broken: dict[_Rule, tuple[Violation, Parameters, NodePath]] = field(default_factory=dict)
     _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
+    _axis_labels: frozenset[str] = frozenset()  # of the block that is looked at
     _most_images: int = 1
     _many_at: NodePath | None = None
 
@@ -83,8 +84,12 @@ class _Check:
         if chosen is None or chosen.count >= _size(block):
             return block
         alone = replace(self.manifest, blocks=(block,), include=(), repeat=1)
-        bound = sample.bound((job.id for job in expand.expand(alone)), chosen.count, chosen.seed)
-        return replace(block, sample=replace(chosen, bound=bound))
+        jobs = expand.expand(alone)
+        if chosen.by is None:
+            bound = sample.bound((job.id for job in jobs), chosen.count, chosen.seed)
+            return replace(block, sample=replace(chosen, bounds=None if bound is None else {"": bound}))
+        bounds = sample.bounds(((job.id, chosen.value_of(job)) for job in jobs), chosen.count, chosen.seed)
+        return replace(block, sample=replace(chosen, bounds=bounds))
 
     # --- how many
 
@@ -119,6 +124,7 @@ class _Check:
     # --- combinations
 
     def _block(self, block: Block) -> None:
+        self._axis_labels = block.axis_labels
         kinds = expand.kinds(block)
         if not kinds and self.diagnostics.errors:  # the prompts have errors: check the other axes all the same
             kinds = [expand.VariantKind((), frozenset(), 1)]
@@ -127,7 +133,7 @@ class _Check:
                 self._combination(block, kind, combination)
 
     def _combination(self, block: Block, kind: VariantKind, combination: Combination) -> None:
-        if self._is_excluded(block, kind, combination.parameters):
+        if self._is_excluded(block, kind, combination, combination.parameters):
             return
         if not (clashing := _clashing(combination.sources)):
             count = kind.count * self.manifest.repeat
@@ -136,14 +142,16 @@ class _Check:
         other = dict(self.manifest.defaults)
         for source in reversed(combination.sources):
             other.update(source)
-        if not self._is_excluded(block, kind, build(other)):
+        if not self._is_excluded(block, kind, combination, build(other)):
             self._clashes.update(clashing)
 
-    def _is_excluded(self, block: Block, kind: VariantKind, parameters: Parameters) -> bool:
+    def _is_excluded(self, block: Block, kind: VariantKind, combination: Combination, parameters: Parameters) -> bool:
+        own = self._axis_labels
         matching = {
             rule.path
             for rule in block.exclude
-            if (not rule.texts or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
+            if (rule.path in kind.excluded_by or not rule.texts.keys() - own)
+            and matches_parameters(rule, parameters, combination.labels, own)
         }
         self._used_exclusions |= matching
         return bool(matching)

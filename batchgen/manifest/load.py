@@ -78,7 +78,7 @@ def _assembled(
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names.union(*(job.var_names for job in include)), diagnostics)
+    template = _output_path(raw, var_names.union(*(job.placeholders for job in include)), diagnostics)
     exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
@@ -88,6 +88,7 @@ def _assembled(
         accounts=known,
         rule_account=rule_account,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
+        metadata=raw.get("output", {}).get("metadata") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
         blocks=tuple(replace(block, exclude=exclude) for block in blocks),

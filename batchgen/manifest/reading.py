@@ -10,14 +10,14 @@ from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
-from batchgen.manifest.texts import fault_of, name_fault
+from batchgen.manifest.texts import fault_of, label_fault, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from batchgen.catalog.accounts import Account
-    from batchgen.manifest.model import Settings
+    from batchgen.manifest.model import Labels, Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
 
@@ -73,6 +73,19 @@ class Reader:
             self.diagnostics.add((*path, key), *fault)
             return None
         return text
+
+    def labels(self, mapping: Mapping[str, Value], path: NodePath) -> Labels:
+        """The labels that a mapping gives by name."""
+        given = mapping.get("labels")
+        given = given if isinstance(given, dict) else {}
+        found = {}
+        for name in given:
+            at = (*path, "labels", name)
+            if fault := label_fault(name):
+                self.diagnostics.add(at, *fault, key=True)
+            else:
+                found[name] = "" if given[name] is None else self.written(at)
+        return found
 
     def settings(self, mapping: Mapping[str, Value], path: NodePath) -> Settings:
         """The parameters that a mapping sets; null is kept, for it takes a default away."""
