@@ -139,6 +139,25 @@ class LedgerReader(ImageReader):
         )
         return read_rows(FailureRow, rows)
 
+    def label_names(self) -> list[str]:
+        """The labels of the wanted jobs that were begun, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT label.key FROM wanted JOIN job ON job.id = wanted.job_id,"
+            " json_each(request, '$.labels') AS label"
+        )
+        return sorted(name for (name,) in rows)
+
+    def has_marks(self) -> bool:
+        """Whether anything was decided or written about an image."""
+        return self._value("SELECT 1 FROM mark WHERE verdict <> '' OR note <> '' LIMIT 1") is not None
+
+    def score_names(self) -> list[str]:
+        """The scores of the checks, such as `blank.contrast`, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT reviewer, score.key FROM mark, json_each(scores) AS score WHERE reviewer <> ''"
+        )
+        return sorted({f"{check.partition('@')[0]}.{name}" for check, name in rows})
+
     def payments(self) -> Iterator[Payment]:
         """Every attempt of every job, wanted or not, in the order of sending."""
         rows = self.db.execute(
