@@ -247,16 +247,21 @@ class _Check:
         if "job_id" in template.fields or self.diagnostics.errors:
             return
         seen: dict[str, tuple[str, str]] = {}
+        repeats = self.manifest.repeat > 1 and "repeat" not in template.fields
         for job in islice(expand.expand(self.manifest), _MOST_PATHS):
             path = template.render(job, 0, ".png")
             shown = _shown(job.prompt, job.parameters)
             other = seen.setdefault(paths.folded(path), (job.id, shown))
-            if other[0] != job.id:
+            if other[0] == job.id:
+                continue
+            if repeats and job.repeat and other[1] == shown:
+                message = f"The {self.manifest.repeat} repeats of a job would all write {path}."
+                self.diagnostics.add(at, message, "Put {repeat} or {job_id} into the path.", also=[("repeat",)])
+            else:
                 message = f"Two jobs would write {path}: {other[1]} and {shown}."
-                self.diagnostics.add(
-                    at, message, "Put {job_id} into the path, or another placeholder in which they differ."
-                )
-                return
+                hint = "Put {job_id} into the path, or another placeholder in which they differ."
+                self.diagnostics.add(at, message, hint)
+            return
 
 
 _PUNCTUATION = str.maketrans("", "", ":-./_")

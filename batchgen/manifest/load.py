@@ -52,7 +52,8 @@ def _by_schema(value: Value, diagnostics: Diagnostics) -> Value:
     errors = schema.check(value)
     for error in errors:
         diagnostics.add(error.path, error.message, error.hint, key=error.key)
-    if "matrix" not in value and "include" not in value:
+    misspelt = any(error.hint in {"Did you mean `matrix`?", "Did you mean `include`?"} for error in errors)
+    if "matrix" not in value and "include" not in value and not misspelt:
         diagnostics.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
     return schema.cleaned(value, errors)
 
