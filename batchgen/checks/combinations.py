@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
+from batchgen.checks.forms import check_forms
 from batchgen.checks.templates import MOST_OF_A_KIND, check_block
 from batchgen.manifest import rules
 from batchgen.manifest.diagnostics import cut, written_path
@@ -69,6 +70,7 @@ class _Check:
         quiet = bool(self.diagnostics.errors)
         for block in self.manifest.blocks:
             check_block(self.manifest, block, self.diagnostics, quiet=quiet)
+            check_forms(block, self.diagnostics)
         for job in self.manifest.include:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
         for block in (*self.manifest.blocks, *self.manifest.include):

@@ -131,6 +131,8 @@ class PromptFile(RowFile):
             hint = f'Did you mean "{guess}"?' if guess else f"It has {shown}."
             message = f"No row of {self.name} has {text} in the column `{cut(column)}`."
             self.diagnostics.add(at, message, hint, warning=bool(self._texts))
+        if self.kind == ".txt":
+            self._warn_of_comments()
         if self._texts or unmatched:
             return
         if any(self._seen):
@@ -140,6 +142,14 @@ class PromptFile(RowFile):
             what = "prompt" if self.template is None else "row"
             message = f"The file {self.name} holds no {what}."
             self.diagnostics.add((*self.path, self.key), message, "Write some into it.")
+
+    def _warn_of_comments(self) -> None:
+        lines = [line for line, text in zip(self._lines, self._texts, strict=True) if text.lstrip().startswith("#")]
+        if lines:
+            more = f", and {len(lines) - 1:,} more lines" if lines[1:] else ""
+            message = f"This line begins with #{more}: a .txt file has no comments, so that it is a prompt."
+            hint = "Remove what is not to be made."
+            self.diagnostics.add(self.path, message, hint, place=self.place(lines[0], 1), warning=True)
 
     # --- from rows to prompts
 
