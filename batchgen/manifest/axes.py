@@ -20,6 +20,7 @@ from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
@@ -51,6 +52,7 @@ class Axes:
     defaults: Settings
     default_prompt: tuple[str, NodePath] | None = None
     files: dict[str, str] = field(default_factory=dict)  # prompt files and their sha256, for the digest
+    unread: set[str] = field(default_factory=set)  # labels of files with an error: what uses them is no second one
 
     # --- blocks
 
@@ -188,6 +190,8 @@ class Axes:
             settings_of=self.reader.row_settings,
         )
         found = prompts.read(settings)
+        if found is None:
+            self.unread |= set(prompts.columns or ())
         self.files[written] = prompts.digest
         return found
 
@@ -292,13 +296,13 @@ class Axes:
         check_labels(found, self.reader.diagnostics)
         return found
 
-    def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
+    def exclusions(self, exclude: Value, known_vars: AbstractSet[str]) -> Iterator[Exclusion]:
         """The rules of `exclude`."""
         for number, rule in enumerate(exclude):
             if rule is not INVALID:
                 yield self._exclusion(rule, ("exclude", number), known_vars)
 
-    def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: frozenset[str]) -> Exclusion:
+    def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: AbstractSet[str]) -> Exclusion:
         texts: dict[str, tuple[Match, ...]] = {}
         parameters: dict[str, tuple[Match, ...]] = {}
         words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]

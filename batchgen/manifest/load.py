@@ -78,7 +78,7 @@ def _assembled(
     axes = _axes(reader, raw.get("defaults", {}), rule_account)
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
-    var_names = frozenset(name for block in blocks for name in block.placeholders)
+    var_names = axes.unread.union(*(block.placeholders for block in blocks))
     template = _output_path(raw, var_names.union(*(job.placeholders for job in include)), diagnostics)
     exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
@@ -116,7 +116,7 @@ def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(raw: dict[str, Any], names: frozenset[str], diagnostics: Diagnostics) -> PathTemplate | None:
+def _output_path(raw: dict[str, Any], names: set[str], diagnostics: Diagnostics) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)

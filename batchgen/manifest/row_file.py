@@ -131,7 +131,7 @@ class RowFile:
         """The delimiter of a .csv file: spreadsheets of many countries write semicolons, some write tabs."""
         cells = {delimiter: len(next(csv.reader([header], delimiter=delimiter), ())) for delimiter in (",", *_GUESSED)}
         best = max(_GUESSED, key=lambda delimiter: cells[delimiter])
-        if cells[","] > 1 or cells[best] < 2:
+        if cells[best] <= cells[","]:
             return ","
         self.guessed = f"It is read as separated by {_GUESSED[best]}, as its header is."
         hint = f"Add `delimiter: {json.dumps(best)}` to say so yourself, or save it with commas."
