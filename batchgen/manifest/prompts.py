@@ -15,6 +15,7 @@ from batchgen.manifest.diagnostics import cut, listed, nearest, written_path
 from batchgen.manifest.model import NodePath, Prompts, RowLabels
 from batchgen.manifest.row_file import ReadingEnded, RowFile
 from batchgen.manifest.texts import fault_of, label_fault, name_fault
+from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,11 +184,13 @@ class PromptFile(RowFile):
             self.fault(row.line, row.column, *fault)
         return (tuple(row.labels), tuple(row.labels.values())) if row.labels else _NONE
 
-    def _shared(self, values: Sequence[str]) -> RowLabels:
+    def _shared(self, row: Row, values: Sequence[str]) -> RowLabels:
         """The labels of a row; of rows that have the same, the first one's."""
         found = (self._labelled, tuple(values))
         if (known := self._known_labels.get(found)) is None:
             known = found
+            if bad := encoding.CONTROL.search("".join(values)):
+                self.fault(row.line, row.column, *encoding.character_fault(bad.group()))
             if len(self._known_labels) < _MOST_REMEMBERED:
                 self._known_labels[known] = known
         return known
@@ -215,7 +218,7 @@ class PromptFile(RowFile):
         name = None if self.id_column is None else values[at]
         first = len(values) - len(self._labelled)
         cells = None if self.template is None else tuple(values[len(self._wanted) : first])
-        self._take(row, text, name, cells, self._shared(values[first:]) if self._labelled else None)
+        self._take(row, text, name, cells, self._shared(row, values[first:]) if self._labelled else None)
 
     def _is_taken(self, values: Sequence[str]) -> bool:
         """Whether each column of `where` has one of the values wanted there."""

@@ -156,6 +156,7 @@ def test_only_selects_by_labels_and_a_key_that_no_job_has_names_the_nearest(writ
     found = load_manifest(written("matrix: {prompt: {from: t.csv, column: Prompt, labels: true}}\n"))
     taken = [job.prompt for job in expand(found) if Selection.parse(["Category=Ani*"], found.var_names).takes(job)]
     assert taken == ["a fox", "a cat"]
+    assert Selection.parse(["label.Category=x"], found.var_names) == Selection.parse(["Category=x"], found.var_names)
     with pytest.raises(CommandError, match="Did you mean Category"):
         Selection.parse(["Categry=x"], found.var_names)
 
@@ -237,6 +238,11 @@ def test_labels_true_with_a_column_that_cannot_be_one_names_the_way_out(faults):
     [found] = faults("matrix: {prompt: {from: t.csv, labels: true}}\n", "prompt,model\na,b\n")
     assert found.startswith("4:40 A label cannot be called `model`")
     assert "labels: [NAME, …]" in found
+
+
+def test_a_cell_that_is_a_label_has_no_control_characters(faults):
+    [found] = faults("matrix: {prompt: {from: t.csv, labels: true}}\n", "prompt,Kind\na,b\nc,\x1b[2J\n")
+    assert found.startswith("3:0 The control character U+001B")
 
 
 def test_a_table_that_cannot_be_read_is_one_fault_also_where_its_labels_are_used(faults):
