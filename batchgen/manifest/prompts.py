@@ -51,7 +51,8 @@ class PromptFile(RowFile):
     _columns: tuple[str, ...] = ()  # of the first row
     _labelled: tuple[str, ...] = ()  # the columns that are labels, of rows with that header
     _labels: list[RowLabels] = field(default_factory=list)
-    _known_labels: dict[RowLabels, RowLabels] = field(default_factory=dict)  # so that equal rows share one
+    _known_labels: dict[RowLabels, RowLabels] = field(default_factory=dict)  # so that equal rows share one, and
+    _known_cells: dict[str, str] = field(default_factory=dict)  # equal cells
     _wanted: list[tuple[str, NodePath]] = field(default_factory=list)  # keys of a row, each with what asks for it
     _seen: list[dict[str, bool]] = field(default_factory=list)  # values of each column of `where`, and whether taken
     _matched: set[tuple[int, Match]] = field(default_factory=set)
@@ -193,6 +194,9 @@ class PromptFile(RowFile):
                 self.fault(row.line, row.column, *encoding.character_fault(bad.group()))
             if len(self._known_labels) < _MOST_REMEMBERED:
                 self._known_labels[known] = known
+                self._known_cells.update(zip(values, values, strict=True))
+            else:  # a column whose cells all differ
+                known = (self._labelled, tuple(self._known_cells.get(value, value) for value in values))
         return known
 
     def _take_cells(self, row: Row, content: Mapping[str, Value]) -> None:
