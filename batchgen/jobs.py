@@ -112,7 +112,16 @@ class Job:
     parameters: Parameters
     prompt_id: str
     repeat: int = 0  # 0 for the first of `repeat` equal tasks
-    labels: Mapping[str, str] = field(default_factory=dict)  # of the axes `vars`, and ids of axis entries
+    labels: Mapping[str, str] = field(default_factory=dict)  # vars, ids of axis entries, `block`, and those given
+
+    def text_of(self, key: str) -> str:
+        """What it has under a key of `--only`: a label, a parameter, `prompt`, `prompt_id` or `job_id`; else empty."""
+        if key in self.labels:
+            return self.labels[key]
+        if key == "job_id":
+            return self.id
+        value = getattr(self if key in {"prompt", "prompt_id"} else self.parameters, key, None)
+        return "" if value is None else str(value)
 
     def to_json(self) -> str:
         """Everything the ledger needs to finish this job without the manifest."""

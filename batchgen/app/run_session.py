@@ -335,7 +335,8 @@ class RunSession:
             tree.check_in_place()
             reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             self._retired += reconcile.retire(ledger, tree)
-        write_views(ledger, tree, escape_formulas=self._manifest.spreadsheet_safe)
+        manifest = self._manifest
+        write_views(ledger, tree, escape_formulas=manifest.spreadsheet_safe, metadata=manifest.metadata)
         reconcile.record_disk(ledger, tree)
         if not ledger.cached_totals():  # else nothing has changed
             ledger.vacuum()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
+from batchgen.checks.forms import check_forms
 from batchgen.checks.templates import MOST_OF_A_KIND, check_block
 from batchgen.manifest import rules
 from batchgen.manifest.diagnostics import cut, written_path
@@ -58,6 +59,7 @@ class _Check:
     _broken: dict[_Rule, tuple[Violation, Parameters, NodePath]] = field(default_factory=dict)
     _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
+    _axis_labels: frozenset[str] = frozenset()  # of the block that is looked at
     _most_images: int = 1
     _many_at: NodePath | None = None
 
@@ -68,6 +70,7 @@ class _Check:
         quiet = bool(self.diagnostics.errors)
         for block in self.manifest.blocks:
             check_block(self.manifest, block, self.diagnostics, quiet=quiet)
+            check_forms(block, self.diagnostics)
         for job in self.manifest.include:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
         for block in (*self.manifest.blocks, *self.manifest.include):
@@ -83,8 +86,12 @@ class _Check:
         if chosen is None or chosen.count >= _size(block):
             return block
         alone = replace(self.manifest, blocks=(block,), include=(), repeat=1)
-        bound = sample.bound((job.id for job in expand.expand(alone)), chosen.count, chosen.seed)
-        return replace(block, sample=replace(chosen, bound=bound))
+        jobs = expand.expand(alone)
+        if chosen.by is None:
+            bound = sample.bound((job.id for job in jobs), chosen.count, chosen.seed)
+            return replace(block, sample=replace(chosen, bounds=None if bound is None else {"": bound}))
+        bounds = sample.bounds(((job.id, chosen.value_of(job)) for job in jobs), chosen.count, chosen.seed)
+        return replace(block, sample=replace(chosen, bounds=bounds))
 
     # --- how many
 
@@ -119,6 +126,7 @@ class _Check:
     # --- combinations
 
     def _block(self, block: Block) -> None:
+        self._axis_labels = block.axis_labels
         kinds = expand.kinds(block)
         if not kinds and self.diagnostics.errors:  # the prompts have errors: check the other axes all the same
             kinds = [expand.VariantKind((), frozenset(), 1)]
@@ -127,7 +135,7 @@ class _Check:
                 self._combination(block, kind, combination)
 
     def _combination(self, block: Block, kind: VariantKind, combination: Combination) -> None:
-        if self._is_excluded(block, kind, combination.parameters):
+        if self._is_excluded(block, kind, combination, combination.parameters):
             return
         if not (clashing := _clashing(combination.sources)):
             count = kind.count * self.manifest.repeat
@@ -136,14 +144,16 @@ class _Check:
         other = dict(self.manifest.defaults)
         for source in reversed(combination.sources):
             other.update(source)
-        if not self._is_excluded(block, kind, build(other)):
+        if not self._is_excluded(block, kind, combination, build(other)):
             self._clashes.update(clashing)
 
-    def _is_excluded(self, block: Block, kind: VariantKind, parameters: Parameters) -> bool:
+    def _is_excluded(self, block: Block, kind: VariantKind, combination: Combination, parameters: Parameters) -> bool:
+        own = self._axis_labels
         matching = {
             rule.path
             for rule in block.exclude
-            if (not rule.texts or rule.path in kind.excluded_by) and matches_parameters(rule, parameters)
+            if (rule.path in kind.excluded_by or not rule.texts.keys() - own)
+            and matches_parameters(rule, parameters, combination.labels, own)
         }
         self._used_exclusions |= matching
         return bool(matching)
@@ -239,16 +249,21 @@ class _Check:
         if "job_id" in template.fields or self.diagnostics.errors:
             return
         seen: dict[str, tuple[str, str]] = {}
+        repeats = self.manifest.repeat > 1 and "repeat" not in template.fields
         for job in islice(expand.expand(self.manifest), _MOST_PATHS):
             path = template.render(job, 0, ".png")
             shown = _shown(job.prompt, job.parameters)
             other = seen.setdefault(paths.folded(path), (job.id, shown))
-            if other[0] != job.id:
+            if other[0] == job.id:
+                continue
+            if repeats and job.repeat and other[1] == shown:
+                message = f"The {self.manifest.repeat} repeats of a job would all write {path}."
+                self.diagnostics.add(at, message, "Put {repeat} or {job_id} into the path.", also=[("repeat",)])
+            else:
                 message = f"Two jobs would write {path}: {other[1]} and {shown}."
-                self.diagnostics.add(
-                    at, message, "Put {job_id} into the path, or another placeholder in which they differ."
-                )
-                return
+                hint = "Put {job_id} into the path, or another placeholder in which they differ."
+                self.diagnostics.add(at, message, hint)
+            return
 
 
 _PUNCTUATION = str.maketrans("", "", ":-./_")

@@ -31,7 +31,7 @@ def check_block(manifest: Manifest, block: Block, diagnostics: Diagnostics, *, q
             continue
         for number, text in enumerate(group.texts):
             if templates.is_template(text):
-                check.template(text, group.path_of(number), _place(group, number))
+                check.template(text, group.path_of(number), place_of(group, number))
     for settings in _settings_of(manifest, block):
         check.negative(settings.get("negative_prompt"))
     if not quiet and not check.reported:
@@ -52,7 +52,7 @@ def _settings_of(manifest: Manifest, block: Block) -> Iterator[Settings]:
             yield entry.settings
 
 
-def _place(group: Prompts, number: int) -> SourceLocation | None:
+def place_of(group: Prompts, number: int) -> SourceLocation | None:
     """The place of a prompt in its file; None where it stands in the manifest."""
     if group.file is None or group.lines is None:
         return None
@@ -99,7 +99,7 @@ class _Check:
         invalid_rows = 0
         for number in range(len(rows.texts)):
             row = rows.values_of(number)
-            place = _place(rows, number)
+            place = place_of(rows, number)
             invalid_rows += not self._render(template, axes, path, place, may_be_empty=may_be_empty, row=row)
             if invalid_rows >= MOST_OF_A_KIND:
                 return

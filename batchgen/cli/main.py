@@ -152,6 +152,8 @@ class _Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _refuse(self, unknown: list[str]) -> NoReturn:
+        if "--dry-run" in unknown:
+            self.error("There is no --dry-run: `batchgen plan MANIFEST` shows what a run would do, and sends nothing.")
         renamed = _RENAMED.get(self.prog.split()[-1], {})
         for word in unknown:
             if new := renamed.get(word.partition("=")[0]):

@@ -43,7 +43,7 @@ def add_selection(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="only jobs with this model, prompt_id, variable …; wildcards; repeatable (the same key: any of)",
+        help="only jobs with this model, prompt_id, variable, label …; wildcards; repeatable (the same key: any of)",
     )
     parser.add_argument("--limit", metavar="N", type=count, help="start at most N jobs that are not made yet")
 

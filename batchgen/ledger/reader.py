@@ -12,6 +12,15 @@ from batchgen.ledger.records import FailureRow, IndexRow, JobState, OpenAttempt,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+# Of the checks' verdicts, the last in the alphabet is the strongest: '' < keep < reject.
+_CHECKS = "FROM mark WHERE mark.sha256 = image.sha256 AND reviewer <> ''"
+_MARK = f"coalesce(nullif(person.verdict, ''), (SELECT max(verdict) {_CHECKS}), '')"
+_NOTE = (
+    "CASE WHEN person.verdict <> '' OR person.note <> '' THEN person.note ELSE"
+    f" coalesce((SELECT group_concat(note, '; ') {_CHECKS} AND note <> ''), '') END"
+)
+_SCORES = f"(SELECT json_group_object(reviewer, json(scores)) {_CHECKS} AND scores <> '{{}}')"
+
 TOTALS = "sums"  # what `Ledger.cache_totals` wrote; any event removes it
 
 
@@ -106,13 +115,15 @@ class LedgerReader(ImageReader):
     def index_rows(self) -> Iterator[IndexRow]:
         """The rows of index.csv, in manifest order."""
         rows = self.db.execute(
-            "SELECT job.id, request, idx, path, sha256, bytes, width, height, account,"
+            "SELECT job.id, request, idx, path, image.sha256, bytes, width, height, account,"
             " coalesce(task_id, ''), job.failures + 1, accepted_at, fetched_at, cost,"
             " (SELECT count(*) FROM image AS all_of WHERE all_of.job_id = job.id"
-            "  AND all_of.attempt = image.attempt AND marked = 0), warning"
+            "  AND all_of.attempt = image.attempt AND marked = 0), warning,"
+            f" {_MARK}, {_NOTE}, {_SCORES}"
             " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
             " JOIN attempt ON attempt.job_id = job.id AND attempt.number = image.attempt"
-            f" WHERE sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
+            " LEFT JOIN mark AS person ON person.sha256 = image.sha256 AND person.reviewer = ''"
+            f" WHERE image.sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
         )
         return read_rows(IndexRow, rows)
 
@@ -127,6 +138,25 @@ class LedgerReader(ImageReader):
             " WHERE job.status IN ('failed', 'rejected', 'unknown', 'gone', 'partial') ORDER BY seq"
         )
         return read_rows(FailureRow, rows)
+
+    def label_names(self) -> list[str]:
+        """The labels of the wanted jobs that were begun, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT label.key FROM wanted JOIN job ON job.id = wanted.job_id,"
+            " json_each(request, '$.labels') AS label"
+        )
+        return sorted(name for (name,) in rows)
+
+    def has_marks(self) -> bool:
+        """Whether anything was decided or written about an image."""
+        return self._value("SELECT 1 FROM mark WHERE verdict <> '' OR note <> '' LIMIT 1") is not None
+
+    def score_names(self) -> list[str]:
+        """The scores of the checks, such as `blank.contrast`, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT reviewer, score.key FROM mark, json_each(scores) AS score WHERE reviewer <> ''"
+        )
+        return sorted({f"{check.partition('@')[0]}.{name}" for check, name in rows})
 
     def payments(self) -> Iterator[Payment]:
         """Every attempt of every job, wanted or not, in the order of sending."""

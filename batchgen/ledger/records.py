@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from batchgen.jobs import ImageKey, Job, Status
 from batchgen.ledger.events import Outcome
@@ -14,7 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {"bool": bool, "Status": Status, "Outcome": Outcome}
+Scores: TypeAlias = Mapping[str, float]
+
+
+class Mark(StrEnum):
+    """What was decided about an image. A person's word is stronger than a check's; of checks, a rejection."""
+
+    NONE = ""
+    KEEP = "keep"
+    REJECT = "reject"
+    STAR = "star"  # kept, and one of the best
+
+
+def _scores(text: str) -> Scores:
+    """From `{"blank@1": {"contrast": 0.2}}`: of two versions of a check, the later one by name counts."""
+    by_check = json.loads(text)
+    return {
+        f"{check.partition('@')[0]}.{name}": float(value)
+        for check in sorted(by_check)
+        for name, value in by_check[check].items()
+    }
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "bool": bool,
+    "Status": Status,
+    "Outcome": Outcome,
+    "Mark": Mark,
+    "Scores": lambda text: _scores(text) if text else {},
+}
 
 
 def read_rows(kind: Callable[..., T], rows: Iterable[Sequence[Any]]) -> Iterator[T]:
@@ -82,6 +113,9 @@ class IndexRow:
     cost: int | None
     delivered: int
     warning: str
+    mark: Mark
+    note: str  # why it has that mark
+    scores: Scores  # numbers by check and name, such as `blank.contrast`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
--- state.sqlite3, version 2. Money is in millionths of the account's unit, times are Unix milliseconds (UTC).
+-- state.sqlite3, version 3. Money is in millionths of the account's unit, times are Unix milliseconds (UTC).
 
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
@@ -70,3 +70,19 @@ CREATE TABLE wanted (
     job_id TEXT NOT NULL UNIQUE,
     images INTEGER NOT NULL
 );
+
+-- What people and checks say of an image, by its content: a file that moves or comes back keeps its marks.
+CREATE TABLE mark (
+    sha256 TEXT NOT NULL,
+    reviewer TEXT NOT NULL,                 -- '' a person; else a check with its version, such as blank@1
+    verdict TEXT NOT NULL,                  -- '' none | keep | reject | star
+    note TEXT NOT NULL DEFAULT '',          -- why
+    scores TEXT NOT NULL DEFAULT '{}',      -- JSON: numbers by name
+    at INTEGER NOT NULL,
+    PRIMARY KEY (sha256, reviewer)
+) WITHOUT ROWID;
+
+-- Whoever writes marks: index.csv, which has them as columns, no longer shows the latest change.
+CREATE TRIGGER mark_added AFTER INSERT ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
+CREATE TRIGGER mark_changed AFTER UPDATE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
+CREATE TRIGGER mark_removed AFTER DELETE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;

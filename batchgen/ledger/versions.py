@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = 0x62677331  # "bgs1", by which `file` and batchgen recognise a ledger
 
 STEPS: Mapping[int, str] = {  # from a version to the next one
@@ -33,6 +33,20 @@ STEPS: Mapping[int, str] = {  # from a version to the next one
         ALTER TABLE image ADD COLUMN lost_path TEXT;
         ALTER TABLE image ADD COLUMN lost_sha256 TEXT;
         ALTER TABLE image ADD COLUMN warning TEXT NOT NULL DEFAULT '';
+    """,
+    2: """
+        CREATE TABLE mark (
+            sha256 TEXT NOT NULL,
+            reviewer TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            note TEXT NOT NULL DEFAULT '',
+            scores TEXT NOT NULL DEFAULT '{}',
+            at INTEGER NOT NULL,
+            PRIMARY KEY (sha256, reviewer)
+        ) WITHOUT ROWID;
+        CREATE TRIGGER mark_added AFTER INSERT ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
+        CREATE TRIGGER mark_changed AFTER UPDATE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
+        CREATE TRIGGER mark_removed AFTER DELETE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
     """,
 }
 

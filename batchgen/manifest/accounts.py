@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.catalog.accounts import REHEARSED, UNLISTED, merge, parse_account
 from batchgen.catalog.load import builtin
+from batchgen.errors import SourceLocation
 from batchgen.manifest.diagnostics import cut, listed, meant
 from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url
@@ -97,10 +98,11 @@ def in_force(
     A rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would.
     """
     own = raw.get("provider")
-    for name in (own, wanted):
+    option = SourceLocation(file=f"--provider {cut(wanted or '')}")
+    for name, path, place in ((own, ("provider",), None), (wanted, (), option)):
         if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
             hint = meant(name, found, allowed="There are")
-            diagnostics.add(("provider",), f'There is no account "{name}".', hint)
+            diagnostics.add(path, f'There is no account "{cut(name)}".', hint, place=place)
     account = found.get(wanted or own or "")
     rules = found.get(own or "")
     if account is None:

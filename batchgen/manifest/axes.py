@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import schema, templates
 from batchgen.manifest.diagnostics import cut, meant
+from batchgen.manifest.labels import check_labels
 from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Match, Prompts, Sample, Setting
 from batchgen.manifest.prompts import PromptFile
 from batchgen.manifest.schema import INVALID
@@ -19,6 +20,7 @@ from batchgen.manifest.zipped import zipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from batchgen.manifest.model import NodePath, Settings
     from batchgen.manifest.reading import Reader
@@ -35,8 +37,11 @@ _NOT_BESIDE = {
     "prompt": (
         ("column", "`column` goes with `from`, which names a prompt file.", "Remove it."),
         ("where", "`where` goes with `from` or `rows`, which name a file.", "Remove it."),
+        ("delimiter", "`delimiter` goes with `from` or `rows`, which name a file.", "Remove it."),
     ),
 }
+
+_OF_ENTRY = ("id", "labels", *PARAMETER_NAMES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class Axes:
     defaults: Settings
     default_prompt: tuple[str, NodePath] | None = None
     files: dict[str, str] = field(default_factory=dict)  # prompt files and their sha256, for the digest
+    unread: set[str] = field(default_factory=set)  # labels of files with an error: what uses them is no second one
 
     # --- blocks
 
@@ -74,17 +80,20 @@ class Axes:
             elif key == "zip":
                 together = zipped(block[key], block, (*path, key), self.reader)
                 (names_axes if together.vars else axes).append(together)
-        self._check_labels(names_axes, axes)
-        return Block(
+        self._check_zip(names_axes, axes)
+        found = Block(
             prompts=prompts,
             vars=tuple(names_axes),
             axes=tuple(axis for axis in axes if axis.entries),  # an axis without a valid entry would hide the rest
             path=path,
             name=self.reader.name(block, path, "name"),
             sample=_sample(block.get("sample")),
+            labels=self.reader.labels(block, path),
         )
+        check_labels(found, self.reader.diagnostics)
+        return found
 
-    def _check_labels(self, names: list[Axis], axes: list[Axis]) -> None:
+    def _check_zip(self, names: list[Axis], axes: list[Axis]) -> None:
         """A var with the name that the entries of `zip` have in paths."""
         with_ids = any(entry.id is not None for axis in (*names, *axes) if axis.is_zip for entry in axis.entries)
         for axis in (axis for axis in names if with_ids and axis.name == "zip" and not axis.is_zip):
@@ -132,8 +141,12 @@ class Axes:
         if kind == "rows":
             uses = self._columns_used(text, path, settings.get("negative_prompt"))
             return self._read_file(entry, path, settings, text, uses) if uses is not None else None
+        if "labels" in entry and not isinstance(entry["labels"], dict):
+            hint = "Write the labels of a single prompt as {name: value}."
+            self.reader.diagnostics.add((*path, "labels"), "This prompt has no columns: `from` and `rows` do.", hint)
         name = self.reader.name(entry, path)
-        return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path)
+        labels = self.reader.labels(entry, path)
+        return Prompts(texts=[text], ids=None if name is None else [name], settings=settings, path=path, labels=labels)
 
     def _columns_used(self, template: str, path: NodePath, negative: Setting | None) -> frozenset[str] | None:
         """The names in a prompt that rows fill, and in the negative prompt beside it; None where there is an error."""
@@ -169,11 +182,16 @@ class Axes:
             uses=uses,
             column=entry.get("column"),
             id_column=None if entry.get("id") is None else self.reader.written((*path, "id")),
+            delimiter=entry.get("delimiter"),
+            columns=_label_columns(entry.get("labels")),
+            labels=self.reader.labels(entry, path),
             where={name: tuple(self._matches(name, where[name], (*path, "where", name))) for name in where},
             diagnostics=self.reader.diagnostics,
             settings_of=self.reader.row_settings,
         )
         found = prompts.read(settings)
+        if found is None:
+            self.unread |= set(prompts.columns or ())
         self.files[written] = prompts.digest
         return found
 
@@ -199,12 +217,18 @@ class Axes:
             return Entry(path=path, values={name: self.reader.written(path)})
         values = {name: self.reader.written((*path, name))}
         settings = self.reader.settings(parameters, path)
-        return Entry(id=self.reader.name(entry, path), settings=settings, path=path, values=values)
+        return Entry(
+            id=self.reader.name(entry, path),
+            settings=settings,
+            path=path,
+            values=values,
+            labels=self.reader.labels(parameters, path),
+        )
 
     def _names_var(self, name: str, entry: Mapping[str, Value], path: NodePath) -> bool:
         """Whether an entry gives the var's value; what else is wrong with its keys is reported too."""
         diagnostics = self.reader.diagnostics
-        known = [name, "id", *PARAMETER_NAMES]
+        known = [name, *_OF_ENTRY]
         for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
             diagnostics.add((*path, key), f"Unknown key `{cut(key)}`.", meant(key, known), key=True)
         if name not in entry:
@@ -221,7 +245,7 @@ class Axes:
         """The valid parameters of a var's entries: the schema does not know the var's own key beside them."""
         if not entries:
             return {}
-        parameters = [{k: v for k, v in entry.items() if k in PARAMETER_NAMES or k == "id"} for entry, _ in entries]
+        parameters = [{k: v for k, v in entry.items() if k in _OF_ENTRY} for entry, _ in entries]
         refused = schema.check(parameters, "entry")
         for fault in refused:
             path = entries[int(fault.path[0])][1]
@@ -236,7 +260,10 @@ class Axes:
     def _entry(self, name: str, entry: Value, path: NodePath) -> Entry | None:
         if isinstance(entry, dict) and not (name == "watermark_info" and "enabled" in entry):
             settings = self.reader.settings(entry, path)
-            return Entry(id=self.reader.name(entry, path), settings=settings, path=path) if name in settings else None
+            if name not in settings:
+                return None
+            labels = self.reader.labels(entry, path)
+            return Entry(id=self.reader.name(entry, path), settings=settings, path=path, labels=labels)
         value = self.reader.value(name, entry, path)
         return None if value is INVALID else Entry(settings={name: Setting(value, path)}, path=path)
 
@@ -265,15 +292,17 @@ class Axes:
         if prompt is None:
             return None
         prompts = Prompts(texts=[prompt], ids=[self.reader.name(job, path)], settings=settings, path=(*path, "prompt"))
-        return Block(prompts=(prompts,), vars=tuple(axes), path=path)
+        found = Block(prompts=(prompts,), vars=tuple(axes), path=path, labels=self.reader.labels(job, path))
+        check_labels(found, self.reader.diagnostics)
+        return found
 
-    def exclusions(self, exclude: Value, known_vars: frozenset[str]) -> Iterator[Exclusion]:
+    def exclusions(self, exclude: Value, known_vars: AbstractSet[str]) -> Iterator[Exclusion]:
         """The rules of `exclude`."""
         for number, rule in enumerate(exclude):
             if rule is not INVALID:
                 yield self._exclusion(rule, ("exclude", number), known_vars)
 
-    def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: frozenset[str]) -> Exclusion:
+    def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: AbstractSet[str]) -> Exclusion:
         texts: dict[str, tuple[Match, ...]] = {}
         parameters: dict[str, tuple[Match, ...]] = {}
         words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
@@ -283,7 +312,7 @@ class Axes:
         for key, value, at in items:
             (parameters if key in PARAMETER_NAMES else texts)[key] = tuple(self._matches(key, value, at))
             if key not in words and (unknown := unknown + 1) <= MOST_UNKNOWN:
-                message = f"`{cut(key)}` is neither a parameter nor a var."
+                message = f"`{cut(key)}` is neither a parameter nor a var nor a label."
                 self.reader.diagnostics.add(at, message, meant(key, words), key=True)
         return Exclusion(texts=texts, parameters=parameters, path=path)
 
@@ -321,4 +350,11 @@ def _names(text: str) -> frozenset[str]:
 def _sample(value: Value) -> Sample | None:
     if value is None or "count" not in value:  # refused already
         return None
-    return Sample(count=int(value["count"]), seed=int(value.get("seed", 0)))
+    return Sample(count=int(value["count"]), seed=int(value.get("seed", 0)), by=value.get("by"))
+
+
+def _label_columns(value: Value) -> tuple[str, ...] | None:
+    """The columns that are labels; None: all of them."""
+    if value is True:
+        return None
+    return tuple(name for name in value if name is not INVALID) if isinstance(value, list) else ()

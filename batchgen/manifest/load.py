@@ -52,7 +52,8 @@ def _by_schema(value: Value, diagnostics: Diagnostics) -> Value:
     errors = schema.check(value)
     for error in errors:
         diagnostics.add(error.path, error.message, error.hint, key=error.key)
-    if "matrix" not in value and "include" not in value:
+    misspelt = any(error.hint in {"Did you mean `matrix`?", "Did you mean `include`?"} for error in errors)
+    if "matrix" not in value and "include" not in value and not misspelt:
         diagnostics.add((), "The manifest asks for nothing.", "Add `matrix` (or `include`), with a prompt.")
     return schema.cleaned(value, errors)
 
@@ -77,8 +78,8 @@ def _assembled(
     axes = _axes(reader, raw.get("defaults", {}), rule_account)
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
-    var_names = frozenset(name for block in blocks for name in block.placeholders)
-    template = _output_path(raw, var_names.union(*(job.var_names for job in include)), diagnostics)
+    var_names = axes.unread.union(*(block.placeholders for block in blocks))
+    template = _output_path(raw, var_names.union(*(job.placeholders for job in include)), diagnostics)
     exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
@@ -88,6 +89,7 @@ def _assembled(
         accounts=known,
         rule_account=rule_account,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
+        metadata=raw.get("output", {}).get("metadata") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
         defaults=axes.defaults,
         blocks=tuple(replace(block, exclude=exclude) for block in blocks),
@@ -114,7 +116,7 @@ def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
 
 
-def _output_path(raw: dict[str, Any], names: frozenset[str], diagnostics: Diagnostics) -> PathTemplate | None:
+def _output_path(raw: dict[str, Any], names: set[str], diagnostics: Diagnostics) -> PathTemplate | None:
     text = raw.get("output", {}).get("path", DEFAULT_TEMPLATE)
     try:
         return PathTemplate.parse(text, names)

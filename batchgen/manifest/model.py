@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from batchgen.catalog.accounts import Account
     from batchgen.errors import Diagnostic, SourceLocation
+    from batchgen.jobs import Job
     from batchgen.storage.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
@@ -72,6 +73,8 @@ class Setting:
 
 
 Settings: TypeAlias = Mapping[str, Setting]
+Labels: TypeAlias = Mapping[str, str]
+RowLabels: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]  # names and values; equal rows share one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,7 @@ class Entry:
     settings: Settings = field(default_factory=dict)
     path: NodePath
     values: Mapping[str, str] = field(default_factory=dict)  # of vars, as they go into prompts
+    labels: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,8 @@ class Prompts:
     columns: tuple[str, ...] = ()  # that the template uses
     cells: Sequence[tuple[str, ...]] = ()
     header: tuple[str, ...] = ()  # every column of the table
+    labels: Labels = field(default_factory=dict)  # of every prompt here
+    row_labels: Sequence[RowLabels] = ()  # of each prompt, besides; empty: none has any
 
     def settings_of(self, number: int) -> Settings:
         """What the prompt's own entry sets."""
@@ -123,6 +129,17 @@ class Prompts:
     def id_of(self, number: int) -> str | None:
         """The prompt's own id, if it has one."""
         return self.ids[number] if self.ids is not None else None
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """Every label that a prompt here has."""
+        return frozenset(self.labels).union(*{names for names, _ in self.row_labels})
+
+    def labels_of(self, number: int) -> Labels:
+        """The prompt's labels."""
+        if not self.row_labels:
+            return self.labels
+        return {**self.labels, **dict(zip(*self.row_labels[number], strict=True))}
 
     def values_of(self, number: int) -> dict[str, str]:
         """The values of a table's row for its template."""
@@ -139,7 +156,16 @@ class Sample:
 
     count: int
     seed: int = 0
-    bound: int | None = None  # the highest rank that is in; None: not computed yet, or all are in
+    by: str | None = None  # of each value of this label or parameter the same number, as far as there are
+    bounds: Mapping[str, int] | None = None  # by value the highest rank that is in; None: not computed, or all are in
+
+    def takes(self, job: Job, rank: int) -> bool:
+        """Whether a job of this rank is in the sample."""
+        return self.bounds is None or rank <= self.bounds.get(self.value_of(job), -1)
+
+    def value_of(self, job: Job) -> str:
+        """The value that the job is counted under; one for all without `by`."""
+        return "" if self.by is None else job.text_of(self.by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +179,7 @@ class Block:
     path: NodePath
     name: str | None = None
     sample: Sample | None = None
+    labels: Labels = field(default_factory=dict)  # of all its jobs
 
     @property
     def var_names(self) -> frozenset[str]:
@@ -165,7 +192,22 @@ class Block:
         named = {"block"} if self.name is not None else set()
         zipped = (axis for axis in (*self.vars, *self.axes) if axis.is_zip)
         named |= {"zip" for axis in zipped if any(entry.id is not None for entry in axis.entries)}
-        return self.var_names | named
+        return self.var_names | named | self.label_names
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """Every label that a source or an entry gives to its jobs."""
+        entries = (entry for axis in (*self.vars, *self.axes) for entry in axis.entries if entry.labels)
+        return frozenset(self.labels).union(
+            *(group.label_names for group in self.prompts), *(entry.labels for entry in entries)
+        )
+
+    @property
+    def axis_labels(self) -> frozenset[str]:
+        """Those of its labels that depend on parameters alone, not on prompt and vars."""
+        entries = [(axis, entry) for axis in self.axes for entry in axis.entries]
+        own = frozenset(name for _, entry in entries for name in entry.labels)
+        return own | {axis.name for axis, entry in entries if axis.is_zip and entry.id is not None}
 
     def factors(self) -> list[tuple[str, int]]:
         """How many entries each axis has, prompts first."""
@@ -186,7 +228,7 @@ class Match:
 class Exclusion:
     """A job is left out when every key matches; of a key's matches, any."""
 
-    texts: Mapping[str, tuple[Match, ...]]  # of `prompt`, `prompt_id` and vars
+    texts: Mapping[str, tuple[Match, ...]]  # of `prompt`, `prompt_id`, vars and labels
     parameters: Mapping[str, tuple[Match, ...]]
     path: NodePath
 
@@ -213,6 +255,7 @@ class Manifest:
     rule_account: Account  # whose rules apply; another one when a manifest is rehearsed in the sandbox
     output_path: PathTemplate
     spreadsheet_safe: bool
+    metadata: bool = False  # whether metadata.csv is written
     defaults: Settings
     blocks: tuple[Block, ...]
     exclude: tuple[Exclusion, ...]
@@ -230,7 +273,7 @@ class Manifest:
 
     @property
     def var_names(self) -> tuple[str, ...]:
-        """Every variable that a job of it may have."""
+        """Every variable and every label that a job of it may have."""
         return tuple(sorted({name for block in (*self.blocks, *self.include) for name in block.placeholders}))
 
 

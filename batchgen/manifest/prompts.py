@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.manifest import wildcards
 from batchgen.manifest.diagnostics import cut, listed, nearest, written_path
-from batchgen.manifest.model import NodePath, Prompts
+from batchgen.manifest.model import NodePath, Prompts, RowLabels
 from batchgen.manifest.row_file import ReadingEnded, RowFile
-from batchgen.manifest.texts import fault_of, name_fault
+from batchgen.manifest.texts import fault_of, label_fault, name_fault
+from batchgen.source import encoding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from batchgen.manifest.model import Match, Settings
+    from batchgen.manifest.model import Labels, Match, Settings
     from batchgen.manifest.row_file import Row
     from batchgen.source.document import Value
 
 _MOST_REMEMBERED = 2000  # values of a column of `where`, each with its answer
 _MOST_LISTED = 8
+_NONE: RowLabels = ((), ())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class PromptFile(RowFile):
     id_column: str | None
     template: str | None = None  # with `rows`: what each row fills
     uses: frozenset[str] = frozenset()  # the names in the template
+    columns: tuple[str, ...] | None = ()  # that are labels; None: every one but those of prompt and id
+    labels: Labels = field(default_factory=dict)  # of every prompt
     where: Mapping[str, tuple[Match, ...]] = field(default_factory=dict)
     _texts: list[str] = field(default_factory=list)
     _ids: list[str | None] = field(default_factory=list)
@@ -45,6 +49,10 @@ class PromptFile(RowFile):
     _keys: list[str] | None = None  # what is read of a row with that header; None: something is missing
     _used: tuple[str, ...] | None = None  # the columns that the template uses; None: no row was read
     _columns: tuple[str, ...] = ()  # of the first row
+    _labelled: tuple[str, ...] = ()  # the columns that are labels, of rows with that header
+    _labels: list[RowLabels] = field(default_factory=list)
+    _known_labels: dict[RowLabels, RowLabels] = field(default_factory=dict)  # so that equal rows share one, and
+    _known_cells: dict[str, str] = field(default_factory=dict)  # equal cells
     _wanted: list[tuple[str, NodePath]] = field(default_factory=list)  # keys of a row, each with what asks for it
     _seen: list[dict[str, bool]] = field(default_factory=list)  # values of each column of `where`, and whether taken
     _matched: set[tuple[int, Match]] = field(default_factory=set)
@@ -77,6 +85,8 @@ class PromptFile(RowFile):
             columns=self._used or (),
             cells=self._cells,
             header=self._columns,
+            labels=self.labels,
+            row_labels=self._labels if any(names for names, _ in self._labels) else (),
         )
 
     def _read_rows(self) -> None:
@@ -86,12 +96,17 @@ class PromptFile(RowFile):
         self._wanted = [*where, *(prompt if self.template is None else []), *name]
         self._seen = [{} for _ in where]
         words = frozenset(key for key, _ in self._wanted[len(where) :])
-        asked = {"rows": self.template, "column": self.column, "id": self.id_column, "where": self.where or None}
+        asked: dict[str, object] = {"rows": self.template, "column": self.column, "id": self.id_column}
+        asked |= {"where": self.where or None, "labels": None if self.columns == () else True}
         keys = [key for key, value in asked.items() if value is not None]
         if self.kind == ".txt" and keys:
             for key in keys:
                 hint = "Use a .csv, .tsv or .jsonl file."
                 self.diagnostics.add((*self.path, key), "A .txt file has no columns.", hint, key=key != "rows")
+            raise ReadingEnded
+        if self.delimiter is not None and not self.is_table:
+            hint = "Remove it."
+            self.diagnostics.add((*self.path, "delimiter"), f"A {self.kind} file has no delimiter.", hint, key=True)
             raise ReadingEnded
         for row in self.rows(words=words if keys else None):
             if not isinstance(row.content, str):
@@ -118,6 +133,8 @@ class PromptFile(RowFile):
             hint = f'Did you mean "{guess}"?' if guess else f"It has {shown}."
             message = f"No row of {self.name} has {text} in the column `{cut(column)}`."
             self.diagnostics.add(at, message, hint, warning=bool(self._texts))
+        if self.kind == ".txt":
+            self._warn_of_comments()
         if self._texts or unmatched:
             return
         if any(self._seen):
@@ -128,9 +145,24 @@ class PromptFile(RowFile):
             message = f"The file {self.name} holds no {what}."
             self.diagnostics.add((*self.path, self.key), message, "Write some into it.")
 
+    def _warn_of_comments(self) -> None:
+        lines = [line for line, text in zip(self._lines, self._texts, strict=True) if text.lstrip().startswith("#")]
+        if lines:
+            more = f", and {len(lines) - 1:,} more lines" if lines[1:] else ""
+            message = f"This line begins with #{more}: a .txt file has no comments, so that it is a prompt."
+            hint = "Remove what is not to be made."
+            self.diagnostics.add(self.path, message, hint, place=self.place(lines[0], 1), warning=True)
+
     # --- from rows to prompts
 
-    def _take(self, row: Row, text: str, name: str | None, cells: tuple[str, ...] | None = None) -> None:
+    def _take(
+        self,
+        row: Row,
+        text: str,
+        name: str | None,
+        cells: tuple[str, ...] | None = None,
+        labels: RowLabels | None = None,
+    ) -> None:
         """One more prompt, unless something is wrong with it."""
         fault = None if cells is not None else fault_of(text)  # a template's is seen when it is rendered
         if fault is None and name is not None:
@@ -145,6 +177,27 @@ class PromptFile(RowFile):
         self._lines.append(row.line)
         if cells is not None:
             self._cells.append(cells)
+        self._labels.append(labels or self._of_entry(row))
+
+    def _of_entry(self, row: Row) -> RowLabels:
+        """The labels that an entry of a prompt file gives to itself."""
+        if row.labels and (fault := next(filter(None, map(label_fault, row.labels)), None)):
+            self.fault(row.line, row.column, *fault)
+        return (tuple(row.labels), tuple(row.labels.values())) if row.labels else _NONE
+
+    def _shared(self, row: Row, values: Sequence[str]) -> RowLabels:
+        """The labels of a row; of rows that have the same, the first one's."""
+        found = (self._labelled, tuple(values))
+        if (known := self._known_labels.get(found)) is None:
+            known = found
+            if bad := encoding.CONTROL.search("".join(values)):
+                self.fault(row.line, row.column, *encoding.character_fault(bad.group()))
+            if len(self._known_labels) < _MOST_REMEMBERED:
+                self._known_labels[known] = known
+                self._known_cells.update(zip(values, values, strict=True))
+            else:  # a column whose cells all differ
+                known = (self._labelled, tuple(self._known_cells.get(value, value) for value in values))
+        return known
 
     def _take_cells(self, row: Row, content: Mapping[str, Value]) -> None:
         """One row, unless `where` leaves it out; most have the columns of the row before."""
@@ -167,8 +220,9 @@ class PromptFile(RowFile):
         if text is None:
             text, at = values[at], at + 1
         name = None if self.id_column is None else values[at]
-        cells = None if self.template is None else tuple(values[len(self._wanted) :])
-        self._take(row, text, name, cells)
+        first = len(values) - len(self._labelled)
+        cells = None if self.template is None else tuple(values[len(self._wanted) : first])
+        self._take(row, text, name, cells, self._shared(row, values[first:]) if self._labelled else None)
 
     def _is_taken(self, values: Sequence[str]) -> bool:
         """Whether each column of `where` has one of the values wanted there."""
@@ -199,13 +253,27 @@ class PromptFile(RowFile):
                 self.diagnostics.add(at, message, f"{hint}{_shown(header)}.", also=also)
                 raise ReadingEnded
         keys = []
-        for name, path in [*self._wanted, *((name, (*self.path, "prompt")) for name in self._used)]:
+        wanted = [*self._wanted, *((name, (*self.path, "prompt")) for name in self._used)]
+        wanted += [(name, (*self.path, "labels", number)) for number, name in enumerate(self.columns or ())]
+        for name, path in wanted:
             key = name if name in header else self._similar_key(name, path, header)
             if key is None:
                 self._report_missing(name, path, row, header)
                 return None
             keys.append(key)
+        others = header if self.columns is None else ()
+        keys += [name for name in others if name and name not in keys[len(self.where) : len(self._wanted)]]
+        self._labelled = tuple(keys[len(wanted) :]) if self.columns is None else self.columns
+        self._check_names()
         return keys
+
+    def _check_names(self) -> None:
+        """Whether each column that is a label can be one."""
+        for number, name in enumerate(self._labelled):
+            if fault := label_fault(name):
+                message, hint = fault
+                hint = hint if self.columns else f"Name the columns that are wanted: labels: [NAME, …]. {hint}"
+                self.diagnostics.add((*self.path, "labels", *([number] if self.columns else [])), message, hint)
 
     def _similar_key(self, name: str, path: NodePath, header: Sequence[str]) -> str | None:
         """A key that differs in case only; for the prompt, unless a column is named, the only one of a table."""
@@ -224,8 +292,8 @@ class PromptFile(RowFile):
             message = f"This object has no key `{cut(name)}`."
             self.fault(row.line, row.column, message, f"{hint}It has {_shown(header)}.")
             return
-        if len(header) == 1 and {";", "\t"} & set(header[0]):
-            hint = "It seems to be separated by semicolons or tabs: save it with commas. "
+        if self.guessed:
+            hint = f"{hint}{self.guessed} "
         if path[-1] == self.key:
             hint = f"{hint}Name the column of the prompts with `column`. "
         message, is_key = f"{self.name} has no column `{cut(name)}`.", path[-2:-1] == ("where",)

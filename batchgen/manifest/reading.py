@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
+from batchgen.manifest.row_file import KINDS
 from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_errors import not_allowed_hint
-from batchgen.manifest.texts import fault_of, name_fault
+from batchgen.manifest.texts import fault_of, label_fault, name_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from batchgen.catalog.accounts import Account
-    from batchgen.manifest.model import Settings
+    from batchgen.manifest.model import Labels, Settings
     from batchgen.manifest.references import References
     from batchgen.source.document import Document, Value
+
+_FILE = re.compile(r"[^\s\"<>|*?{][^\n\"<>|*?{]{0,200}\.[A-Za-z][A-Za-z0-9]{1,4}")
 
 
 def outside_bounds(account: Account, name: str, value: Value) -> tuple[str, str] | None:
@@ -57,12 +62,30 @@ class Reader:
         """A prompt's text; None where it is invalid, which is reported."""
         text = self.written(path)
         if value is None and text in {"", "~"}:
-            self.diagnostics.add(path, "The prompt is empty.", "Write what the images show.")
+            if comment := self.document.comment_after(path):
+                message, hint = "The prompt is empty: a comment begins at #.", f'Quote the text: "{cut(comment)}".'
+            else:
+                message, hint = "The prompt is empty.", "Write what the images show."
+            self.diagnostics.add(path, message, hint)
             return None
         if fault := fault_of(text):
             self.diagnostics.add(path, *fault)
             return None
+        if comment := self.document.comment_after(path):
+            hint = f'If it belongs to the prompt, quote all of it: "{cut(f"{text} {comment}")}"; else the prompt alone.'
+            self.diagnostics.add(path, f"The prompt ends before {cut(comment, 30)}, a comment.", hint, warning=True)
+        elif "." in text[-6:] and _FILE.fullmatch(text):
+            self._check_no_file(text, path)
         return text
+
+    def _check_no_file(self, text: str, path: NodePath) -> None:
+        """Warn of a prompt that is the name of a file."""
+        file = Path(text)
+        with suppress(OSError, ValueError):
+            if file.suffix in KINDS or (self.folder / file).is_file():
+                message = f'The prompt is "{cut(text)}", the name of a file: that name would be sent.'
+                hint = f"Did you mean {{from: {text}}}?" if file.suffix in KINDS else "Write what the images show."
+                self.diagnostics.add(path, message, hint, warning=True)
 
     def name(self, mapping: Mapping[str, Value], path: NodePath, key: str = "id") -> str | None:
         """An entry's own `id`, as written; of a block, its `name`."""
@@ -73,6 +96,19 @@ class Reader:
             self.diagnostics.add((*path, key), *fault)
             return None
         return text
+
+    def labels(self, mapping: Mapping[str, Value], path: NodePath) -> Labels:
+        """The labels that a mapping gives by name."""
+        given = mapping.get("labels")
+        given = given if isinstance(given, dict) else {}
+        found = {}
+        for name in given:
+            at = (*path, "labels", name)
+            if fault := label_fault(name):
+                self.diagnostics.add(at, *fault, key=True)
+            else:
+                found[name] = "" if given[name] is None else self.written(at)
+        return found
 
     def settings(self, mapping: Mapping[str, Value], path: NodePath) -> Settings:
         """The parameters that a mapping sets; null is kept, for it takes a default away."""

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen.errors import SourceLocation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".yaml")
 MOST_ERRORS = 20  # of one file; a file of another encoding would have thousands
+_GUESSED = {";": "semicolons", "\t": "tabs"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -34,13 +36,14 @@ class ReadingEnded(Exception):
 
 
 class Row(NamedTuple):
-    """A prompt alone, or values by column; and where it stands. The last two are of a prompt alone."""
+    """A prompt alone, or values by column; and where it stands. The last three are of a prompt alone."""
 
     line: int
     content: str | Mapping[str, Value]
     column: int = 0
     id: str | None = None
     settings: Settings | None = None
+    labels: Mapping[str, str] | None = None
 
 
 def reason_missing(file: Path, name: str) -> tuple[str, str] | None:
@@ -69,7 +72,9 @@ class RowFile:
     key: str  # of the entry, which names the file
     diagnostics: Diagnostics
     settings_of: Callable[[Mapping[str, Value], Document, NodePath, NodePath], Settings]
+    delimiter: str | None = None  # between the cells of a table; None: as its ending says, or as its header shows
     digest: str = ""  # known once it is read
+    guessed: str = ""  # what separates its cells, where that was seen in its header
     errors: int = 0  # so far
 
     @property
@@ -106,8 +111,9 @@ class RowFile:
     # --- formats
 
     def _separated(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-        if self.kind == ".csv":
-            reader = csv.reader(lines, strict=True)
+        if self.kind == ".csv" or self.delimiter is not None:
+            header = next(lines, "")
+            reader = csv.reader(chain([header], lines), delimiter=self.delimiter or self._guess(header), strict=True)
         else:
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
         begin = 1
@@ -120,6 +126,18 @@ class RowFile:
             hint = 'Quote a cell with a comma, a quote or a line break: "…"; double each quote in it.'
             self.fault(begin, 0, f"This row is not CSV: {error}.", hint)
             raise ReadingEnded from None
+
+    def _guess(self, header: str) -> str:
+        """The delimiter of a .csv file: spreadsheets of many countries write semicolons, some write tabs."""
+        cells = {delimiter: len(next(csv.reader([header], delimiter=delimiter), ())) for delimiter in (",", *_GUESSED)}
+        best = max(_GUESSED, key=lambda delimiter: cells[delimiter])
+        if cells[best] <= cells[","]:
+            return ","
+        self.guessed = f"It is read as separated by {_GUESSED[best]}, as its header is."
+        hint = f"Add `delimiter: {json.dumps(best)}` to say so yourself, or save it with commas."
+        message = f"{self.name} is separated by {_GUESSED[best]}, not by commas; it is read so."
+        self.diagnostics.add((*self.path, self.key), message, hint, warning=True)
+        return best
 
     def _of_table(self, rows: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
         first, names = next(rows, (1, []))
@@ -178,7 +196,14 @@ class RowFile:
             elif "prompt" in entry:
                 name = None if entry.get("id") is None else found.written((number, "id"))
                 settings = self.settings_of(entry, found, (number,), self.path)
-                yield Row(place.line, found.written((number, "prompt")) or "", place.column, name, settings)
+                yield Row(
+                    place.line,
+                    found.written((number, "prompt")) or "",
+                    place.column,
+                    name,
+                    settings,
+                    _labels(entry, found, number),
+                )
 
     def _checked(self, found: Document) -> Sequence[Value]:
         """The entries without what the schema refuses, which is reported."""
@@ -207,6 +232,12 @@ class RowFile:
         if self.errors >= MOST_ERRORS:
             self.diagnostics.add(self.path, "The file has more errors than are listed here.", place=self.place(line))
             raise ReadingEnded
+
+
+def _labels(entry: Mapping[str, Value], found: Document, number: int) -> Mapping[str, str] | None:
+    """The labels of an entry, as they are written; of a prompt there are no columns."""
+    given = entry.get("labels")
+    return {k: found.written((number, "labels", k)) or "" for k in given} if isinstance(given, dict) else None
 
 
 def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:

@@ -97,7 +97,19 @@ def _folded(key: str) -> str:
 
 
 def _unknown_keys(failure: _Failure, root: Value) -> list[SchemaError]:
+    if text := _text_with_colon(failure.value, failure.schema):
+        (key,) = failure.value
+        message = 'A text that contains ": " must be in quotes: this is read as a key and its value.'
+        return [SchemaError((*failure.path, key), message, f'Write "{text}".', key=True)]
     unknown = [key for key in failure.value if key not in failure.schema["properties"]]
+    if cut_off := _cut_off(failure.value, unknown):
+        key, text = cut_off
+        message = f"A comma ends a text inside {{ }}, so that `{cut(unknown[0])}` is read as a key."
+        return [
+            SchemaError(
+                (*failure.path, unknown[0]), message, f'Quote the text: {key}: "{cut(text)}".', key=True, drops=False
+            )
+        ]
     found = [
         SchemaError((*failure.path, key), *_unknown(key, failure, root), key=True) for key in unknown[:MOST_UNKNOWN]
     ]
@@ -117,6 +129,32 @@ def _unknown(key: str, failure: _Failure, root: Value) -> tuple[str, str]:
     if message := failure.schema.get("x-unknown", {}).get(key):
         return message, ""
     return f"Unknown key `{cut(key)}`.", _suggest_key(key, folded, failure.schema)
+
+
+def _text_with_colon(value: Value, schema: Schema) -> str:
+    """A prompt such as `A cat: black`, which YAML reads as a mapping; empty where the value is none."""
+    known = schema.get("properties", {})
+    if not isinstance(value, dict) or len(value) != 1 or "from" not in known:
+        return ""
+    ((key, rest),) = value.items()
+    is_text = not isinstance(rest, dict | list) and key not in known and (" " in key or not nearest(key, known))
+    return cut(f"{key}: {'' if rest is None else rest}".rstrip()) if is_text else ""
+
+
+def _cut_off(value: Value, unknown: Sequence[str]) -> tuple[str, str] | None:
+    """The key and the text that a comma cut off in `{prompt: A mug, white}`; None where that is not the fault."""
+    if not unknown or any(value[key] is not None for key in unknown):
+        return None
+    keys = list(value)
+    at = keys.index(unknown[0])
+    before = keys[at - 1] if at else ""
+    if (
+        before not in {"prompt", "negative_prompt"}
+        or not isinstance(value[before], str)
+        or keys[at : at + len(unknown)] != list(unknown)
+    ):
+        return None
+    return before, ", ".join([value[before], *unknown])
 
 
 def _suggest_key(key: str, folded: str, schema: Schema) -> str:
@@ -141,6 +179,8 @@ def _variable(key: str, path: NodePath, root: Value) -> str:
 
 
 def _missing_keys(failure: _Failure) -> list[SchemaError]:
+    if failure.bound == ["prompt"] and _text_with_colon(failure.value, manifest_schema()["$defs"]["prompt_mapping"]):
+        return []  # its only key is reported as what it is
     hints = failure.schema.get("x-missing", {})
     return [
         SchemaError(

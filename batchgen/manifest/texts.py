@@ -13,7 +13,9 @@ from batchgen.storage.paths import PLACEHOLDERS
 
 LONGEST_ID = 80  # characters
 _VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars"})
+_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars", "labels"})
+_LABEL = re.compile(r"\w[^{}!:=<>]*")
+_NO_LABEL = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "block", "zip", "vars"})
 
 
 def fault_of(text: str, *, rendered: bool = False) -> tuple[str, str] | None:
@@ -46,3 +48,13 @@ def var_fault(name: str) -> tuple[str, str] | None:
         message = f"A var cannot be called `{cut(name)}`: {{{{ }}}} cannot contain that name."
         return message, f"Call it `{guess}`." if is_usable else "Use letters and _."
     return None
+
+
+def label_fault(name: str) -> tuple[str, str] | None:
+    """What is wrong with a label's name, if anything: paths, `--only` and the index must be able to hold it."""
+    if name in _NO_LABEL:
+        return f"A label cannot be called `{name}`: every job has something of that name.", "Give it another name."
+    if _LABEL.fullmatch(name) and len(name) <= LONGEST_ID and name.isprintable() and name == name.strip():
+        return None
+    hint = f"Begin with a letter or a digit, use none of {{ }} ! : = < >, and at most {LONGEST_ID} characters."
+    return f"A label cannot be called `{cut(name)}`.", hint

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fnmatch import translate
 from functools import lru_cache
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether the text equals the pattern, where `*` and `?` stand for any characters and for one."""
+    """Whether the text equals the pattern, where `*` and `?` stand for any characters and for one.
+
+    Both are compared in Unicode's form NFC: an accent may be part of its letter or follow it.
+    """
+    if not (pattern.isascii() and text.isascii()):
+        pattern, text = unicodedata.normalize("NFC", pattern), unicodedata.normalize("NFC", text)
     return pattern == text or (("*" in pattern or "?" in pattern) and _compiled(pattern).match(text) is not None)
 
 

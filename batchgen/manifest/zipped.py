@@ -37,6 +37,7 @@ def zipped(values: Sequence[Value], block: Mapping[str, Value], path: NodePath, 
             id=reader.name(entry, at),
             settings={name: setting for name, setting in reader.settings(entry, at).items() if name not in beside},
             path=at,
+            labels=reader.labels(entry, at),
             values={**known, **texts},  # what it lacks is reported; so that prompts can be checked all the same
         )
         for (entry, at), texts in zip(good, own, strict=True)

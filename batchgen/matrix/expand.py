@@ -88,20 +88,21 @@ def expand(manifest: Manifest) -> Iterator[Job]:
     for block in (*manifest.blocks, *manifest.include):
         sample = block.sample
         for variant, request in _requested(manifest, block):
-            if sample is not None and sample.bound is not None:
+            if sample is not None and sample.bounds is not None:
                 (first,) = _repeated(1, variant, request)
-                if rank(first.id, sample.seed) > sample.bound:
+                if not sample.takes(first, rank(first.id, sample.seed)):
                     continue
             yield from _repeated(manifest.repeat, variant, request)
 
 
 def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant, _Request]]:
     """Every combination of a block that is not left out, in two halves."""
-    exclusions = [rule for rule in block.exclude if rule.texts]
+    own = block.axis_labels
+    exclusions = [rule for rule in block.exclude if rule.texts.keys() - own]
     size = math.prod(len(axis.entries) for axis in block.axes)
     kept: dict[object, list[_Request]] = {}
     for variant in variants(block):
-        active = [rule for rule in exclusions if matches_variant(rule, variant)]
+        active = [rule for rule in exclusions if matches_variant(rule, variant, own)]
         requests: Iterable[_Request]
         if size > _MOST_KEPT:
             requests = _requests(manifest, block, variant.sources)
@@ -113,16 +114,18 @@ def _requested(manifest: Manifest, block: Block) -> Iterator[tuple[PromptVariant
                 kept[key] = list(_requests(manifest, block, variant.sources))
             requests = kept[key]
         for request in requests:
-            if not (active and any(matches_parameters(rule, request.parameters) for rule in active)):
+            parameters, labels = request.parameters, request.labels
+            if not (active and any(matches_parameters(rule, parameters, labels, own) for rule in active)):
                 yield variant, request
 
 
 def _requests(manifest: Manifest, block: Block, sources: Sequence[Settings]) -> Iterator[_Request]:
     """The combinations of a block's other axes that are neither excluded nor skipped."""
-    exclusions = [rule for rule in block.exclude if not rule.texts]
+    own = block.axis_labels
+    exclusions = [rule for rule in block.exclude if not rule.texts.keys() - own]
     for combination in combinations(manifest, block, *sources):
         parameters = combination.parameters
-        if any(matches_parameters(rule, parameters) for rule in exclusions):
+        if any(matches_parameters(rule, parameters, combination.labels, own) for rule in exclusions):
             continue
         if not _is_skipped(manifest, parameters, combination.settings):
             yield _request(parameters, combination.labels)
@@ -170,6 +173,8 @@ def combinations(manifest: Manifest, block: Block, *outer: Settings) -> Iterator
         for source in sources:
             settings.update(source)
         labels = {axis.name: entry.id for axis, entry in zip(block.axes, entries, strict=True) if entry.id is not None}
+        for entry in entries:
+            labels.update(entry.labels)
         yield Combination(sources, settings, build(settings), labels)
 
 
@@ -191,7 +196,11 @@ def _variant(block: Block, group: Prompts, number: int, entries: tuple[Entry, ..
     values: dict[str, str] = {}
     for entry in entries:
         values.update(entry.values)
-    labels = values if block.name is None else {"block": block.name, **values}
+    labels = {**block.labels, **group.labels_of(number), **values}
+    for entry in entries:
+        labels.update(entry.labels)
+    if block.name is not None:
+        labels = {"block": block.name, **labels}
     if own := {axis.name: entry.id for axis, entry in zip(block.vars, entries, strict=True) if entry.id is not None}:
         labels = {**labels, **own}
     if group.columns:
@@ -211,7 +220,7 @@ def render(text: str, values: Mapping[str, str]) -> str:
 
 def kinds(block: Block) -> list[VariantKind]:
     """The kinds of a block's variants; one by one only where exclusions look at prompts or vars."""
-    rules = [rule for rule in block.exclude if rule.texts]
+    rules = [rule for rule in block.exclude if rule.texts.keys() - block.axis_labels]
     found: dict[object, VariantKind] = {}
     for sources, excluded_by, count in _single_variants(block, rules) if rules else _counted_variants(block):
         key = (tuple(map(_values, sources)), excluded_by)
@@ -233,12 +242,13 @@ def _counted_variants(block: Block) -> Iterator[tuple[tuple[Settings, ...], froz
 def _single_variants(
     block: Block, rules: Sequence[Exclusion]
 ) -> Iterator[tuple[tuple[Settings, ...], frozenset[NodePath], int]]:
+    own = block.axis_labels
     for choice in _choices(block):
         try:
             variant = _variant(block, *choice)
         except (templates.TemplateInvalid, KeyError):
             continue  # reported already
-        yield variant.sources, frozenset(rule.path for rule in rules if matches_variant(rule, variant)), 1
+        yield variant.sources, frozenset(rule.path for rule in rules if matches_variant(rule, variant, own)), 1
 
 
 def _counted_settings(all_settings: Iterable[Settings]) -> list[tuple[Settings, int]]:

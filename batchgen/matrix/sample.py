@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,3 +41,19 @@ def bound(ids: Iterable[str], count: int, seed: int) -> int | None:
             held.add(place)
             held.discard(-heapq.heapreplace(lowest, -place))
     return -lowest[0] if left_out else None
+
+
+def bounds(jobs: Iterable[tuple[str, str]], count: int, seed: int) -> dict[str, int]:
+    """By value, the highest rank that is in a sample of the same number of each; `jobs` are ids, each with its value.
+
+    Every value gives its lowest rank, then every value its second, and so on, until there are enough: a value with few
+    jobs leaves its part to the others. A larger count keeps all of a smaller one here too.
+    """
+    held: dict[str, set[int]] = {}
+    for job_id, value in jobs:
+        ranks = held.setdefault(value, set())
+        ranks.add(rank(job_id, seed))
+        if len(ranks) >= 2 * count + 1000:
+            held[value] = set(heapq.nsmallest(count, ranks))
+    turns = ([(turn, each, value) for turn, each in enumerate(sorted(ranks))] for value, ranks in held.items())
+    return {value: each for _, each, value in islice(heapq.merge(*turns), count)}

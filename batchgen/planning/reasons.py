@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from typing import TYPE_CHECKING
 
 from batchgen.manifest.diagnostics import cut
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from batchgen.ledger.records import JobState
 
 NOTHING_YET = "nothing is there yet"
+UNICODE_FORM = "changed: the prompt's Unicode form; it looks the same, and its bytes are sent as written"
 PAINTED = "painted by a sandbox, which does not count: the painted image moves to retired/"
 _MOST_DROPPED = 10_000  # jobs no longer wanted whose parameters are compared
 
@@ -49,6 +51,8 @@ class Reasons:
         """The one parameter in which this job differs from a job of the same prompt that is no longer wanted."""
         for before in self._dropped.get(digest, ()):
             differing = sorted(name for name in before.keys() | wanted.keys() if before.get(name) != wanted.get(name))
+            if not differing:
+                return UNICODE_FORM
             if len(differing) == 1:
                 (name,) = differing
                 return f"{name} {cut(before.get(name, 'none'), 40)} → {cut(wanted.get(name, 'none'), 40)}"
@@ -60,4 +64,6 @@ def _parameters(job: Job) -> dict[str, object]:
 
 
 def _digest(prompt: str) -> bytes:
+    if not prompt.isascii():
+        prompt = unicodedata.normalize("NFC", prompt)
     return hashlib.blake2b(prompt.encode(), digest_size=8).digest()

@@ -23,12 +23,13 @@ class Selection:
     wanted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, texts: Sequence[str], vars_known: Sequence[str]) -> Selection:
+    def parse(cls, texts: Sequence[str], labels_known: Sequence[str]) -> Selection:
         """Read `--only` options. Raises CommandError for a key that no job has."""
         wanted: dict[str, tuple[str, ...]] = {}
-        known = [*PARAMETER_NAMES, "prompt", "prompt_id", "job_id", *vars_known]
+        known = [*PARAMETER_NAMES, "prompt", "prompt_id", "job_id", *labels_known]
         for text in texts:
             key, found, value = text.partition("=")
+            key = key.removeprefix("label.")  # as `--where` has it
             if not found or key not in known:
                 near = nearest(key, known)
                 meant = f" Did you mean {near}?" if near else ""
@@ -45,15 +46,5 @@ class Selection:
     def takes(self, job: Job) -> bool:
         """Whether the job is selected. `*` and `?` in a value are wildcards."""
         return all(
-            any(wildcards.matches(value, _value_of(job, key)) for value in values)
-            for key, values in self.wanted.items()
+            any(wildcards.matches(value, job.text_of(key)) for value in values) for key, values in self.wanted.items()
         )
-
-
-def _value_of(job: Job, key: str) -> str:
-    if key in job.labels:
-        return job.labels[key]
-    if key == "job_id":
-        return job.id
-    value = getattr(job if key in {"prompt", "prompt_id"} else job.parameters, key, None)
-    return "" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""`index.csv` and `failures.csv`: views of the ledger, written beside and moved into place when whole.
+"""`index.csv`, `failures.csv` and `metadata.csv`: views of the ledger, written beside and moved into place when whole.
 
 UTF-8, RFC 4180, in manifest order; the same state writes the same bytes. Cells hold the exact text, unless the
 manifest asks for formulas to be escaped (`output.spreadsheet_safe`).
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import plain
+from batchgen.reports.columns import OwnColumns
 from batchgen.storage.tree import disk_refused
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 INDEX = "index.csv"
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 FAILURES = "failures.csv"
+METADATA = "metadata.csv"  # as Hugging Face's `imagefolder` reads it
 
 _REQUEST = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
 INDEX_COLUMNS = (
@@ -46,29 +48,38 @@ FAILURE_COLUMNS = (
 )
 
 
-def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False) -> None:
-    """Write both views, unless they already show the ledger's latest change.
+def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False, metadata: bool | None = None) -> None:
+    """Write the views, unless they already show the ledger's latest change.
 
-    `escape_formulas`: no cell is a formula to a spreadsheet. Raises RunStopped where the disk refuses; the files of
-    before then stay whole.
+    `escape_formulas`: no cell of index and failures is a formula to a spreadsheet. `metadata`: whether there is a
+    metadata.csv, whose cells are always exact; None: where there is one. Raises RunStopped where the disk refuses; the
+    files of before then stay whole.
     """
     stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
-    if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp:
+    has_metadata = (tree.root / METADATA).exists()
+    metadata = has_metadata if metadata is None else metadata
+    if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp and metadata is has_metadata:
         return
-    _write(tree, INDEX, _index(ledger, escape_formulas=escape_formulas))
-    failures = map(_failure_cells, ledger.failure_rows())
+    own = OwnColumns.of(ledger)
+    _write(tree, INDEX, _index(ledger, own, escape_formulas=escape_formulas))
+    failures = ([*_failure_cells(row), *own.job_cells(row.job)] for row in ledger.failure_rows())
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
-        _write(tree, FAILURES, _lines(FAILURE_COLUMNS, chain([first], failures), escape_formulas=escape_formulas))
+        columns = (*FAILURE_COLUMNS, *own.of_jobs)
+        _write(tree, FAILURES, _lines(columns, chain([first], failures), escape_formulas=escape_formulas))
+    if metadata:
+        rows = map(own.dataset_cells, ledger.index_rows())
+        _write(tree, METADATA, _lines(own.of_dataset, rows, escape_formulas=False))
+    else:
+        (tree.root / METADATA).unlink(missing_ok=True)
     ledger.set_meta(VIEWS_STAMP, views_stamp(tree.root, escape_formulas=escape_formulas) or "")
 
 
 def index_is_current(ledger: LedgerReader, root: Path) -> bool:
     """Whether index.csv is, to the byte, what the ledger gives, with formulas escaped or not."""
-    return any(
-        _is_made_of(root / INDEX, _index(ledger, escape_formulas=escape_formulas)) for escape_formulas in (False, True)
-    )
+    own = OwnColumns.of(ledger)
+    return any(_is_made_of(root / INDEX, _index(ledger, own, escape_formulas=escape)) for escape in (False, True))
 
 
 def _is_made_of(path: Path, lines: Iterator[bytes]) -> bool:
@@ -77,8 +88,9 @@ def _is_made_of(path: Path, lines: Iterator[bytes]) -> bool:
     return False
 
 
-def _index(ledger: LedgerReader, *, escape_formulas: bool) -> Iterator[bytes]:
-    return _lines(INDEX_COLUMNS, map(_index_cells, ledger.index_rows()), escape_formulas=escape_formulas)
+def _index(ledger: LedgerReader, own: OwnColumns, *, escape_formulas: bool) -> Iterator[bytes]:
+    rows = ([*_index_cells(row), *own.image_cells(row)] for row in ledger.index_rows())
+    return _lines((*INDEX_COLUMNS, *own.of_images), rows, escape_formulas=escape_formulas)
 
 
 def _lines(columns: tuple[str, ...], rows: Iterable[list[object]], *, escape_formulas: bool) -> Iterator[bytes]:
@@ -181,7 +193,7 @@ def _time(ms: int | None) -> str:
 def views_stamp(root: Path, *, escape_formulas: bool = False) -> str | None:
     """Sizes and times of the views on disk, to see whether they are current; None where there is no index."""
     parts = []
-    for name in (INDEX, FAILURES):
+    for name in (INDEX, FAILURES, METADATA):
         try:
             status = (root / name).stat()
         except OSError:

@@ -58,6 +58,8 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\
 _NUMBER_START = frozenset("0123456789+-.")
 _NUMBER_LENGTH = 64  # longer ones stay text: no setting needs them, and int() of a long text is slow
 _COLUMN_BITS = 28  # of a position, which is line and column in one number; a file has at most 64 MB
+_COMMENT = re.compile(r"\S[ \t]+#")
+_QUOTED = re.compile(r"""(?:^|(?<=[\s,\[{]))((["'])(?:(?!\2).)*\2\s*)$""")  # a quoted text before the end
 _TAGS_ALLOWED = frozenset({None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq"))})
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -75,6 +77,7 @@ class Document:
     # known by its identity, so that an alias leads to the positions at its anchor.
     positions: dict[int, array[int]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)  # by position, of scalars that are not strings
+    _commented: list[str] | None = None  # its lines, where any has a comment after something else; empty: none has
 
     def place(self, path: Sequence[str | int], *, key: bool = False) -> SourceLocation:
         """Where the value at `path` stands (with `key`, its key), or else its nearest ancestor that exists."""
@@ -92,6 +95,17 @@ class Document:
             return value
         position, _ = self._find(path)
         return self.texts.get(position)
+
+    def comment_after(self, path: Sequence[str | int]) -> str:
+        """The comment that cuts a plain scalar short in its line, or stands in its place; empty where there is none."""
+        if self._commented is None:
+            self._commented = LINE_END.split(self.text) if _COMMENT.search(self.text) else []
+        if not self._commented:
+            return ""
+        place, text = self.place(path), self.written(path) or ""
+        rest = self._commented[place.line - 1][place.column - 1 :]
+        found = re.match(r"[ \t]+(#.*)" if text else r"[ \t]*(#.*)", rest.removeprefix(text))
+        return found[1].rstrip() if found and rest.startswith(text) else ""
 
     def line(self, number: int) -> str:
         """A line of the source, from 1; empty where there is none."""
@@ -319,9 +333,15 @@ class _Builder:
         place = SourceLocation(file=self.document.file)
         if mark is not None:
             place = SourceLocation(file=self.document.file, line=mark.line + 1, column=mark.column + 1)
+        line = self.document.line(place.line)
+        if (quoted := _QUOTED.search(line[: max(0, place.column - 1)])) and line[place.column - 1 :][:1].isalnum():
+            after = re.split(r"\s+#|[,\]}]" if "flow" in str(error.context) else r"\s+#", line[place.column - 1 :])[0]
+            other = "'" if quoted[2] == '"' else '"'
+            message = f"A quoted text ends at its second quote, but more follows: {after[:60]}."
+            return problem_at(place, message, f"Quote all of it: {other}{quoted[1]}{after.rstrip()}{other}.")
         context = f"{error.context}: " if error.context else ""
         message = f"This is not YAML: {context}{error.problem}."
-        return problem_at(place, message, _syntax_hint(str(error.problem), self.document.line(place.line)))
+        return problem_at(place, message, _syntax_hint(str(error.problem), line))
 
 
 def _position(event: Any) -> int:  # noqa: ANN401 - the marks of libyaml's events have no type

@@ -28,14 +28,14 @@ WATERMARKED = "watermarked/"
 RETIRED = "retired/"
 
 LONGEST = 200  # bytes of UTF-8 of a whole name, `images/` included (contract)
-PLACEHOLDERS = ("model", "aspect_ratio", "resolution", "prompt_id", "job_id", "index", "ext")
+PLACEHOLDERS = ("model", "aspect_ratio", "resolution", "prompt_id", "job_id", "index", "repeat", "ext")
 DEFAULT_TEMPLATE = "{model}/{aspect_ratio}/{prompt_id}-{job_id}-{index}{ext}"
 
 # An image keeps its name under `watermarked/` and `retired/`, whose own names are longer: the difference is
 # left free, and where a template has no job id, the bytes that `retired` needs to add it.
 _MAX_BYTES = LONGEST - (len(WATERMARKED) - len(IMAGES))
 _MAX_BYTES_WITHOUT_ID = LONGEST - (len(RETIRED) - len(IMAGES)) - (ID_LENGTH + 1)
-_KEPT = frozenset({"job_id", "index", "ext"})  # these make a name unique and are never cut
+_KEPT = frozenset({"job_id", "index", "repeat", "ext"})  # these make a name unique and are never cut
 _LONGEST_EXT = len(".webp")
 
 _FORBIDDEN = re.compile(
@@ -108,7 +108,7 @@ class PathTemplate:
 
     def _bytes_for_values(self) -> int:
         """The bytes for values that can be cut, beyond one for each; negative where the template is too long."""
-        sizes = {"job_id": ID_LENGTH, "index": 3, "ext": _LONGEST_EXT}
+        sizes = {"job_id": ID_LENGTH, "index": 3, "repeat": 4, "ext": _LONGEST_EXT}
         used = len(IMAGES)
         for piece in self.pieces:
             used += len(piece.literal.encode()) + max(piece.width, sizes.get(piece.name, 1 if piece.name else 0))
@@ -250,8 +250,8 @@ def _value(piece: _Piece, job: Job, index: int, ext: str) -> str:
     name = piece.name
     if name == "job_id":
         return job.id
-    if name == "index":
-        return str(index).zfill(piece.width)
+    if name in {"index", "repeat"}:
+        return str(index if name == "index" else job.repeat).zfill(piece.width)
     if name == "ext":
         return ext
     if name == "prompt_id":

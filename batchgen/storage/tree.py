@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SCRATCH = ".scratch"
 _TOPS = ("images", "retired", "watermarked")
 _OWN_FILES = (
-    *(".lock", ".index.csv.new", ".failures.csv.new", ".sandbox.jsonl"),
+    *(".lock", ".index.csv.new", ".failures.csv.new", ".metadata.csv.new", ".sandbox.jsonl"),
     *(f"state.sqlite3{end}" for end in ("", "-journal", "-wal", "-shm")),
 )
 
@@ -58,7 +58,7 @@ class Tree:
                     _probe(folder)
         except OSError as error:
             raise disk_refused(error, error.filename or self.root) from error
-        for name in ("index.csv", "failures.csv"):
+        for name in ("index.csv", "failures.csv", "metadata.csv"):
             if (self.root / name).is_dir():
                 raise DiskRefused(f"{self.root / name} is a folder, and should be a file. Move it away.")
 
