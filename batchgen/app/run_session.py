@@ -166,7 +166,7 @@ class RunSession:
             ledger.set_wanted_jobs(expand(manifest))
         if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
             self._observer.on_message(
-                f"{counted(missing, 'file')} missing or changed: what the gateway still has is downloaded again,"
+                f"Missing or changed: {counted(missing, 'file')}; what the gateway still has is downloaded again,"
                 f" unpaid. To get another image, reject it: batchgen review {manifest.path} --reject FILE, then"
                 f" batchgen run {manifest.path} --remake rejected"
             )
