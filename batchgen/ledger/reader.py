@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import Job, Status
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
-from batchgen.ledger.records import FailureRow, IndexRow, JobState, OpenAttempt, Payment, Spent, read_rows
+from batchgen.ledger.records import (
+    FailureRow,
+    IndexRow,
+    JobState,
+    OpenAttempt,
+    Payment,
+    Spent,
+    UncheckedImage,
+    read_rows,
+)
 from batchgen.ledger.transitions import REPLACES
 
 if TYPE_CHECKING:
@@ -147,6 +156,18 @@ class LedgerReader(ImageReader):
             f" WHERE image.sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
         )
         return read_rows(IndexRow, rows)
+
+    def unchecked_images(self, reviewer: str, after: tuple[int, int], most: int) -> list[UncheckedImage]:
+        """Images of the index without a verdict of this check, in manifest order, after a position (seq, index)."""
+        rows = self.db.execute(
+            "SELECT job.id, request, seq, idx, path, image.sha256"
+            " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
+            f" WHERE image.sha256 IS NOT NULL AND marked = 0 AND image.attempt = {DELIVERING} AND seq >= ?"
+            " AND (seq, idx) > (?, ?) AND NOT EXISTS"
+            " (SELECT 1 FROM mark WHERE mark.sha256 = image.sha256 AND reviewer = ?) ORDER BY seq, idx LIMIT ?",
+            (after[0], *after, reviewer, most),
+        )
+        return list(read_rows(UncheckedImage, rows))
 
     def failure_rows(self) -> Iterator[FailureRow]:
         """The rows of failures.csv, in manifest order."""
