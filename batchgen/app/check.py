@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PAGE = 16  # images for each process of a check, until their verdicts are kept
 _GIVE_UP = 3  # failures in a row
+ENOUGH_JUDGED = 20  # images, to say that a check rejects too many
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class CheckReport:
     rejected: int = 0
     failed: int = 0
     error: str = ""
+    given_up: bool = False  # it failed several times in a row
 
     @property
     def sentence(self) -> str:
@@ -45,9 +47,9 @@ class CheckReport:
             return ""
         text = f"The check {self.reviewer} rejected {self.rejected} of {counted(self.checked, 'image')}."
         if self.error:
-            text += (
-                f" It failed for {counted(self.failed, 'image')}, left unchecked like all after them: it {self.error}"
-            )
+            text += f" It failed for {counted(self.failed, 'image')}, which stay unchecked: it {self.error}."
+        if self.given_up:
+            text += " It is not tried on the others: fix it, then use `batchgen check`."
         return text
 
     def as_data(self) -> dict[str, Any]:
@@ -68,6 +70,21 @@ def run_checks(checks: Sequence[ImageCheck], root: Path, notify: Callable[[str, 
             notify(report.sentence, "warning" if report.error else "info")
         reports.append(report)
     return reports
+
+
+def merged(before: Sequence[CheckReport], after: Sequence[CheckReport]) -> list[CheckReport]:
+    """The sums of two rounds of the same checks."""
+    return [
+        CheckReport(
+            reviewer=new.reviewer,
+            checked=old.checked + new.checked,
+            rejected=old.rejected + new.rejected,
+            failed=new.failed,
+            error=new.error,
+            given_up=new.given_up,
+        )
+        for old, new in zip(before, after, strict=False)
+    ] or list(after)
 
 
 class _Inspection:
@@ -107,7 +124,8 @@ class _Inspection:
                     )
             self._report.checked += len(marks)
             write_marks(self._root / FILE_NAME, marks)
-            if self._in_a_row >= _GIVE_UP:
+            self._report.given_up = self._in_a_row >= _GIVE_UP
+            if self._report.given_up:
                 return
 
     def _pages(self) -> Iterator[list[UncheckedImage]]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from batchgen.app.check import ENOUGH_JUDGED, merged, run_checks
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
 from batchgen.app.observer import observed
@@ -24,7 +25,7 @@ from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
 from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
-from batchgen.errors import CommandError
+from batchgen.errors import CommandError, ReasonCode
 from batchgen.formatting import counted
 from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
@@ -43,13 +44,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from batchgen.app.check import CheckReport
     from batchgen.app.observer import Observer
     from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
     from batchgen.errors import BatchgenError
     from batchgen.http.client import HttpClient
     from batchgen.ledger.records import OpenAttempt
-    from batchgen.manifest.model import Manifest
+    from batchgen.manifest.model import Manifest, OnReject
     from batchgen.planning.selection import Selection
     from batchgen.storage.tree import Tree
 
@@ -112,6 +114,8 @@ class RunSession:
         self._cost = 0  # millionths
         self._retired = 0  # files
         self._has_run = False
+        self._checks: list[CheckReport] = []
+        self._started_by_round = -1  # creates, when the checks last asked for more
 
     @property
     def has_work(self) -> bool:
@@ -187,7 +191,7 @@ class RunSession:
         limits = BudgetLimits(
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
-            run_cost=None if max_cost is None else micros(Decimal(str(max_cost))),
+            run_cost=None if max_cost is None else (micros(Decimal(str(max_cost))) or 0) - self._cost,
             unit=manifest.account.prices.unit,
         )
         budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), limits)
@@ -205,7 +209,7 @@ class RunSession:
                 await run_accounts(context, self._work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
-        self._cost = budget.cost_of_run
+        self._cost += budget.cost_of_run
 
     def _count(self) -> None:
         counters = self._counters
@@ -335,14 +339,45 @@ class RunSession:
 
     # --- after the jobs -----------------------------------------------------------------------------------
 
-    def finish(self) -> RunResult:
-        """Put every file at its place, write the views, and say how the run ended."""
+    def check(self) -> bool:
+        """Let the manifest's checks look at new images; whether `make_images` is to make some anew now."""
+        manifest, on_reject = self._manifest, self._manifest.on_reject
+        reason = None if self._error is None else self._error.reason_code
+        if not manifest.checks or reason in {ReasonCode.INTERRUPTED, ReasonCode.DISK}:
+            return False
+        self._reconcile_views()  # which are then right, however long the checks take
+        reports = run_checks(manifest.checks, self._tree.root, self._observer.on_message)
+        self._checks = merged(self._checks, reports)
+        if on_reject is None or self._error is not None or self._stats.started == self._started_by_round:
+            return False
+        self._started_by_round = self._stats.started
+        self._resumed = []
+        trusted = [check.reviewer for check in manifest.checks if self._is_trusted(check.reviewer, on_reject)]
+        return self._workload.replace_checked(self._ledger, trusted, on_reject.attempts, on_reject.max_images)
+
+    def _is_trusted(self, reviewer: str, on_reject: OnReject) -> bool:
+        judged, share = self._ledger.share_rejected(reviewer)
+        if judged < ENOUGH_JUDGED or share <= on_reject.stop_above:
+            return True
+        self._observer.on_message(
+            f"The check {reviewer} rejected {share:.0%} of {judged} images, more than on_reject.stop_above: what it"
+            " rejects is not made anew.",
+            "warning",
+        )
+        return False
+
+    def _reconcile_views(self) -> None:
         ledger, tree = self._ledger, self._tree
         if self._has_run:
             tree.check_in_place()
             reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             self._retired += reconcile.retire(ledger, tree)
         write_views(ledger, tree, escape_formulas=self._manifest.spreadsheet_safe)
+
+    def finish(self) -> RunResult:
+        """Put every file at its place, write the views, and say how the run ended."""
+        ledger, tree = self._ledger, self._tree
+        self._reconcile_views()
         reconcile.record_disk(ledger, tree)
         if not ledger.cached_totals():  # else nothing has changed
             ledger.vacuum()
@@ -365,6 +400,7 @@ class RunSession:
             warnings=stats.warned,
             error=self._error,
             slot_times=stats.slot_times,
+            checks=tuple(self._checks),
         )
 
 

@@ -8,11 +8,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from batchgen.manifest.model import ImageCheck
+from batchgen.manifest.model import ImageCheck, OnReject
+from batchgen.manifest.schema_file import default
 from batchgen.manifest.settings import seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from batchgen.manifest.diagnostics import Diagnostics
@@ -43,6 +44,16 @@ def image_checks(raw: Sequence[Any], folder: Path, diagnostics: Diagnostics) -> 
             continue
         names.add(check.name)
         yield check
+
+
+def on_reject(raw: Mapping[str, Any]) -> OnReject | None:
+    """What is made anew; None where rejected images are only marked."""
+    max_images = raw.get("budget", {}).get("max_images")
+    if raw.get("do") != "remake" or max_images is None:  # which the schema reports
+        return None
+    keys = ("on_reject", "attempts"), ("on_reject", "stop_above")
+    attempts, stop_above = (raw.get(key[1], default(*key)) for key in keys)
+    return OnReject(attempts=int(attempts), max_images=int(max_images), stop_above=float(stop_above))
 
 
 def _check(kind: str, given: dict[str, Any], folder: Path) -> ImageCheck:

@@ -80,6 +80,15 @@ class ImageCheck:
         return f"{self.name}@{self.version}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnReject:
+    """Within which bounds what a check rejects is made anew, over all runs of an output."""
+
+    attempts: int  # of each job
+    max_images: int
+    stop_above: float  # share of rejections from which on a check is not believed
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A parameter's value and where it was set."""
@@ -241,6 +250,7 @@ class Manifest:
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
     checks: tuple[ImageCheck, ...] = ()
+    on_reject: OnReject | None = None  # None: it is marked, and that is all
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
     skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
