@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from batchgen.formatting import counted
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _PAGE = 16  # images for each process of a check, until their verdicts are kept
 _GIVE_UP = 3  # failures in a row
-ENOUGH_JUDGED = 20  # images, to say that a check rejects too many
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +51,13 @@ class CheckReport:
             text += " It is not tried on the others: fix it, then use `batchgen check`."
         return text
 
+    def after(self, earlier: CheckReport) -> CheckReport:
+        """With the numbers of an earlier round."""
+        if earlier is self:
+            return self
+        checked, rejected = earlier.checked + self.checked, earlier.rejected + self.rejected
+        return replace(self, checked=checked, rejected=rejected)
+
     def as_data(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -70,21 +76,6 @@ def run_checks(checks: Sequence[ImageCheck], root: Path, notify: Callable[[str, 
             notify(report.sentence, "warning" if report.error else "info")
         reports.append(report)
     return reports
-
-
-def merged(before: Sequence[CheckReport], after: Sequence[CheckReport]) -> list[CheckReport]:
-    """The sums of two rounds of the same checks."""
-    return [
-        CheckReport(
-            reviewer=new.reviewer,
-            checked=old.checked + new.checked,
-            rejected=old.rejected + new.rejected,
-            failed=new.failed,
-            error=new.error,
-            given_up=new.given_up,
-        )
-        for old, new in zip(before, after, strict=False)
-    ] or list(after)
 
 
 class _Inspection:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from batchgen.app.check import ENOUGH_JUDGED, merged, run_checks
+from batchgen.app.check_rounds import CheckRounds
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
+from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
 from batchgen.app.run_result import RunResult
 from batchgen.app.workload import Workload
@@ -25,8 +25,7 @@ from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
 from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
-from batchgen.errors import CommandError, ReasonCode
-from batchgen.formatting import counted
+from batchgen.errors import CommandError
 from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
@@ -44,14 +43,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from batchgen.app.check import CheckReport
     from batchgen.app.observer import Observer
     from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
     from batchgen.errors import BatchgenError
     from batchgen.http.client import HttpClient
     from batchgen.ledger.records import OpenAttempt
-    from batchgen.manifest.model import Manifest, OnReject
+    from batchgen.manifest.model import Manifest
     from batchgen.planning.selection import Selection
     from batchgen.storage.tree import Tree
 
@@ -114,8 +112,7 @@ class RunSession:
         self._cost = 0  # millionths
         self._retired = 0  # files
         self._has_run = False
-        self._checks: list[CheckReport] = []
-        self._started_by_round = -1  # creates, when the checks last asked for more
+        self._rounds = CheckRounds(manifest, tree.root, self._workload, observer.on_message)
 
     @property
     def has_work(self) -> bool:
@@ -169,11 +166,7 @@ class RunSession:
         if is_new:
             ledger.set_wanted_jobs(expand(manifest))
         if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
-            self._observer.on_message(
-                f"Missing or changed: {counted(missing, 'file')}; what the gateway still has is downloaded again,"
-                f" unpaid. To get another image, reject it: batchgen review {manifest.path} --reject FILE, then"
-                f" batchgen run {manifest.path} --remake rejected"
-            )
+            self._observer.on_message(reconcile.missing_sentence(missing, manifest.path))
         if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
             reconcile.rename(ledger, tree, manifest.output_path)
@@ -205,7 +198,7 @@ class RunSession:
             await stack.enter_async_context(self._callbacks(schedulers[manifest.account.name], context))
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
-            with signals, _rare_collections():
+            with signals, rare_collections():
                 await run_accounts(context, self._work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
@@ -341,32 +334,14 @@ class RunSession:
 
     def check(self) -> bool:
         """Let the manifest's checks look at new images; whether `make_images` is to make some anew now."""
-        manifest, on_reject = self._manifest, self._manifest.on_reject
-        reason = None if self._error is None else self._error.reason_code
-        if not manifest.checks or reason in {ReasonCode.INTERRUPTED, ReasonCode.DISK}:
+        if not self._manifest.checks or not self._rounds.may_look(self._error):
             return False
-        self._reconcile_views()  # which are then right, however long the checks take
-        reports = run_checks(manifest.checks, self._tree.root, self._observer.on_message)
-        self._checks = merged(self._checks, reports)
-        if on_reject is None or self._error is not None or self._stats.started == self._started_by_round:
-            return False
-        self._started_by_round = self._stats.started
+        self._finish_files()  # the index is then right, however long the checks take
         self._resumed = []
-        trusted = [check.reviewer for check in manifest.checks if self._is_trusted(check.reviewer, on_reject)]
-        return self._workload.replace_checked(self._ledger, trusted, on_reject.attempts, on_reject.max_images)
+        return self._rounds.look(self._ledger, self._stats.started) and self._error is None
 
-    def _is_trusted(self, reviewer: str, on_reject: OnReject) -> bool:
-        judged, share = self._ledger.share_rejected(reviewer)
-        if judged < ENOUGH_JUDGED or share <= on_reject.stop_above:
-            return True
-        self._observer.on_message(
-            f"The check {reviewer} rejected {share:.0%} of {judged} images, more than on_reject.stop_above: what it"
-            " rejects is not made anew.",
-            "warning",
-        )
-        return False
-
-    def _reconcile_views(self) -> None:
+    def _finish_files(self) -> None:
+        """Put every file at its place, and write the views."""
         ledger, tree = self._ledger, self._tree
         if self._has_run:
             tree.check_in_place()
@@ -375,9 +350,9 @@ class RunSession:
         write_views(ledger, tree, escape_formulas=self._manifest.spreadsheet_safe)
 
     def finish(self) -> RunResult:
-        """Put every file at its place, write the views, and say how the run ended."""
+        """Finish the files and the ledger, and say how the run ended."""
         ledger, tree = self._ledger, self._tree
-        self._reconcile_views()
+        self._finish_files()
         reconcile.record_disk(ledger, tree)
         if not ledger.cached_totals():  # else nothing has changed
             ledger.vacuum()
@@ -400,7 +375,7 @@ class RunSession:
             warnings=stats.warned,
             error=self._error,
             slot_times=stats.slot_times,
-            checks=tuple(self._checks),
+            checks=tuple(self._rounds.reports),
         )
 
 
@@ -416,16 +391,3 @@ def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | No
     if isinstance(deadline, timedelta):
         return Deadline(at=time.monotonic() + deadline.total_seconds(), clock=time.monotonic)
     return deadline
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage rarely, for what was loaded stays. Without this, 2,000 jobs take 5 % more CPU."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

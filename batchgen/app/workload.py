@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import OpenAttempt
     from batchgen.ledger.store import Ledger
-    from batchgen.manifest.model import Manifest
+    from batchgen.manifest.model import Manifest, OnReject
     from batchgen.planning.selection import Selection
 
 _PAUSE_EVERY = 1000  # jobs that are looked at without letting others act
@@ -89,16 +89,13 @@ class Workload:
         self._replaced = dict.fromkeys(rejected.keys() - partial, Rejected.BY_USER)
         return frozenset(id_ for id_ in partial if self._selection.takes(ledger.attempt_of(id_).job))
 
-    def replace_checked(self, ledger: LedgerReader, checks: Sequence[str], most: int, images: int) -> bool:
-        """Let `pending` give the next attempt of what these checks reject, and nothing else; whether there is any.
-
-        Each job at most `most` times, and all together at most `images` images, over all runs.
-        """
+    def replace_checked(self, ledger: LedgerReader, checks: Sequence[str], bounds: OnReject) -> bool:
+        """Let `pending` give the next attempt of what these checks reject, and nothing else; whether there is any."""
         times, spent = ledger.replaced_by_checks()
         self._replaced, self._replaces_alone = {}, True
         for id_, (status, _) in ledger.rejected_jobs(checks).items() if checks else ():
             job = ledger.attempt_of(id_).job
-            fits = times.get(id_, 0) < most and spent + job.parameters.n <= images
+            fits = times.get(id_, 0) < bounds.attempts and spent + job.parameters.n <= bounds.max_images
             if status is Status.DONE and fits and self._selection.takes(job):
                 spent += job.parameters.n
                 self._replaced[id_] = Rejected.BY_CHECK
