@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from batchgen.manifest.model import ImageCheck, OnReject
+from batchgen.manifest.schema import INVALID
 from batchgen.manifest.schema_file import default
 from batchgen.manifest.settings import seconds
 
@@ -28,6 +29,8 @@ def image_checks(raw: Sequence[Any], folder: Path, diagnostics: Diagnostics) -> 
     """The checks that are written right; what is wrong with the others is reported."""
     names: set[str] = set()
     for number, entry in enumerate(raw):
+        if entry is INVALID:
+            continue
         path = ("checks", number)
         given = {entry: {}} if isinstance(entry, str) else entry
         kinds = [key for key in (*BUILT_IN, "command", "use") if key in given]
