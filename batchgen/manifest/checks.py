@@ -49,10 +49,14 @@ def image_checks(raw: Sequence[Any], folder: Path, diagnostics: Diagnostics) -> 
         yield check
 
 
-def on_reject(raw: Mapping[str, Any]) -> OnReject | None:
+def on_reject(raw: Mapping[str, Any], diagnostics: Diagnostics) -> OnReject | None:
     """What is made anew; None where rejected images are only marked."""
-    max_images = raw.get("budget", {}).get("max_images")
-    if raw.get("do") != "remake" or max_images is None:  # which the schema reports
+    if raw.get("do") != "remake":
+        return None
+    if "budget" not in raw:
+        hint = "Write `budget: {max_images: 50}`: what is made anew is paid for."
+        diagnostics.add(("on_reject", "do"), "`do: remake` needs a budget of its own.", hint, key=True)
+    if (max_images := raw.get("budget", {}).get("max_images")) is None:
         return None
     keys = ("on_reject", "attempts"), ("on_reject", "stop_above")
     attempts, stop_above = (raw.get(key[1], default(*key)) for key in keys)

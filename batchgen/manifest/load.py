@@ -102,7 +102,7 @@ def _assembled(
         callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
-        on_reject=on_reject(raw.get("on_reject", {})),
+        on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
     return replace(manifest, digest=_digest(data, account.name, axes, references))
 
