@@ -217,10 +217,10 @@ def test_the_manifests_budget_holds_for_what_checks_reject(output, gateway):
     assert sum(billed(path, gateway)) == 6
 
 
-def test_limit_and_selection_hold_for_what_checks_reject(output, gateway):
-    path = output(f"[{scorer('all')}]", remake(attempts=1))
+def test_the_limit_holds_for_what_checks_reject(output, gateway):
+    path = output(f"[{scorer('0')}]", remake(attempts=1))
     command(path, "run", "--limit", "2")
-    assert sorted(billed(path, gateway)) == [2, 2]
+    assert sorted(billed(path, gateway)) == [1, 2]
 
 
 FIRST = """

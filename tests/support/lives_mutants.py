@@ -185,7 +185,7 @@ MUTANTS = [
     # What is in flight is not counted against the budget.
     Mutant("budget.py", "        self.images += images\n        self.cost += price or 0\n", ""),
     # Every attempt of a job has the same id.
-    Mutant("engine/attempt.py", "external_id=external_id(job.id, number))", "external_id=external_id(job.id, 1))"),
+    Mutant("engine/attempt.py", "external_id=external_id(job.id, number)", "external_id=external_id(job.id, 1)"),
     # All attempts of a job count as made when one is.
     Mutant("ledger/transitions.py", "ended_at = ? WHERE job_id = ? AND number = ?",
            "ended_at = ? WHERE job_id = ? AND number <= ?"),
