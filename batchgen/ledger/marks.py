@@ -44,16 +44,16 @@ def write_marks(path: Path, marks: Iterable[NewMark]) -> int:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")  # that is for the run, or for the next one
         rows = list(_rows(marks))
-        with db:  # which rolls back what was not committed
-            db.execute("BEGIN IMMEDIATE")
-            before = db.total_changes
-            db.executemany(_PUT, rows)
-            changed = db.total_changes - before
-            checks = [row for row in rows if row[1]]
-            db.executemany(_SUPERSEDE, [(*row[:2], f"{str(row[1]).partition('@')[0]}@") for row in checks])
-            db.executemany(_EMPTY, [row[:1] for row in rows])
-            if changed:
-                db.execute("UPDATE meta SET value = '' WHERE key = ?", (VIEWS_STAMP,))
+        db.execute("BEGIN IMMEDIATE")  # what raises below closes the connection, which rolls back
+        before = db.total_changes
+        db.executemany(_PUT, rows)
+        changed = db.total_changes - before
+        checks = [row for row in rows if row[1]]
+        db.executemany(_SUPERSEDE, [(*row[:2], f"{str(row[1]).partition('@')[0]}@") for row in checks])
+        db.executemany(_EMPTY, [row[:1] for row in rows])
+        if changed:
+            db.execute("UPDATE meta SET value = '' WHERE key = ?", (VIEWS_STAMP,))
+        db.execute("COMMIT")
         return changed
 
 

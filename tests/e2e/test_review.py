@@ -133,6 +133,20 @@ def test_every_bad_row_of_a_file_is_reported_and_nothing_is_written(made):
     assert marks_of(made) == {}
 
 
+def test_marks_of_images_that_were_replaced_since_may_be_in_the_file(made, gateway):
+    first = rows_of(root_of(made))[0]
+    text = f"sha256,mark,note\n{first['sha256']},reject,old\n"
+    (made.parent / "marks.csv").write_text(text, encoding="utf-8")
+    command(made, "review", "--from", "marks.csv")
+    command(made, "run", "--remake", "rejected")
+    new = rows_of(root_of(made))[0]
+    (made.parent / "marks.csv").write_text(f"{text}{new['sha256']},star,new\n", encoding="utf-8")
+    command(made, "review", "--from", "marks.csv")
+    assert list(marks_of(made).values()) == [("star", "new")]
+    command(made, "run", "--remake", "rejected")
+    assert sum(billed(made, gateway).values()) == 4
+
+
 def test_the_index_is_written_anew_after_marks_change(made):
     index = root_of(made) / "index.csv"
     before = index.stat().st_ino
