@@ -26,6 +26,8 @@ COMMANDS = {
     "doctor": "check the accounts: keys, host, access, clock; costs nothing",
     "run": "make the images; run again, it goes on",
     "status": "show the state of a run, also during one",
+    "review": "mark images to keep or to reject; list the marks",
+    "check": "let the manifest's checks look at images that they have not seen",
     "verify": "check every file against the index",
     "audit": "compare what was paid for with what is there",
     "sandbox": "serve the local gateway",

@@ -34,6 +34,8 @@ INDEX = "index.csv"
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 FAILURES = "failures.csv"
 METADATA = "metadata.csv"  # as Hugging Face's `imagefolder` reads it
+_WRITING = "being written"
+_TRIES = 3
 
 _REQUEST = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
 INDEX_COLUMNS = (
@@ -60,6 +62,15 @@ def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False, me
     metadata = has_metadata if metadata is None else metadata
     if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp and metadata is has_metadata:
         return
+    for _ in range(_TRIES):
+        ledger.set_meta(VIEWS_STAMP, _WRITING)
+        _write_views(ledger, tree, escape_formulas=escape_formulas, metadata=metadata)
+        stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
+        if ledger.swap_meta(VIEWS_STAMP, _WRITING, stamp or ""):
+            return  # else a mark was stored meanwhile
+
+
+def _write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool, metadata: bool) -> None:
     own = OwnColumns.of(ledger)
     _write(tree, INDEX, _index(ledger, own, escape_formulas=escape_formulas))
     failures = ([*_failure_cells(row), *own.job_cells(row.job)] for row in ledger.failure_rows())
@@ -73,7 +84,6 @@ def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False, me
         _write(tree, METADATA, _lines(own.of_dataset, rows, escape_formulas=False))
     else:
         (tree.root / METADATA).unlink(missing_ok=True)
-    ledger.set_meta(VIEWS_STAMP, views_stamp(tree.root, escape_formulas=escape_formulas) or "")
 
 
 def index_is_current(ledger: LedgerReader, root: Path) -> bool:
