@@ -30,7 +30,8 @@ LAYERS = {
     "checks": "errors jobs storage manifest matrix",
     "ledger": "errors jobs redaction storage",
     "budget": "errors jobs money catalog ledger",
-    "reports": "jobs money formatting ledger storage",
+    "reports": "errors jobs money formatting manifest ledger storage",
+    "export": "errors ledger storage reports",
     "reconcile": "errors jobs money ledger storage reports",
     "planning": "errors jobs money budget catalog manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
@@ -52,7 +53,11 @@ HOMES = {
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "sandbox",
+    "PIL": "sandbox export.pixels export.provenance",
+    "pyarrow": "export.folder_formats",
+    "fpdf": "export.contact_sheet",
+    "fontTools": "export.contact_sheet",
+    "pypdfium2": "export.contact_sheet",
     "jwt": "providers sandbox",
 }
 

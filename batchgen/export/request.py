@@ -1,0 +1,104 @@
+"""What to export, and how: the formats, the options, and which of them go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchgen.errors import CommandError
+from batchgen.export.pixels import ENCODINGS
+from batchgen.export.selection import Choice, Splits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_DEFAULT_NAMES = "{prompt_id}-{model}-{index}{ext}"
+SHARD_SIZE = 500
+
+
+class Format(NamedTuple):
+    """What a format is like: the endings of its file (none: it is a folder), and what it can have."""
+
+    name: str
+    about: str
+    endings: tuple[str, ...] = ()
+    has_images: bool = True
+    has_splits: bool = True
+    needs: tuple[str, ...] = ()  # packages of the extra `export`
+
+
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("imagefolder", "a folder of images and metadata.jsonl, for Hugging Face's datasets"),
+        Format("webdataset", "a folder of tar archives with images, prompts and JSON"),
+        Format("parquet", "a folder of Parquet files with the images in them", needs=("pyarrow",)),
+        Format("jsonl", "a table of the index as JSON lines, without images", (".jsonl",), has_images=False),
+        Format("csv", "the same for spreadsheets, without formulas", (".csv",), has_images=False),
+        Format("zip", "an archive of the images", (".zip",)),
+        Format(
+            "contact-sheet",
+            "pages of small images with captions",
+            (".pdf", ".png"),
+            has_splits=False,
+            needs=("fpdf", "uharfbuzz", "pypdfium2"),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to export, and how."""
+
+    format: Format
+    to: Path
+    where: Sequence[str] = ()
+    split: str = ""
+    drop_duplicates: str = ""  # sha256 or perceptual; empty: none are dropped
+    names: str | None = None
+    resize: int | None = None
+    encode: str | None = None
+    quality: int | None = None
+    strip: bool = False
+    embed: bool = False
+    shard_size: int = SHARD_SIZE
+    columns: int = 4
+    fonts: Sequence[Path] = ()
+
+    def check(self, root: Path) -> None:
+        """Raise CommandError for options that do not go together."""
+        kind = self.format
+        if kind.endings and self.to.suffix.lower() not in kind.endings:
+            raise CommandError(f"--to {self.to}: as {kind.name}, the file's name ends in {' or '.join(kind.endings)}.")
+        changes = {"--resize": self.resize, "--encode": self.encode, "--strip": self.strip, "--embed": self.embed}
+        for option in (name for name, value in changes.items() if value and not kind.has_images):
+            raise CommandError(f"{option} changes images, and {kind.name} holds none. Leave it out.")
+        if self.split and not kind.has_splits:
+            raise CommandError(f"--split is not for {kind.name}. Choose images with --where.")
+        if self.names and (not kind.has_images or kind.name in {"webdataset", "contact-sheet"}):
+            raise CommandError(f"--names is not for {kind.name}: it is for imagefolder, parquet and zip.")
+        if self.quality and not (self.encode or self.resize):
+            raise CommandError("--quality is of images that are encoded anew: add --encode webp or --resize.")
+        if self.to.resolve().is_relative_to(root.resolve()):
+            raise CommandError(f"--to {self.to} is in the output folder {root}. Choose a path outside of it.")
+        if missing := [name for name in kind.needs if find_spec(name) is None]:
+            raise CommandError(
+                f"{kind.name} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed:"
+                " pip install 'batchgen[export]'"
+            )
+
+    @property
+    def choice(self) -> Choice:
+        names = self.names or (_DEFAULT_NAMES if self.format.name == "zip" else None)
+        return Choice(
+            where=self.where,
+            splits=Splits(self.split),
+            drop_equal=bool(self.drop_duplicates),
+            template=names,
+            resize=self.resize,
+            ext=ENCODINGS[self.encode] if self.encode else None,
+            is_table=not self.format.has_images,
+        )
