@@ -10,7 +10,7 @@ import re
 import unicodedata
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from fpdf import FPDF
@@ -40,6 +40,15 @@ _FONTS = (  # the first that is there draws what it can, the others what is left
     *("DroidSansFallbackFull.ttf", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf"),
     *("NotoSansDevanagari-Regular.ttf", "NotoSansThai-Regular.ttf", "NotoEmoji-Regular.ttf", "unifont.otf"),
 )
+
+
+class _Line(NamedTuple):
+    """A line of a caption; its size in points, its height in mm."""
+
+    text: str
+    size: float
+    height: float
+    align: str
 
 
 class ContactSheet:
@@ -101,8 +110,7 @@ class ContactSheet:
             images = max(image_height for _, _, image_height, _ in row)
             for column, (data, image_width, image_height, lines) in enumerate(row):
                 left = _MARGIN + column * (width + _GAP)
-                x, y = left + (width - image_width) / 2, top + images - image_height
-                pdf.image(io.BytesIO(data), x=x, y=y, w=image_width, h=image_height)
+                pdf.image(io.BytesIO(data), x=left, y=top + images - image_height, w=image_width, h=image_height)
                 _write(pdf, lines, left, top + images + _CAPTION_GAP, width)
             top += height + _GAP
         return bytes(pdf.output())
@@ -111,7 +119,7 @@ class ContactSheet:
         pdf.add_page()
         pdf.set_font_size(_TEXT)
         pdf.set_text_color(110)
-        for text, align in ((self._title, "L"), (f"{len(self._cells)} images · {pdf.page_no()}", "R")):
+        for text, align in ((self._title, "L"), (f"{len(self._cells)} images · page {pdf.page_no()}", "R")):
             pdf.set_xy(_MARGIN, _MARGIN - 4)
             pdf.cell(pdf.epw, _LINE, _drawable(text, missing), align=align)
         return _MARGIN + 2
@@ -175,17 +183,21 @@ def _drawable(text: str, missing: set[str]) -> str:
     return "".join("?" if character in missing else character for character in text) if missing else text
 
 
-def _lines(pdf: FPDF, caption: Sequence[str], width: float, missing: set[str]) -> list[tuple[str, float, float]]:
-    """The lines of a caption as text, size in points, and height in mm."""
+def _lines(pdf: FPDF, caption: Sequence[str], width: float, missing: set[str]) -> list[_Line]:
     prompt, facts, name = (_drawable(text, missing) for text in caption)
     pdf.set_font_size(_TEXT)
     prompt_lines: Any = pdf.multi_cell(width, _LINE, prompt, dry_run=True, output="LINES", align="L")
     lines = [str(line) for line in prompt_lines]
     if len(lines) > _PROMPT_LINES:
-        lines = [*lines[: _PROMPT_LINES - 1], _cut(pdf, lines[_PROMPT_LINES - 1] + "…", width)]
+        last = lines[_PROMPT_LINES - 1]
+        while pdf.get_string_width(f"{last}…") > width:
+            last = last[:-1]
+        lines = [*lines[: _PROMPT_LINES - 1], f"{last}…"]
     pdf.set_font_size(_SMALL)
     small = [_cut(pdf, facts, width), _cut(pdf, name, width)]
-    return [*((line, _TEXT, _LINE) for line in lines), *((line, _SMALL, _SMALL_LINE) for line in small if line)]
+    align = "R" if _is_rtl(prompt) else "L"
+    of_prompt = [_Line(line, _TEXT, _LINE, align) for line in lines]
+    return of_prompt + [_Line(line, _SMALL, _SMALL_LINE, "L") for line in small if line]
 
 
 def _cut(pdf: FPDF, text: str, width: float) -> str:
@@ -198,17 +210,17 @@ def _cut(pdf: FPDF, text: str, width: float) -> str:
     return shown
 
 
-def _height(lines: Sequence[tuple[str, float, float]]) -> float:
-    return _CAPTION_GAP + sum(height for _, _, height in lines)
+def _height(lines: Sequence[_Line]) -> float:
+    return _CAPTION_GAP + sum(line.height for line in lines)
 
 
-def _write(pdf: FPDF, lines: Sequence[tuple[str, float, float]], x: float, y: float, width: float) -> None:
-    for text, size, height in lines:
-        pdf.set_font_size(size)
-        pdf.set_text_color(20 if size == _TEXT else 110)
+def _write(pdf: FPDF, lines: Sequence[_Line], x: float, y: float, width: float) -> None:
+    for line in lines:
+        pdf.set_font_size(line.size)
+        pdf.set_text_color(20 if line.size == _TEXT else 110)
         pdf.set_xy(x, y)
-        pdf.cell(width, height, text, align="R" if _is_rtl(text) else "L")
-        y += height
+        pdf.cell(width, line.height, line.text, align=line.align)
+        y += line.height
 
 
 def _is_rtl(text: str) -> bool:

@@ -82,6 +82,8 @@ class Request:
             raise CommandError(f"--names is not for {kind.name}: it is for imagefolder, parquet and zip.")
         if self.quality and not (self.encode or self.resize):
             raise CommandError("--quality is of images that are encoded anew: add --encode webp or --resize.")
+        for font in (font for font in self.fonts if not font.is_file()):
+            raise CommandError(f"--font {font}: there is no such file.")
         if self.to.resolve().is_relative_to(root.resolve()):
             raise CommandError(f"--to {self.to} is in the output folder {root}. Choose a path outside of it.")
         if missing := [name for name in kind.needs if find_spec(name) is None]:
