@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from fpdf import FPDF
+from PIL import Image
 
 from batchgen.errors import CommandError
 from batchgen.export.target import replaced
@@ -28,6 +29,7 @@ _MARGIN, _GAP, _CAPTION_GAP = 10.0, 4.0, 1.2  # mm
 _TEXT, _SMALL = 7.0, 5.6  # points
 _LINE, _SMALL_LINE = 3.0, 2.5  # mm
 _PROMPT_LINES = 3
+_HIGHEST = 1.4  # of an image, in widths of its column
 _DPI = 150
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 _FONT_FOLDERS = (
@@ -103,7 +105,7 @@ class ContactSheet:
         for at in range(0, len(self._cells), self._columns):
             row = []
             for (_, data), caption in zip(self._cells[at : at + self._columns], captions[at:], strict=False):
-                row.append((data, *_fitted(pdf, data, width), _lines(pdf, caption, width, missing)))
+                row.append((data, *_fitted(data, width), _lines(pdf, caption, width, missing)))
             height = max(image_height + _height(lines) for _, _, image_height, lines in row)
             if top + height > pdf.h - _MARGIN and top > first:
                 top = self._new_page(pdf, missing)
@@ -172,11 +174,11 @@ def _latest(cells: Sequence[tuple[Item, bytes]]) -> datetime:
     return datetime.fromisoformat(max(times, default="2000-01-01T00:00:00Z"))
 
 
-def _fitted(pdf: FPDF, data: bytes, width: float) -> tuple[float, float]:
+def _fitted(data: bytes, width: float) -> tuple[float, float]:
     """The size of an image on the page, in mm: as wide as its column, and not much higher than wide."""
-    info: Any = pdf.preload_image(io.BytesIO(data))[2]
-    height = width * info["h"] / info["w"]
-    return (width, height) if height <= 1.4 * width else (1.4 * width * info["w"] / info["h"], 1.4 * width)
+    with Image.open(io.BytesIO(data)) as image:
+        height = width * image.height / image.width
+    return (width, height) if height <= _HIGHEST * width else (width * _HIGHEST * width / height, _HIGHEST * width)
 
 
 def _drawable(text: str, missing: set[str]) -> str:
@@ -237,8 +239,7 @@ def _installed() -> Iterator[Path]:
 
 
 def _characters_of(path: Path) -> set[int]:
-    if path.suffix.lower() == ".ttc":
-        with TTCollection(path, lazy=True) as fonts:
-            return set(fonts.fonts[0].getBestCmap())
-    with TTFont(path, lazy=True) as font:
+    with path.open("rb") as file:
+        is_collection = path.suffix.lower() == ".ttc"
+        font = TTCollection(file, lazy=True).fonts[0] if is_collection else TTFont(file, lazy=True)
         return set(font.getBestCmap())

@@ -89,7 +89,7 @@ def mark(folder: Path, prompt: str, verdict: str, note: str = "") -> None:
             "SELECT sha256 FROM image WHERE job_id = ?", (job(prompt, model="kling-v1").id,)
         ).fetchall():
             db.execute(
-                "INSERT OR REPLACE INTO mark (sha256, reviewer, verdict, note, scores, at) VALUES (?, '', ?, ?, '{}', 1)",
+                "INSERT OR REPLACE INTO mark (sha256, reviewer, verdict, note, at) VALUES (?, '', ?, ?, 1)",
                 (sha256, verdict, note),
             )
     db.close()
