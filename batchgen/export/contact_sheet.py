@@ -166,7 +166,11 @@ def _caption(item: Item) -> tuple[str, str, str]:
     record = item.record
     facts = [record.get(name) for name in ("model", "aspect_ratio", "mark")]
     name = item.source.rpartition("/")[2]
-    return _BLANK.sub(" ", record["prompt"]), " · ".join(str(fact) for fact in facts if fact), _BLANK.sub(" ", name)
+    return (
+        _BLANK.sub(" ", record.get("prompt", "")),
+        " · ".join(str(fact) for fact in facts if fact),
+        _BLANK.sub(" ", name),
+    )
 
 
 def _latest(cells: Sequence[tuple[Item, bytes]]) -> datetime:

@@ -290,7 +290,7 @@ class _Exporter:
         columns = self._selection.columns
         for split, entries in _by_split(self._selection.entries).items():
             yield _Unit(
-                name=f"{split}/metadata.jsonl" if split else "metadata.jsonl",
+                name=f"{split}/metadata.jsonl",
                 digest=self._digest([repr(columns).encode(), *(entry.digest.encode() for entry in entries)]),
                 entries=entries,
                 open=partial(JsonLines, columns=columns, in_split=True),
@@ -306,7 +306,7 @@ class _Exporter:
         columns = repr(self._selection.columns).encode()
         units, keys = [], {}
         for split, entries in _by_split(self._selection.entries).items():
-            for name, members in _shards(split or "images", entries, before, size, ending).items():
+            for name, members in _shards(split, entries, before, size, ending).items():
                 digest = self._digest([columns, *(entry.digest.encode() for entry in members)])
                 units.append(_Unit(name=name, digest=digest, entries=members, open=opener))
                 keys[name] = [entry.key for entry in members]

@@ -48,7 +48,7 @@ class JsonLines:
 
     def add(self, item: Item, data: bytes) -> None:
         del data
-        name = item.name.removeprefix(f"{item.split}/") if self._in_split and item.split else item.name
+        name = item.name.removeprefix(f"{item.split}/") if self._in_split else item.name
         record = {"file_name": name, **typed(item.record, self._columns)}  # a table has its own file_name
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -66,7 +66,7 @@ class WebDatasetShard:
     def add(self, item: Item, data: bytes) -> None:
         record = json.dumps(typed(item.record, self._columns), ensure_ascii=False)
         ext = item.name.rpartition(".")[2]
-        for end, body in ((ext, data), ("json", record.encode()), ("txt", item.record["prompt"].encode())):
+        for end, body in ((ext, data), ("json", record.encode()), ("txt", item.record.get("prompt", "").encode())):
             member = tarfile.TarInfo(f"{item.key}.{end}")  # a member's own time and owner would change its bytes
             member.size = len(body)
             self._tar.addfile(member, io.BytesIO(body))

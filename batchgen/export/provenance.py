@@ -40,7 +40,7 @@ _SAID = ("job_id", "image_index", "model", "aspect_ratio", "resolution", "negati
 
 def embed(data: bytes, record: Mapping[str, Any]) -> bytes:
     """The image with what its record says: prompt, model, parameters, job, time, software. Raises CannotChange."""
-    prompt = str(record["prompt"]).encode()[:_PROMPT_BYTES].decode(errors="ignore")
+    prompt = str(record.get("prompt", "")).encode()[:_PROMPT_BYTES].decode(errors="ignore")
     parameters = json.dumps({name: record[name] for name in _SAID if name in record}, ensure_ascii=False)
     made_at = str(record.get("finished_at", ""))
     values = {"prompt": prompt, "software": _SOFTWARE, "parameters": parameters, "source": _BY_A_MODEL}

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_DEFAULT_NAMES = "{prompt_id}-{model}-{index}{ext}"
+_DEFAULT_NAMES = {
+    "zip": "{prompt_id}-{model}-{index}{ext}",
+    "imagefolder": "{job_id}-{index}{ext}",  # `datasets` takes words such as train and test in a name for splits
+}
 SHARD_SIZE = 500
 
 
@@ -80,6 +83,8 @@ class Request:
             raise CommandError(f"--split is not for {kind.name}. Choose images with --where.")
         if self.names and (not kind.has_images or kind.name in {"webdataset", "contact-sheet"}):
             raise CommandError(f"--names is not for {kind.name}: it is for imagefolder, parquet and zip.")
+        if self.names and kind.name == "imagefolder" and "/" in self.names:
+            raise CommandError("--names: in an imagefolder, folders are splits. Write a template without /.")
         if self.quality and not (self.encode or self.resize):
             raise CommandError("--quality is of images that are encoded anew: add --encode webp or --resize.")
         for font in (font for font in self.fonts if not font.is_file()):
@@ -94,12 +99,12 @@ class Request:
 
     @property
     def choice(self) -> Choice:
-        names = self.names or (_DEFAULT_NAMES if self.format.name == "zip" else None)
+        all_in_one = "" if self.format.endings else "train=1"  # as `datasets` calls it
         return Choice(
             where=self.where,
-            splits=Splits(self.split),
+            splits=Splits(self.split or all_in_one),
             drop_equal=bool(self.drop_duplicates),
-            template=names,
+            template=self.names or _DEFAULT_NAMES.get(self.format.name),
             resize=self.resize,
             ext=ENCODINGS[self.encode] if self.encode else None,
             is_table=not self.format.has_images,

@@ -65,6 +65,16 @@ def test_datasets_loads_images_with_their_prompts_and_labels(kind, output, tmp_p
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["imagefolder", "parquet", "webdataset"])
+def test_words_such_as_test_in_a_prompt_make_no_split(kind, tmp_path):
+    prompts = ["a train in the test field", "validation", "test", "a fox"]
+    make_output(tmp_path, [MadeImage(prompt=prompt, labels={"test": "train"}) for prompt in prompts])
+    exported(tmp_path, "--format", kind, to=tmp_path / "data")
+    found = loaded(kind, tmp_path / "data", tmp_path / "cache")
+    assert {name: len(rows) for name, rows in found.items()} == {"train": 4}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_datasets_streams_parquet(output, tmp_path):
     exported(output, "--format", "parquet", to=tmp_path / "data")
     stream = loaded("parquet", tmp_path / "data", tmp_path / "cache", streaming=True)["train"]
@@ -179,13 +189,15 @@ def test_missing_and_changed_files_are_reported_and_the_others_exported(six):
     done = batchgen("export", "manifest.yaml", "--format", "imagefolder", "--to", "data", cwd=six)
     assert done.returncode == 1
     assert "2 images could not be exported. Files that are missing or changed are restored, unpaid" in done.stderr
-    assert prompts_of(six / "data" / "metadata.jsonl") == ["prompt 0", "prompt 2", "prompt 4", "prompt 5"]
-    names = [json.loads(line)["file_name"] for line in (six / "data" / "metadata.jsonl").read_text().splitlines()]
-    assert all((six / "data" / name).is_file() for name in names)
+    assert prompts_of(six / "data" / "train" / "metadata.jsonl") == ["prompt 0", "prompt 2", "prompt 4", "prompt 5"]
+    names = [
+        json.loads(line)["file_name"] for line in (six / "data" / "train" / "metadata.jsonl").read_text().splitlines()
+    ]
+    assert all((six / "data" / "train" / name).is_file() for name in names)
     for path, body in before.items():
         path.write_bytes(body)
     assert exported(six, "--format", "imagefolder", to="data")["images"] == 6
-    assert len(prompts_of(six / "data" / "metadata.jsonl")) == 6
+    assert len(prompts_of(six / "data" / "train" / "metadata.jsonl")) == 6
 
 
 def test_where_no_image_can_be_read_an_earlier_export_stays(six):
@@ -203,10 +215,10 @@ def test_where_no_image_can_be_read_an_earlier_export_stays(six):
 @pytest.mark.parametrize(("encoding", "ext"), [("webp", ".webp"), ("jpeg", ".jpg"), ("png", ".png")])
 def test_images_are_resized_and_encoded(encoding, ext, six):
     exported(six, "--format", "imagefolder", "--resize", 12, "--encode", encoding, "--quality", 80, to="data")
-    rows = [json.loads(line) for line in (six / "data" / "metadata.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (six / "data" / "train" / "metadata.jsonl").read_text().splitlines()]
     assert len(rows) == 6
     for row in rows:
-        with Image.open(six / "data" / row["file_name"]) as image:
+        with Image.open(six / "data" / "train" / row["file_name"]) as image:
             assert (row["width"], row["height"]) == image.size == (12, 8)
             assert image.format.lower() == encoding
         assert row["file_name"].endswith(ext)
@@ -229,6 +241,7 @@ def test_an_image_that_cannot_be_decoded_is_reported(tmp_path):
         (["--format", "csv", "--to", "a.csv", "--resize", "9"], "--resize changes images, and csv holds none"),
         (["--format", "zip", "--to", "a.zip", "--quality", "9"], "add --encode webp or --resize"),
         (["--format", "contact-sheet", "--to", "a.pdf", "--split", "a=1"], "--split is not for contact-sheet"),
+        (["--format", "imagefolder", "--to", "a", "--names", "{model}/{index}{ext}"], "folders are splits"),
         (["--format", "webdataset", "--to", "a", "--names", "{model}{ext}"], "--names is not for webdataset"),
         (["--format", "zip", "--to", "a.zip", "--names", "{colour}{ext}"], "no placeholder {colour}"),
         (["--format", "parquet", "--to", "outputs/tried/data"], "is in the output folder"),

@@ -46,7 +46,7 @@ def test_ten_new_images_are_written_into_the_last_shard_and_new_ones(kind, endin
     make_output(tmp_path, MIXED)
     found = export(tmp_path, "--shard-size", 8, kind=kind)
     after = identities(tmp_path)
-    assert written(before, after) == {f"images-00003.{ending}", f"images-00004.{ending}"}
+    assert written(before, after) == {f"train-00003.{ending}", f"train-00004.{ending}"}
     assert found["files"] == {"written": 2, "unchanged": 3, "removed": 0}
     assert export(tmp_path, "--shard-size", 8, kind=kind)["files"] == {"written": 0, "unchanged": 5, "removed": 0}
     assert identities(tmp_path) == after
@@ -60,7 +60,7 @@ def test_ten_new_images_are_ten_files_and_the_metadata_of_an_imagefolder(tmp_pat
     assert export(tmp_path, kind="imagefolder")["files"] == {"written": 11, "unchanged": 30, "removed": 0}
     new = written(before, identities(tmp_path))
     assert len(new) == 11
-    assert "metadata.jsonl" in new
+    assert "train/metadata.jsonl" in new
 
 
 def test_an_image_that_is_rejected_vanishes_and_its_shard_alone_is_written(tmp_path):
@@ -69,13 +69,13 @@ def test_an_image_that_is_rejected_vanishes_and_its_shard_alone_is_written(tmp_p
     before = identities(tmp_path)
     mark(tmp_path, "prompt 9", "reject")
     export(tmp_path, "--shard-size", 8, kind="webdataset")
-    assert written(before, identities(tmp_path)) == {"images-00001.tar"}
-    with tarfile.open(tmp_path / "data" / "images-00001.tar") as shard:
+    assert written(before, identities(tmp_path)) == {"train-00001.tar"}
+    with tarfile.open(tmp_path / "data" / "train-00001.tar") as shard:
         assert len(shard.getnames()) == 7 * 3
     for at in range(24, 30):
         mark(tmp_path, f"prompt {at}", "reject")
     assert export(tmp_path, "--shard-size", 8, kind="webdataset")["files"]["removed"] == 1
-    assert "images-00003.tar" not in identities(tmp_path)
+    assert "train-00003.tar" not in identities(tmp_path)
 
 
 def test_files_of_others_stay_and_lost_ones_are_written_again(tmp_path):
@@ -159,9 +159,9 @@ def killed(folder, place, number, *words):
 
 def contents(folder):
     """What a loader reads: the metadata, each with its file."""
-    lines = (folder / "data" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "data" / "train" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     for line in map(json.loads, lines):
-        with Image.open(folder / "data" / line["file_name"]) as image:
+        with Image.open(folder / "data" / "train" / line["file_name"]) as image:
             image.load()
             assert image.size == (line["width"], line["height"])
     return {json.loads(line)["prompt"] for line in lines}
