@@ -17,7 +17,7 @@ from batchgen.export import pixels, provenance
 from batchgen.export.file_formats import CsvTable, ZipArchive
 from batchgen.export.folder_formats import ImageFile, JsonLines, ParquetShard, WebDatasetShard
 from batchgen.export.selection import Selection
-from batchgen.export.target import FolderTarget, State, replaced
+from batchgen.export.target import FolderTarget, State, are_same, replaced
 from batchgen.ledger import lock
 from batchgen.ledger.store import FILE_NAME, reading
 
@@ -77,7 +77,7 @@ def export(root: Path, request: Request, on_image: Callable[[int, int], None] = 
         raise CommandError(f"There is no output in {root} to export. First use `batchgen run` with the same options.")
     request.check(root)
     running = lock.holder(root)
-    with closing(Selection(request.choice)) as selection:
+    with closing(Selection(request)) as selection:
         with reading(root / FILE_NAME) as ledger:
             labels = {name for row in ledger.index_rows() for name in row.job.labels} if request.names else set()
             selection.read(ledger.index_rows(), frozenset(labels))
@@ -201,13 +201,11 @@ class _Exporter:
             "csv": partial(CsvTable, columns=columns),
             "zip": ZipArchive,
         }
-        target = self._request.to
-        before = _identity(target)
-        with replaced(target) as path:
+        with replaced(self._request.to) as path:
             with closing(writers[self._request.format.name](path)) as writer:
                 self._fill(writer, self._loaded(entries, len(entries)))
             self._check_any(len(entries))
-        self._report.unchanged = int(_identity(target) == before)
+            self._report.unchanged = int(are_same(path, self._request.to))
         self._report.written = 1 - self._report.unchanged
 
     def _write_sheet(self) -> None:
@@ -316,10 +314,6 @@ class _Exporter:
         request = self._request
         how = [_VERSION, request.resize, request.encode, request.quality, request.strip, request.embed]
         return hashlib.sha256(b"\0".join([repr(how).encode(), *parts])).hexdigest()[:20]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _by_split(entries: Iterable[Entry]) -> dict[str, list[Entry]]:

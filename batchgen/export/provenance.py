@@ -1,7 +1,7 @@
 """What an image says of its own making: adds it to PNG, JPEG and WebP files, or removes it. No pixel changes.
 
-Added are a packet of XMP, which Adobe's programs, exiftool and stock agencies read; in PNG, texts under the names that
-the format itself defines; in JPEG and WebP, EXIF where there is none. What was there stays.
+Added are a packet of XMP, which Adobe's programs, exiftool and stock agencies read, and in PNG texts under the names
+that the format itself defines. What was there stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _SOFTWARE = f"batchgen {__version__}"
-_PROMPT_BYTES = 20_000  # of a prompt, twice; a segment of JPEG has at most 65,533
+_PROMPT_BYTES = 20_000  # of a prompt; a segment of JPEG has at most 65,533
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _XMP_TYPE = "http://ns.adobe.com/xap/1.0/\0"
 _END_OF_RDF = b"</rdf:RDF>"
@@ -51,9 +51,9 @@ def embed(data: bytes, record: Mapping[str, Any]) -> bytes:
             texts = {"Description": prompt, "Software": _SOFTWARE, "Creation Time": made_at, "batchgen": parameters}
             return _png_with(data, {name: text for name, text in texts.items() if text}, xmp.encode())
         case ImageFormat.JPEG:
-            return _jpeg_with(data, _exif(prompt), xmp.encode())
+            return _jpeg_with(data, xmp.encode())
         case ImageFormat.WEBP:
-            return _webp_with(data, _exif(prompt), xmp.encode())
+            return _webp_with(data, xmp.encode())
     raise CannotChange("nothing can be embedded in its format; add --encode")
 
 
@@ -77,14 +77,6 @@ def _packet(existing: bytes | None, description: bytes) -> bytes | None:
         return _PACKET.encode().replace(b"{}", description)
     before, end, after = existing.rpartition(_END_OF_RDF)
     return before + description + end + after if end else None
-
-
-def _exif(prompt: str) -> bytes:
-    from PIL import Image  # noqa: PLC0415 - writes the structure; a quarter of a second to load
-
-    exif = Image.Exif()
-    exif[0x010E], exif[0x0131] = prompt.encode(), _SOFTWARE
-    return exif.tobytes()
 
 
 # --- PNG -----------------------------------------------------------------------------------------------------
@@ -158,7 +150,7 @@ def _jpeg_segment(body: bytes) -> bytes:
     return b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
 
 
-def _jpeg_with(data: bytes, exif: bytes, description: bytes) -> bytes:
+def _jpeg_with(data: bytes, description: bytes) -> bytes:
     head, segments = _XMP_TYPE.encode(), list(_jpeg_segments(data))
     found = [at for at, (marker, part) in enumerate(segments) if marker == 0xE1 and part[4:].startswith(head)]
     if found:
@@ -167,11 +159,8 @@ def _jpeg_with(data: bytes, exif: bytes, description: bytes) -> bytes:
         if packet is not None and len(head) + len(packet) <= 65_533:
             segments[at] = 0xE1, _jpeg_segment(head + packet)
     else:
-        ours = [(0xE1, _jpeg_segment(head + (_packet(None, description) or b"")))]
-        if not any(marker == 0xE1 and part[4:].startswith(b"Exif\0") for marker, part in segments):
-            ours.insert(0, (0xE1, _jpeg_segment(exif)))
-        after_jfif = 2 if segments[1][0] == 0xE0 else 1
-        segments[after_jfif:after_jfif] = ours
+        first = next(at for at, (marker, _) in enumerate(segments) if marker not in {0xD8, 0xE0, 0xE1})
+        segments.insert(first, (0xE1, _jpeg_segment(head + (_packet(None, description) or b""))))
     return b"".join(part for _, part in segments)
 
 
@@ -209,14 +198,10 @@ def _webp_features(kind: bytes, body: bytes) -> bytes:
     return bytes([alpha << 4, 0, 0, 0]) + width.to_bytes(3, "little") + height.to_bytes(3, "little")
 
 
-def _webp_with(data: bytes, exif: bytes, description: bytes) -> bytes:
+def _webp_with(data: bytes, description: bytes) -> bytes:
     chunks = list(_webp_chunks(data))
-    kinds = [kind for kind, _ in chunks]
-    if b"EXIF" not in kinds:
-        at = kinds.index(b"XMP ") if b"XMP " in kinds else len(chunks)
-        chunks.insert(at, (b"EXIF", exif.removeprefix(b"Exif\0\0")))
     existing = next((body for kind, body in chunks if kind == b"XMP "), None)
     packet = _packet(existing, description)
     if packet is not None:
         chunks = [each for each in chunks if each[0] != b"XMP "] + [(b"XMP ", packet)]
-    return _webp(chunks, flags_on=0b1100)
+    return _webp(chunks, flags_on=0b100)

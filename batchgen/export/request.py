@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import unicodedata
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchgen.errors import CommandError
-from batchgen.export.pixels import ENCODINGS
-from batchgen.export.selection import Choice, Splits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,8 @@ _DEFAULT_NAMES = {
     "imagefolder": "{job_id}-{index}{ext}",  # `datasets` takes words such as train and test in a name for splits
 }
 SHARD_SIZE = 500
+_SPLIT = re.compile(r"\s*(?P<name>\w[\w-]*)\s*=\s*(?P<part>[0-9.]+)\s*")
+_TOTAL_TOLERANCE = 1e-6
 
 
 class Format(NamedTuple):
@@ -98,14 +101,38 @@ class Request:
             )
 
     @property
-    def choice(self) -> Choice:
-        all_in_one = "" if self.format.endings else "train=1"  # as `datasets` calls it
-        return Choice(
-            where=self.where,
-            splits=Splits(self.split or all_in_one),
-            drop_equal=bool(self.drop_duplicates),
-            template=self.names or _DEFAULT_NAMES.get(self.format.name),
-            resize=self.resize,
-            ext=ENCODINGS[self.encode] if self.encode else None,
-            is_table=not self.format.has_images,
-        )
+    def splits(self) -> Splits:
+        return Splits(self.split or ("" if self.format.endings else "train=1"))  # as `datasets` calls it
+
+    @property
+    def template(self) -> str | None:
+        """Of the names; None: as in the output."""
+        return self.names or _DEFAULT_NAMES.get(self.format.name)
+
+
+class Splits:
+    """`train=0.8,test=0.2`: the split of an image follows from its prompt alone, so no prompt is in two."""
+
+    def __init__(self, text: str = "") -> None:
+        """Read the option. Raises CommandError for what cannot be read, or does not add up to 1."""
+        self._bounds: list[tuple[float, str]] = []
+        total = 0.0
+        for part in text.split(",") if text else []:
+            found = _SPLIT.fullmatch(part)
+            if found is None or found["part"].count(".") > 1 or found["part"] == ".":
+                raise CommandError(f"--split {text}: write NAME=FRACTION,…, such as train=0.8,test=0.2.")
+            total += float(found["part"])
+            self._bounds.append((total, found["name"]))
+        names = [name.casefold() for _, name in self._bounds]
+        if len(set(names)) < len(names):
+            raise CommandError(f"--split {text}: two splits have the same name.")
+        if self._bounds and abs(total - 1) > _TOTAL_TOLERANCE:
+            raise CommandError(f"--split {text}: the fractions add up to {total:g}; they have to add up to 1.")
+
+    def of(self, prompt: str) -> str:
+        """The split of a prompt; empty where there are no splits. Prompts are compared after Unicode NFC."""
+        if not self._bounds:
+            return ""
+        digest = hashlib.sha256(b"batchgen split\0" + unicodedata.normalize("NFC", prompt).encode()).digest()
+        point = int.from_bytes(digest[:7], "big") / 2**56
+        return next((name for bound, name in self._bounds if point < bound), self._bounds[-1][1])

@@ -9,27 +9,23 @@ import hashlib
 import json
 import re
 import tempfile
-import unicodedata
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchgen.errors import CommandError
-from batchgen.export.pixels import new_size
+from batchgen.export.pixels import ENCODINGS, new_size
 from batchgen.ledger.records import Mark
 from batchgen.reports.index import INDEX_COLUMNS, index_cells
 from batchgen.reports.where import Where
 from batchgen.storage import paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
+    from batchgen.export.request import Request
     from batchgen.ledger.records import IndexRow
 
 _OF_A_MARK = re.compile(r"\s*mark\s*[!=]")
 _OF_THE_RUN = frozenset({"bytes", "task_id", "attempts", "cost", "submitted_at", "warning"})
 _INTEGERS = frozenset({"bytes", "width", "height", "image_index", "attempts"})
-_SPLIT = re.compile(r"\s*(?P<name>\w[\w-]*)\s*=\s*(?P<part>[0-9.]+)\s*")
-_TOTAL_TOLERANCE = 1e-6
 
 
 class Entry(NamedTuple):
@@ -53,52 +49,13 @@ class Item(NamedTuple):
     record: dict[str, Any]
 
 
-class Splits:
-    """`train=0.8,test=0.2`: the split of an image follows from its prompt alone, so no prompt is in two."""
-
-    def __init__(self, text: str = "") -> None:
-        """Read the option. Raises CommandError for what cannot be read, or does not add up to 1."""
-        self._bounds: list[tuple[float, str]] = []
-        total = 0.0
-        for part in text.split(",") if text else []:
-            found = _SPLIT.fullmatch(part)
-            if found is None or found["part"].count(".") > 1 or found["part"] == ".":
-                raise CommandError(f"--split {text}: write NAME=FRACTION,…, such as train=0.8,test=0.2.")
-            total += float(found["part"])
-            self._bounds.append((total, found["name"]))
-        names = [name.casefold() for _, name in self._bounds]
-        if len(set(names)) < len(names):
-            raise CommandError(f"--split {text}: two splits have the same name.")
-        if self._bounds and abs(total - 1) > _TOTAL_TOLERANCE:
-            raise CommandError(f"--split {text}: the fractions add up to {total:g}; they have to add up to 1.")
-
-    def of(self, prompt: str) -> str:
-        """The split of a prompt; empty where there are no splits. Prompts are compared after Unicode NFC."""
-        if not self._bounds:
-            return ""
-        digest = hashlib.sha256(b"batchgen split\0" + unicodedata.normalize("NFC", prompt).encode()).digest()
-        point = int.from_bytes(digest[:7], "big") / 2**56
-        return next((name for bound, name in self._bounds if point < bound), self._bounds[-1][1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What the options choose. `duplicates`: whether images with the same bytes are exported once."""
-
-    where: Sequence[str] = ()
-    splits: Splits = field(default_factory=Splits)
-    drop_equal: bool = False
-    template: str | None = None  # of names; None: as in the output
-    resize: int | None = None  # pixels of the longest side
-    ext: str | None = None  # of images that are encoded anew
-    is_table: bool = False  # it says all of the index, and holds no image
-
-
 class Selection:
     """The chosen images of an output in manifest order. Close it: it has a temporary file."""
 
-    def __init__(self, choice: Choice) -> None:
-        self._choice = choice
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._splits = request.splits
+        self._is_table = not request.format.has_images
         self.entries: list[Entry] = []
         self.columns: dict[str, type] = {}  # in order, with the type of their values
         self.rejected = 0  # left out, because they are marked so
@@ -111,10 +68,10 @@ class Selection:
 
     def read(self, rows: Iterable[IndexRow], labels: frozenset[str]) -> None:
         """Choose from all rows of an output; `labels` are those that any of them has. Raises CommandError."""
-        choice = self._choice
-        where = Where.parse(choice.where)
-        keeps_rejected = any(_OF_A_MARK.match(text) for text in choice.where)
-        template = None if choice.template is None else paths.PathTemplate.parse(choice.template, labels)
+        request = self._request
+        where = Where.parse(request.where)
+        keeps_rejected = any(_OF_A_MARK.match(text) for text in request.where)
+        template = None if request.template is None else paths.PathTemplate.parse(request.template, labels)
         hashes: set[bytes] = set()
         found: dict[str, type] = {}
         for row in rows:
@@ -124,13 +81,13 @@ class Selection:
                 self.rejected += 1
                 continue
             sha256 = bytes.fromhex(row.sha256)
-            if choice.drop_equal and sha256 in hashes:
-                self.duplicates += 1
-                continue
-            if choice.drop_equal:
+            if request.drop_duplicates:
+                if sha256 in hashes:
+                    self.duplicates += 1
+                    continue
                 hashes.add(sha256)
             self._add(row, sha256, template, found)
-        self.columns = {name: _type_of(name) for name in _ordered(found, is_table=choice.is_table)}
+        self.columns = {name: _type_of(name) for name in _ordered(found, is_table=self._is_table)}
 
     def items(self, entries: Iterable[Entry]) -> Iterator[Item]:
         """What is known of these images, in this order."""
@@ -139,7 +96,7 @@ class Selection:
             yield Item(entry.key, entry.split, *json.loads(self._spool.readline()))
 
     def _add(self, row: IndexRow, sha256: bytes, template: paths.PathTemplate | None, found: dict[str, type]) -> None:
-        split = self._choice.splits.of(row.job.prompt)
+        split = self._splits.of(row.job.prompt)
         name = self._name(row, template, split)
         record = self._record(row, split)
         found.update(dict.fromkeys(record, str))
@@ -151,7 +108,10 @@ class Selection:
     def _name(self, row: IndexRow, template: paths.PathTemplate | None, split: str) -> str:
         """Its name by the template; a number is added to all but the first that would have the same."""
         own = row.path if template is None else template.render(row.job, row.index, _ext(row.path))
-        stem, ext = own.removeprefix(paths.IMAGES).removesuffix(_ext(own)), self._choice.ext or _ext(own)
+        stem, ext = (
+            own.removeprefix(paths.IMAGES).removesuffix(_ext(own)),
+            ENCODINGS.get(self._request.encode or "", _ext(own)),
+        )
         while True:
             name = f"{split}/{stem}{ext}" if split else stem + ext
             folded = paths.folded(name)
@@ -166,9 +126,9 @@ class Selection:
         cells |= {"mark": row.mark.value, "note": row.note}
         cells |= {f"label.{name}": value for name, value in row.job.labels.items()}
         cells |= {f"score.{name}": value for name, value in row.scores.items()}
-        if not self._choice.is_table:
+        if not self._is_table:
             del cells["file_name"]
-            width, height = new_size((row.width, row.height), self._choice.resize)
+            width, height = new_size((row.width, row.height), self._request.resize)
             cells |= {"width": width or "", "height": height or ""}
             cells = {name: value for name, value in cells.items() if name not in _OF_THE_RUN}
         elif split:

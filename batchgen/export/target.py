@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STATE = ".batchgen-export.json"
 STAGED = ".batchgen-export.new"
+_MANY = 1000  # files
 _WHAT = "what batchgen's last export of this folder wrote; the next one writes what has changed since"
 
 
@@ -79,9 +80,12 @@ class FolderTarget:
 
     def commit(self, state: State) -> int:
         """Put the new files into place and remove those that are no longer there; returns how many were removed."""
+        files = [path for path in self._staged.rglob("*") if path.is_file()]
+        if state == self.state and not files:
+            return 0
         mine = {name for name in self.state.files if name not in state.files and (self.path / name).exists()}
         (self._staged / f"{STATE}.new").write_text(json.dumps({"": _WHAT, **asdict(state)}), encoding="utf-8")
-        os.sync()  # once for all files; from here on the next export would finish what is cut off
+        _sync([*files, self._staged / f"{STATE}.new"])  # from here on the next export finishes what is cut off
         (self._staged / f"{STATE}.new").replace(self._staged / STATE)
         self._move()
         return len(mine)
@@ -130,6 +134,21 @@ class FolderTarget:
         return state
 
 
+def _sync(files: list[Path]) -> None:
+    """Have the disk keep the files; many of them at once, with all others of the machine."""
+    if len(files) > _MANY:
+        os.sync()
+        return
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def are_same(new: Path, old: Path) -> bool:
+    """Whether both are files with the same bytes."""
+    return old.is_file() and filecmp.cmp(new, old, shallow=False)
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A file beside `path` to be written, which then takes its place, unless both have the same bytes."""
@@ -140,9 +159,8 @@ def replaced(path: Path) -> Iterator[Path]:
     beside.unlink(missing_ok=True)  # a link there would be followed
     try:
         yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        if not (path.is_file() and filecmp.cmp(beside, path, shallow=False)):
+        _sync([beside])
+        if not are_same(beside, path):
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -53,7 +53,7 @@ HOMES = {
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "sandbox export.pixels export.provenance export.contact_sheet",
+    "PIL": "sandbox export.pixels export.contact_sheet",
     "pyarrow": "export.folder_formats",
     "fpdf": "export.contact_sheet",
     "fontTools": "export.contact_sheet",

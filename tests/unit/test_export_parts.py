@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from batchgen.export.pixels import CannotChange, new_size
 from batchgen.export.provenance import embed, strip
-from batchgen.export.selection import Splits
+from batchgen.export.request import Splits
 
 SPLITS = Splits("train=0.7,validation=0.2,test=0.1")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
