@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from fpdf import FPDF
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from batchgen.errors import CommandError
 from batchgen.export.target import replaced
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from batchgen.export.selection import Item
 
+_SOFTWARE = "batchgen contact sheet"
 MAX_IMAGES = 5_000  # a sheet is made in memory, and nobody looks at more
 _MARGIN, _GAP, _CAPTION_GAP = 10.0, 4.0, 1.2  # mm
 _TEXT, _SMALL = 7.0, 5.6  # points
@@ -83,9 +85,15 @@ class ContactSheet:
 
         document = pypdfium2.PdfDocument(body)
         paths = [path, *(path.with_name(f"{path.stem}-{page}{path.suffix}") for page in range(2, len(document) + 1))]
+        ours = PngInfo()
+        ours.add_text("Software", _SOFTWARE)
         for page, target in zip(document, paths, strict=True):
             with replaced(target) as new:
-                page.render(scale=_DPI / 72).to_pil().save(new, "PNG", optimize=True)
+                page.render(scale=_DPI / 72).to_pil().save(new, "PNG", optimize=True, pnginfo=ours)
+        number = len(paths) + 1
+        while _is_page(left := path.with_name(f"{path.stem}-{number}{path.suffix}")):  # of a longer sheet before
+            left.unlink()
+            number += 1
         return paths
 
     # --- pages --------------------------------------------------------------------------------------------
@@ -159,6 +167,14 @@ class ContactSheet:
                 " Install one (Debian: fonts-noto-cjk, fonts-noto-core), or name its file with --font."
             )
         return set(map(chr, left))
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except OSError:
+        return False
 
 
 def _caption(item: Item) -> tuple[str, str, str]:

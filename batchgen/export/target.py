@@ -67,6 +67,8 @@ class FolderTarget:
         finally:
             shutil.rmtree(self._staged, ignore_errors=True)
             os.close(descriptor)
+            with suppress(OSError):  # an export is in it
+                self.path.rmdir()
 
     def has(self, name: str, digest: str) -> bool:
         """Whether the file is there as an export with the same digest wrote it."""

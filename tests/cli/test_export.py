@@ -143,6 +143,9 @@ def test_a_contact_sheet_draws_every_image_and_every_script(ending, output, tmp_
 def test_a_contact_sheet_of_many_images_has_several_pages(output, tmp_path):
     found = exported(output, "--format", "contact-sheet", "--columns", 1, to=tmp_path / "sheet.png")
     assert found["files"]["written"] == len(list(tmp_path.glob("sheet*.png"))) > 1
+    (tmp_path / "sheet-9.png").write_bytes(picture(1))
+    exported(output, "--format", "contact-sheet", "--columns", 8, to=tmp_path / "sheet.png")
+    assert {path.name for path in tmp_path.glob("sheet*.png")} == {"sheet.png", "sheet-9.png"}
 
 
 # --- which images --------------------------------------------------------------------------------------------
