@@ -90,10 +90,10 @@ class ContactSheet:
         for page, target in zip(document, paths, strict=True):
             with replaced(target) as new:
                 page.render(scale=_DPI / 72).to_pil().save(new, "PNG", optimize=True, pnginfo=ours)
-        number = len(paths) + 1
-        while _is_page(left := path.with_name(f"{path.stem}-{number}{path.suffix}")):  # of a longer sheet before
-            left.unlink()
-            number += 1
+        of_a_page = re.compile(rf"{re.escape(path.stem)}-[0-9]+{re.escape(path.suffix)}")
+        for left in set(path.parent.iterdir()) - set(paths):  # pages of a longer sheet before
+            if of_a_page.fullmatch(left.name) and _is_page(left):
+                left.unlink()
         return paths
 
     # --- pages --------------------------------------------------------------------------------------------
