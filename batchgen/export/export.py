@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -77,15 +78,26 @@ def export(root: Path, request: Request, on_image: Callable[[int, int], None] = 
         raise CommandError(f"There is no output in {root} to export. First use `batchgen run` with the same options.")
     request.check(root)
     running = lock.holder(root)
-    with closing(Selection(request)) as selection:
+    with _naming(tempfile.gettempdir()), closing(Selection(request)) as selection:
         with reading(root / FILE_NAME) as ledger:
             labels = {name for row in ledger.index_rows() for name in row.job.labels} if request.names else set()
             selection.read(ledger.index_rows(), frozenset(labels))
         exporter = _Exporter(root, request, selection, on_image)
-        with exporter.pool:
+        with _naming(str(request.to)), exporter.pool:
             report = exporter.run()
     report.running = running and (lock.holder(root) or running)
     return report
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the place in the error of a full disk, which names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), path) from error
 
 
 class _Exporter:
@@ -124,8 +136,8 @@ class _Exporter:
         """Each image in order with its bytes, changed as asked for; None where it cannot be exported."""
         items = self._selection.items(entries)
         for done, (item, found) in enumerate(self._in_order(self._load, items), 1):
-            yield item, self._checked(item, found)
             self._on_image(done, total)
+            yield item, self._checked(item, found)
 
     def _checked(self, item: Item, found: bytes | Fault) -> bytes | None:
         if isinstance(found, bytes):

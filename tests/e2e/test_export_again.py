@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import tarfile
 import zipfile
 
 import pytest
-from command import batchgen
+from command import batchgen, batchgen_process
 from made_output import MadeImage, file_of, make_output, mark, picture
 from PIL import Image
 
@@ -205,6 +206,22 @@ def test_a_kill_leaves_the_earlier_file(tmp_path):
     batchgen("export", "manifest.yaml", *words, cwd=tmp_path)
     assert len(zipfile.ZipFile(tmp_path / "a.zip").namelist()) == 30
     assert not list(tmp_path.glob(".a.zip*"))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "zip"])
+def test_a_disk_that_takes_no_more_leaves_the_earlier_export(kind, tmp_path):
+    make_output(tmp_path, OLD[:3])
+    words = ["export", "manifest.yaml", "--quiet", "--format", kind, "--to", f"data.{kind}"]
+    batchgen(*words, cwd=tmp_path)
+    files = [*tmp_path.glob("data*"), *tmp_path.glob("data*/*")]
+    before = {path: path.read_bytes() for path in files if path.is_file()}
+    make_output(tmp_path, [*OLD[:3], MadeImage(prompt="large", body=picture(50) + bytes(50_000))])
+    limit = (24_000, 24_000)  # the list of what is to be exported fits
+    done = batchgen_process(*words, cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert f"data.{kind}: File too large." in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(tmp_path.rglob("*.new"))
 
 
 def test_an_image_that_was_remade_is_written_again(tmp_path):
