@@ -97,7 +97,8 @@ def _naming(path: str) -> Iterator[None]:
     except OSError as error:
         if error.filename:
             raise
-        raise OSError(error.errno, error.strerror or str(error), path) from error
+        why = os.strerror(error.errno) if error.errno else str(error)  # pyarrow has words of its own
+        raise OSError(error.errno, why, path) from error
 
 
 class _Exporter:
