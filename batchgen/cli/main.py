@@ -30,6 +30,7 @@ COMMANDS = {
     "check": "let the manifest's checks look at images that they have not seen",
     "verify": "check every file against the index",
     "audit": "compare what was paid for with what is there",
+    "export": "write chosen images as a dataset, a table, an archive or a contact sheet",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
     "schema": "print a JSON Schema",

@@ -99,14 +99,14 @@ def _is_made_of(path: Path, lines: Iterator[bytes]) -> bool:
 
 
 def _index(ledger: LedgerReader, own: OwnColumns, *, escape_formulas: bool) -> Iterator[bytes]:
-    rows = ([*_index_cells(row), *own.image_cells(row)] for row in ledger.index_rows())
+    rows = ([*index_cells(row), *own.image_cells(row)] for row in ledger.index_rows())
     return _lines((*INDEX_COLUMNS, *own.of_images), rows, escape_formulas=escape_formulas)
 
 
 def _lines(columns: tuple[str, ...], rows: Iterable[list[object]], *, escape_formulas: bool) -> Iterator[bytes]:
     target: Any = SimpleNamespace(write=str.encode)  # whose result is that of `writerow`
     writer = csv.writer(target, lineterminator="\r\n")
-    return map(writer.writerow, chain([columns], map(_escaped, rows) if escape_formulas else rows))
+    return map(writer.writerow, chain([columns], map(escaped, rows) if escape_formulas else rows))
 
 
 def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
@@ -122,12 +122,13 @@ def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
         raise disk_refused(error, tree.root / name) from error
 
 
-def _escaped(cells: list[object]) -> list[object]:
+def escaped(cells: list[object]) -> list[object]:
     """With an apostrophe before what a spreadsheet takes for a formula."""
     return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in cells]
 
 
-def _index_cells(row: IndexRow) -> list[object]:
+def index_cells(row: IndexRow) -> list[object]:
+    """The cells of an image's row, in the order of INDEX_COLUMNS."""
     return [
         row.path,
         row.sha256,

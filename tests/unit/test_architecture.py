@@ -32,6 +32,7 @@ LAYERS = {
     "image_checks": "",
     "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money formatting manifest ledger storage",
+    "export": "errors ledger storage reports",
     "reconcile": "errors formatting jobs money ledger storage reports",
     "planning": "errors jobs money budget catalog manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
@@ -53,7 +54,11 @@ HOMES = {
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "sandbox image_checks",
+    "PIL": "sandbox image_checks export.pixels export.contact_sheet",
+    "pyarrow": "export.folder_formats",
+    "fpdf": "export.contact_sheet",
+    "fontTools": "export.contact_sheet",
+    "pypdfium2": "export.contact_sheet",
     "jwt": "providers sandbox",
 }
 

@@ -1,0 +1,1 @@
+"""Copies of chosen images in the formats that other programs read."""
