@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "make the images; run again, it goes on",
     "status": "show the state of a run, also during one",
     "verify": "check every file against the index",
+    "gallery": "write a page to look at the images, to compare and to mark them",
     "audit": "compare what was paid for with what is there",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
