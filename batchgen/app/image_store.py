@@ -88,7 +88,7 @@ class ImageStore:
 
     async def retire_earlier(self, job_id: str, attempt: int) -> None:
         for image in self._reader.earlier_images(job_id, attempt):
-            path = image.retired_path()
+            path = replace(image, last_attempt=False).retired_path()  # a later remake retires one of the same name
             if self._tree.move_to_scratch(image.key, image.path):
                 await self._writer.record(Relocated(key=image.key, path=path))
                 self._tree.place(image.key, path)

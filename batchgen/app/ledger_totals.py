@@ -53,6 +53,8 @@ def ledger_totals(ledger: LedgerReader, root: Path) -> LedgerTotals:
         totals.oldest.setdefault(payment.account, payment.intended_at)
         totals.adopted_tasks += payment.found
         totals.delivered += payment.delivered
+        if payment.replaces:
+            paid_jobs.pop(payment.job_id, None)  # from here on its user wants the job to be paid once more
         if payment.is_paid:
             totals.paid += payment.images
             # The images of all paid attempts but one: only what a job costs beyond its first time is twice.

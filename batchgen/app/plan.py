@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from batchgen.app.run import loaded, output_folder
 from batchgen.ledger.store import FILE_NAME, Ledger
@@ -25,6 +25,7 @@ def plan(
     output: Path | str | None = None,
     only: Sequence[str] = (),
     limit: int | None = None,
+    remake: Literal["rejected"] | None = None,
 ) -> Plan:
     """Count what `run` with the same arguments would make, finish and keep, and what it would cost.
 
@@ -32,18 +33,20 @@ def plan(
     """
     found = loaded(manifest)
     selection = Selection.parse(only, found.var_names)
-    with previewed(found, output_folder(found, output), selection, limit) as (made, _):
+    with previewed(found, output_folder(found, output), selection, limit, remake=remake) as (made, _):
         return made
 
 
 @contextmanager
-def previewed(manifest: Manifest, root: Path, selection: Selection, limit: int | None) -> Iterator[tuple[Plan, Ledger]]:
+def previewed(
+    manifest: Manifest, root: Path, selection: Selection, limit: int | None, *, remake: str | None = None
+) -> Iterator[tuple[Plan, Ledger]]:
     """A plan, and the preview of the ledger that it was made from."""
     check_any(manifest, selection)
     state = root / FILE_NAME
     Ledger.check_not_lost(state, root / INDEX)
     ledger = Ledger.preview(state if state.exists() else None)
     try:
-        yield survey(manifest, ledger, root, selection, limit), ledger
+        yield survey(manifest, ledger, root, selection, limit, remake=remake is not None), ledger
     finally:
         ledger.close()

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, null
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
@@ -25,6 +25,7 @@ from batchgen.engine.limits import max_units
 from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
 from batchgen.errors import CommandError
+from batchgen.formatting import counted
 from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
@@ -70,6 +71,7 @@ class RunArguments(TypedDict, total=False):
     retry_failed: bool
     retry_unknown: bool
     refetch: bool
+    remake: Literal["rejected"] | None
 
 
 class RunSession:
@@ -114,7 +116,7 @@ class RunSession:
     @property
     def has_work(self) -> bool:
         """Whether anything has to be sent, queried or fetched."""
-        return bool(self._resumed) or self._ledger.anything_to_do()
+        return bool(self._resumed) or self._workload.replaces_any or self._ledger.anything_to_do()
 
     # --- before the jobs ----------------------------------------------------------------------------------
 
@@ -127,6 +129,8 @@ class RunSession:
             unrecorded.check_names_are_free(ledger, root, self._manifest.output_path, partial(expand, self._manifest))
         if self._arguments.get("retry_failed"):
             self._remake = self._workload.reopen(ledger)
+        if self._arguments.get("remake"):
+            self._remake |= self._workload.replace_rejected(ledger)
         self._resumed = self._workload.started_before(ledger, resend_unknown=self._policy.resend_unknown)
 
     def _drop_rehearsals(self) -> int:
@@ -160,7 +164,12 @@ class RunSession:
         is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
             ledger.set_wanted_jobs(expand(manifest))
-        reconcile.record_missing(ledger, tree, refetch=refetch)
+        if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
+            self._observer.on_message(
+                f"Missing or changed: {counted(missing, 'file')}; what the gateway still has is downloaded again,"
+                f" unpaid. To get another image, reject it: batchgen review {manifest.path} --reject FILE, then"
+                f" batchgen run {manifest.path} --remake rejected"
+            )
         if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
             reconcile.rename(ledger, tree, manifest.output_path)

@@ -31,6 +31,7 @@ class Workload:
         self._manifest = manifest
         self._selection = selection
         self._limit = limit
+        self._replaced: frozenset[str] = frozenset()  # jobs of which the user wants other images
 
     def pending(self, ledger: LedgerReader) -> Iterator[Attempt | None]:
         """What is to be started; None now and then where nothing is, so that others can act."""
@@ -38,15 +39,16 @@ class Workload:
         for looked_at, (job, state) in enumerate(job_states(self._manifest, ledger), 1):
             if self._limit is not None and started >= self._limit:
                 return
-            if state.status is Status.PENDING and self._selection.takes(job):
+            replaces = job.id in self._replaced
+            if (replaces or state.status is Status.PENDING) and self._selection.takes(job):
                 started += 1
-                yield Attempt.of(job, state.attempt, state.failures)
+                yield Attempt.of(job, state.attempt, 0 if replaces else state.failures, replaces=replaces)
             elif looked_at % _PAUSE_EVERY == 0:
                 yield None
 
     def to_come(self, ledger: LedgerReader) -> tuple[int, int]:
         """Jobs and images that this run is to bring: those that were started, and those to be started."""
-        if not self._selection.wanted and self._limit is None:
+        if not self._selection.wanted and self._limit is None and not self._replaced:
             return ledger.images_missing()
         jobs, images = ledger.images_missing(begun_only=True)
         for work in filter(None, self.pending(ledger)):
@@ -74,13 +76,29 @@ class Workload:
             ledger.record(events)
         return frozenset(attempt.job.id for attempt in attempts)
 
+    def replace_rejected(self, ledger: LedgerReader) -> frozenset[str]:
+        """Let `pending` give the next attempt of jobs with a rejected image too; returns those to be queried first.
+
+        A job changes with the intent of that attempt alone: what is not begun for want of budget or time stays as it
+        is. Of a partial one, images may have come late, which are paid for already.
+        """
+        rejected = ledger.rejected_jobs()
+        partial = {id_ for id_, (status, _) in rejected.items() if status is Status.PARTIAL}
+        self._replaced = frozenset(rejected.keys() - partial)
+        return frozenset(id_ for id_ in partial if self._selection.takes(ledger.attempt_of(id_).job))
+
+    @property
+    def replaces_any(self) -> bool:
+        """Whether there is a job of which the user wants other images."""
+        return bool(self._replaced)
+
     def started_before(self, ledger: LedgerReader, *, resend_unknown: bool) -> list[OpenAttempt]:
         """Attempts of earlier runs: live ones, and those that ended without what the gateway may have.
 
         Unknown ones can be queried, or may be sent again; gone and partial ones may have come late.
         """
         ended = self._selected(ledger, RECHECKED | {Status.UNKNOWN})
-        return ledger.open_attempts() + [
+        return [attempt for attempt in ledger.open_attempts() if attempt.job.id not in self._replaced] + [
             attempt
             for attempt in ended
             if attempt.status in RECHECKED or resend_unknown or self.can_find_lost_creates(attempt.account)

@@ -48,6 +48,15 @@ def add_selection(parser: ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=count, help="start at most N jobs that are not made yet")
 
 
+def add_remake(parser: ArgumentParser) -> None:
+    """Which images that are there are made anew."""
+    parser.add_argument(
+        "--remake",
+        choices=("rejected",),
+        help="make the jobs of which an image is rejected (batchgen review) anew, which is paid again",
+    )
+
+
 def add_json(parser: ArgumentParser) -> None:
     """One JSON document on stdout."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -162,6 +171,15 @@ def unit_of(options: Namespace) -> str:
         return str(prices["unit"])
     known = builtin().accounts.get(str(account.get("use", name)))
     return "" if known is None else known.prices.unit
+
+
+def output_setting(options: Namespace, key: str) -> bool:
+    """A yes-or-no setting below `output` of the manifest as it is written; False where it does not say."""
+    try:
+        raw = _mapping(document.read(options.manifest).value)
+    except CommandError:
+        return False
+    return _mapping(raw.get("output")).get(key) is True
 
 
 def _mapping(value: object) -> dict[Any, Any]:

@@ -30,6 +30,7 @@ _REASONS_SHOWN = 8
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     common.add_selection(parser)
+    common.add_remake(parser)
     parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")
     parser.add_argument(
         "--exit-code", action="store_true", help=f"exit with {ExitCode.CHANGES} when there is something to do, else 0"
@@ -42,7 +43,7 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     selection = Selection.parse(options.only, manifest.var_names)
     root = common.output_folder(options, manifest.name)
-    with previewed(manifest, root, selection, options.limit) as (plan, ledger):
+    with previewed(manifest, root, selection, options.limit, remake=options.remake) as (plan, ledger):
         if manifest.warnings:
             print_problems(manifest.warnings)
         code = ExitCode.CHANGES if options.exit_code and plan.anything_to_do else ExitCode.OK

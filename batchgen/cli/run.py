@@ -39,6 +39,7 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="all images are missing and really lost (not on a drive that is not mounted): fetch them again, unpaid",
     )
+    common.add_remake(parser)
     parser.add_argument("--max-cost", metavar="M", type=common.money, help="spend at most M in this run")
     parser.add_argument(
         "--deadline", metavar="WHEN", type=common.deadline, help="start nothing after 90m, 06:00 or 2027-01-31T06:00"
@@ -68,6 +69,7 @@ def execute(options: Namespace) -> int:
             retry_failed=options.retry_failed,
             retry_unknown=options.retry_unknown,
             refetch=options.refetch,
+            remake=options.remake,
             observer=progress,
             handle_signals=True,
             before_exit=hooks.before_exit,

@@ -30,6 +30,9 @@ class Attempt:
     made: bool = False  # whether its links are in the ledger
     earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
     reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
+    replaces: bool = (
+        False  # its job has images already, of which one was rejected: they are kept until it has delivered
+    )
     remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
 
     @property
@@ -43,10 +46,10 @@ class Attempt:
         return self.job.parameters.n
 
     @classmethod
-    def of(cls, job: Job, attempt: int, failures: int) -> Attempt:
+    def of(cls, job: Job, attempt: int, failures: int, *, replaces: bool = False) -> Attempt:
         """The attempt that follows `attempt` attempts so far."""
-        number = attempt + 1
-        return cls(job=job, number=number, failures=failures, external_id=external_id(job.id, number))
+        id_ = external_id(job.id, attempt + 1)
+        return cls(job=job, number=attempt + 1, failures=failures, external_id=id_, replaces=replaces)
 
     @classmethod
     def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Attempt:

@@ -156,6 +156,7 @@ class Submitter:
                 id_sent=attempt.id_sent,
                 key_print=attempt.key_print,
                 rehearsal=context.is_local(self._provider.account.name),
+                replaces=attempt.replaces,
             )
         )
 

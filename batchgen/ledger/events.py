@@ -55,6 +55,7 @@ class Intent(Event):
     id_sent: bool = False  # whether the create carries external_id
     key_print: str = ""  # fingerprint of the key
     rehearsal: bool = False  # sent to a sandbox of this process
+    replaces: bool = False  # the job has images already, of which one was rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.jobs import Job, Status
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
 from batchgen.ledger.records import FailureRow, IndexRow, JobState, OpenAttempt, Payment, Spent, read_rows
+from batchgen.ledger.transitions import REPLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,6 +113,26 @@ class LedgerReader(ImageReader):
         )
         return [row[0] for row in rows]
 
+    def rejected_jobs(self) -> dict[str, tuple[Status, int]]:
+        """Wanted jobs whose images were all delivered and of which some are rejected, and how many are.
+
+        A rejected image counts also where its file was deleted since. Of a job whose next attempt has begun, none does.
+        """
+        rows = self.db.execute(
+            "WITH known AS (SELECT job_id, attempt, coalesce(sha256, lost_sha256) AS sha256 FROM image"
+            " WHERE marked = 0)"
+            " SELECT job.id, job.status, count(*) FROM wanted JOIN job ON job.id = wanted.job_id"
+            " JOIN known AS image ON image.job_id = job.id"
+            " LEFT JOIN mark AS person ON person.sha256 = image.sha256 AND person.reviewer = ''"
+            f" WHERE {_MARK} = 'reject' AND image.attempt ="
+            " (SELECT max(attempt) FROM known AS latest WHERE latest.job_id = job.id AND latest.sha256 NOT NULL)"
+            " AND (job.status IN ('done', 'partial', 'failed') OR job.status = 'made'"
+            "  AND image.attempt = job.attempt"
+            "  AND NOT EXISTS (SELECT 1 FROM known AS other WHERE other.job_id = job.id AND other.attempt = job.attempt"
+            "   AND other.sha256 IS NULL)) GROUP BY job.id ORDER BY seq"
+        )
+        return {id_: (Status(status), number) for id_, status, number in rows}
+
     def index_rows(self) -> Iterator[IndexRow]:
         """The rows of index.csv, in manifest order."""
         rows = self.db.execute(
@@ -147,7 +168,8 @@ class LedgerReader(ImageReader):
             "  AND marked = 0 AND (sha256 IS NOT NULL OR lost_sha256 IS NOT NULL AND NOT ("
             # an image that was retired and then deleted was delivered all the same
             "   number = job.attempt AND attempt.job_id IN (SELECT job_id FROM wanted)))),"
-            " cost, intended_at, job.status"
+            " cost, intended_at, job.status,"
+            f" EXISTS (SELECT 1 FROM meta WHERE key = '{REPLACES}' || attempt.job_id || '-' || number)"
             " FROM attempt JOIN job ON job.id = attempt.job_id ORDER BY intended_at, attempt.job_id, number"
         )
         return read_rows(Payment, rows)

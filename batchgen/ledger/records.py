@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -118,6 +118,17 @@ class IndexRow:
     scores: Scores  # numbers by check and name, such as `blank.contrast`
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMark:
+    """What a reviewer says of an image. `mark` and `note` None leave what is there as it is."""
+
+    sha256: str
+    mark: Mark | None = None
+    note: str | None = None
+    reviewer: str = ""  # a person; else a check with its version
+    scores: Scores = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class FailureRow:
     """What a row of failures.csv is made of."""
@@ -157,6 +168,7 @@ class Payment:
     cost: int | None
     intended_at: int  # Unix ms
     job_status: Status
+    replaces: bool  # it was asked for in place of rejected images
 
     @property
     def is_paid(self) -> bool:

@@ -18,7 +18,7 @@ from batchgen.ledger import versions
 from batchgen.ledger.connection import closed_on_error, connect, connect_to_scratch, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.reader import TOTALS, LedgerReader
-from batchgen.ledger.transitions import apply
+from batchgen.ledger.transitions import REPLACES, apply
 from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 FILE_NAME = "state.sqlite3"
 
 # Keys of the table `meta`. Any event removes the first two, and `TOTALS`.
-VIEWS_STAMP = "views"  # what index.csv and failures.csv looked like when they showed the latest change
+VIEWS_STAMP = (
+    "views"  # what index.csv and failures.csv looked like when they showed the latest change; a mark empties it
+)
 FOLDER_TIMES = "folders"  # the times of the image folders when each file was last checked
 IMAGES_APART = "images_apart"  # whether images/ was on a disk of its own when a run ended
 _WANTED_DIGEST = "wanted"  # the digest of the manifest that the wanted jobs and the places of the files are of
@@ -93,7 +95,8 @@ class Ledger(LedgerReader):
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
             db.execute(wanted)
             db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            db.execute("INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ?", (IMAGES_APART,))
+            kept = "INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ? OR key LIKE ?"
+            db.execute(kept, (IMAGES_APART, f"{REPLACES}%"))
         return cls(db)
 
     def close(self) -> None:
@@ -203,6 +206,14 @@ class Ledger(LedgerReader):
         """Keep a value of the table `meta`."""
         with self.transaction():
             self.db.execute("INSERT OR REPLACE INTO main.meta (key, value) VALUES (?, ?)", (key, value))
+
+    def swap_meta(self, key: str, before: str, after: str) -> bool:
+        """Change a value of the table `meta`; False where it is no longer what it was."""
+        with self.transaction():
+            changed = self.db.execute(
+                "UPDATE main.meta SET value = ? WHERE key = ? AND value = ?", (after, key, before)
+            )
+        return changed.rowcount == 1
 
     def cache_totals(self) -> None:
         """Keep the totals over all jobs: to count a million of them takes a run with nothing to do 10 s."""

@@ -35,6 +35,7 @@ _MAX_CODE = 200
 _MAX_TASK_ID = 1000
 _MAX_LINK = 64 * 1024
 _MAX_INTEGER = 2**63 - 1
+REPLACES = "replaces:"
 
 
 class IllegalTransition(AssertionError):
@@ -54,11 +55,13 @@ def apply(event: Event, db: sqlite3.Connection) -> None:  # noqa: ARG001 - the s
 def _intent(event: Intent, db: sqlite3.Connection) -> None:
     job = event.job
     changed = db.execute(
-        "INSERT INTO job (id, status, request, attempt, failures) VALUES (?, 'intent', ?, ?, ?)"
+        "INSERT INTO job (id, status, request, attempt, failures) VALUES (?1, 'intent', ?2, ?3, ?4)"
         " ON CONFLICT (id) DO UPDATE SET status = 'intent', request = excluded.request,"
-        " attempt = excluded.attempt, failures = max(failures, excluded.failures), code = '', message = ''"
-        " WHERE job.status = 'pending' AND excluded.attempt > job.attempt",
-        (job.id, job.to_json(), event.attempt, event.failures),
+        " attempt = excluded.attempt, code = '', message = '',"
+        " failures = CASE WHEN ?5 THEN excluded.failures ELSE max(failures, excluded.failures) END"
+        " WHERE excluded.attempt > job.attempt"
+        "  AND (job.status = 'pending' OR ?5 AND job.status IN ('done', 'made', 'failed'))",
+        (job.id, job.to_json(), event.attempt, event.failures, int(event.replaces)),
     )
     _exactly_one(changed, event)
     db.execute(
@@ -78,6 +81,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
             int(event.rehearsal),
         ),
     )
+    if event.replaces:
+        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, '')", (replaces_key(job.id, event.attempt),))
 
 
 @apply.register
@@ -181,6 +186,11 @@ def refusal_key(job_id: str, attempt: int) -> str:
     return f"refused:{job_id}-{attempt}"
 
 
+def replaces_key(job_id: str, attempt: int | str) -> str:
+    """The key of `meta` for an attempt that was asked for in place of rejected images: its price is no second one."""
+    return f"{REPLACES}{job_id}-{attempt}"
+
+
 @apply.register
 def _ended(event: Ended, db: sqlite3.Connection) -> None:
     _move(db, event, event.status, "'pending', 'intent', 'submitted', 'made', 'unknown'")
@@ -251,6 +261,8 @@ def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
         " WHERE id = ?1",
         (event.job_id,),
     )
+    first = replaces_key(event.job_id, "")
+    db.execute("DELETE FROM meta WHERE key >= ? AND key < ?", (first, f"{first}:"))
     db.execute(
         "DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1)", (event.job_id,)
     )

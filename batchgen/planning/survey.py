@@ -103,8 +103,19 @@ class Plan:
         return bool(self.make.jobs or self.resumed.jobs)
 
 
-def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection, limit: int | None = None) -> Plan:
-    """Count what a run would do. The ledger is a preview, `root` its output: nothing is written."""
+def survey(
+    manifest: Manifest,
+    ledger: Ledger,
+    root: Path,
+    selection: Selection,
+    limit: int | None = None,
+    *,
+    remake: bool = False,
+) -> Plan:
+    """Count what a run would do. The ledger is a preview, `root` its output: nothing is written.
+
+    `remake`: with the next attempt of jobs of which an image is rejected.
+    """
     plan = Plan()
     account = manifest.account
     painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
@@ -113,15 +124,19 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)
+    rejected = ledger.rejected_jobs() if remake else {}
     for job, state in job_states(manifest, ledger):
         if not selection.takes(job):
             continue
         images, cost = job.parameters.n, cost_of(account, job.parameters)
-        if state.status is Status.PENDING and plan.within_budget is None:
+        if (state.status is Status.PENDING or job.id in rejected) and plan.within_budget is None:
             if budget.refusal(images, cost) is not None:
                 plan.within_budget = plan.make.jobs
             budget.reserve(images, cost)
-        group, reason = _group_of(plan, job, state, reasons, lost)
+        if job.id in rejected:
+            group, reason = plan.make, _anew(rejected[job.id][1], images)
+        else:
+            group, reason = _group_of(plan, job, state, reasons, lost)
         if group is not plan.make:
             group.add(images, cost, reason)
         elif limit is None or plan.make.jobs < limit:
@@ -132,6 +147,13 @@ def survey(manifest: Manifest, ledger: Ledger, root: Path, selection: Selection,
         plan.done.reasons[REAL_KEPT] = kept
     plan.seconds = _seconds(plan, manifest, ledger)
     return plan
+
+
+def _anew(rejected: int, images: int) -> str:
+    """Why a job with images is made again: a task makes all of its images."""
+    if images == 1:
+        return "rejected: made anew and paid again; the image moves to retired/"
+    return f"{rejected} of {images} images rejected: all are made anew and paid again; the earlier move to retired/"
 
 
 def _budget(manifest: Manifest, ledger: LedgerReader) -> Budget:

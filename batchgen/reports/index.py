@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 INDEX = "index.csv"
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 FAILURES = "failures.csv"
+_WRITING = "being written"
+_TRIES = 3
 
 _REQUEST = ("prompt_id", "prompt", "negative_prompt", "model", "aspect_ratio", "resolution")
 INDEX_COLUMNS = (
@@ -55,13 +57,21 @@ def write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool = False) ->
     stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
     if stamp is not None and ledger.meta(VIEWS_STAMP) == stamp:
         return
+    for _ in range(_TRIES):
+        ledger.set_meta(VIEWS_STAMP, _WRITING)
+        _write_views(ledger, tree, escape_formulas=escape_formulas)
+        stamp = views_stamp(tree.root, escape_formulas=escape_formulas)
+        if ledger.swap_meta(VIEWS_STAMP, _WRITING, stamp or ""):
+            return  # else a mark was stored meanwhile
+
+
+def _write_views(ledger: Ledger, tree: Tree, *, escape_formulas: bool) -> None:
     _write(tree, INDEX, _index(ledger, escape_formulas=escape_formulas))
     failures = map(_failure_cells, ledger.failure_rows())
     if (first := next(failures, None)) is None:
         (tree.root / FAILURES).unlink(missing_ok=True)
     else:
         _write(tree, FAILURES, _lines(FAILURE_COLUMNS, chain([first], failures), escape_formulas=escape_formulas))
-    ledger.set_meta(VIEWS_STAMP, views_stamp(tree.root, escape_formulas=escape_formulas) or "")
 
 
 def index_is_current(ledger: LedgerReader, root: Path) -> bool:
