@@ -105,7 +105,9 @@ class GalleryWriter:
         """Raise CommandError where the folder is not ours to write."""
         for path in (self._folder, self._folder / "data", self._folder / "thumbs"):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                raise CommandError(f"{path} is not a folder of this output. Move it away; the gallery is written there.")
+                raise CommandError(
+                    f"{path} is not a folder of this output. Move it away; the gallery is written there."
+                )
         page = self._folder / "index.html"
-        if page.exists() and _SIGN not in page.read_bytes()[:2000]:
+        if page.is_symlink() or (page.exists() and _SIGN not in page.read_bytes()[:2000]):
             raise CommandError(f"{page} is not a page of batchgen. Move it away; the gallery is written there.")

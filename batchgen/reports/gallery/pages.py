@@ -58,6 +58,7 @@ class _Columns:
         self.prompts: dict[tuple[str, str], int] = {}
         self.prompt: list[int] = []
         self.mark: list[int] = []
+        self.notes: dict[int, str] = {}  # of the few rows that have one
         self.cost: list[int | None] = []
         self.time: list[int | None] = []
         self.sha256: list[str] = []
@@ -78,6 +79,8 @@ class _Columns:
             scores.append(round(score, 6))
         self.prompt.append(self.prompts.setdefault((row.job.prompt_id, row.job.prompt), len(self.prompts)))
         self.mark.append(_MARKS[row.mark])
+        if row.note:
+            self.notes[self.count] = row.note
         self.cost.append(cost_of(row))
         self.time.append(None if row.finished_at is None else row.finished_at // 1000)
         self.sha256.append(row.sha256)
@@ -87,7 +90,7 @@ class _Columns:
         for values in self.labels.values():
             values.pad(self.count)
         for scores in self.scores.values():
-            scores += [None] * (self.count - len(scores))
+            scores.extend([None] * (self.count - len(scores)))
         axes = [values.as_data(key) for key, values in self.axes.items()]
         axes += [values.as_data(f"label.{name}") for name, values in sorted(self.labels.items())]
         return {
@@ -97,6 +100,7 @@ class _Columns:
             "prompts": len(self.prompts),
             "prompt": self.prompt,
             "mark": self.mark,
+            "notes": self.notes,
             "cost": self.cost,
             "time": self.time,
             "sha256": "".join(self.sha256),
@@ -158,7 +162,6 @@ def _details(rows: list[IndexRow]) -> dict[str, Any]:
         "submitted": [row.submitted_at for row in rows],
         "finished": [row.finished_at for row in rows],
         "warning": [row.warning for row in rows],
-        "note": [row.note for row in rows],
         "parameters": [_parameters(row) for row in rows],
     }
 
