@@ -147,9 +147,9 @@ function lineAt({ lines }, y) { // the last line that begins at or above y
 }
 
 class Scroller {
-  // `draw` makes the element of a line; its top is the line's.
+  // `draw` makes the element of a line; its top is the line's. While `isFast`, its images have `data-src` for `src`.
   constructor(view, sheet, draw) {
-    Object.assign(this, { view, sheet, draw, drawn: new Map(), layout: { lines: [], height: 0, width: 0 }, asked: false });
+    Object.assign(this, { view, sheet, draw, drawn: new Map(), layout: { lines: [], height: 0, width: 0 }, asked: false, top: 0 });
     view.addEventListener("scroll", () => this.update(), { passive: true });
   }
 
@@ -188,6 +188,17 @@ class Scroller {
     const { lines } = this.layout;
     const { scrollTop, clientHeight } = this.view;
     const top = scrollTop * this.factor();
+    this.isFast = Math.abs(top - this.top) > clientHeight / 2; // pictures would be loaded for a single frame
+    this.top = top;
+    if (this.isFast) {
+      clearTimeout(this.settled);
+      this.settled = setTimeout(() => {
+        for (const picture of this.sheet.querySelectorAll("[data-src]")) {
+          picture.src = picture.dataset.src;
+          delete picture.dataset.src;
+        }
+      }, 80);
+    }
     const first = lines.length ? lineAt(this.layout, top - clientHeight / 2) : 0;
     for (const [at, element] of this.drawn) {
       if (at < first || lines[at].y > top + 1.5 * clientHeight) {

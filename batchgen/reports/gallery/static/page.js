@@ -36,13 +36,9 @@
   }
 
   function drawCell(item, line) {
-    const picture = el("img", { src: store.thumbnail(item.row), alt: "", decoding: "async", draggable: "false" });
-    const cell = el("button", { type: "button", class: "cell", "data-row": item.row, tabindex: item.row === current ? 0 : -1 }, picture);
-    picture.addEventListener("error", () => {
-      picture.remove();
-      cell.classList.add("blank");
-    }, { once: true });
-    cell.append(el("i", { "aria-hidden": "true" }));
+    const cell = el("button", { type: "button", class: "cell", "data-row": item.row, tabindex: item.row === current ? 0 : -1 },
+      el("img", { [scroller.isFast ? "data-src" : "src"]: store.thumbnail(item.row), alt: "", decoding: "async", draggable: "false" }),
+      el("i", { "aria-hidden": "true" }));
     if (kind === "wall") cell.append(el("span", { "aria-hidden": "true" }, ["model", "aspect_ratio"].map((name) => store.value(store.axis(name), item.row)).join(" · ")));
     Object.assign(cell.style, { left: `${item.x}px`, top: `${item.y - line.y}px`, width: `${item.width}px`, height: `${item.height}px` });
     showMark(cell, item.row);
@@ -53,7 +49,7 @@
   }
 
   function showMark(element, row) {
-    for (let mark = 0; mark < MARKS.length; mark++) element.classList.toggle(`mark-${mark}`, store.mark[row] === mark);
+    element.dataset.mark = MARKS[store.mark[row]];
     const sign = element.querySelector(":scope > i");
     if (sign) sign.textContent = MARK_SIGNS[store.mark[row]];
     element.setAttribute("aria-label", describe(row));
@@ -63,9 +59,10 @@
     for (const row of changed) {
       for (const element of document.querySelectorAll(`[data-row="${row}"]`)) showMark(element, row);
       for (const button of document.querySelectorAll(`[data-marks-of="${row}"] [data-mark]`)) {
-        button.setAttribute("aria-pressed", String(store.mark[row] === Number(button.dataset.mark)));
+        button.setAttribute("aria-pressed", String(MARKS[store.mark[row]] === button.dataset.mark));
       }
     }
+    showMarkCounts(form);
     const unsaved = store.unsaved();
     $("save").hidden = !unsaved;
     $("save").textContent = `Save marks.csv (${unsaved})`;
@@ -202,6 +199,7 @@
     current = row;
     await drawDetail(detail, row, actions).catch((error) => notice(error.message));
     if (!detail.open) detail.showModal();
+    detail.focus();
   }
 
   async function openComparison(row, by = compared.by) {
@@ -319,6 +317,10 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
+  sheet.addEventListener("error", ({ target }) => { // no thumbnail: the picture cannot be opened
+    target.closest(".cell")?.classList.add("blank");
+    target.remove();
+  }, true);
   sheet.addEventListener("click", (event) => {
     const cell = event.target.closest(".cell");
     if (cell) open(Number(cell.dataset.row));

@@ -30,24 +30,22 @@ function noFilters() {
 
 function drawFilters(form) {
   const { columns } = store;
-  const fields = [box("Mark", "mark", MARK_NAMES.map((name, at) => [at, name, count(store.mark, at)]))];
+  const fields = [box("Mark", "mark", MARK_NAMES, store.mark)];
   columns.axes.forEach((axis, at) => {
     if (axis.values.length > MOST_BOXES) fields.push(text(axisName(axis.key), `text-${at}`));
     else if (axis.values.length > 1 || axis.rows.includes(-1)) {
-      fields.push(box(axisName(axis.key), `axis-${at}`, axis.values.map((value, i) => [i, value, count(axis.rows, i)])));
+      fields.push(box(axisName(axis.key), `axis-${at}`, axis.values, axis.rows));
     }
   });
   fields.splice(1, 0, text("Prompt id", "id"));
   for (const [name, values] of ranges()) fields.push(range(name === "cost" ? "Cost" : name, `range-${name}`, values));
   form.replaceChildren(...fields, el("button", { type: "reset" }, "Clear the filters"));
 
-  function count(rows, value) {
-    return rows.reduce((sum, each) => sum + (each === value), 0);
-  }
-  function box(title, name, entries) {
-    const boxes = entries.map(([value, label, number]) => el("label", {},
-      el("input", { type: "checkbox", name, value }), el("span", { dir: "auto" }, label || "(empty)"),
-      el("small", {}, number.toLocaleString("en"))));
+  function box(title, name, values, rows) {
+    const counts = countsOf(rows, values.length);
+    const boxes = values.map((value, at) => el("label", {},
+      el("input", { type: "checkbox", name, value: at }), el("span", { dir: "auto" }, value || "(empty)"),
+      el("small", {}, counts[at].toLocaleString("en"))));
     return el("fieldset", {}, el("legend", { dir: "auto" }, title), ...boxes);
   }
   function text(title, name) {
@@ -62,6 +60,17 @@ function drawFilters(form) {
     });
     return el("fieldset", { class: "range" }, el("legend", { dir: "auto" }, title), field("least", low), "–", field("most", high));
   }
+}
+
+function countsOf(rows, length) {
+  const counts = new Array(length).fill(0);
+  for (const at of rows) if (at >= 0) counts[at]++;
+  return counts;
+}
+
+function showMarkCounts(form) {
+  const counts = countsOf(store.mark, MARKS.length);
+  form.querySelectorAll("[name=mark] ~ small").forEach((field, at) => (field.textContent = counts[at].toLocaleString("en")));
 }
 
 function ranges() { // what has numbers
@@ -100,7 +109,7 @@ function describe(row) {
 
 function markButtons(row, onmark) {
   const buttons = [1, 2, 3, 0].map((mark) => el("button", {
-    type: "button", class: `mark-${mark}`, "data-mark": mark, "aria-pressed": String(store.mark[row] === mark),
+    type: "button", "data-mark": MARKS[mark], "aria-pressed": String(store.mark[row] === mark),
     onclick: () => onmark(row, mark),
   }, mark ? `${MARK_SIGNS[mark]} ${MARK_NAMES[mark]}` : "clear", el("kbd", {}, String(mark))));
   return el("div", { class: "marks", role: "group", "aria-label": "Mark", "data-marks-of": row }, ...buttons);
@@ -198,7 +207,7 @@ async function drawComparison(dialog, row, wanted, actions) {
   const choice = el("select", { "aria-label": "Compare by", onchange: () => actions.by(choice.value) }, ...options);
   const rows = chosen.rows.slice(0, MOST_COMPARED);
   const details = await Promise.all(rows.map((other) => store.detail(other)));
-  const figures = rows.map((other, at) => el("figure", { class: `mark-${store.mark[other]}`, "data-row": other, tabindex: 0, "aria-label": describe(other) },
+  const figures = rows.map((other, at) => el("figure", { "data-mark": MARKS[store.mark[other]], "data-row": other, tabindex: 0, "aria-label": describe(other) },
     el("img", { src: details[at].link, alt: "", decoding: "async", ondblclick: () => actions.open(other) }),
     el("figcaption", {}, el("strong", { dir: "auto" }, store.value(chosen.axis, other) ?? "–"), markButtons(other, actions.mark))));
   const more = chosen.rows.length > rows.length ? el("p", {}, `${chosen.rows.length - rows.length} more are not shown here.`) : null;
