@@ -441,7 +441,7 @@ def test_thumbnails_of_images_that_are_gone_are_removed_and_others_stay(small):
     stranger.write_text("mine")
     unused = stranger.with_name(f"{'ab' * 32}.webp")
     unused.write_bytes(b"")
-    removed = sorted(before)[0]
+    removed = min(before)
     (small / "gallery" / "thumbs" / removed[:2] / f"{removed}.webp").unlink()
     assert gallery(small, "--where", "aspect_ratio=1:1")["images"] == 6
     assert set(before) - {removed} <= set(thumbnails(small)), "of images that are not shown now too"
@@ -487,7 +487,7 @@ def test_an_open_page_notices_that_the_gallery_was_written_again(small, show):
     wait_for(lambda: "written again" in (shown.page.text_content("#notice") or ""))
 
 
-# --- the server ---------------------------------------------------------------------------------------------------------
+# --- the server ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -10,6 +10,7 @@
   let layout = { lines: [] };
   let current = -1; // the row with the focus
   let compared = { of: -1, by: "", rows: [] };
+  let lastOpen = -1; // of the latest dialog
   let selecting = 0;
 
   const scroller = new Scroller(view, sheet, drawLine);
@@ -193,26 +194,31 @@
   };
 
   async function open(row) {
-    if (row < 0 || row === undefined) return;
+    if (!(row >= 0)) return;
+    await drawDetail(detail, row, actions);
     if (compare.open) compare.close();
-    if (places.has(row)) focus(row, { quiet: true });
-    current = row;
-    await drawDetail(detail, row, actions).catch((error) => notice(error.message));
     if (!detail.open) detail.showModal();
     detail.focus();
+    watched(row);
   }
 
   async function openComparison(row, by = compared.by) {
-    if (row < 0) return;
+    if (!(row >= 0)) return;
     compared = { of: row, by, rows: await drawComparison(compare, row, by, actions) };
     if (detail.open) detail.close();
     if (!compare.open) compare.showModal();
     (compare.querySelector(`figure[data-row="${row}"]`) ?? compare).focus();
+    watched(row);
+  }
+
+  function watched(row) { // it has the focus when the dialog is closed; the browser would give it back to an earlier one
+    focus(row, { quiet: true });
+    lastOpen = row;
   }
 
   for (const dialog of [detail, compare]) {
     dialog.addEventListener("close", () => {
-      if (!detail.open && !compare.open && current >= 0) focus(current);
+      if (!detail.open && !compare.open) focus(lastOpen);
     });
   }
 
