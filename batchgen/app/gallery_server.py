@@ -13,7 +13,7 @@ import re
 import secrets
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -35,7 +35,7 @@ _FOLDERS = ("gallery", "images", "retired")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_NOTE = 10_000  # characters
 _INTERVAL = 1.0  # seconds between two looks at the ledger
-_IDLE = 5  # rest so many times as long as writing the gallery took
+_IDLE = 2  # rest so many times as long as writing the page took
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",  # the address has the token
@@ -55,6 +55,7 @@ class GalleryServer:
         self._token = token
         self._storing = asyncio.Lock()
         self.stamp = stamp  # of the data that is on disk
+        self.rounds = 0  # of making thumbnails
 
     def application(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
@@ -81,12 +82,13 @@ class GalleryServer:
         return response
 
     async def _state(self, _: web.Request) -> web.Response:
-        return web.json_response({"stamp": self.stamp, "running": lock.holder(self._root) is not None})
+        running = lock.holder(self._root) is not None
+        return web.json_response({"stamp": self.stamp, "rounds": self.rounds, "running": running})
 
     async def _marks(self, request: web.Request) -> web.Response:
         try:
-            marks = [_new_mark(each) for each in await request.json()]
-        except (ValueError, TypeError, KeyError, RecursionError):
+            marks = [_new_mark(**each) for each in await request.json()]
+        except (ValueError, TypeError, RecursionError):
             raise web.HTTPBadRequest(text="A mark is {sha256, mark, note}.", headers=_HEADERS) from None
         async with self._storing:
             try:
@@ -108,12 +110,11 @@ class GalleryServer:
         return web.FileResponse(found, headers={"Cache-Control": kept, **({} if top == "gallery" else _SANDBOX)})
 
 
-def _new_mark(data: dict[str, Any]) -> NewMark:
-    """One mark of a request. Raises ValueError, TypeError and KeyError for what is none."""
-    note = data.get("note")
-    if not _SHA256.fullmatch(data["sha256"]) or not isinstance(note, str | None) or len(note or "") > _MAX_NOTE:
+def _new_mark(*, sha256: str, mark: str, note: str | None = None) -> NewMark:
+    """One mark of a request. Raises ValueError and TypeError for what is none."""
+    if not _SHA256.fullmatch(sha256) or len(note or "") > _MAX_NOTE or note != (note and str(note)):
         raise ValueError
-    return NewMark(sha256=data["sha256"], mark=Mark(data["mark"]), note=note)
+    return NewMark(sha256=sha256, mark=Mark(mark), note=note)
 
 
 def serve(
@@ -167,18 +168,20 @@ async def _follow(
     loop = asyncio.get_running_loop()
     seen = None
     while True:
-        began = loop.time()
+        began = written = loop.time()
         now = _ledger_files(root)
         try:
             if seen is not None and seen != now:
                 gallery = await asyncio.to_thread(writer.write_page)
+                written = loop.time()
             if seen != now:
                 await asyncio.to_thread(writer.write_thumbnails, gallery, observer)
                 server.stamp = gallery.stamp
+                server.rounds += 1
             seen = now
         except BatchgenError as error:
             observer.on_message(str(error), "error")
-        await asyncio.sleep(max(_INTERVAL, _IDLE * (loop.time() - began)))
+        await asyncio.sleep(max(_INTERVAL, _IDLE * (written - began)))
 
 
 def _ledger_files(root: Path) -> list[tuple[int, int, int]]:

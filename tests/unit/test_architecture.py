@@ -30,7 +30,7 @@ LAYERS = {
     "checks": "errors jobs storage manifest matrix",
     "ledger": "errors jobs redaction storage",
     "budget": "errors jobs money catalog ledger",
-    "reports": "jobs money formatting ledger storage",
+    "reports": "errors jobs money formatting manifest ledger storage",
     "reconcile": "errors jobs money ledger storage reports",
     "planning": "errors jobs money budget catalog manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
@@ -49,10 +49,10 @@ HOMES = {
     "jsonschema_rs": "manifest.schema",
     "jinja2": "manifest",
     "sqlite3": "ledger",
-    "aiohttp": "http callbacks sandbox",
+    "aiohttp": "http callbacks sandbox app.gallery_server",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "sandbox",
+    "PIL": "sandbox reports.gallery.thumbnails",
     "jwt": "providers sandbox",
 }
 

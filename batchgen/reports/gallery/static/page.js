@@ -195,7 +195,7 @@
 
   async function open(row) {
     if (!(row >= 0)) return;
-    await drawDetail(detail, row, actions);
+    if (!(await drawDetail(detail, row, actions).catch(() => null))) return; // a notice says why
     if (compare.open) compare.close();
     if (!detail.open) detail.showModal();
     detail.focus();
@@ -273,8 +273,11 @@
   // --- beginnings -----------------------------------------------------------------------------------------------------
 
   store.onnotice = notice;
-  store.onload = () => {
+  store.onload = (moved) => {
     const { name } = store.columns;
+    const field = form.contains(document.activeElement) && document.activeElement.name;
+    const hasFocus = sheet.contains(document.activeElement);
+    current = moved(current) ?? -1;
     document.title = `${name} – gallery`;
     $("title").textContent = name;
     const kept = new FormData(form);
@@ -289,7 +292,8 @@
     }
     orders();
     store.onchange([]);
-    reselect({ keepPlace: true });
+    if (field) form.elements[field]?.focus();
+    reselect({ keepPlace: true }).then(() => hasFocus && sheet.querySelector(`.cell[data-row="${current}"]`)?.focus({ preventScroll: true }));
   };
 
   let typing;

@@ -9,6 +9,7 @@ const store = (() => {
   let changes = new Map(); // marks made here that the data does not have yet: by sha256, {mark, note, unsaved}
   let rowsBySha = null;
   let key = "";
+  let rounds; // of thumbnails that the server has made
 
   const self = {
     columns: null,
@@ -20,6 +21,7 @@ const store = (() => {
     onnotice: () => {},
 
     load(stamp, columns) { // called by data/columns.js
+      const before = self.columns?.sha256;
       for (const name of parts.keys()) if (self.columns.digests[name] !== columns.digests[name]) parts.delete(name);
       loading.clear();
       Object.assign(self, { stamp, columns, mark: Uint8Array.from(columns.mark) });
@@ -27,7 +29,7 @@ const store = (() => {
       if (key !== columns.output) changes = remembered((key = columns.output));
       for (const [sha, change] of changes) apply(sha, change);
       remember();
-      self.onload();
+      self.onload((row) => before && rowsOf(before.slice(64 * row, 64 * row + 64))[0]); // where an image is now
     },
 
     part(name, digest, data) { // called by data/images-0001.js and the like
@@ -108,7 +110,12 @@ const store = (() => {
             }
           }
           self.onnotice(state.running ? "A run is going: new images appear here." : "", true);
-          if (state.stamp && state.stamp !== self.stamp) await script("columns", state.stamp);
+          rounds ??= state.rounds;
+          // not under a dialog: what it shows would be another image
+          if ((state.stamp !== self.stamp || state.rounds !== rounds) && !document.querySelector("dialog[open]")) {
+            rounds = state.rounds; // there may be more thumbnails
+            await script("columns", state.stamp);
+          }
         } catch {
           pause = 5000;
           self.onnotice("The server does not answer. Marks are kept in this browser until it does.");
