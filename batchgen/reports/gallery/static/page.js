@@ -103,7 +103,7 @@
     $("as-grid").setAttribute("aria-pressed", String(kind === "grid"));
     $("as-wall").setAttribute("aria-pressed", String(kind === "wall"));
     relayout();
-    if (current >= 0) focus(current, { quiet: true });
+    if (current >= 0) focus(current);
   }
 
   function orders() {
