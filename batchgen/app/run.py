@@ -57,6 +57,8 @@ def run(
     with _session(manifest, observer or Observer(), arguments) as session:
         if session.has_work:  # otherwise no network is needed, and aiohttp takes 0.1 s to load
             asyncio.run(session.make_images(handle_signals=handle_signals, before_exit=before_exit))
+        while session.check():
+            asyncio.run(session.make_images(handle_signals=handle_signals, before_exit=before_exit))
         return session.finish()
 
 
@@ -73,6 +75,8 @@ async def run_async(
     """
     with _session(manifest, observer or Observer(), arguments) as session:
         if session.has_work:
+            await session.make_images(handle_signals=handle_signals)
+        while session.check():
             await session.make_images(handle_signals=handle_signals)
         return session.finish()
 

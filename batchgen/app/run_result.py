@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
     from pathlib import Path
 
+    from batchgen.app.check import CheckReport
     from batchgen.engine.timings import SlotTime
     from batchgen.errors import BatchgenError
 
@@ -36,6 +37,7 @@ class RunResult:
     watermarks_missing: int
     warnings: int  # images that are unusual
     error: BatchgenError | None  # why the run stopped early
+    checks: tuple[CheckReport, ...] = ()
     slot_times: Mapping[str, SlotTime] = field(default_factory=dict, repr=False)  # by account
 
     @property
@@ -115,5 +117,6 @@ class RunResult:
             "retired": self.retired,
             "watermarks_missing": self.watermarks_missing,
             "warnings": self.warnings,
+            "checks": [report.as_data() for report in self.checks],
             "reason": None if self.error is None else str(self.error),
         }

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict
 
+from batchgen.app.check_rounds import CheckRounds
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
+from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
 from batchgen.app.run_result import RunResult
 from batchgen.app.workload import Workload
@@ -25,7 +26,6 @@ from batchgen.engine.limits import max_units
 from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
 from batchgen.errors import CommandError
-from batchgen.formatting import counted
 from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
@@ -112,6 +112,7 @@ class RunSession:
         self._cost = 0  # millionths
         self._retired = 0  # files
         self._has_run = False
+        self._rounds = CheckRounds(manifest, tree.root, self._workload, observer.on_message)
 
     @property
     def has_work(self) -> bool:
@@ -165,11 +166,7 @@ class RunSession:
         if is_new:
             ledger.set_wanted_jobs(expand(manifest))
         if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
-            self._observer.on_message(
-                f"Missing or changed: {counted(missing, 'file')}; what the gateway still has is downloaded again,"
-                f" unpaid. To get another image, reject it: batchgen review {manifest.path} --reject FILE, then"
-                f" batchgen run {manifest.path} --remake rejected"
-            )
+            self._observer.on_message(reconcile.missing_sentence(missing, manifest.path))
         if reconcile.record_returned(ledger, tree) or is_new:
             retired = reconcile.retire(ledger, tree)
             reconcile.rename(ledger, tree, manifest.output_path)
@@ -187,7 +184,7 @@ class RunSession:
         limits = BudgetLimits(
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
-            run_cost=None if max_cost is None else micros(Decimal(str(max_cost))),
+            run_cost=None if max_cost is None else (micros(Decimal(str(max_cost))) or 0) - self._cost,
             unit=manifest.account.prices.unit,
         )
         budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), limits)
@@ -201,11 +198,11 @@ class RunSession:
             await stack.enter_async_context(self._callbacks(schedulers[manifest.account.name], context))
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
-            with signals, _rare_collections():
+            with signals, rare_collections():
                 await run_accounts(context, self._work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
-        self._cost = budget.cost_of_run
+        self._cost += budget.cost_of_run
 
     def _count(self) -> None:
         counters = self._counters
@@ -335,14 +332,27 @@ class RunSession:
 
     # --- after the jobs -----------------------------------------------------------------------------------
 
-    def finish(self) -> RunResult:
-        """Put every file at its place, write the views, and say how the run ended."""
+    def check(self) -> bool:
+        """Let the manifest's checks look at new images; whether `make_images` is to make some anew now."""
+        if not self._manifest.checks or not self._rounds.may_look(self._error):
+            return False
+        self._finish_files()  # the index is then right, however long the checks take
+        self._resumed = []
+        return self._rounds.look(self._ledger, self._stats.started) and self._error is None
+
+    def _finish_files(self) -> None:
+        """Put every file at its place, and write the views."""
         ledger, tree = self._ledger, self._tree
         if self._has_run:
             tree.check_in_place()
             reconcile.finish_moves(ledger, tree)  # what was cancelled between its record and its move
             self._retired += reconcile.retire(ledger, tree)
         write_views(ledger, tree, escape_formulas=self._manifest.spreadsheet_safe)
+
+    def finish(self) -> RunResult:
+        """Finish the files and the ledger, and say how the run ended."""
+        ledger, tree = self._ledger, self._tree
+        self._finish_files()
         reconcile.record_disk(ledger, tree)
         if not ledger.cached_totals():  # else nothing has changed
             ledger.vacuum()
@@ -365,6 +375,7 @@ class RunSession:
             warnings=stats.warned,
             error=self._error,
             slot_times=stats.slot_times,
+            checks=tuple(self._rounds.reports),
         )
 
 
@@ -380,16 +391,3 @@ def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | No
     if isinstance(deadline, timedelta):
         return Deadline(at=time.monotonic() + deadline.total_seconds(), clock=time.monotonic)
     return deadline
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage rarely, for what was loaded stays. Without this, 2,000 jobs take 5 % more CPU."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()

@@ -8,16 +8,16 @@ from batchgen.catalog.accounts import Capability
 from batchgen.engine.attempt import Attempt
 from batchgen.engine.runner import RECHECKED
 from batchgen.jobs import Status
-from batchgen.ledger.events import Reopened
+from batchgen.ledger.events import Rejected, Reopened
 from batchgen.planning.survey import job_states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import OpenAttempt
     from batchgen.ledger.store import Ledger
-    from batchgen.manifest.model import Manifest
+    from batchgen.manifest.model import Manifest, OnReject
     from batchgen.planning.selection import Selection
 
 _PAUSE_EVERY = 1000  # jobs that are looked at without letting others act
@@ -31,7 +31,8 @@ class Workload:
         self._manifest = manifest
         self._selection = selection
         self._limit = limit
-        self._replaced: frozenset[str] = frozenset()  # jobs of which the user wants other images
+        self._replaced: dict[str, Rejected] = {}  # jobs of which other images are wanted
+        self._replaces_alone = False  # nothing else is to be started
 
     def pending(self, ledger: LedgerReader) -> Iterator[Attempt | None]:
         """What is to be started; None now and then where nothing is, so that others can act."""
@@ -39,8 +40,9 @@ class Workload:
         for looked_at, (job, state) in enumerate(job_states(self._manifest, ledger), 1):
             if self._limit is not None and started >= self._limit:
                 return
-            replaces = job.id in self._replaced
-            if (replaces or state.status is Status.PENDING) and self._selection.takes(job):
+            replaces = self._replaced.get(job.id)
+            is_due = replaces or (state.status is Status.PENDING and not self._replaces_alone)
+            if is_due and self._selection.takes(job):
                 started += 1
                 yield Attempt.of(job, state.attempt, 0 if replaces else state.failures, replaces=replaces)
             elif looked_at % _PAUSE_EVERY == 0:
@@ -84,12 +86,24 @@ class Workload:
         """
         rejected = ledger.rejected_jobs()
         partial = {id_ for id_, (status, _) in rejected.items() if status is Status.PARTIAL}
-        self._replaced = frozenset(rejected.keys() - partial)
+        self._replaced = dict.fromkeys(rejected.keys() - partial, Rejected.BY_USER)
         return frozenset(id_ for id_ in partial if self._selection.takes(ledger.attempt_of(id_).job))
+
+    def replace_checked(self, ledger: LedgerReader, checks: Sequence[str], bounds: OnReject) -> bool:
+        """Let `pending` give the next attempt of what these checks reject, and nothing else; whether there is any."""
+        times, spent = ledger.replaced_by_checks()
+        self._replaced, self._replaces_alone = {}, True
+        for id_, (status, _) in ledger.rejected_jobs(checks).items() if checks else ():
+            job = ledger.attempt_of(id_).job
+            fits = times.get(id_, 0) < bounds.attempts and spent + job.parameters.n <= bounds.max_images
+            if status is Status.DONE and fits and self._selection.takes(job):
+                spent += job.parameters.n
+                self._replaced[id_] = Rejected.BY_CHECK
+        return self.replaces_any
 
     @property
     def replaces_any(self) -> bool:
-        """Whether there is a job of which the user wants other images."""
+        """Whether there is a job of which other images are wanted."""
         return bool(self._replaced)
 
     def started_before(self, ledger: LedgerReader, *, resend_unknown: bool) -> list[OpenAttempt]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "run": "make the images; run again, it goes on",
     "status": "show the state of a run, also during one",
     "review": "mark images to keep or to reject; list the marks",
+    "check": "let the manifest's checks look at images that they have not seen",
     "verify": "check every file against the index",
     "gallery": "write a page to look at the images, to compare and to mark them",
     "audit": "compare what was paid for with what is there",

@@ -9,6 +9,7 @@ from batchgen.jobs import Status, external_id
 
 if TYPE_CHECKING:
     from batchgen.jobs import Job
+    from batchgen.ledger.events import Rejected
     from batchgen.ledger.records import OpenAttempt
 
 
@@ -30,9 +31,7 @@ class Attempt:
     made: bool = False  # whether its links are in the ledger
     earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
     reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
-    replaces: bool = (
-        False  # its job has images already, of which one was rejected: they are kept until it has delivered
-    )
+    replaces: Rejected | None = None  # its job has images, of which one was rejected: they stay until it has delivered
     remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it
 
     @property
@@ -46,7 +45,7 @@ class Attempt:
         return self.job.parameters.n
 
     @classmethod
-    def of(cls, job: Job, attempt: int, failures: int, *, replaces: bool = False) -> Attempt:
+    def of(cls, job: Job, attempt: int, failures: int, *, replaces: Rejected | None = None) -> Attempt:
         """The attempt that follows `attempt` attempts so far."""
         id_ = external_id(job.id, attempt + 1)
         return cls(job=job, number=attempt + 1, failures=failures, external_id=id_, replaces=replaces)

@@ -27,6 +27,13 @@ class Outcome(StrEnum):
     LOST = "lost"  # accepted, and later unknown to the gateway
 
 
+class Rejected(StrEnum):
+    """Who wants other images of a job."""
+
+    BY_USER = "user"  # run --remake
+    BY_CHECK = "check"  # the manifest's on_reject
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What happens to a job."""
@@ -55,7 +62,7 @@ class Intent(Event):
     id_sent: bool = False  # whether the create carries external_id
     key_print: str = ""  # fingerprint of the key
     rehearsal: bool = False  # sent to a sandbox of this process
-    replaces: bool = False  # the job has images already, of which one was rejected
+    replaces: Rejected | None = None  # the job has images already, of which one was rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ _PUT = (
     " verdict = coalesce(?3, verdict), note = coalesce(?4, note), scores = ?5, at = ?6"
     " WHERE verdict <> coalesce(?3, verdict) OR note <> coalesce(?4, note) OR scores <> ?5"
 )
+# Of two versions of a check, the one that looked last counts.
+_SUPERSEDE = "DELETE FROM mark WHERE sha256 = ?1 AND reviewer <> ?2 AND substr(reviewer, 1, length(?3)) = ?3"
 _EMPTY = "DELETE FROM mark WHERE sha256 = ? AND reviewer = '' AND verdict = '' AND note = ''"
 
 
@@ -47,6 +49,8 @@ def write_marks(path: Path, marks: Iterable[NewMark]) -> int:
             before = db.total_changes
             db.executemany(_PUT, rows)
             changed = db.total_changes - before
+            checks = [row for row in rows if row[1]]
+            db.executemany(_SUPERSEDE, [(*row[:2], f"{str(row[1]).partition('@')[0]}@") for row in checks])
             db.executemany(_EMPTY, [row[:1] for row in rows])
             if changed:
                 db.execute("UPDATE meta SET value = '' WHERE key = ?", (VIEWS_STAMP,))

@@ -6,12 +6,22 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import Job, Status
+from batchgen.ledger.events import Rejected
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
-from batchgen.ledger.records import FailureRow, IndexRow, JobState, OpenAttempt, Payment, Spent, read_rows
+from batchgen.ledger.records import (
+    FailureRow,
+    IndexRow,
+    JobState,
+    OpenAttempt,
+    Payment,
+    Spent,
+    UncheckedImage,
+    read_rows,
+)
 from batchgen.ledger.transitions import REPLACES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 # Of the checks' verdicts, the last in the alphabet is the strongest: '' < keep < reject.
 _CHECKS = "FROM mark WHERE mark.sha256 = image.sha256 AND reviewer <> ''"
@@ -113,25 +123,48 @@ class LedgerReader(ImageReader):
         )
         return [row[0] for row in rows]
 
-    def rejected_jobs(self) -> dict[str, tuple[Status, int]]:
+    def rejected_jobs(self, by_checks: Sequence[str] = ()) -> dict[str, tuple[Status, int]]:
         """Wanted jobs whose images were all delivered and of which some are rejected, and how many are.
 
         A rejected image counts also where its file was deleted since. Of a job whose next attempt has begun, none does.
+        `by_checks`: only images that these reviewers reject, and of which no person has said anything.
         """
+        by = "TRUE"
+        if by_checks:
+            names = ",".join("?" * len(by_checks))
+            by = "coalesce(person.verdict, '') = '' AND EXISTS"
+            by += f" (SELECT 1 {_CHECKS} AND verdict = 'reject' AND reviewer IN ({names}))"
         rows = self.db.execute(
             "WITH known AS (SELECT job_id, attempt, coalesce(sha256, lost_sha256) AS sha256 FROM image"
             " WHERE marked = 0)"
             " SELECT job.id, job.status, count(*) FROM wanted JOIN job ON job.id = wanted.job_id"
             " JOIN known AS image ON image.job_id = job.id"
             " LEFT JOIN mark AS person ON person.sha256 = image.sha256 AND person.reviewer = ''"
-            f" WHERE {_MARK} = 'reject' AND image.attempt ="
+            f" WHERE {_MARK} = 'reject' AND {by} AND image.attempt ="
             " (SELECT max(attempt) FROM known AS latest WHERE latest.job_id = job.id AND latest.sha256 NOT NULL)"
             " AND (job.status IN ('done', 'partial', 'failed') OR job.status = 'made'"
             "  AND image.attempt = job.attempt"
             "  AND NOT EXISTS (SELECT 1 FROM known AS other WHERE other.job_id = job.id AND other.attempt = job.attempt"
-            "   AND other.sha256 IS NULL)) GROUP BY job.id ORDER BY seq"
+            "   AND other.sha256 IS NULL)) GROUP BY job.id ORDER BY seq",
+            tuple(by_checks),
         )
         return {id_: (Status(status), number) for id_, status, number in rows}
+
+    def replaced_by_checks(self) -> tuple[dict[str, int], int]:
+        """How often a check had images of each job replaced, and how many images were asked for then."""
+        rows = self.db.execute(
+            "SELECT job_id, count(*), sum(images) FROM attempt JOIN meta ON key = ? || job_id || '-' || number"
+            " WHERE value = ? GROUP BY job_id",
+            (REPLACES, Rejected.BY_CHECK),
+        ).fetchall()
+        return {id_: times for id_, times, _ in rows}, sum(images for _, _, images in rows)
+
+    def share_rejected(self, reviewer: str) -> tuple[int, float]:
+        """How many images a check has judged, and the share of them that it rejected."""
+        judged, share = self.db.execute(
+            "SELECT count(*), coalesce(avg(verdict = 'reject'), 0) FROM mark WHERE reviewer = ?", (reviewer,)
+        ).fetchone()
+        return int(judged), float(share)
 
     def index_rows(self) -> Iterator[IndexRow]:
         """The rows of index.csv, in manifest order."""
@@ -147,6 +180,18 @@ class LedgerReader(ImageReader):
             f" WHERE image.sha256 IS NOT NULL AND image.marked = 0 AND image.attempt = {DELIVERING} ORDER BY seq, idx"
         )
         return read_rows(IndexRow, rows)
+
+    def unchecked_images(self, reviewer: str, after: tuple[int, int], most: int) -> list[UncheckedImage]:
+        """Images of the index without a verdict of this check, in manifest order, after a position (seq, index)."""
+        rows = self.db.execute(
+            "SELECT job.id, request, seq, idx, path, image.sha256"
+            " FROM wanted JOIN job ON job.id = wanted.job_id JOIN image ON image.job_id = job.id"
+            f" WHERE image.sha256 IS NOT NULL AND marked = 0 AND image.attempt = {DELIVERING} AND seq >= ?"
+            " AND (seq, idx) > (?, ?) AND NOT EXISTS"
+            " (SELECT 1 FROM mark WHERE mark.sha256 = image.sha256 AND reviewer = ?) ORDER BY seq, idx LIMIT ?",
+            (after[0], *after, reviewer, most),
+        )
+        return list(read_rows(UncheckedImage, rows))
 
     def failure_rows(self) -> Iterator[FailureRow]:
         """The rows of failures.csv, in manifest order."""

@@ -130,6 +130,17 @@ class NewMark:
 
 
 @dataclass(frozen=True, slots=True)
+class UncheckedImage:
+    """An image of which a check has said nothing. `seq` is its job's position in the manifest."""
+
+    job: Job
+    seq: int
+    index: int
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class FailureRow:
     """What a row of failures.csv is made of."""
 

@@ -61,7 +61,7 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
         " failures = CASE WHEN ?5 THEN excluded.failures ELSE max(failures, excluded.failures) END"
         " WHERE excluded.attempt > job.attempt"
         "  AND (job.status = 'pending' OR ?5 AND job.status IN ('done', 'made', 'failed'))",
-        (job.id, job.to_json(), event.attempt, event.failures, int(event.replaces)),
+        (job.id, job.to_json(), event.attempt, event.failures, int(event.replaces is not None)),
     )
     _exactly_one(changed, event)
     db.execute(
@@ -82,7 +82,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
         ),
     )
     if event.replaces:
-        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, '')", (replaces_key(job.id, event.attempt),))
+        key = replaces_key(job.id, event.attempt)
+        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, event.replaces))
 
 
 @apply.register

@@ -13,6 +13,7 @@ from batchgen.catalog.load import catalog_text
 from batchgen.jobs import ID_VERSION
 from batchgen.manifest import accounts, schema, settings
 from batchgen.manifest.axes import Axes
+from batchgen.manifest.checks import image_checks, on_reject
 from batchgen.manifest.diagnostics import Diagnostics
 from batchgen.manifest.model import Manifest, OnIllegal, Setting
 from batchgen.manifest.reading import Reader
@@ -100,6 +101,8 @@ def _assembled(
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
         callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
+        checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
+        on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
     return replace(manifest, digest=_digest(data, account.name, axes, references))
 

@@ -63,6 +63,32 @@ class Callback:
     port: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageCheck:
+    """An automatic reviewer of images: a command that answers each line of JSON with one."""
+
+    name: str
+    version: str
+    command: tuple[str, ...]
+    folder: Path  # where it is started
+    timeout: float  # seconds, for one image
+    processes: int
+
+    @property
+    def reviewer(self) -> str:
+        """Under which its verdicts are kept."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnReject:
+    """Within which bounds what a check rejects is made anew, over all runs of an output."""
+
+    attempts: int  # of each job
+    max_images: int
+    stop_above: float  # share of rejections from which on a check is not believed
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A parameter's value and where it was set."""
@@ -223,6 +249,8 @@ class Manifest:
     run: RunOptions
     on_illegal: OnIllegal = OnIllegal.ERROR
     callback: Callback | None = None
+    checks: tuple[ImageCheck, ...] = ()
+    on_reject: OnReject | None = None  # None: it is marked, and that is all
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
     skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons

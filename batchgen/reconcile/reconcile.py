@@ -13,6 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.formatting import counted
 from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
 from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
@@ -120,6 +121,15 @@ def record_missing(ledger: Ledger, tree: Tree, *, refetch: bool = False) -> int:
     if not (missing or changed) and checked >= LARGE and not ledger.lost_images():
         ledger.set_meta(FOLDER_TIMES, json.dumps(folders.final()))
     return len(missing) + len(changed)
+
+
+def missing_sentence(number: int, manifest: Path) -> str:
+    """What a run does about files that are missing or changed, for who deleted them to have other images."""
+    return (
+        f"Missing or changed: {counted(number, 'file')}; what the gateway still has is downloaded again, unpaid. To get"
+        f" another image, reject it: batchgen review {manifest} --reject FILE, then batchgen run {manifest} --remake"
+        " rejected"
+    )
 
 
 def record_returned(ledger: Ledger, tree: Tree) -> int:

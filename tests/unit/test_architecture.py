@@ -29,16 +29,17 @@ LAYERS = {
     "matrix": "jobs source manifest",
     "checks": "errors jobs storage manifest matrix",
     "ledger": "errors jobs redaction storage",
+    "image_checks": "",
     "budget": "errors jobs money catalog ledger",
-    "reports": "errors jobs money formatting manifest ledger storage",
-    "reconcile": "errors jobs money ledger storage reports",
+    "reports": "errors manifest jobs money formatting ledger storage",
+    "reconcile": "errors formatting jobs money ledger storage reports",
     "planning": "errors jobs money budget catalog manifest matrix ledger reconcile",
     "providers": "errors jobs catalog redaction http",
     "callbacks": "errors",
     "engine": "errors jobs clocks money formatting budget catalog ledger providers",
     "sandbox": "errors catalog",
-    "app": "descriptors errors jobs money formatting budget catalog storage manifest matrix checks ledger reports"
-    " reconcile planning http providers callbacks engine sandbox",
+    "app": "descriptors errors jobs source money formatting budget catalog storage manifest matrix checks ledger"
+    " reports image_checks reconcile planning http providers callbacks engine sandbox",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
 
@@ -52,7 +53,7 @@ HOMES = {
     "aiohttp": "http callbacks sandbox app.gallery_server",
     "aiolimiter": "engine.limits",
     "tqdm": "cli",
-    "PIL": "sandbox reports.gallery.thumbnails",
+    "PIL": "sandbox image_checks reports.gallery.thumbnails",
     "jwt": "providers sandbox",
 }
 
