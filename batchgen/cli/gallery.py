@@ -48,8 +48,10 @@ def execute(options: Namespace) -> int:
     gallery = writer.write_page()
     if options.serve:
         from batchgen.app.gallery_server import serve  # noqa: PLC0415 - aiohttp costs 250 ms
+        from batchgen.app.review import refresh_index  # noqa: PLC0415
 
         serve(root, writer, gallery, progress, options.port or 0, lambda url: _report_address(options, url))
+        refresh_index(root, escape_formulas=common.output_setting(options, "spreadsheet_safe"))
         return ExitCode.OK
     writer.write_thumbnails(gallery, progress)
     if options.json:
