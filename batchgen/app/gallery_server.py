@@ -117,26 +117,10 @@ def _new_mark(*, sha256: str, mark: str, note: str | None = None) -> NewMark:
     return NewMark(sha256=sha256, mark=Mark(mark), note=note)
 
 
-def serve(
-    root: Path,
-    writer: GalleryWriter,
-    gallery: Gallery,
-    observer: Observer,
-    port: int,
-    on_start: Callable[[str], None],
+async def serve(
+    root: Path, writer: GalleryWriter, gallery: Gallery, observer: Observer, port: int, on_start: Callable[[str], None]
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; `on_start` gets the address. Raises CommandError where the port is taken."""
-    asyncio.run(_serve(root, writer, gallery, observer, port, on_start))
-
-
-async def _serve(
-    root: Path,
-    writer: GalleryWriter,
-    gallery: Gallery,
-    observer: Observer,
-    port: int,
-    on_start: Callable[[str], None],
-) -> None:
     end = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end.set)

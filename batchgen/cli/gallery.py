@@ -47,10 +47,14 @@ def execute(options: Namespace) -> int:
     progress = Progress(quiet=options.quiet, log_format=options.log_format)
     gallery = writer.write_page()
     if options.serve:
+        import asyncio  # noqa: PLC0415 - only where it is needed
+
         from batchgen.app.gallery_server import serve  # noqa: PLC0415 - aiohttp costs 250 ms
         from batchgen.app.review import refresh_index  # noqa: PLC0415
 
-        serve(root, writer, gallery, progress, options.port or 0, lambda url: _report_address(options, url))
+        asyncio.run(
+            serve(root, writer, gallery, progress, options.port or 0, lambda url: _report_address(options, url))
+        )
         refresh_index(root, escape_formulas=common.output_setting(options, "spreadsheet_safe"))
         return ExitCode.OK
     writer.write_thumbnails(gallery, progress)

@@ -73,7 +73,7 @@ function aspects() {
 function wall(rows, width) { // lines of about equal height that fill the width
   const aspect = aspects();
   const target = width < 600 ? 130 : 190;
-  const lines = [];
+  const [lines, lineOf] = [[], new Map()];
   let from = 0, sum = 0, y = GAP;
   const end = (to, tall) => {
     const first = from, top = y;
@@ -91,11 +91,12 @@ function wall(rows, width) { // lines of about equal height that fill the width
   };
   for (let at = 0; at < rows.length; at++) {
     sum += aspect(rows[at]);
+    lineOf.set(rows[at], lines.length);
     const tall = (width - GAP * (at - from + 2)) / sum;
     if (tall <= target) end(at + 1, tall);
   }
   if (from < rows.length) end(rows.length, Math.min(target, (width - GAP * (rows.length - from + 1)) / sum));
-  return { lines, height: y, width, heads: [] };
+  return { lines, lineOf, height: y, width, heads: [] };
 }
 
 function grid(rows, width) { // a line for each prompt, a column for each (model, ratio)
@@ -113,7 +114,7 @@ function grid(rows, width) { // a line for each prompt, a column for each (model
   }
   const aspect = aspects();
   const tall = (row) => cell / Math.max(0.6, aspect(row)); // narrow images are made smaller
-  const lines = [];
+  const [lines, lineOf] = [[], new Map()];
   let y = 0;
   for (const [prompt, cells] of byPrompt) {
     const top = y;
@@ -126,6 +127,7 @@ function grid(rows, width) { // a line for each prompt, a column for each (model
       });
     });
     const height = HEAD + Math.max(...cells.map((stack) => stack.reduce((sum, row) => sum + tall(row) + GAP, 0))) + GAP;
+    for (const row of cells.flat()) lineOf.set(row, lines.length);
     lines.push({ y, height, prompt, items });
     y += height;
   }
@@ -133,7 +135,7 @@ function grid(rows, width) { // a line for each prompt, a column for each (model
     model: models.values[Math.floor(each / ratios.values.length)], ratio: ratios.values[each % ratios.values.length],
     x: GAP + at * (cell + GAP), width: cell,
   }));
-  return { lines, height: y, width: GAP + seen.length * (cell + GAP), heads };
+  return { lines, lineOf, height: y, width: GAP + seen.length * (cell + GAP), heads };
 }
 
 function lineAt({ lines }, y) { // the last line that begins at or above y

@@ -7,7 +7,7 @@
   let rows = []; // what is shown, in order
   let places = new Map(); // of each of these rows: its position in `rows`
   let kind = "grid";
-  let layout = { lines: [] };
+  let layout = { lines: [], lineOf: new Map() };
   let current = -1; // the row with the focus
   let compared = { of: -1, by: "", rows: [] };
   let lastOpen = -1; // of the latest dialog
@@ -120,18 +120,8 @@
   // --- moving and marking -----------------------------------------------------------------------------------------
 
   function placeOf(row) { // its line and its item
-    if (kind === "grid") {
-      const at = layout.lines.findIndex((line) => line.prompt === store.columns.prompt[row]);
-      return [at, layout.lines[at]?.items().find((item) => item.row === row)];
-    }
-    const at = places.get(row) ?? 0;
-    let [low, high] = [0, layout.lines.length - 1];
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if ((places.get(layout.lines[middle].items()[0].row) ?? 0) <= at) low = middle;
-      else high = middle - 1;
-    }
-    return [low, layout.lines[low]?.items().find((item) => item.row === row)];
+    const at = layout.lineOf.get(row);
+    return [at, layout.lines[at]?.items().find((item) => item.row === row)];
   }
 
   function focus(row, { quiet = false } = {}) {

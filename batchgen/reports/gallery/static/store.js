@@ -101,14 +101,7 @@ const store = (() => {
           const answer = await fetch("../api/state", { cache: "no-store" });
           if (answer.status === 404 && !self.served) return; // any other web server
           const state = await answer.json();
-          if (!self.served) {
-            self.served = true;
-            const left = [...changes].filter(([, change]) => change.unsaved);
-            if (left.length) {
-              const marks = left.map(([sha256, { mark, note }]) => ({ sha256, mark: MARKS[mark], note }));
-              await send(marks, left.map(([, change]) => change));
-            }
-          }
+          self.served = true;
           self.onnotice(state.running ? "A run is going: new images appear here." : "", true);
           rounds ??= state.rounds;
           // not under a dialog: what it shows would be another image
