@@ -47,6 +47,7 @@ class GalleryWriter:
         self._folder = root / FOLDER
         self._shown: dict[str, str] = {}  # paths by sha256
         self._known: set[str] = set()  # also of images that are not shown
+        self._count = 0  # of images that are shown
 
     def write_page(self) -> Gallery:
         """Write the page and its data. Raises CommandError where there is no output, or a file is in the way."""

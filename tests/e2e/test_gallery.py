@@ -488,6 +488,14 @@ def test_a_wrong_command_gets_one_sentence(small, tmp_path, words, sentence):
     assert not (tmp_path / "nothing").exists()
 
 
+def test_an_output_without_images_says_so(tmp_path, show):
+    make_output(tmp_path / "out", [])
+    write_page(tmp_path / "out")
+    shown = show(tmp_path / "out")
+    assert shown.page.text_content("#count") == "0 images"
+    assert "There is no image here yet." in shown.page.text_content("#empty")
+
+
 def test_an_open_page_notices_that_the_gallery_was_written_again(small, show):
     write_page(small)
     shown = show(small)

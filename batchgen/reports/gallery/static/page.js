@@ -78,9 +78,12 @@
     rows = found;
     places = new Map(rows.map((row, at) => [row, at]));
     if (!places.has(current)) current = rows[0] ?? -1;
-    const total = store.columns.count.toLocaleString("en");
-    $("count").textContent = rows.length === store.columns.count ? `${total} images` : `${rows.length.toLocaleString("en")} of ${total} images`;
+    const { count } = store.columns;
+    const total = `${count.toLocaleString("en")} ${count === 1 ? "image" : "images"}`;
+    $("count").textContent = rows.length === count ? total : `${rows.length.toLocaleString("en")} of ${total}`;
     $("empty").hidden = rows.length > 0;
+    $("empty-text").textContent = count ? "No image matches." : "There is no image here yet.";
+    $("reset-empty").hidden = !count;
     if (!keepPlace) view.scrollTop = 0;
     relayout();
   }

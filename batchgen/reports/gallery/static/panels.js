@@ -39,7 +39,7 @@ function drawFilters(form) {
   });
   fields.splice(1, 0, text("Prompt id", "id"));
   for (const [name, values] of ranges()) fields.push(range(name === "cost" ? "Cost" : name, `range-${name}`, values));
-  form.replaceChildren(...fields, el("button", { type: "reset" }, "Clear the filters"));
+  form.replaceChildren(...fields.filter(Boolean), el("button", { type: "reset" }, "Clear the filters"));
 
   function box(title, name, values, rows) {
     const counts = countsOf(rows, values.length);
@@ -55,6 +55,7 @@ function drawFilters(form) {
     const scale = name === "range-cost" ? 1e-6 : 1;
     let [low, high] = [Infinity, -Infinity];
     for (const value of values) if (value !== null) [low, high] = [Math.min(low, value), Math.max(high, value)];
+    if (low >= high) return null;
     const field = (end, limit) => el("input", {
       type: "number", step: "any", name: `${name}-${end}`, "aria-label": `${title}: ${end}`, placeholder: `${+(limit * scale).toPrecision(6)}`,
     });
