@@ -48,6 +48,7 @@ class GalleryWriter:
         self._shown: dict[str, str] = {}  # paths by sha256
         self._known: set[str] = set()  # also of images that are not shown
         self._count = 0  # of images that are shown
+        self._is_stopped = False
 
     def write_page(self) -> Gallery:
         """Write the page and its data. Raises CommandError where there is no output, or a file is in the way."""
@@ -69,6 +70,10 @@ class GalleryWriter:
                 shutil.copyfile(path, self._folder / file.name)
         return Gallery(page=self._folder / "index.html", stamp=stamp, images=images)
 
+    def stop(self) -> None:
+        """Let `write_thumbnails` end soon, with an error, in the thread where it runs."""
+        self._is_stopped = True
+
     def write_thumbnails(self, gallery: Gallery, observer: Observer) -> Gallery:
         """Make the thumbnails that are missing, and remove those of no use. Raises OSError, CommandError."""
         thumbnails = self._folder / "thumbs"
@@ -78,6 +83,8 @@ class GalleryWriter:
 
         def on_done(number: int) -> None:
             nonlocal latest
+            if self._is_stopped:
+                raise CommandError("Stopped before all thumbnails were made. Run the command again: it goes on.")
             counters.images_done = number
             if monotonic() - latest >= observer.interval:
                 latest = monotonic()

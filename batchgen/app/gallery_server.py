@@ -137,6 +137,7 @@ async def serve(
         on_start(f"http://{LOOPBACK}:{runner.addresses[0][1]}/{token}/gallery/index.html")
         following = asyncio.create_task(_follow(root, writer, gallery, observer, server))
         await end.wait()
+        writer.stop()
         following.cancel()
         await asyncio.wait([following])
         if not following.cancelled():

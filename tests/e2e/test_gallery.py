@@ -609,6 +609,14 @@ def test_served_marks_are_stored_at_once_and_new_images_appear(small, show):
         wait_for(lambda: shown.page.evaluate("document.querySelector(\".cell[data-row='12'] img\")?.naturalWidth > 0"))
 
 
+def test_a_server_that_is_stopped_makes_no_more_thumbnails(tmp_path):
+    root = tmp_path / "out"
+    make_output(root, [matrix_image(number) for number in range(1500)])
+    with served(root):
+        wait_for(lambda: thumbnails(root))
+    assert 0 < len(thumbnails(root)) < 1500
+
+
 def add_image(root, number):
     """As a run does: the ledger has one more image, and its file is there."""
     other = root.parent / "other"
