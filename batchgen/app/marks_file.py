@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
 from batchgen.ledger.records import Mark, NewMark
+from batchgen.ledger.store import FILE_NAME, reading
 from batchgen.source.encoding import decode, load_bytes
 
 if TYPE_CHECKING:
@@ -21,53 +22,55 @@ _SHOWN = 10
 def read_marks(path: Path, root: Path, rows: list[IndexRow]) -> list[NewMark]:
     """The marks of a file for images of the output; those that its images have already are left out.
 
-    An empty mark takes a person's mark away. Raises CommandError with the line of every row that is wrong.
+    An empty mark takes a person's mark away. A mark of an image that was replaced since is kept too. Raises
+    CommandError with the line of every row that is wrong.
     """
     text = decode(load_bytes(path, str(path)), str(path))
     first = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-    by_sha256 = {row.sha256: row for row in rows}
-    by_name = {row.path: row for row in rows}
-    faults: list[str] = []
+    by_name = {name: row for row in rows for name in (row.sha256, row.path)}
+    faults: list[tuple[int, str]] = []
     marks: dict[str, NewMark] = {}
+    lines: dict[str, int] = {}
     try:
         columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         if not {"sha256", "file_name"} & {*columns} or not {"mark", "note"} & {*columns}:
             raise CommandError(f"{path}:1: the first line names the columns sha256 or file_name, and mark or note.")
         for cells in reader:
-            row = by_sha256.get(_cell(cells, "sha256").lower()) or by_name.get(_cell(cells, "file_name"))
+            sha256, name = _cell(cells, "sha256").lower(), _cell(cells, "file_name")
+            row = by_name.get(sha256 or name)
             try:
-                if row is None:
-                    raise CommandError(f"no image of {root} is {_name(cells)}")  # noqa: TRY301 - listed with the others
-                mark = _mark(cells, row)
-                if marks.setdefault(row.sha256, mark) != mark:
-                    raise CommandError(f"{row.path} has another mark above")  # noqa: TRY301
-            except CommandError as error:
-                faults.append(f"{path}:{reader.line_num}: {error}.")
+                mark = _mark(cells, row.sha256 if row else sha256 or name)
+            except ValueError:
+                faults.append((reader.line_num, f"the mark {_cell(cells, 'mark')!r} is not keep, reject or star"))
+                continue
+            lines.setdefault(mark.sha256, reader.line_num)
+            if marks.setdefault(mark.sha256, mark) != mark:
+                faults.append((reader.line_num, f"line {lines[mark.sha256]} gives this image another mark"))
     except csv.Error as error:
-        faults.append(f"{path}:{reader.line_num}: no CSV: {error}.")
+        faults.append((reader.line_num, f"no CSV: {error}"))
+    absent = {name for name in marks if name not in by_name}
+    if absent:
+        with reading(root / FILE_NAME) as ledger:
+            absent -= ledger.known_hashes(absent)
+    faults += [(lines[name], f"no image of {root} is {name or 'named here'}") for name in absent]
     if faults:
         more = [f"… and {len(faults) - _SHOWN} more."] if len(faults) > _SHOWN else []
-        raise CommandError("\n".join([*faults[:_SHOWN], *more, "Nothing was changed."]))
-    return [mark for mark in marks.values() if _says_more(mark, by_sha256[mark.sha256])]
+        told = [f"{path}:{line}: {fault}." for line, fault in sorted(faults)[:_SHOWN]]
+        raise CommandError("\n".join([*told, *more, "Nothing was changed."]))
+    return [mark for mark in marks.values() if _says_more(mark, by_name.get(mark.sha256))]
 
 
 def _cell(cells: dict[str, str], name: str) -> str:
     return (cells.get(name) or "").strip()
 
 
-def _name(cells: dict[str, str]) -> str:
-    return _cell(cells, "file_name") or _cell(cells, "sha256") or "named in this row"
-
-
-def _mark(cells: dict[str, str], row: IndexRow) -> NewMark:
+def _mark(cells: dict[str, str], sha256: str) -> NewMark:
     word = _cell(cells, "mark").lower() if "mark" in cells else None
-    if word is not None and word not in {*Mark}:
-        raise CommandError(f"the mark {word!r} is not keep, reject or star")
     note = (cells.get("note") or "") if "note" in cells else None
-    return NewMark(sha256=row.sha256, mark=None if word is None else Mark(word), note=note)
+    return NewMark(sha256=sha256, mark=None if word is None else Mark(word), note=note)
 
 
-def _says_more(mark: NewMark, row: IndexRow) -> bool:
-    return mark.mark not in {None, row.mark} or mark.note not in {None, row.note}
+def _says_more(mark: NewMark, row: IndexRow | None) -> bool:
+    return row is None or mark.mark not in {None, row.mark} or mark.note not in {None, row.note}

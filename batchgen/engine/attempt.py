@@ -47,8 +47,10 @@ class Attempt:
     @classmethod
     def of(cls, job: Job, attempt: int, failures: int, *, replaces: Rejected | None = None) -> Attempt:
         """The attempt that follows `attempt` attempts so far."""
-        id_ = external_id(job.id, attempt + 1)
-        return cls(job=job, number=attempt + 1, failures=failures, external_id=id_, replaces=replaces)
+        number = attempt + 1
+        return cls(
+            job=job, number=number, failures=failures, replaces=replaces, external_id=external_id(job.id, number)
+        )
 
     @classmethod
     def resumed(cls, begun: OpenAttempt, base_url: str, *, remake: bool = False) -> Attempt:

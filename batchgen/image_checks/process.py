@@ -150,8 +150,7 @@ def _verdict(line: bytes) -> Verdict:
         raise CheckFailed(f"gave the verdict {str(mark)[:40]!r}, which is neither keep nor reject")
     if not isinstance(scores, dict) or len(scores) > _MOST_SCORES or not all(map(_is_score, scores.values())):
         raise CheckFailed("gave scores that are no mapping of names to numbers")
-    text = str(why)[:_MOST_TEXT].replace("\0", "").encode("utf-8", "replace").decode()
-    return Verdict(mark, text, {_name(name): float(value) for name, value in scores.items()})
+    return Verdict(mark, str(why)[:_MOST_TEXT], {_name(name): float(value) for name, value in scores.items()})
 
 
 def _name(text: str) -> str:

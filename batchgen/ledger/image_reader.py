@@ -11,7 +11,7 @@ from batchgen.storage.paths import check_inside
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from batchgen.jobs import ImageKey
 
@@ -67,6 +67,11 @@ class ImageReader:
         """The images (job id, index) of these jobs that the ledger knows, whether their files are here or not."""
         marks = ",".join("?" * len(ids))
         return set(self.db.execute(f"SELECT job_id, idx FROM image WHERE marked = 0 AND job_id IN ({marks})", ids))
+
+    def known_hashes(self, hashes: Collection[str]) -> set[str]:
+        """Those of these hashes that an image of this output has or had."""
+        rows = self.db.execute("SELECT sha256 FROM image UNION ALL SELECT lost_sha256 FROM image")
+        return {sha256 for (sha256,) in rows if sha256 in hashes}
 
     def stored_images(self) -> Iterator[StoredImage]:
         """Every image whose file was put into place."""

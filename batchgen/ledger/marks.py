@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from batchgen.ledger.records import NewMark
 
+_MAX_NOTE = 10_000  # characters
 _PUT = (
     "INSERT INTO mark (sha256, reviewer, verdict, note, scores, at)"
     " VALUES (?1, ?2, coalesce(?3, ''), coalesce(?4, ''), ?5, ?6) ON CONFLICT DO UPDATE SET"
@@ -44,16 +45,16 @@ def write_marks(path: Path, marks: Iterable[NewMark]) -> int:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")  # that is for the run, or for the next one
         rows = list(_rows(marks))
-        with db:  # which rolls back what was not committed
-            db.execute("BEGIN IMMEDIATE")
-            before = db.total_changes
-            db.executemany(_PUT, rows)
-            changed = db.total_changes - before
-            checks = [row for row in rows if row[1]]
-            db.executemany(_SUPERSEDE, [(*row[:2], f"{str(row[1]).partition('@')[0]}@") for row in checks])
-            db.executemany(_EMPTY, [row[:1] for row in rows])
-            if changed:
-                db.execute("UPDATE meta SET value = '' WHERE key = ?", (VIEWS_STAMP,))
+        db.execute("BEGIN IMMEDIATE")  # what raises below closes the connection, which rolls back
+        before = db.total_changes
+        db.executemany(_PUT, rows)
+        changed = db.total_changes - before
+        checks = [row for row in rows if row[1]]
+        db.executemany(_SUPERSEDE, [(*row[:2], f"{str(row[1]).partition('@')[0]}@") for row in checks])
+        db.executemany(_EMPTY, [row[:1] for row in rows])
+        if changed:
+            db.execute("UPDATE meta SET value = '' WHERE key = ?", (VIEWS_STAMP,))
+        db.execute("COMMIT")
         return changed
 
 
@@ -61,4 +62,9 @@ def _rows(marks: Iterable[NewMark]) -> Iterator[tuple[object, ...]]:
     now = int(time.time() * 1000)
     for mark in marks:
         scores = json.dumps(dict(mark.scores), sort_keys=True)
-        yield (mark.sha256, mark.reviewer, mark.mark, mark.note, scores, now)
+        yield (mark.sha256, mark.reviewer, mark.mark, None if mark.note is None else _note(mark.note), scores, now)
+
+
+def _note(text: str) -> str:
+    """A note as it is kept: cut, without NUL, and with `?` for half a character."""
+    return text[:_MAX_NOTE].replace("\0", "").encode("utf-8", "replace").decode()

@@ -59,8 +59,8 @@ def _intent(event: Intent, db: sqlite3.Connection) -> None:
         " ON CONFLICT (id) DO UPDATE SET status = 'intent', request = excluded.request,"
         " attempt = excluded.attempt, code = '', message = '',"
         " failures = CASE WHEN ?5 THEN excluded.failures ELSE max(failures, excluded.failures) END"
-        " WHERE excluded.attempt > job.attempt"
-        "  AND (job.status = 'pending' OR ?5 AND job.status IN ('done', 'made', 'failed'))",
+        " WHERE (job.status = 'pending' OR ?5 AND job.status IN ('done', 'made', 'failed'))"
+        "  AND excluded.attempt > job.attempt",
         (job.id, job.to_json(), event.attempt, event.failures, int(event.replaces is not None)),
     )
     _exactly_one(changed, event)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchgen.manifest.diagnostics import Diagnostics
 
 BUILT_IN = ("blank", "size")
-_HOST = (sys.executable, "-m", "batchgen.image_checks.host")
+_HOST = (sys.executable, "-P", "-m", "batchgen.image_checks.host")
 _PROCESSES = 4  # of a built-in check, at most
 _TIMEOUT = "2m"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 
 import pytest
-from command import batchgen, billed_by_job, manifest, started, wait_for
+from command import batchgen, billed_by_job, killed_at, manifest, started, wait_for
 from output_checks import check_invariant, rows_of
 from sandbox_server import SandboxServer
 
 from batchgen.ledger.store import FILE_NAME, reading
+
+ALL = bool(os.environ.get("BATCHGEN_ALL_POINTS"))
 
 # Notes each image that it sees, and rejects those whose number, in the order of arrival, is in its first argument.
 SCORER = """
@@ -213,10 +217,49 @@ def test_the_manifests_budget_holds_for_what_checks_reject(output, gateway):
     assert sum(billed(path, gateway)) == 6
 
 
-def test_limit_and_selection_hold_for_what_checks_reject(output, gateway):
-    path = output(f"[{scorer('all')}]", remake(attempts=1))
+def test_the_limit_holds_for_what_checks_reject(output, gateway):
+    path = output(f"[{scorer('0')}]", remake(attempts=1))
     command(path, "run", "--limit", "2")
-    assert sorted(billed(path, gateway)) == [2, 2]
+    assert sorted(billed(path, gateway)) == [1, 2]
+
+
+FIRST = """
+import json, pathlib, sys
+known = pathlib.Path("first.json")
+for line in sys.stdin:
+    image = json.loads(line)
+    first = json.loads(known.read_text()) if known.exists() else {}
+    if first.setdefault(image["job_id"], image["sha256"]) == image["sha256"]:
+        known.write_text(json.dumps(first))
+        print(json.dumps({"verdict": "reject"}), flush=True)
+    else:
+        print("{}", flush=True)
+"""
+
+
+def test_a_run_that_is_killed_makes_anew_what_its_checks_rejected_once(tmp_path, gateway):
+    def place(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "score.py").write_text(FIRST, encoding="utf-8")
+        prompts = f"matrix: {{prompt: [killed {name} one, killed {name} two]}}\n"
+        return manifest(folder, gateway, f"{prompts}checks: [{scorer()}]\n{remake(attempts=5)}")
+
+    steps = len(killed_at(0, place("clean")))
+    for step in range(1, steps + 1) if ALL else range(steps // 2, steps, max(1, steps // 5)):
+        path = place(str(step))
+        met = killed_at(step, path)
+        where = f"killed at {step} of {steps}, {met[-1]}"
+        done = batchgen("run", path, cwd=path.parent)
+        if done.returncode == 1:  # killed before anything was accepted: see test_crash.py
+            done = batchgen("run", path, "--retry-unknown", cwd=path.parent)
+        assert done.returncode == 0, f"{where}: {done.stdout}{done.stderr}"
+        first = set(json.loads((path.parent / "first.json").read_text(encoding="utf-8")).values())
+        files = {hashlib.sha256(file.read_bytes()).hexdigest() for file in root_of(path).rglob("*.png")}
+        assert len(check_invariant(root_of(path))) == 2, where
+        assert [row.mark for row in rows(path)] == ["", ""], where
+        assert first <= files, where
+        assert billed(path, gateway) == [2, 2], where
 
 
 # --- the manifest ------------------------------------------------------------------------------------------------

@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from command import KEY, ROOT, batchgen, billed_by_job, manifest, prompts, started, wait_for
+from command import batchgen, billed_by_job, killed_at, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
 from sandbox_server import SandboxServer
 
@@ -20,7 +16,6 @@ from batchgen.app.review import Mark, NewMark, refresh_index, store_marks
 from batchgen.ledger.store import FILE_NAME, reading
 
 ALL = bool(os.environ.get("BATCHGEN_ALL_POINTS"))
-LAUNCHER = Path(__file__).parents[1] / "support" / "crash_points.py"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +60,7 @@ def billed(path, gateway):
 
 
 def hashes_below(root):
-    return {hashlib.sha256(file.read_bytes()).hexdigest() for file in root.rglob("*.png")}
+    return {hashlib.sha256(file.read_bytes()).hexdigest() for file in [*root.rglob("*.png"), *root.glob(".scratch/*")]}
 
 
 # --- marks --------------------------------------------------------------------------------------------------
@@ -136,6 +131,20 @@ def test_every_bad_row_of_a_file_is_reported_and_nothing_is_written(made):
     assert "marks.csv:4:" in error
     assert "marks.csv:2:" not in error
     assert marks_of(made) == {}
+
+
+def test_marks_of_images_that_were_replaced_since_may_be_in_the_file(made, gateway):
+    first = rows_of(root_of(made))[0]
+    text = f"sha256,mark,note\n{first['sha256']},reject,old\n"
+    (made.parent / "marks.csv").write_text(text, encoding="utf-8")
+    command(made, "review", "--from", "marks.csv")
+    command(made, "run", "--remake", "rejected")
+    new = rows_of(root_of(made))[0]
+    (made.parent / "marks.csv").write_text(f"{text}{new['sha256']},star,new\n", encoding="utf-8")
+    command(made, "review", "--from", "marks.csv")
+    assert list(marks_of(made).values()) == [("star", "new")]
+    command(made, "run", "--remake", "rejected")
+    assert sum(billed(made, gateway).values()) == 4
 
 
 def test_the_index_is_written_anew_after_marks_change(made):
@@ -250,24 +259,6 @@ def test_a_mark_stays_when_the_file_is_renamed_or_retired_and_asked_for_again(ma
 # --- killed -----------------------------------------------------------------------------------------------------
 
 
-def run_killed_at(path, step):
-    """Run until the step, or to the end where the step is 0; the steps that were met."""
-    log = path.parent / "steps"
-    log.unlink(missing_ok=True)
-    env = os.environ | KEY | {"CRASH_AT": str(step), "CRASH_LOG": str(log), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, LAUNCHER, "run", path, "--remake", "rejected"],
-        cwd=path.parent,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
-    return log.read_text(encoding="utf-8").splitlines()
-
-
 def test_a_remake_that_is_killed_is_paid_once_and_loses_nothing(tmp_path, gateway):
     def place(name):
         folder = tmp_path / name
@@ -278,15 +269,13 @@ def test_a_remake_that_is_killed_is_paid_once_and_loses_nothing(tmp_path, gatewa
         command(path, "review", "--reject", "*-0.png")
         return path
 
-    steps = len(run_killed_at(place("clean"), 0))
+    steps = len(killed_at(0, place("clean"), "--remake", "rejected"))
     for step in range(1, steps + 1) if ALL else range(5, steps, max(1, steps // 3)):
         path = place(str(step))
         before = {row["sha256"] for row in rows_of(root_of(path))}
-        met = run_killed_at(path, step)
+        met = killed_at(step, path, "--remake", "rejected")
         where = f"killed at {step} of {steps}, {met[-1]}"
-        assert before <= hashes_below(root_of(path)) | {
-            hashlib.sha256(file.read_bytes()).hexdigest() for file in (root_of(path) / ".scratch").glob("*")
-        }, where
+        assert before <= hashes_below(root_of(path)), where
         command(path, "run")  # goes on with what was begun
         command(path, "run", "--remake", "rejected")
         rows = check_invariant(root_of(path))

@@ -116,6 +116,23 @@ def started(*words: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+def killed_at(step: int, path: Path, *words: str) -> list[str]:
+    """Run a manifest until the step (see `crash_points.py`), or to the end where it is 0; the steps that were met."""
+    log = path.parent / "steps"
+    log.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "crash_points.py", "run", path, *words],
+        cwd=path.parent,
+        env=os.environ | KEY | {"CRASH_AT": str(step), "CRASH_LOG": str(log), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in {0, -signal.SIGKILL}, done.stderr
+    return log.read_text(encoding="utf-8").splitlines()
+
+
 def manifest(folder: Path, gateway: SandboxServer, text: str, *, use: str = "kapon", concurrency: int = 27) -> Path:
     path = folder / "manifest.yaml"
     path.write_text(

@@ -185,7 +185,7 @@ MUTANTS = [
     # What is in flight is not counted against the budget.
     Mutant("budget.py", "        self.images += images\n        self.cost += price or 0\n", ""),
     # Every attempt of a job has the same id.
-    Mutant("engine/attempt.py", "external_id=external_id(job.id, number))", "external_id=external_id(job.id, 1))"),
+    Mutant("engine/attempt.py", "external_id=external_id(job.id, number)", "external_id=external_id(job.id, 1)"),
     # All attempts of a job count as made when one is.
     Mutant("ledger/transitions.py", "ended_at = ? WHERE job_id = ? AND number = ?",
            "ended_at = ? WHERE job_id = ? AND number <= ?"),
@@ -216,8 +216,8 @@ MUTANTS = [
     # Jobs that ended without images do not change the exit code.
     Mutant("app/run_result.py", "return 1 if self.incomplete or self.unfinished", "return 1 if self.unfinished"),
     # The index has only the first image of each job.
-    Mutant("ledger/reader.py", "WHERE sha256 IS NOT NULL AND image.marked = 0 AND image",
-           "WHERE sha256 IS NOT NULL AND idx = 0 AND image.marked = 0 AND image"),
+    Mutant("ledger/reader.py", "WHERE image.sha256 IS NOT NULL AND image.marked = 0 AND image",
+           "WHERE image.sha256 IS NOT NULL AND idx = 0 AND image.marked = 0 AND image"),
     # The index is not written anew after a change.
     Mutant("ledger/store.py", "(VIEWS_STAMP, FOLDER_TIMES, TOTALS))\n\n    def commit",
            "(FOLDER_TIMES, FOLDER_TIMES, TOTALS))\n\n    def commit"),

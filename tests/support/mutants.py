@@ -30,7 +30,13 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     # An attempt is recorded although another one of the job is live.
-    Mutant("ledger/transitions.py", "WHERE job.status = 'pending' AND ", "WHERE ", "unit/test_ledger.py"),
+    Mutant("ledger/transitions.py", "WHERE (job.status = 'pending' OR ?5 AND job.status IN ('done', 'made', 'failed'))",
+           "WHERE 1", "unit/test_ledger.py"),
+    # What a check rejects takes jobs along that --limit left.
+    Mutant("app/workload.py", " and not self._replaces_alone", "", "e2e/test_checks.py -k limit"),
+    # A check may have more made anew than its budget.
+    Mutant("app/workload.py", " and spent + job.parameters.n <= bounds.max_images", "",
+           "e2e/test_checks.py -k bounds"),
     # What was charged is taken back by a later "failed".
     Mutant("ledger/transitions.py", "(cost IS NULL OR ?1 NOT IN ('failed', 'refused'))", "1",
            "unit/test_ledger_states.py -k charged"),
