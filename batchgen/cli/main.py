@@ -29,6 +29,7 @@ COMMANDS = {
     "review": "mark images to keep or to reject; list the marks",
     "check": "let the manifest's checks look at images that they have not seen",
     "verify": "check every file against the index",
+    "gallery": "write a page to look at the images, to compare and to mark them",
     "audit": "compare what was paid for with what is there",
     "export": "write chosen images as a dataset, a table, an archive or a contact sheet",
     "sandbox": "serve the local gateway",

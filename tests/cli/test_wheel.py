@@ -43,6 +43,14 @@ def test_the_wheel_holds_the_schemas_as_they_are(wheel, name):
     assert packed == (ROOT / "schemas" / f"{name}.schema.json").read_bytes()
 
 
+def test_the_wheel_holds_the_files_of_the_gallery(wheel):
+    static = ROOT / "batchgen" / "reports" / "gallery" / "static"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if "/gallery/static/" in name}
+    assert packed == {path.relative_to(ROOT).as_posix() for path in static.iterdir()}
+    assert len(packed) > 5
+
+
 def test_the_installed_wheel_runs_from_any_folder(command, tmp_path):
     (tmp_path / "some where").mkdir()
     folder = tmp_path / "some where"

@@ -1,0 +1,1 @@
+"""The gallery: a static page beside the images, with its data in scripts and its thumbnails."""
