@@ -9,6 +9,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
@@ -28,9 +29,11 @@ COMMANDS = {
     "status": "show the state of a run, also during one",
     "verify": "check every file against the index",
     "audit": "compare what was paid for with what is there",
+    "report": "write an HTML page about an output: cost, time, failures",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
     "schema": "print a JSON Schema",
+    "completion": "print the completion script of a shell",
 }
 
 _EPILOG = """\
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     with terminal.guarded(as_records=_given(arguments, "--log-format") == "json"):
         options = argparse.Namespace(command="")
         try:
-            _parser(arguments).parse_args(arguments, options)
+            parser_of(_command_of(arguments)).parse_args(arguments, options)
             code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
             sys.stdout.flush()
         except BrokenPipeError:
@@ -160,7 +163,8 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(*asked: str | None) -> argparse.ArgumentParser:
+    """The parser, with the options of these commands: only what is asked for is imported."""
     parser = _Parser(
         prog="batchgen",
         description="Makes many images through a paid API from a manifest, and never pays for one twice.",
@@ -169,11 +173,16 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = _command_of(arguments)
     for name, about in COMMANDS.items():
         command = commands.add_parser(
-            name, help=about, description=f"batchgen {name}: {about}.", epilog=_EPILOG, allow_abbrev=False
+            name,
+            help=about,
+            description=f"batchgen {name}: {about}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-        if name == asked:  # only what is asked for is imported
-            import_module(f"batchgen.cli.{name}").configure(command)
+        if name in asked:
+            module = import_module(f"batchgen.cli.{name}")
+            module.configure(command)
+            command.epilog = f"examples:\n{indent(module.EXAMPLES, '  ')}\n{_EPILOG}"
     return parser

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from batchgen.ledger.records import JobState
     from batchgen.manifest.model import Manifest, Skipped
 
+EXAMPLES = """\
+batchgen plan spring.yaml
+batchgen plan spring.yaml --only model=kling-v2* --detailed
+batchgen plan spring.yaml --format csv
+"""
 _REASONS_SHOWN = 8
 
 

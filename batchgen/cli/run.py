@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from batchgen.app.run_result import RunResult
 
 
+EXAMPLES = """\
+batchgen run spring.yaml --provider sandbox
+batchgen run spring.yaml --limit 2 --max-cost 1.50
+batchgen run nightly.yaml --quiet --deadline 06:00 --metrics batchgen.prom
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     common.add_selection(parser)

@@ -1,0 +1,79 @@
+"""The figures of `batchgen report` as one HTML page that holds everything it shows: no script, no request."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from batchgen.formatting import duration
+from batchgen.reports import charts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from markupsafe import Markup
+
+_HERE = Path(__file__).parent
+_MEANING = {
+    "refused": "refused by the gateway, not charged",
+    "failed": "failed at the gateway, not charged",
+    "unknown": "no clear answer: may be charged",
+    "lost": "accepted, later unknown to the gateway",
+}
+
+
+def html(data: Mapping[str, Any], name: str) -> str:
+    """The page about the output `name`. Every text of `data` is shown as text, never as markup."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"amounts": _amounts, "number": "{:,}".format, "seconds": _seconds}
+    template = environment.get_template("report.html")
+    return template.render(data, name=name, meaning=_MEANING, charts=_charts(data), most=_most)
+
+
+def _amounts(total: Mapping[str, Any]) -> str:
+    parts = [f"{each['amount']} {each['unit']}" for each in total["cost"]]
+    if total["unpriced"]:
+        parts.append(f"{total['unpriced']:,} tasks of unknown price")
+    parts += [f"{each['amount']} {each['unit']} reserved" for each in total["reserved"]]
+    return ", ".join(parts) or "0"
+
+
+def _most(totals: Sequence[Mapping[str, Any]]) -> int:
+    return max((total["images"] for total in totals), default=0) or 1
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+
+
+def _charts(data: Mapping[str, Any]) -> dict[str, Markup]:
+    drawn = {}
+    days, slots = data["by_day"], data["slots"]
+    if days:
+        labels = [day["key"] for day in days]
+        drawn["days"] = charts.bars("Images by day", [day["images"] for day in days], labels)
+    if len(slots["used"]) > 1:
+        labels = _times(datetime.fromisoformat(data["first"]), slots["seconds"], len(slots["used"]))
+        drawn["slots"] = charts.line("Slots in use over time", slots["used"], labels)
+    if data["latency"]["tasks"]:
+        each = data["latency"]["histogram"]
+        names = [f"{_short(bar['from'])} to {_short(bar['to'])} s" if bar["to"] else "longer" for bar in each]
+        labels = [f"{_short(bar['from'])} s" for bar in each]
+        drawn["latency"] = charts.bars("Tasks by their duration", [bar["tasks"] for bar in each], labels, names)
+    return drawn
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:g}"
+
+
+def _times(first: datetime, seconds: float, count: int) -> list[str]:
+    """When each interval begins: the date where there are several, and the seconds where there are few minutes."""
+    span = seconds * count
+    form = "%m-%d %H:%M" if span > 86_400 else "%H:%M" if span > 600 else "%H:%M:%S"
+    return [f"{first + timedelta(seconds=seconds * i):{form}}" for i in range(count)]
