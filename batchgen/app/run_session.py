@@ -107,7 +107,7 @@ class RunSession:
         )
         self._stats = RunStats()
         self._error: BatchgenError | None = None
-        self._cost = 0  # millionths
+        self._budget: Budget | None = None  # of the jobs, once they have run
         self._retired = 0  # files
         self._has_run = False
 
@@ -196,7 +196,7 @@ class RunSession:
                 await run_accounts(context, self._work(schedulers, reader), self._deadline)
         self._has_run = True
         self._error = context.stop.reason
-        self._cost = budget.cost_of_run
+        self._budget = budget
 
     def _count(self) -> None:
         counters = self._counters
@@ -349,7 +349,8 @@ class RunSession:
             fetched=stats.fetched_jobs,
             unfinished=stats.unfinished,
             unfinished_reasons=tuple(stats.reasons),
-            cost=Decimal(plain(self._cost)),
+            cost=Decimal(plain(self._budget.cost_of_run if self._budget else 0)),
+            cost_by_model={model: Decimal(plain(cost)) for model, cost in self._cost_by_model()},
             unit=self._manifest.account.prices.unit,
             retired=self._retired,
             watermarks_missing=stats.without_watermark,
@@ -357,6 +358,11 @@ class RunSession:
             error=self._error,
             slot_times=stats.slot_times,
         )
+
+    def _cost_by_model(self) -> list[tuple[str, int]]:
+        """Models in the order of their cost in this run (millionths), without those that cost nothing."""
+        by_model = self._budget.run_cost_by_model.most_common() if self._budget else []
+        return [(model, cost) for model, cost in by_model if cost]
 
 
 def _reserved_bytes(account: Account) -> int:

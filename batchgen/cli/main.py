@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -116,10 +115,10 @@ def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
         listed = problems_as_data(error.problems)
     elif isinstance(error, _UsageError):
         print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
-        if running and (path := _given(arguments, "--summary")):  # a command line that is wrong has a summary too
-            from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
+        if running:  # a command line that is wrong has a summary and metrics too
+            from batchgen.cli.hooks import report_usage_error  # noqa: PLC0415 - only where it is needed
 
-            RunHooks(None, Path(path)).report_error(error)
+            report_usage_error(error, _given(arguments, "--summary"), _given(arguments, "--metrics"))
     else:
         name = "" if outcome.reason_code is ReasonCode.INTERRUPTED else "batchgen: "
         print(f"{name}{outcome.sentence}", file=sys.stderr)

@@ -11,6 +11,7 @@ from batchgen.cli import options as common
 from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.reports import charts, page, report
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -20,6 +21,7 @@ batchgen report spring.yaml
 batchgen report spring.yaml --since 24h --to nightly.html
 """
 _PAGE = "report.html"
+_BEGINS = b"<!doctype html>"
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -33,8 +35,6 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Write the page, or with `--json` print its figures; both where `--to` is given too."""
-    from batchgen.reports import charts, page, report  # noqa: PLC0415 - loads Jinja2, which --help does without
-
     root = common.find_output(options)
     if not (root / FILE_NAME).exists():
         raise CommandError(
@@ -59,6 +59,9 @@ def _write(path: Path, text: str) -> None:
     """Write beside the file, then put it in its place; its old content stays whole where that fails."""
     if path.is_dir():
         raise CommandError(f"{path} is a folder. Name a file, such as --to {path / _PAGE}.")
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_BEGINS)) not in {b"", _BEGINS}:
+            raise CommandError(f"{path} is no report, and would be replaced. Name another file with --to.")
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from batchgen.app.run_result import RunResult
+    from batchgen.cli.metrics import RunMetrics
 
 
 EXAMPLES = """\
@@ -54,6 +55,9 @@ def configure(parser: ArgumentParser) -> None:
         "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
     )
     parser.add_argument(
+        "--metrics", metavar="FILE", type=Path, help="keep FILE as Prometheus metrics of this run, however it ends"
+    )
+    parser.add_argument(
         "--timings", action="store_true", help="say at the end where the time of each account's slots went"
     )
     common.add_json(parser)
@@ -62,9 +66,13 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
-        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
         progress = Progress(quiet=options.quiet, log_format=options.log_format)
         hooks.notify = progress.on_message
+        metrics = _metrics(options, progress)
+        hooks.metrics = metrics
+        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
+        if metrics is not None:
+            metrics.name(manifest.name, manifest.account.name)
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -75,7 +83,7 @@ def execute(options: Namespace) -> int:
             retry_failed=options.retry_failed,
             retry_unknown=options.retry_unknown,
             refetch=options.refetch,
-            observer=progress,
+            observer=metrics or progress,
             handle_signals=True,
             before_exit=hooks.before_exit,
         )
@@ -83,6 +91,17 @@ def execute(options: Namespace) -> int:
             _report_timings(result, progress, as_data=options.log_format == "json")
     _report(options, result)
     return result.exit_code
+
+
+def _metrics(options: Namespace, progress: Progress) -> RunMetrics | None:
+    """The metrics that are asked for. Raises CommandError where they cannot be written."""
+    if options.metrics is None:
+        return None
+    from batchgen.cli.metrics import RunMetrics  # noqa: PLC0415 - only where it is asked for
+
+    metrics = RunMetrics(options.metrics, options.manifest, progress)
+    metrics.check()
+    return metrics
 
 
 def _report_timings(result: RunResult, progress: Progress, *, as_data: bool) -> None:
@@ -109,6 +128,9 @@ def _lines(result: RunResult) -> list[str]:
     lines = [f"{_are(result.images)} in {result.output / 'images'}; the index is {result.index}."]
     if result.nothing_to_do:
         lines.insert(0, "Nothing to do: everything asked for is there.")
+    if result.cost_by_model:
+        by_model = ", ".join(f"{model} {cost:f}" for model, cost in result.cost_by_model.items())
+        lines.append(f"Cost of this run: {result.cost:f} {result.unit or 'units'} ({by_model}).")
     if result.watermarks_missing:
         images = counted(result.watermarks_missing, "image")
         lines.append(f"The gateway gave no watermarked copy of {images}, though it was asked for.")

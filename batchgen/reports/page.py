@@ -30,9 +30,9 @@ def html(data: Mapping[str, Any], name: str) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"amounts": _amounts, "number": "{:,}".format, "seconds": _seconds}
+    environment.filters |= {"amounts": _amounts, "number": "{:,}".format, "seconds": _seconds, "moment": _moment}
     template = environment.get_template("report.html")
-    return template.render(data, name=name, meaning=_MEANING, charts=_charts(data), most=_most)
+    return template.render(data, name=name, meaning=_MEANING, charts=_charts(data), most=_most).lstrip()
 
 
 def _amounts(total: Mapping[str, Any]) -> str:
@@ -51,10 +51,14 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
-def _charts(data: Mapping[str, Any]) -> dict[str, Markup]:
-    drawn = {}
+def _moment(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S}"
+
+
+def _charts(data: Mapping[str, Any]) -> dict[str, Markup | None]:
+    drawn: dict[str, Markup | None] = dict.fromkeys(("days", "slots", "latency"))  # None: too little to draw
     days, slots = data["by_day"], data["slots"]
-    if days:
+    if len(days) > 1:
         labels = [day["key"] for day in days]
         drawn["days"] = charts.bars("Images by day", [day["images"] for day in days], labels)
     if len(slots["used"]) > 1:

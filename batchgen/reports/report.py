@@ -82,7 +82,7 @@ def _amounts(by_unit: dict[str, int]) -> list[dict[str, str]]:
 
 
 def _slots(reader: ReportReader, first: int, last: int) -> dict[str, Any]:
-    width = max(1000, (last - first) // _INTERVALS + 1)  # ms
+    width = max(100, (last - first) // _INTERVALS + 1)  # ms
     used = reader.slots(first, width) if first else []
     return {"seconds": width / 1000, "used": [round(each, 3) for each in used]}
 

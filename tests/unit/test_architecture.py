@@ -50,6 +50,7 @@ HOMES = {
     "jinja2": "manifest reports.page",
     "pygal": "reports.charts",
     "shtab": "cli.completion",
+    "prometheus_client": "cli.metrics",
     "sqlite3": "ledger",
     "aiohttp": "http callbacks sandbox",
     "aiolimiter": "engine.limits",
