@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 880, 240  # units of the drawing, which scales with the page
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what XML cannot hold
-_LABELS = 12  # at most so many along an axis
+_LABELS = 8  # at most so many along an axis
 
 
 def check_available() -> None:
@@ -54,6 +54,7 @@ def _drawn(
         max_scale=6,
         margin=8,
         js=(),
+        truncate_label=-1,
         x_labels=shown,
         **options,
     )
