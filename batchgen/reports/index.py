@@ -84,7 +84,7 @@ def _index(ledger: LedgerReader, *, escape_formulas: bool) -> Iterator[bytes]:
 def _lines(columns: tuple[str, ...], rows: Iterable[list[object]], *, escape_formulas: bool) -> Iterator[bytes]:
     target: Any = SimpleNamespace(write=str.encode)  # whose result is that of `writerow`
     writer = csv.writer(target, lineterminator="\r\n")
-    return map(writer.writerow, chain([columns], map(_escaped, rows) if escape_formulas else rows))
+    return map(writer.writerow, chain([columns], map(escaped, rows) if escape_formulas else rows))
 
 
 def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
@@ -100,7 +100,7 @@ def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
         raise disk_refused(error, tree.root / name) from error
 
 
-def _escaped(cells: list[object]) -> list[object]:
+def escaped(cells: list[object]) -> list[object]:
     """With an apostrophe before what a spreadsheet takes for a formula."""
     return [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULAS) else cell for cell in cells]
 
