@@ -124,10 +124,10 @@ class Progress(Observer):
         self._draw("refresh")
 
     def _width(self) -> int:
-        """Cells for the words beside the bar: percent and a bar of at least one cell come before them."""
+        """Cells for the words: percent and a bar of at least one cell stand before them, and the last one stays free."""
         with suppress(OSError, ValueError):  # no terminal, or it is gone
             columns = os.get_terminal_size(self._stream.fileno()).columns or 80
-            return columns - len("100%   ") - (_BAR_CELLS if columns >= 80 else 0)
+            return columns - len("100%   ") - 1 - (_BAR_CELLS if columns >= 80 else 0)
         return 80
 
     def _line(self, text: str) -> None:
