@@ -124,7 +124,7 @@ class Progress(Observer):
         self._draw("refresh")
 
     def _width(self) -> int:
-        """Cells for the words: percent and a bar of at least one cell stand before them, and the last one stays free."""
+        """Cells for the words: percent and a bar of at least one cell stand before them; the last one stays free."""
         with suppress(OSError, ValueError):  # no terminal, or it is gone
             columns = os.get_terminal_size(self._stream.fileno()).columns or 80
             return columns - len("100%   ") - 1 - (_BAR_CELLS if columns >= 80 else 0)
