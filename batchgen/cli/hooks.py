@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from batchgen.app.run_result import RunResult
-    from batchgen.cli.metrics import RunMetrics
+    from batchgen.cli.metrics import MeteredProgress
     from batchgen.manifest.model import Manifest
 
 TIMEOUT_SECONDS = 30.0  # for a command or a webhook
@@ -46,7 +46,7 @@ class RunHooks:
         self.manifest: Manifest | None = None
         self.result: RunResult | None = None
         self.notify: Callable[..., None] = _print_warning
-        self.metrics: RunMetrics | None = None
+        self.metrics: MeteredProgress | None = None
         self._path = path
         self._summary = summary
         self._started = datetime.now(UTC)
@@ -85,7 +85,7 @@ class RunHooks:
             **outcome,
         }
         if self.metrics is not None:
-            self.metrics.write(record, self.notify)
+            self.metrics.write(record)
         line = terminal.harmless(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         self._append(line)
         return line
@@ -114,9 +114,9 @@ def report_usage_error(error: BaseException, summary: str | None, metrics: str |
     """Report a run whose command line cannot be read, in the files that it names."""
     hooks = RunHooks(None, Path(summary) if summary else None)
     if metrics:
-        from batchgen.cli.metrics import RunMetrics  # noqa: PLC0415
+        from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415
 
-        hooks.metrics = RunMetrics(Path(metrics), None)
+        hooks.metrics = MeteredProgress(Path(metrics), None)
         try:
             hooks.metrics.check()
         except BatchgenError:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from batchgen.app.run_result import RunResult
-    from batchgen.cli.metrics import RunMetrics
 
 
 EXAMPLES = """\
@@ -66,13 +65,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
-        progress = Progress(quiet=options.quiet, log_format=options.log_format)
+        progress = _progress(options, hooks)
         hooks.notify = progress.on_message
-        metrics = _metrics(options, progress)
-        hooks.metrics = metrics
         hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
-        if metrics is not None:
-            metrics.name(manifest.name, manifest.account.name)
+        if hooks.metrics is not None:
+            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -83,7 +80,7 @@ def execute(options: Namespace) -> int:
             retry_failed=options.retry_failed,
             retry_unknown=options.retry_unknown,
             refetch=options.refetch,
-            observer=metrics or progress,
+            observer=progress,
             handle_signals=True,
             before_exit=hooks.before_exit,
         )
@@ -93,15 +90,16 @@ def execute(options: Namespace) -> int:
     return result.exit_code
 
 
-def _metrics(options: Namespace, progress: Progress) -> RunMetrics | None:
-    """The metrics that are asked for. Raises CommandError where they cannot be written."""
+def _progress(options: Namespace, hooks: RunHooks) -> Progress:
+    """What shows the run, and keeps its metrics. Raises CommandError where these cannot be written."""
     if options.metrics is None:
-        return None
-    from batchgen.cli.metrics import RunMetrics  # noqa: PLC0415 - only where it is asked for
+        return Progress(quiet=options.quiet, log_format=options.log_format)
+    from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415 - only where it is asked for
 
-    metrics = RunMetrics(options.metrics, options.manifest, progress)
-    metrics.check()
-    return metrics
+    metered = MeteredProgress(options.metrics, options.manifest, quiet=options.quiet, log_format=options.log_format)
+    metered.check()
+    hooks.metrics = metered
+    return metered
 
 
 def _report_timings(result: RunResult, progress: Progress, *, as_data: bool) -> None:

@@ -78,14 +78,17 @@ class ReportReader:
 
     def by_model(self) -> list[Total]:
         """Totals by model and account."""
-        return self._totals(f"SELECT model, {_SUMS} FROM reported GROUP BY model, account ORDER BY model, account")
+        return self._totals("model")
 
     def by_day(self, days: int) -> list[Total]:
         """Totals by day (UTC) and account; by month where there are more than so many days."""
         day = "date(intended_at / 1000, 'unixepoch')"
         (found,) = self._db.execute(f"SELECT count(DISTINCT {day}) FROM reported").fetchone()
-        key = day if found <= days else f"substr({day}, 1, 7)"
-        return self._totals(f"SELECT {key} AS day, {_SUMS} FROM reported GROUP BY day, account ORDER BY day, account")
+        return self._totals(day if found <= days else f"substr({day}, 1, 7)")
+
+    def _totals(self, key: str) -> list[Total]:
+        query = f"SELECT {key} AS key, {_SUMS} FROM reported GROUP BY 1, account ORDER BY 1, account"
+        return [Total(*row) for row in self._db.execute(query)]
 
     def by_label(self, most: int) -> Iterator[tuple[str, list[Total], int]]:
         """For each label its values with the most images, up to so many, and how many values it has."""
@@ -101,9 +104,6 @@ class ReportReader:
                 each = [Total(value, *row[3:]) for row in of_value]
                 totals += each if values <= most else []
             yield name, totals, values
-
-    def _totals(self, query: str) -> list[Total]:
-        return [Total(*row) for row in self._db.execute(query)]
 
     def span(self) -> tuple[int, int]:
         """When the first attempt began and the last one began or ended, in Unix ms; zeros where there was none."""
@@ -164,14 +164,13 @@ class ReportReader:
         return Causes([Cause(*row[:-1]) for row in rows], rows[0][-1] if rows else 0)
 
     def verdicts(self, most: int) -> list[Verdicts]:
-        """How often each check and people gave each verdict, with the most frequent notes of checks."""
+        """How often people and checks gave each verdict, and checks for which reason: the most frequent ones."""
         rows = self._db.execute(
-            "SELECT reviewer, verdict, CASE WHEN reviewer = '' THEN '' ELSE note END AS why, count(*) FROM mark"
-            " WHERE at >= ? GROUP BY 1, 2, 3 ORDER BY 1, 2, 4 DESC, 3",
-            (self._since,),
+            "SELECT reviewer, verdict, CASE WHEN reviewer = '' THEN '' ELSE note END, count(*) FROM mark WHERE at >= ?"
+            " GROUP BY 1, 2, 3 ORDER BY 1, 4 DESC, 2, 3 LIMIT ?",
+            (self._since, most),
         )
-        kinds = groupby(rows, key=lambda row: row[:2])
-        return [verdicts for _, of_kind in kinds for verdicts in _first(of_kind, most)]
+        return [Verdicts(*row) for row in rows]
 
 
 def _held_until(moments: Iterable[tuple[int, int, int]], count: int, width: int) -> list[int]:
@@ -184,14 +183,3 @@ def _held_until(moments: Iterable[tuple[int, int, int]], count: int, width: int)
         units, times = units + more_units, times + more_times
         sums.append(units * (interval + 1) * width - times)
     return sums
-
-
-def _first(rows: Iterable[tuple[str, str, str, int]], most: int) -> list[Verdicts]:
-    """The first notes by number, and the rest together."""
-    found: list[Verdicts] = []
-    for row in rows:
-        if len(found) < most:
-            found.append(Verdicts(*row))
-        else:
-            found[-1] = Verdicts(found[-1].reviewer, found[-1].verdict, "other", found[-1].images + row[3])
-    return found

@@ -28,19 +28,10 @@ def check_available() -> None:
         ) from None
 
 
-def bars(title: str, values: Sequence[float], labels: Sequence[str], names: Sequence[str] | None = None) -> Markup:
-    """A bar for each value, with its label below and its name in the tooltip."""
-    return _drawn("Bar", title, values, labels, names or labels)
-
-
-def line(title: str, values: Sequence[float], labels: Sequence[str]) -> Markup:
-    """A filled line through the values."""
-    return _drawn("Line", title, values, labels, labels, fill=True, show_dots=False)
-
-
-def _drawn(
+def drawn(
     kind: str, title: str, values: Sequence[float], labels: Sequence[str], names: Sequence[str], **options: bool
 ) -> Markup:
+    """A `Bar` or a point of a `Line` for each value, with its label below and its name in the tooltip."""
     import pygal  # noqa: PLC0415 - of the extra `report`
 
     step = -(-len(labels) // _LABELS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from batchgen.formatting import duration
-from batchgen.reports import charts
+from batchgen.reports.charts import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,24 +56,22 @@ def _moment(text: str) -> str:
 
 
 def _charts(data: Mapping[str, Any]) -> dict[str, Markup | None]:
-    drawn: dict[str, Markup | None] = dict.fromkeys(("days", "slots", "latency"))  # None: too little to draw
+    charts: dict[str, Markup | None] = dict.fromkeys(("days", "slots", "latency"))  # None: too little to draw
     days, slots = data["by_day"], data["slots"]
     if len(days) > 1:
         labels = [day["key"] for day in days]
-        drawn["days"] = charts.bars("Images by day", [day["images"] for day in days], labels)
+        charts["days"] = drawn("Bar", "Images by day", [day["images"] for day in days], labels, labels)
     if len(slots["used"]) > 1:
         labels = _times(datetime.fromisoformat(data["first"]), slots["seconds"], len(slots["used"]))
-        drawn["slots"] = charts.line("Slots in use over time", slots["used"], labels)
+        title = "Slots in use over time"
+        charts["slots"] = drawn("Line", title, slots["used"], labels, labels, fill=True, show_dots=False)
     if data["latency"]["tasks"]:
-        each = data["latency"]["histogram"]
-        names = [f"{_short(bar['from'])} to {_short(bar['to'])} s" if bar["to"] else "longer" for bar in each]
-        labels = [f"{_short(bar['from'])} s" for bar in each]
-        drawn["latency"] = charts.bars("Tasks by their duration", [bar["tasks"] for bar in each], labels, names)
-    return drawn
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:g}"
+        bars = data["latency"]["histogram"]
+        labels = [f"{bar['from']:g} s" for bar in bars]
+        names = [f"{bar['from']:g} to {bar['to']:g} s" if bar["to"] else f"{bar['from']:g} s or longer" for bar in bars]
+        title = "Tasks by their duration"
+        charts["latency"] = drawn("Bar", title, [bar["tasks"] for bar in bars], labels, names)
+    return charts
 
 
 def _times(first: datetime, seconds: float, count: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 
@@ -10,7 +11,6 @@ import pytest
 from command import batchgen, manifest, prompts
 from prometheus_client.parser import text_string_to_metric_families
 
-from batchgen.app.observer import Observer
 from batchgen.cli import metrics
 from batchgen.engine.counters import Counters
 from batchgen.jobs import Status
@@ -105,15 +105,9 @@ def test_a_disk_that_is_full_at_the_end_changes_no_result(tmp_path, gateway, mon
 def test_the_file_follows_a_run_that_is_going(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    shown = []
-
-    class Shown(Observer):
-        def on_progress(self, counters):
-            shown.append(counters.images_done)
-
     target = tmp_path / "x.prom"
-    seen = metrics.RunMetrics(target, None, Shown())
-    seen.name("nightly", "kapon")
+    stream = io.StringIO()
+    seen = metrics.MeteredProgress(target, None, stream=stream)
     counters = Counters(images_wanted=9, slots=4, slots_in_use=3)
     seen.on_start(counters)
     assert (read(target)["active"], read(target)["slots_in_use"]) == (1, 3)
@@ -121,13 +115,14 @@ def test_the_file_follows_a_run_that_is_going(tmp_path, monkeypatch):
         counters.images_done = images
         now[0] += 5
         seen.on_progress(counters)
-    assert (shown, read(target)["images_done"]) == ([1, 2, 3, 4], 3)
+    assert read(target)["images_done"] == 3
+    assert [line.partition(" ")[0] for line in stream.getvalue().splitlines()] == ["1", "2", "3", "4"]
     assert "exit_code" not in read(target)
 
 
 def test_a_name_that_is_hostile_stays_a_label(tmp_path):
     target = tmp_path / "x.prom"
-    seen = metrics.RunMetrics(target, None)
-    seen.name('a"} 1\nfake_metric 7', "kapon")
+    seen = metrics.MeteredProgress(target, None, stream=io.StringIO())
+    seen.labels["manifest"] = 'a"} 1\nfake_metric 7'
     seen.on_start(Counters())
     assert "fake_metric" not in {f.name for f in text_string_to_metric_families(target.read_text(encoding="utf-8"))}
