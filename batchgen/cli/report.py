@@ -42,7 +42,7 @@ def execute(options: Namespace) -> int:
         )
     target = options.to or (None if options.json else root / _PAGE)
     if target is not None:
-        charts.check_available()
+        charts.plotting_library()
     unit_of = cache(partial(common.unit_of, options))
     with reading(root / FILE_NAME) as ledger, ledger.transaction():
         data = report.report_data(ledger, unit_of, options.since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -17,26 +18,27 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # what 
 _LABELS = 8  # at most so many along an axis
 
 
-def check_available() -> None:
-    """Raise CommandError where the plotting library is missing."""
+def plotting_library() -> Any:  # noqa: ANN401 - it has no types
+    """The module pygal. Raises CommandError where it is missing."""
     try:
-        import pygal  # noqa: F401, PLC0415 - of the extra `report`
+        import pygal  # noqa: PLC0415 - of the extra `report`
     except ImportError:
         raise CommandError(
             "The page needs the package pygal. Install it with: pip install 'batchgen[report]'. The figures alone need"
             " no package: batchgen report MANIFEST --json"
         ) from None
+    # It adds a finder of modules with an interface of old: each import of a missing module would warn of that.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    return pygal
 
 
 def drawn(
     kind: str, title: str, values: Sequence[float], labels: Sequence[str], names: Sequence[str], **options: bool
 ) -> Markup:
     """A `Bar` or a point of a `Line` for each value, with its label below and its name in the tooltip."""
-    import pygal  # noqa: PLC0415 - of the extra `report`
-
     step = -(-len(labels) // _LABELS)
     shown = [_CONTROLS.sub(" ", label) if i % step == 0 else "" for i, label in enumerate(labels)]
-    chart = getattr(pygal, kind)(
+    chart = getattr(plotting_library(), kind)(
         width=_WIDTH,
         height=_HEIGHT,
         show_legend=False,

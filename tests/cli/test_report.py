@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -126,6 +127,12 @@ def test_nothing_else_is_replaced_and_what_cannot_be_written_is_one_sentence(mad
         assert made.read_bytes() == before
     assert batchgen("report", made, "--to", "mine.html", cwd=made.parent).returncode == 0
     assert batchgen("report", made, "--to", "mine.html", cwd=made.parent).returncode == 0
+
+
+def test_the_plotting_library_leaves_other_imports_alone(made):
+    assert batchgen("report", made, cwd=made.parent).returncode == 0
+    with pytest.raises(ModuleNotFoundError):  # and no ImportWarning about its finder
+        importlib.import_module("no_such_module_anywhere")
 
 
 def test_without_an_output_or_the_package_there_is_a_sentence(made, monkeypatch, tmp_path):
