@@ -5,6 +5,7 @@ Counts the ledger's own reservations, never the account's balance, which lags by
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Budget:
     def __init__(self, spent: Spent, limits: BudgetLimits) -> None:
         self.images = spent.images
         self.cost = spent.cost
+        self.run_cost_by_model: Counter[str] = Counter()  # millionths; the sum is `cost_of_run`
         self._cost_before = spent.cost
         self._limits = limits
 
@@ -69,26 +71,29 @@ class Budget:
         """What this run has spent or reserved."""
         return self.cost - self._cost_before
 
-    def reserve(self, images: int, price: int | None) -> None:
+    def reserve(self, images: int, price: int | None, model: str = "") -> None:
         """Count a task that is about to be sent."""
         self.images += images
-        self.cost += price or 0
+        self._change(price or 0, model)
 
-    def release(self, images: int, price: int | None, *, earlier: bool = False) -> None:
+    def release(self, images: int, price: int | None, model: str = "", *, earlier: bool = False) -> None:
         """Refund a task that certainly made nothing. `earlier`: an earlier run sent it, so this one did not pay."""
         self.images -= images
-        self._change(-(price or 0), earlier=earlier)
+        self._change(-(price or 0), model, earlier=earlier)
 
-    def charge(self, price: int | None, charged: int | None, *, earlier: bool = False) -> None:
+    def charge(self, price: int | None, charged: int | None, model: str = "", *, earlier: bool = False) -> None:
         """Replace a task's reserved price by what the gateway charged, where it says so. `earlier` as in `release`."""
         if charged is not None:
-            self._change(charged - (price or 0), earlier=earlier)
+            self._change(charged - (price or 0), model, earlier=earlier)
 
-    def adopt(self, price: int | None) -> None:
+    def adopt(self, price: int | None, model: str = "") -> None:
         """Take a reservation off this run: an earlier run, or that of another output, paid for the task."""
         self._cost_before += price or 0
+        self.run_cost_by_model[model] -= price or 0
 
-    def _change(self, by: int, *, earlier: bool) -> None:
+    def _change(self, by: int, model: str, *, earlier: bool = False) -> None:
         self.cost += by
         if earlier:
             self._cost_before += by
+        else:
+            self.run_cost_by_model[model] += by

@@ -18,6 +18,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def size(number: float) -> str:
+    """An amount of bytes in decimal units, as shops and `df -H` have it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB" if number < 1000 else f"{number:.0f} TB"
+
+
 def utc(moment: datetime | None = None, *, timespec: str = "milliseconds") -> str:
     """A moment in UTC as ISO 8601, `2027-01-31T06:00:00.000Z`; without one, now."""
     return (moment or datetime.now(UTC)).isoformat(timespec=timespec).replace("+00:00", "Z")

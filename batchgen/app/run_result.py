@@ -38,6 +38,7 @@ class RunResult:
     warnings: int  # images that are unusual
     error: BatchgenError | None  # why the run stopped early
     checks: tuple[CheckReport, ...] = ()
+    cost_by_model: Mapping[str, Decimal] = field(default_factory=dict)  # its sum is `cost`
     slot_times: Mapping[str, SlotTime] = field(default_factory=dict, repr=False)  # by account
 
     @property
@@ -113,6 +114,7 @@ class RunResult:
             "started": self.started,
             "unfinished": list(self.unfinished_reasons),
             "cost": f"{self.cost:f}",
+            "cost_by_model": {model: f"{cost:f}" for model, cost in self.cost_by_model.items()},
             "unit": self.unit,
             "retired": self.retired,
             "watermarks_missing": self.watermarks_missing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -110,6 +111,7 @@ class RunSession:
         self._stats = RunStats()
         self._error: BatchgenError | None = None
         self._cost = 0  # millionths
+        self._cost_by_model: Counter[str] = Counter()  # the same by model
         self._retired = 0  # files
         self._has_run = False
         self._rounds = CheckRounds(manifest, tree.root, self._workload, observer.on_message)
@@ -205,6 +207,7 @@ class RunSession:
         self._has_run = True
         self._error = context.stop.reason
         self._cost += budget.cost_of_run
+        self._cost_by_model.update(budget.run_cost_by_model)
 
     def _count(self) -> None:
         counters = self._counters
@@ -372,6 +375,7 @@ class RunSession:
             unfinished=stats.unfinished,
             unfinished_reasons=tuple(stats.reasons),
             cost=Decimal(plain(self._cost)),
+            cost_by_model={model: Decimal(plain(cost)) for model, cost in self._cost_by_model.most_common() if cost},
             unit=self._manifest.account.prices.unit,
             retired=self._retired,
             watermarks_missing=stats.without_watermark,

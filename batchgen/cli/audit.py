@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from batchgen.app.gateway_query import OrphanTask
     from batchgen.ledger.records import Payment
 
+EXAMPLES = """\
+batchgen audit spring.yaml
+batchgen audit spring.yaml --adopt
+"""
 _SHOWN = 20  # lines of a kind, in text
 
 

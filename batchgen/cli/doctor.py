@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
+EXAMPLES = """\
+batchgen doctor spring.yaml
+batchgen doctor spring.yaml --provider kapon --timeout 5
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="the manifest, a YAML file")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""After a run: its summary as one JSON line in a file, and on the stdin of a command or in a webhook.
+"""After a run: its summary as one JSON line in a file, as metrics, and on the stdin of a command or in a webhook.
 
 A failure here is reported and changes no exit code, because the images are made and paid for.
 """
@@ -14,19 +14,20 @@ import tempfile
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from batchgen.cli import terminal
 from batchgen.cli.outcome import header, outcome_of
-from batchgen.errors import ReasonCode
+from batchgen.errors import BatchgenError, ReasonCode
 from batchgen.formatting import utc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import TracebackType
 
     from batchgen.app.run_result import RunResult
+    from batchgen.cli.metrics import MeteredProgress
     from batchgen.manifest.model import Manifest
 
 TIMEOUT_SECONDS = 30.0  # for a command or a webhook
@@ -37,13 +38,15 @@ _MAX_OUTPUT = 65_536  # bytes of a command's output that a log of JSON takes in
 class RunHooks:
     """Reports the end of a run, however it ends. `path` is the manifest's, None where none was read.
 
-    The caller fills in what becomes known: the manifest as soon as it is read, `notify` for warnings, the result.
+    The caller fills in what becomes known: the manifest as soon as it is read, `notify` for warnings, the metrics once
+    their file is checked, the result.
     """
 
     def __init__(self, path: Path | None, summary: Path | None) -> None:
         self.manifest: Manifest | None = None
         self.result: RunResult | None = None
         self.notify: Callable[..., None] = _print_warning
+        self.metrics: MeteredProgress | None = None
         self._path = path
         self._summary = summary
         self._started = datetime.now(UTC)
@@ -64,18 +67,16 @@ class RunHooks:
 
     def before_exit(self, exit_code: int, reason: str) -> None:
         """Report a run whose process is about to exit, without waiting for anybody longer than a moment."""
-        line = self._line({**header(exit_code, ReasonCode.INTERRUPTED), "reason": reason})
-        self._append(line)
+        line = self._written({**header(exit_code, ReasonCode.INTERRUPTED), "reason": reason})
         thread = threading.Thread(target=self._call, args=(line, EXIT_TIMEOUT_SECONDS), daemon=True)
         thread.start()
         thread.join(EXIT_TIMEOUT_SECONDS + 1)
 
     def _report(self, outcome: dict[str, Any]) -> None:
-        line = self._line(outcome)
-        self._append(line)
-        self._call(line, TIMEOUT_SECONDS)
+        self._call(self._written(outcome), TIMEOUT_SECONDS)
 
-    def _line(self, outcome: dict[str, Any]) -> str:
+    def _written(self, outcome: dict[str, Any]) -> str:
+        """Write the files about the run; returns its summary as a line of JSON."""
         record = {
             "name": None if self.manifest is None else self.manifest.name,
             "manifest": None if self._path is None else str(self._path),
@@ -83,7 +84,11 @@ class RunHooks:
             "ended_at": utc(timespec="seconds"),
             **outcome,
         }
-        return terminal.harmless(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        if self.metrics is not None:
+            self.metrics.write(record)
+        line = terminal.harmless(json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+        self._append(line)
+        return line
 
     def _append(self, line: str) -> None:
         path = self._summary
@@ -103,6 +108,20 @@ class RunHooks:
         problem = _post(hook, line, timeout) if isinstance(hook, str) else _run(hook, line, timeout)
         if problem:
             self.notify(f"on_finish: {problem}", level="warning")
+
+
+def report_usage_error(error: BaseException, summary: str | None, metrics: str | None) -> None:
+    """Report a run whose command line cannot be read, in the files that it names."""
+    hooks = RunHooks(None, Path(summary) if summary else None)
+    if metrics:
+        from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415
+
+        hooks.metrics = MeteredProgress(Path(metrics), None)
+        try:
+            hooks.metrics.check()
+        except BatchgenError:
+            hooks.metrics = None
+    hooks.report_error(error)
 
 
 def _print_warning(message: str, **_: object) -> None:
@@ -148,7 +167,6 @@ def _post(url: str, line: str, timeout: float) -> str:
     """POST the summary to a webhook. Returns the problem, or nothing."""
     import asyncio  # noqa: PLC0415 - only where there is a webhook
 
-    from batchgen.errors import BatchgenError  # noqa: PLC0415
     from batchgen.http.client import HttpClient  # noqa: PLC0415
 
     async def post() -> str:

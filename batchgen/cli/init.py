@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterable, Iterator
 
+EXAMPLES = """\
+batchgen init spring.yaml
+batchgen init spring.yaml --from prompts.csv
+"""
 _HEAD = """\
 # A manifest of batchgen. Try it:   batchgen plan {file}   then   batchgen run {file}
 # It runs as it is: the provider `sandbox` is a gateway on this machine, without a key and without cost.

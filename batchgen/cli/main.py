@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchgen import __version__
@@ -32,9 +32,11 @@ COMMANDS = {
     "gallery": "write a page to look at the images, to compare and to mark them",
     "audit": "compare what was paid for with what is there",
     "export": "write chosen images as a dataset, a table, an archive or a contact sheet",
+    "report": "write an HTML page about an output: cost, time, failures",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
     "schema": "print a JSON Schema",
+    "completion": "print the completion script of a shell",
 }
 
 _EPILOG = """\
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     with terminal.guarded(as_records=_given(arguments, "--log-format") == "json"):
         options = argparse.Namespace(command="")
         try:
-            _parser(arguments).parse_args(arguments, options)
+            parser_of(_command_of(arguments)).parse_args(arguments, options)
             code = int(import_module(f"batchgen.cli.{options.command}").execute(options))
             sys.stdout.flush()
         except BrokenPipeError:
@@ -117,10 +119,10 @@ def _report_error(error: BaseException, arguments: Sequence[str]) -> int:
         listed = problems_as_data(error.problems)
     elif isinstance(error, _UsageError):
         print(f"{error.usage}{outcome.sentence}", file=sys.stderr)
-        if running and (path := _given(arguments, "--summary")):  # a command line that is wrong has a summary too
-            from batchgen.cli.hooks import RunHooks  # noqa: PLC0415 - only where it is needed
+        if running:  # a command line that is wrong has a summary and metrics too
+            from batchgen.cli.hooks import report_usage_error  # noqa: PLC0415 - only where it is needed
 
-            RunHooks(None, Path(path)).report_error(error)
+            report_usage_error(error, _given(arguments, "--summary"), _given(arguments, "--metrics"))
     else:
         name = "" if outcome.reason_code is ReasonCode.INTERRUPTED else "batchgen: "
         print(f"{name}{outcome.sentence}", file=sys.stderr)
@@ -166,7 +168,8 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
 
 
-def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+def parser_of(*asked: str | None) -> argparse.ArgumentParser:
+    """The parser, with the options of these commands: only what is asked for is imported."""
     parser = _Parser(
         prog="batchgen",
         description="Makes many images through a paid API from a manifest, and never pays for one twice.",
@@ -175,11 +178,16 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"batchgen {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = _command_of(arguments)
     for name, about in COMMANDS.items():
         command = commands.add_parser(
-            name, help=about, description=f"batchgen {name}: {about}.", epilog=_EPILOG, allow_abbrev=False
+            name,
+            help=about,
+            description=f"batchgen {name}: {about}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
-        if name == asked:  # only what is asked for is imported
-            import_module(f"batchgen.cli.{name}").configure(command)
+        if name in asked:
+            module = import_module(f"batchgen.cli.{name}")
+            module.configure(command)
+            command.epilog = f"examples:\n{indent(module.EXAMPLES, '  ')}\n{_EPILOG}"
     return parser

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
     from batchgen.catalog.load import Catalog, Model
 
+EXAMPLES = """\
+batchgen models
+batchgen models --json
+"""
 _AS_THEY_ARE = (
     *("name", "about", "base_url", "models", "aspect_ratios", "resolutions", "max_n", "concurrency"),
     *("lookup_by_external_id", "lists_tasks"),

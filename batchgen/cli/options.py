@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.shutdown import Deadline
 
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)([smhd])"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -113,7 +114,7 @@ def deadline(text: str) -> Deadline:
     """A deadline: a duration (`90m`), a time of day (`06:00`) or a date and time in local time."""
     from batchgen.engine.shutdown import Deadline  # noqa: PLC0415 - loads asyncio, for one option
 
-    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
+    if match := re.fullmatch(_DURATION, text):
         return Deadline(at=time.monotonic() + float(match[1]) * _UNITS[match[2]], clock=time.monotonic)
     now = time.time()
     try:
@@ -141,6 +142,21 @@ def moment(text: str, now: float) -> float:
     return next(at for at in (each.timestamp() for each in times) if at > now)
 
 
+def past(text: str) -> datetime:
+    """A moment that has passed: a duration ago (`24h`), a time of day (`22:00`) or a date and time in local time."""
+    now = time.time()
+    try:
+        if match := re.fullmatch(_DURATION, text):
+            then = now - float(match[1]) * _UNITS[match[2]]
+        elif (then := moment(text, now)) > now:
+            then = moment(text, now - 86_400)
+        return datetime.fromtimestamp(then, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no moment; write how long ago (24h, 7d), a time (22:00) or a date (2027-01-31T06:00)"
+        ) from None
+
+
 def find_output(options: Namespace) -> Path:
     """The output folder that the options mean. Raises CommandError where there is none.
 
@@ -158,18 +174,18 @@ def find_output(options: Namespace) -> Path:
     return _folder(output_folder(options, name))
 
 
-def unit_of(options: Namespace) -> str:
-    """The unit of the costs of the account that the manifest names; empty where the manifest does not say."""
+def unit_of(options: Namespace, account: str | None = None) -> str:
+    """The unit of an account's costs, by default the manifest's account; empty where the manifest does not say."""
     try:
         raw = _mapping(document.read(options.manifest).value)
     except CommandError:
         return ""
-    name = str(options.provider or raw.get("provider"))
-    account = _mapping(_mapping(raw.get("providers")).get(name))
-    prices = _mapping(account.get("prices"))
+    name = account or str(options.provider or raw.get("provider"))
+    given = _mapping(_mapping(raw.get("providers")).get(name))
+    prices = _mapping(given.get("prices"))
     if "unit" in prices:
         return str(prices["unit"])
-    known = builtin().accounts.get(str(account.get("use", name)))
+    known = builtin().accounts.get(str(given.get("use", name)))
     return "" if known is None else known.prices.unit
 
 

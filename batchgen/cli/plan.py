@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 from batchgen.app.load import load_manifest
 from batchgen.app.plan import previewed
 from batchgen.cli import options as common
+from batchgen.cli import terminal
 from batchgen.cli.outcome import header, print_problems, print_result
 from batchgen.errors import ExitCode, ReasonCode
-from batchgen.formatting import counted, duration
+from batchgen.formatting import counted, duration, size
+from batchgen.jobs import PARAMETER_NAMES
+from batchgen.matrix.expand import expand
 from batchgen.money import plain
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import Group, Plan, job_states
+from batchgen.reports.index import escaped
 from batchgen.reports.status import MEANING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from batchgen.jobs import Job
     from batchgen.ledger.records import JobState
     from batchgen.manifest.model import Manifest, Skipped
 
+EXAMPLES = """\
+batchgen plan spring.yaml
+batchgen plan spring.yaml --only model=kling-v2* --detailed
+batchgen plan spring.yaml --format csv
+"""
 _REASONS_SHOWN = 8
 
 
@@ -31,7 +43,12 @@ def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     common.add_selection(parser)
     common.add_remake(parser)
-    parser.add_argument("--detailed", action="store_true", help="list every job, as text or JSON")
+    parser.add_argument(
+        "--detailed", action="store_true", help="list every job with its prompt, labels and the name of its first image"
+    )
+    parser.add_argument(
+        "--format", choices=("text", "csv"), default="text", help="csv: print the list of all jobs, for a spreadsheet"
+    )
     parser.add_argument(
         "--exit-code", action="store_true", help=f"exit with {ExitCode.CHANGES} when there is something to do, else 0"
     )
@@ -51,12 +68,15 @@ def execute(options: Namespace) -> int:
         if options.json:
             data = header(code, ReasonCode.CHANGES if code else ReasonCode.COMPLETE) | _as_data(plan, manifest, root)
             if options.detailed:
-                data["listed"] = [_job(job, row) for job, row in listed]
+                data["listed"] = [_job(job, row, manifest) for job, row in listed]
             print_result(data)
+        elif options.format == "csv":
+            names = dict.fromkeys(name for job in expand(manifest) if selection.takes(job) for name in job.labels)
+            _print_csv(manifest, listed, tuple(names))
         else:
             print(_as_text(plan, manifest, root))
             if options.detailed:
-                _print_jobs(listed)
+                _print_jobs(manifest, listed)
     return code
 
 
@@ -76,6 +96,8 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "prices_as_of": manifest.account.prices.as_of,
         "seconds": plan.seconds,
         "within_budget": plan.within_budget,
+        "disk_bytes": plan.disk_bytes,
+        "disk_free": plan.disk_free,
     }
 
 
@@ -89,12 +111,14 @@ def _skipped(group: Skipped) -> dict[str, Any]:
     return {"reason": group.reason, "jobs": group.jobs, "example": dict(group.example), "places": places}
 
 
-def _job(job: Job, row: JobState) -> dict[str, Any]:
+def _job(job: Job, row: JobState, manifest: Manifest) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "status": row.status.value,
         "prompt_id": job.prompt_id,
+        "file_name": _file_name(job, manifest),
         **({"block": job.labels["block"]} if "block" in job.labels else {}),
+        "labels": dict(job.labels),
         "prompt": job.prompt,
         **job.parameters.canonical(),
         **({"repeat": job.repeat} if job.repeat else {}),
@@ -133,6 +157,10 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
             slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
         time = "unknown until the first tasks have ended" if plan.seconds is None else f"about {duration(plan.seconds)}"
         lines.append(f"  {'time':<18}{time}, with {slots}")
+        space = f"about {size(plan.disk_bytes)}"
+        if plan.disk_bytes > plan.disk_free:
+            space += f", and only {size(plan.disk_free)} are free: free some, or choose another --output"
+        lines.append(f"  {'disk':<18}{space}")
     return "\n".join(lines)
 
 
@@ -158,10 +186,31 @@ def _cost(group: Group, unit: str) -> str:
     return f"{known} and {counted(group.unpriced, 'job')} of unknown price" if group.unpriced else known
 
 
-def _print_jobs(listed: Iterator[tuple[Job, JobState]]) -> None:
+def _file_name(job: Job, manifest: Manifest) -> str:
+    """The name of the job's first image, where it is a PNG file."""
+    return manifest.output_path.render(job, 0, ".png")
+
+
+def _print_jobs(manifest: Manifest, listed: Iterable[tuple[Job, JobState]]) -> None:
+    """Three lines for each job; the prompt is cut to the width of a terminal, but not in a pipe."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for job, row in listed:
         parameters = job.parameters
         print(
             f"  {row.status.value:<10}{job.id}  {parameters.model} {parameters.aspect_ratio} {parameters.resolution}"
-            f" n={parameters.n}  {job.prompt_id}"
+            f" n={parameters.n}  {_file_name(job, manifest)}"
         )
+        labels = ", ".join(f"{name}={value}" for name, value in job.labels.items())
+        for line in filter(None, (labels, job.prompt)):
+            print(terminal.cut(f"{'':<12}{line}", width))
+
+
+def _print_csv(manifest: Manifest, listed: Iterable[tuple[Job, JobState]], names: Sequence[str]) -> None:
+    """One row for each job; no cell is a formula to a spreadsheet. A label is a column of its own."""
+    columns = ("status", "job_id", "file_name", "prompt_id", "prompt", *PARAMETER_NAMES, "repeat", "message")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*columns, *(f"label.{name}" for name in names)])
+    for job, row in listed:
+        values = _job(job, row, manifest)
+        cells = [*(values.get(column, "") for column in columns), *(job.labels.get(name, "") for name in names)]
+        writer.writerow(escaped(cells))

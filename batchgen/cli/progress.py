@@ -5,6 +5,7 @@ All of it goes to stderr, and a stderr that cannot be written stops nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BAR_INTERVAL = 0.25  # seconds between drawings
 LINE_INTERVAL = 30.0  # seconds between lines
+_BAR_CELLS = 8  # at least, where the terminal has 80 columns
+_SHORTEST_NOTE = 12  # cells; a note that would be cut to less is left out
 _WINDOW = 120.0  # seconds over which the rate is taken: images come in bursts, as tasks end together
 _LEAST_SECONDS, _LEAST_IMAGES = 2.0, 3  # less than that is too little for a rate
 
@@ -95,7 +98,7 @@ class Progress(Observer):
         if self._bar is not None:
             self._bar.total = max(counters.images_wanted, counters.images_done, 1)
             self._bar.n = counters.images_done
-            self._bar.set_description_str(describe(counters, rate, short=True), refresh=False)
+            self._bar.set_description_str(describe(counters, rate, width=self._width()), refresh=False)
             self._draw("refresh")
         elif self._as_json:
             self._line(terminal.record(level="info", event="progress", **facts(counters, rate)))
@@ -120,6 +123,13 @@ class Progress(Observer):
         self._line(terminal.harmless(f"{kind}{message}{more}"))
         self._draw("refresh")
 
+    def _width(self) -> int:
+        """Cells for the words: percent and a bar of at least one cell stand before them; the last one stays free."""
+        with suppress(OSError, ValueError):  # no terminal, or it is gone
+            columns = os.get_terminal_size(self._stream.fileno()).columns or 80
+            return columns - len("100%   ") - 1 - (_BAR_CELLS if columns >= 80 else 0)
+        return 80
+
     def _line(self, text: str) -> None:
         with suppress(OSError, ValueError):  # its reader went away, or it was closed: the run goes on unseen
             terminal.write(self._stream, text + "\n")
@@ -134,22 +144,44 @@ class Progress(Observer):
 # --- words --------------------------------------------------------------------------------------------------
 
 
-def describe(counters: Counters, rate: float | None, *, short: bool = False) -> str:
-    """The counters in words, without those that are 0. `short` is for beside a bar."""
+def describe(counters: Counters, rate: float | None, *, width: int | None = None) -> str:
+    """The counters in words, without those that are 0; beside a bar in `width` cells, the most important ones."""
     done, wanted = counters.images_done, counters.images_wanted
     left = seconds_left(counters, rate)
-    parts = [
-        f"{done}/{wanted}" if short else f"{done} of {wanted} images",
-        f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
-        f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
-        f"{counters.images_to_fetch} to fetch" if counters.images_to_fetch else "",
-        f"{counters.refusals} refusals" if counters.refusals else "",
-        f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
-        f"{duration(left)} left" if left is not None else "",
-        f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
-        counters.note,
-    ]
-    return terminal.harmless((" · " if short else ", ").join(filter(None, parts)))
+    parts = {
+        "images": f"{done} of {wanted} images" if width is None else f"{done}/{wanted}",
+        "failed": f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
+        "slots": f"slots {counters.slots_in_use}/{counters.slots}" if counters.slots else "",
+        "to fetch": f"{counters.images_to_fetch} to fetch" if counters.images_to_fetch else "",
+        "refusals": f"{counters.refusals} refusals" if counters.refusals else "",
+        "rate": f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
+        "left": f"{duration(left)} left" if left is not None else "",
+        "cost": f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
+        "note": counters.note,
+    }
+    parts = {name: terminal.harmless(text) for name, text in parts.items() if text}
+    return ", ".join(parts.values()) if width is None else _fitted(parts, width)
+
+
+_FIRST = ("images", "left", "cost")  # what people look at first
+_THEN = ("failed", "note", "slots", "refusals", "to fetch", "rate")
+
+
+def _fitted(parts: dict[str, str], width: int) -> str:
+    """What fits, in its order: closer together and shorter where not even the first parts do."""
+    first = [name for name in _FIRST if name in parts]
+    between = " · "
+    if terminal.cells(between.join(parts[name] for name in first)) > width:
+        between = " "
+        parts = parts | {"left": parts.get("left", "").removesuffix(" left")}
+    shown: list[str] = []
+    for name in (*first, *(name for name in _THEN if name in parts)):
+        room = width - terminal.cells(between.join([*(parts[each] for each in shown), ""]))
+        if name == "note" and room >= _SHORTEST_NOTE:
+            parts = parts | {"note": terminal.cut(parts["note"], room)}
+        if not shown or terminal.cells(parts[name]) <= room:
+            shown.append(name)
+    return between.join(parts[name] for name in parts if name in shown)
 
 
 def facts(counters: Counters, rate: float | None) -> dict[str, Any]:

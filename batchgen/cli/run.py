@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from batchgen.app.run_result import RunResult
 
 
+EXAMPLES = """\
+batchgen run spring.yaml --provider sandbox
+batchgen run spring.yaml --limit 2 --max-cost 1.50
+batchgen run nightly.yaml --quiet --deadline 06:00 --metrics batchgen.prom
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     common.add_selection(parser)
@@ -48,6 +55,9 @@ def configure(parser: ArgumentParser) -> None:
         "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
     )
     parser.add_argument(
+        "--metrics", metavar="FILE", type=Path, help="keep FILE as Prometheus metrics of this run, however it ends"
+    )
+    parser.add_argument(
         "--timings", action="store_true", help="say at the end where the time of each account's slots went"
     )
     common.add_json(parser)
@@ -56,9 +66,11 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
-        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
-        progress = Progress(quiet=options.quiet, log_format=options.log_format)
+        progress = _progress(options, hooks)
         hooks.notify = progress.on_message
+        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
+        if hooks.metrics is not None:
+            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -78,6 +90,18 @@ def execute(options: Namespace) -> int:
             _report_timings(result, progress, as_data=options.log_format == "json")
     _report(options, result)
     return result.exit_code
+
+
+def _progress(options: Namespace, hooks: RunHooks) -> Progress:
+    """What shows the run, and keeps its metrics. Raises CommandError where these cannot be written."""
+    if options.metrics is None:
+        return Progress(quiet=options.quiet, log_format=options.log_format)
+    from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415 - only where it is asked for
+
+    metered = MeteredProgress(options.metrics, options.manifest, quiet=options.quiet, log_format=options.log_format)
+    metered.check()
+    hooks.metrics = metered
+    return metered
 
 
 def _report_timings(result: RunResult, progress: Progress, *, as_data: bool) -> None:
@@ -104,6 +128,9 @@ def _lines(result: RunResult) -> list[str]:
     lines = [f"{_are(result.images)} in {result.output / 'images'}; the index is {result.index}."]
     if result.nothing_to_do:
         lines.insert(0, "Nothing to do: everything asked for is there.")
+    if result.cost_by_model:
+        by_model = ", ".join(f"{model} {cost:f}" for model, cost in result.cost_by_model.items())
+        lines.append(f"Cost of this run: {result.cost:f} {result.unit or 'units'} ({by_model}).")
     if result.watermarks_missing:
         images = counted(result.watermarks_missing, "image")
         lines.append(f"The gateway gave no watermarked copy of {images}, though it was asked for.")

@@ -18,6 +18,10 @@ from batchgen.sandbox.settings import PROFILES, Settings
 if TYPE_CHECKING:
     from batchgen.sandbox.faults.schedule import FaultSettings
 
+EXAMPLES = """\
+batchgen sandbox --port 8080
+batchgen sandbox --latency 20 --concurrency 9 --seed 7
+"""
 _EPILOG = """\
 faults that --faults all=RATE includes:
 {common}

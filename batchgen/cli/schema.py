@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
+EXAMPLES = """\
+batchgen schema > manifest.schema.json
+batchgen schema index
+"""
 NAMES = ("manifest", "index")
 
 

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
+EXAMPLES = """\
+batchgen status spring.yaml
+batchgen status spring.yaml --watch --interval 5
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     parser.add_argument(

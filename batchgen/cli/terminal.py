@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -37,6 +38,28 @@ def harmless(text: str) -> str:
 def _escaped(found: re.Match[str]) -> str:
     units = found.group().encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal the text takes: wide characters take two, marks on others none."""
+    return sum(map(_cells, text))
+
+
+def _cells(character: str) -> int:
+    if unicodedata.category(character) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """The text on one line, as it is written to a terminal, in at most so many cells; an ellipsis ends what is cut."""
+    text = harmless(" ".join(text.split("\n")))
+    if len(text) <= width // 2 or cells(text) <= width:
+        return text
+    taken, left = 0, width - 1
+    while left >= (taken_by := _cells(text[taken])):
+        taken, left = taken + 1, left - taken_by
+    return f"{text[:taken]}…" if width > 0 else ""
 
 
 def record(**fields: object) -> str:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Manifest
 
 
+EXAMPLES = """\
+batchgen validate spring.yaml
+batchgen validate spring.yaml summer.yaml --provider kapon
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     parser.add_argument("manifests", metavar="MANIFEST", nargs="+", type=Path, help="a manifest, a YAML file")
     parser.add_argument("--provider", metavar="NAME", help="check for another account than the manifest's")

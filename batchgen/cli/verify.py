@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from pathlib import Path
 
+EXAMPLES = """\
+batchgen verify spring.yaml
+batchgen verify spring.yaml --output /srv/images/spring
+"""
 _RECHECK_AFTER_SECONDS = 1.0  # while a run is going
 
 

@@ -130,7 +130,7 @@ class Watch:
         elif rate is not None:
             lines.append(f"  {rate:.2g} images a second" + (f", {duration(left)} left" if left else ""))
         size = shutil.get_terminal_size()
-        shown = [line[: size.columns - 1] for line in lines[-(size.lines - 1) :]]
+        shown = [terminal.cut(line, size.columns - 1) for line in lines[-(size.lines - 1) :]]
         if self._lines_drawn:
             terminal.write(terminal.beneath(sys.stdout), _UP_AND_CLEAR.format(lines=self._lines_drawn))
         print("\n".join(shown), flush=True)

@@ -124,7 +124,7 @@ class Outcomes:
             context.stats.without_watermark += sum(not link.watermark_url for link in links)
         made = Made(job_id=attempt.job.id, attempt=attempt.number, links=links, cost=charge, at=context.now_ms())
         await context.record(*before, made)
-        context.budget.charge(price, charge, earlier=attempt.earlier)
+        context.budget.charge(price, charge, attempt.job.parameters.model, earlier=attempt.earlier)
         context.counters.cost = context.budget.cost_of_run
 
     async def unrecordable(self, attempt: Attempt, error: BatchgenError) -> None:
@@ -182,4 +182,5 @@ class Outcomes:
 
     def _refund(self, attempt: Attempt, outcome: Outcome | None) -> None:
         if outcome in _REFUNDED:
-            self._context.budget.release(attempt.units, self.price(attempt), earlier=attempt.earlier)
+            model, budget = attempt.job.parameters.model, self._context.budget
+            budget.release(attempt.units, self.price(attempt), model, earlier=attempt.earlier)

@@ -176,7 +176,7 @@ class AccountScheduler:
         del ready[position]
         self._is_out_of_funds = False
         self._quota_wait = self._probe = None
-        budget.reserve(attempt.units, price)
+        budget.reserve(attempt.units, price, attempt.job.parameters.model)
         self._outage.sent(attempt.external_id)
         permit = self._limits.acquire(attempt.units, passes=position > 0)
         self._spawn(attempts, attempt, permit, Status.PENDING)

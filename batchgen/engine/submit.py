@@ -183,7 +183,7 @@ class Submitter:
             return None
         # One that is no older than this create is this create, sent twice by a proxy.
         if isinstance(error, RefusedOrTaken) and self._is_older(task, attempt):
-            self._context.budget.adopt(self._outcomes.price(attempt))
+            self._context.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
 

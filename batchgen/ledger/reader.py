@@ -267,6 +267,14 @@ class LedgerReader(ImageReader):
         )
         return mean
 
+    def mean_image_bytes(self) -> dict[str, float]:
+        """The mean size of the images that are there, by resolution; a sample, as in `mean_task_seconds`."""
+        rows = self.db.execute(
+            "SELECT json_extract(request, '$.parameters.resolution'), avg(bytes) FROM (SELECT job_id, bytes FROM image"
+            " WHERE sha256 IS NOT NULL AND marked = 0 LIMIT 1000) JOIN job ON job.id = job_id GROUP BY 1"
+        )
+        return {str(resolution): mean for resolution, mean in rows}
+
     def images_in_index(self) -> int:
         """How many rows index.csv has."""
         if totals := self.cached_totals():

@@ -5,6 +5,7 @@ Jobs are streamed: a million of them need no more memory than a thousand.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.reconcile import check_folder, check_not_away
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from batchgen.jobs import Job
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from batchgen.planning.selection import Selection
 
 _PAGE = 1000
+_TYPICAL_BYTES = {"1k": 1.5e6, "2k": 6e6, "4k": 24e6}  # of a PNG, where there is no image of that resolution yet
 FILE_LOST = "file lost or changed: to be fetched again, unpaid"
 REAL_KEPT = "made by a real account: kept, not painted again"
 FILE_BACK = "a file that was lost is back: it is recorded again, unpaid"
@@ -96,6 +98,8 @@ class Plan:
     retired_images: int = 0
     seconds: float | None = None  # at the account's limits; None where too little is known
     within_budget: int | None = None  # jobs that the manifest's budget allows; None: all of them
+    disk_bytes: int = 0  # that the images to come are expected to take
+    disk_free: int = 0  # bytes, where the images go
 
     @property
     def anything_to_do(self) -> bool:
@@ -125,6 +129,7 @@ def survey(
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)
     rejected = ledger.rejected_jobs() if remake else {}
+    sizes = _TYPICAL_BYTES | ledger.mean_image_bytes()
     for job, state in job_states(manifest, ledger):
         if not selection.takes(job):
             continue
@@ -137,15 +142,20 @@ def survey(
             group, reason = plan.make, _anew(rejected[job.id][1], images)
         else:
             group, reason = _group_of(plan, job, state, reasons, lost)
-        if group is not plan.make:
-            group.add(images, cost, reason)
-        elif limit is None or plan.make.jobs < limit:
-            group.add(images, cost, reason)
+        if group is plan.make and limit is not None and plan.make.jobs >= limit:
+            continue
+        group.add(images, cost, reason)
+        if group is plan.make or group is plan.resumed:
+            plan.disk_bytes += _bytes(job, sizes)
+        if group is plan.make:
             plan.make_by_model.setdefault(job.parameters.model, Group()).add(images, cost)
     plan.retired_images = sum(not image.watermarked for image in ledger.images_to_retire())
     if account.is_local_sandbox and (kept := ledger.count_real_jobs()):
         plan.done.reasons[REAL_KEPT] = kept
     plan.seconds = _seconds(plan, manifest, ledger)
+    images_folder = root.absolute() / "images"
+    place = next(folder for folder in (images_folder, *images_folder.parents) if folder.exists())
+    plan.disk_free = shutil.disk_usage(place).free
     return plan
 
 
@@ -154,6 +164,12 @@ def _anew(rejected: int, images: int) -> str:
     if images == 1:
         return "rejected: made anew and paid again; the image moves to retired/"
     return f"{rejected} of {images} images rejected: all are made anew and paid again; the earlier move to retired/"
+
+
+def _bytes(job: Job, sizes: Mapping[str, float]) -> int:
+    """What the images of a job are expected to take, with their watermarked copies."""
+    each = sizes.get(job.parameters.resolution, _TYPICAL_BYTES["1k"])
+    return round(each * job.parameters.n * (2 if job.parameters.watermark_info else 1))
 
 
 def _budget(manifest: Manifest, ledger: LedgerReader) -> Budget:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
-from command import batchgen, manifest, prompts
+from command import KEY, batchgen, manifest, prompts
+
+from batchgen.cli.terminal import cells
 
 
 def planned(path, *words):
@@ -77,6 +87,69 @@ def test_jobs_are_listed_only_when_details_are_asked_for(made):
     listed = planned(made, "--detailed")["listed"]
     assert [(row["status"], row["prompt"]) for row in listed] == [("done", f"prompt number {i}") for i in range(3)]
     assert len(batchgen("plan", made, "--detailed", cwd=made.parent).stdout.splitlines()) >= 5
+
+
+TABLE = """
+matrix:
+  prompt:
+    - =HYPERLINK({{ product }})
+    - "a long prompt about {{ product }} 狐狐狐狐狐狐狐狐狐狐狐, and a line nobody sees\\nhere"
+  vars: {product: ["@mug", "lamp, \\"big\\""]}
+"""
+
+
+def test_the_list_has_prompts_labels_and_the_names_that_a_run_gives(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, TABLE)
+    listed = planned(path, "--detailed")["listed"]
+    assert [row["labels"] for row in listed] == [{"product": "@mug"}, {"product": 'lamp, "big"'}] * 2
+    text = batchgen("plan", path, "--detailed", cwd=tmp_path).stdout
+    assert "            product=@mug\n            =HYPERLINK(@mug)\n" in text
+    assert "line nobody sees here\n" in text  # not cut: this is no terminal
+    assert batchgen("run", path, cwd=tmp_path).returncode == 0
+    assert all((tmp_path / "outputs" / "tried" / row["file_name"]).exists() for row in listed)
+    assert all(row["file_name"] in text for row in listed)
+
+
+def test_the_list_as_csv_has_no_formula_and_a_column_for_each_label(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, TABLE)
+    done = batchgen("plan", path, "--format", "csv", "--only", "product=@mug", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = csv.DictReader(io.StringIO(done.stdout))
+    assert (first["status"], first["prompt"], first["label.product"]) == ("pending", "'=HYPERLINK(@mug)", "'@mug")
+    assert second["prompt"].endswith("nobody sees\nhere")
+    assert first["file_name"].startswith("images/kling-v1/16x9/")
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_on_a_terminal_the_prompts_are_cut_to_its_width(tmp_path, gateway, columns):
+    path = manifest(tmp_path, gateway, TABLE)
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "batchgen", "plan", path, "--detailed"]
+    env = os.environ | KEY | {"COLUMNS": str(columns)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=child, stderr=subprocess.PIPE) as process:
+        os.close(child)
+        drawn = b""
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(parent, 65536):
+                drawn += piece
+    os.close(parent)
+    assert process.returncode == 0
+    lines = [line for line in drawn.decode().splitlines() if line.startswith(" " * 12)]
+    assert len(lines) == 8
+    assert {cells(line) <= columns for line in lines} == {True}
+    assert any(line.endswith("…") for line in lines)
+
+
+def test_the_space_on_the_disk_is_estimated_from_the_images_that_are_there(made, monkeypatch):
+    path = made.parent / "outputs" / "tried"
+    mean = sum(file.stat().st_size for file in path.rglob("*.png")) / 3
+    edit(made, "[1:1]", "[1:1, 16:9]\ndefaults: {n: 2}")
+    assert planned(made)["disk_bytes"] == round(mean * 2) * 6
+    assert planned(made, "--output", "elsewhere")["disk_bytes"] == 12 * 1_500_000
+    assert "  disk              about 18 MB\n" in batchgen("plan", made, "--output", "e", cwd=made.parent).stdout
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=17_000_000))
+    text = batchgen("plan", made, "--output", "e", cwd=made.parent).stdout
+    assert "about 18 MB, and only 17 MB are free: free some, or choose another --output\n" in text
 
 
 def test_only_selects_what_is_planned(made):

@@ -13,7 +13,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import yaml
 from command import KEY, ROOT, batchgen, manifest, prompts
+from prometheus_client.parser import text_string_to_metric_families
 
 from batchgen.cli import hooks
 
@@ -123,9 +125,9 @@ def test_a_run_with_nothing_to_do_loads_no_network_library_and_writes_no_view(tm
     assert after == before
 
 
-def block(begins):
-    text = (ROOT / "docs" / "scheduling.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+def block(begins, page="scheduling.md"):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
     return next(text for text in blocks if text.startswith(begins))
 
 
@@ -168,3 +170,58 @@ def test_the_systemd_service_of_the_page_works_as_it_stands(srv):
         fcntl.flock(lock, fcntl.LOCK_EX)
         busy = subprocess.run(words, check=False, **how).returncode
     assert service["SuccessExitStatus"].split() == ["3", str(busy), "143"]
+
+
+def night(srv):
+    """What cron does with the line of docs/operations.md: without a terminal, and with an environment of its own."""
+    _, line = block("KAPON_API_KEY", "operations.md").splitlines()
+    *_when, command = line.split(maxsplit=5)
+    assert "%" not in command  # which cron takes for a line break
+    command = command.replace("/srv/images", str(srv))
+    return subprocess.run(["/bin/sh", "-c", command], cwd="/", env=CRON, capture_output=True, text=True, check=False)
+
+
+def metric(srv, name, **labels):
+    text = (srv / "metrics" / "batchgen.prom").read_text(encoding="utf-8")
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    found = [s.value for s in samples if s.name == f"batchgen_run_{name}" and labels.items() <= s.labels.items()]
+    return found[0] if found else None
+
+
+def test_the_metrics_and_failures_of_a_nightly_run_reach_the_operator(srv):
+    (srv / "metrics").mkdir()
+    done = night(srv)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")  # no mail
+    assert (metric(srv, "exit_code"), metric(srv, "images"), metric(srv, "active")) == (0, 2, 0)
+    path = srv / "nightly.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "    - a forbidden-word\n", encoding="utf-8")
+    done = night(srv)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)  # a mail of one sentence
+    assert "1 rejected" in done.stderr
+    assert (metric(srv, "exit_code"), metric(srv, "jobs", status="rejected")) == (1, 1)
+    assert metric(srv, "reason", reason_code="incomplete") == 1
+    page = (srv / "outputs" / "tried" / "report.html").read_text(encoding="utf-8")
+    assert "1301" in page
+    assert "a forbidden-word" in page
+    path.write_text("version: 1\nname: tried\nmatrx: 3\n", encoding="utf-8")
+    done = night(srv)
+    assert done.returncode == 2
+    assert "matrx" in done.stderr
+    assert (metric(srv, "exit_code", manifest="tried"), metric(srv, "images")) == (2, None)
+    assert [record["exit_code"] for record in lines(srv / "runs.jsonl")] == [0, 1, 2]
+
+
+def test_each_alert_of_the_page_names_metrics_that_a_run_writes(srv):
+    (srv / "metrics").mkdir()
+    assert night(srv).returncode == 0
+    rules = yaml.safe_load(block("groups:", "operations.md"))["groups"][0]["rules"]
+    named = {name for rule in rules for name in re.findall(r"batchgen_run_(\w+)", rule["expr"])}
+    assert {"exit_code", "jobs", "active", "start_timestamp_seconds"} <= named
+    assert [name for name in named if metric(srv, name) is None] == []
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    written = (srv / "metrics" / "batchgen.prom").read_text(encoding="utf-8")
+    table = page.partition("| metric | value |")[2].partition("\n\n")[0]
+    told = {
+        name for line in table.splitlines() for name in re.findall(r"`(\w+)(?:\{[\w,]+\})?`", line.partition("| ")[2])
+    }
+    assert set(re.findall(r"# TYPE batchgen_run_(\w+) gauge", written)) == told

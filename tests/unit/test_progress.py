@@ -15,6 +15,7 @@ import pytest
 
 from batchgen.app.observer import observed
 from batchgen.cli.progress import Progress, Rate, describe, seconds_left
+from batchgen.cli.terminal import cells
 from batchgen.engine.counters import Counters
 from batchgen.errors import AccountStopped
 
@@ -53,7 +54,10 @@ def watched(counters, ticks, **options):
 
 
 class Terminal:
-    """A real terminal of 100 columns, and everything that was drawn on it."""
+    """A real terminal, and everything that was drawn on it."""
+
+    def __init__(self, columns=100):
+        self._columns = columns
 
     def __enter__(self):
         import fcntl
@@ -61,7 +65,7 @@ class Terminal:
         import termios
 
         self._parent, child = pty.openpty()
-        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, self._columns, 0, 0))
         self.stream = open(child, "w", encoding="utf-8")  # noqa: PTH123 - of a descriptor
         self._drawn = bytearray()
         self._reader = threading.Thread(target=self._read)
@@ -109,6 +113,45 @@ async def test_a_terminal_gets_a_bar_that_follows_the_counters(ticks):
     assert last.startswith("100% ")
     assert "40/40" in last
     assert terminal.drawn.endswith("\r\n")
+
+
+WIDE = "the gateway says 請稍候 शुभ 👩‍👩‍👧"
+SHOWN = {
+    120: "1234/100000 · 2 failed · slots 7/9 · 99/s · 17 min left · 123.5 USD · the gateway says 請稍候 ",
+    80: "1234/100000 · 2 failed · 17 min left · 123.5 USD · the gateway …",
+    60: "1234/100000 · 2 failed · 17 min left · 123.5 USD",
+    40: "1234/100000 17 min 123.5 USD",
+    20: "1234/100000",
+}
+
+
+@pytest.mark.parametrize("columns", SHOWN)
+async def test_a_narrow_terminal_keeps_percent_images_time_left_and_cost(ticks, columns):
+    counters = Counters(images_wanted=100_000, jobs_wanted=100_000, unit="USD")
+    with Terminal(columns) as terminal:
+        _, progress, shown = watched(counters, ticks, stream=terminal.stream)
+        async with shown:
+            await ticks.tick()
+            counters.images_done, counters.jobs_failed, counters.refusals = 1234, 2, 40
+            counters.slots_in_use, counters.slots, counters.cost = 7, 9, 123_500_000
+            counters.note = WIDE
+            ticks.now += 12
+            await ticks.tick()
+            assert progress._width() == columns - 8 - (8 if columns >= 80 else 0)
+    lines = [line for line in terminal.drawn.split("\r") if "1234" in line]
+    assert all(cells(line.rstrip("\n")) <= columns for line in lines)
+    assert lines[0].startswith("  1% ")
+    assert SHOWN[columns] in lines[0]
+
+
+async def test_a_note_of_wide_characters_is_cut_where_it_ends(ticks):
+    counters = Counters(images_wanted=9, note="狐" * 99)
+    with Terminal(80) as terminal:
+        _, _, shown = watched(counters, ticks, stream=terminal.stream)
+        async with shown:
+            pass
+    lines = [line.rstrip("\n") for line in terminal.drawn.split("\r") if "0/9" in line]
+    assert all("狐…" in line and cells(line) <= 80 for line in lines)
 
 
 async def test_a_message_stands_above_the_bar(ticks):

@@ -9,7 +9,7 @@ import pytest
 from command import KEY, batchgen, manifest, prompts
 from scripted_gateway import ScriptedGateway
 
-from batchgen.cli.terminal import harmless
+from batchgen.cli.terminal import cut, harmless
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\u2066\u200f\r\x7f"
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
@@ -143,3 +143,25 @@ def test_every_line_of_the_log_is_json(tmp_path, words, code):
     assert "error" in {record["level"] for record in records(done)}
     if words[0] == "m.yaml" and code == 1:
         assert [record["on_finish"] for record in records(done) if "on_finish" in record] == ["told", "and warned"]
+
+
+# --- width ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("fox", 3, "fox"),
+        ("foxes", 4, "fox…"),
+        ("狐狐", 4, "狐狐"),
+        ("狐狐狐", 4, "狐…"),
+        ("e\u0301" * 3, 3, "e\u0301" * 3),
+        ("one\ntwo", 20, "one two"),
+        ("\u202efox", 20, "\\u202efox"),
+        ("fox", 1, "…"),
+        ("fox", 0, ""),
+        ("", 0, ""),
+    ],
+)
+def test_a_text_is_cut_to_the_cells_that_it_takes(text, width, shown):
+    assert cut(text, width) == shown
