@@ -246,7 +246,7 @@ def test_a_run_that_is_killed_makes_anew_what_its_checks_rejected_once(tmp_path,
         return manifest(folder, gateway, f"{prompts}checks: [{scorer()}]\n{remake(attempts=5)}")
 
     steps = len(killed_at(0, place("clean")))
-    for step in range(1, steps + 1) if ALL else range(steps // 2, steps, max(1, steps // 5)):
+    for step in range(1, steps + 1) if ALL else range(steps * 6 // 10, steps, steps // 5):
         path = place(str(step))
         met = killed_at(step, path)
         where = f"killed at {step} of {steps}, {met[-1]}"
