@@ -36,7 +36,7 @@ examples:
 
 def configure(parser: ArgumentParser) -> None:
     formats = "".join(f"  {each.name:15}{each.about}\n" for each in FORMATS.values())
-    parser.epilog = _EXAMPLES.format(formats=formats)
+    parser.epilog = f"{_EXAMPLES.format(formats=formats)}\n{parser.epilog or ''}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     common.add_manifest(parser)
     add = parser.add_argument

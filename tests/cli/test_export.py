@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zipfile
 from collections import Counter
 
@@ -44,6 +45,7 @@ def exported(folder, *words, to, code=0):
 
 
 def loaded(kind, path, cache, **more):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it is read when the library is loaded
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     return datasets.load_dataset(kind, data_dir=str(path), cache_dir=str(cache), **more)
