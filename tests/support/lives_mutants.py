@@ -183,7 +183,7 @@ MUTANTS = [
            "        self._refund(attempt, outcome)\n        if attempt.wanted:\n"
            "            self._next(attempt, counts"),
     # What is in flight is not counted against the budget.
-    Mutant("budget.py", "        self.images += images\n        self.cost += price or 0\n", ""),
+    Mutant("budget.py", "        self.images += images\n        self._change(price or 0, model)\n", ""),
     # Every attempt of a job has the same id.
     Mutant("engine/attempt.py", "external_id=external_id(job.id, number)", "external_id=external_id(job.id, 1)"),
     # All attempts of a job count as made when one is.
