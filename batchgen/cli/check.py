@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 
+EXAMPLES = """\
+batchgen check spring.yaml
+batchgen check spring.yaml --json
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     common.add_json(parser)

@@ -21,23 +21,19 @@ if TYPE_CHECKING:
     from batchgen.export.export import Report
 
 _SHOWN = 20  # faults, in text
-_EXAMPLES = """\
-formats:
-{formats}
-examples:
-  batchgen export spring.yaml --format contact-sheet --to sheet.pdf --where mark=keep
-  batchgen export spring.yaml --format zip --to spring.zip --names "{{prompt_id}}-{{model}}-{{index}}{{ext}}"
-  batchgen export spring.yaml --format csv --to spring.csv
-  batchgen export data.yaml --format imagefolder --to data/ --where label.Category=Animals --resize 512
-  batchgen export data.yaml --format parquet --to data/ --split train=0.8,test=0.2 --drop-duplicates
-  batchgen export data.yaml --format webdataset --to shards/ --encode webp --quality 85 --strip
+EXAMPLES = """\
+batchgen export spring.yaml --format contact-sheet --to sheet.pdf --where mark=keep
+batchgen export spring.yaml --format zip --to spring.zip --names "{prompt_id}-{model}-{index}{ext}"
+batchgen export spring.yaml --format csv --to spring.csv
+batchgen export data.yaml --format imagefolder --to data/ --where label.Category=Animals --resize 512
+batchgen export data.yaml --format parquet --to data/ --split train=0.8,test=0.2 --drop-duplicates
+batchgen export data.yaml --format webdataset --to shards/ --encode webp --quality 85 --strip
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     formats = "".join(f"  {each.name:15}{each.about}\n" for each in FORMATS.values())
-    parser.epilog = f"{_EXAMPLES.format(formats=formats)}\n{parser.epilog or ''}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"{parser.description}\n\nformats:\n{formats}"
     common.add_manifest(parser)
     add = parser.add_argument
     add("--format", required=True, choices=FORMATS, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")

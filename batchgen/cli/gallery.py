@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from batchgen.app.gallery import Gallery
 
 
+EXAMPLES = """\
+batchgen gallery spring.yaml
+batchgen gallery spring.yaml --serve
+batchgen gallery spring.yaml --where mark=keep --where model=kling-v2*
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     parser.add_argument(

@@ -27,6 +27,13 @@ _HELP = {
 }
 
 
+EXAMPLES = """\
+batchgen review spring.yaml --reject images/kling-v2/1x1/mug-*.png --why "the handle is missing"
+batchgen review spring.yaml --keep --where label.Category=Animals
+batchgen review spring.yaml --from marks.csv
+"""
+
+
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
     for action, about in _HELP.items():
