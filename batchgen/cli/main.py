@@ -188,6 +188,6 @@ def parser_of(*asked: str | None) -> argparse.ArgumentParser:
         )
         if name in asked:
             module = import_module(f"batchgen.cli.{name}")
-            module.configure(command)
             command.epilog = f"examples:\n{indent(module.EXAMPLES, '  ')}\n{_EPILOG}"
+            module.configure(command)
     return parser
