@@ -81,8 +81,3 @@ CREATE TABLE mark (
     at INTEGER NOT NULL,
     PRIMARY KEY (sha256, reviewer)
 ) WITHOUT ROWID;
-
--- Whoever writes marks: index.csv, which has them as columns, no longer shows the latest change.
-CREATE TRIGGER mark_added AFTER INSERT ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
-CREATE TRIGGER mark_changed AFTER UPDATE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
-CREATE TRIGGER mark_removed AFTER DELETE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;

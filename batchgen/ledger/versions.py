@@ -44,9 +44,6 @@ STEPS: Mapping[int, str] = {  # from a version to the next one
             at INTEGER NOT NULL,
             PRIMARY KEY (sha256, reviewer)
         ) WITHOUT ROWID;
-        CREATE TRIGGER mark_added AFTER INSERT ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
-        CREATE TRIGGER mark_changed AFTER UPDATE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
-        CREATE TRIGGER mark_removed AFTER DELETE ON mark BEGIN DELETE FROM meta WHERE key = 'views'; END;
     """,
 }
 

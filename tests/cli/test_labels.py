@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 
 import pytest
 from command import batchgen
 from output_checks import check_invariant, rows_of
 
-from batchgen.ledger.store import FILE_NAME, Ledger
-from batchgen.reports.index import INDEX_COLUMNS, write_views
-from batchgen.storage.tree import Tree
+from batchgen.ledger.marks import write_marks
+from batchgen.ledger.records import Mark, NewMark
+from batchgen.ledger.store import FILE_NAME
+from batchgen.reports.index import INDEX_COLUMNS
 
 HEAD = "version: 1\nname: tried\nprovider: sandbox\n"
 TABLE = 'Text;Kind;Note\na fox;Animal;=1+1\na mug;Thing;"<b>two\nlines</b>"\n'
@@ -84,19 +84,16 @@ def test_failures_have_their_labels(tried, root):
 def test_marks_and_scores_are_columns_after_the_labels_and_renew_the_index(tried, root):
     assert tried("run", LABELLED).returncode == 0
     fox = rows_of(root)[0]["sha256"]
-    with sqlite3.connect(root / FILE_NAME) as db:  # as another program writes them
-        db.execute("INSERT INTO mark VALUES (?, '', 'reject', '=blurred', '{}', 1)", (fox,))
-        db.execute("INSERT INTO mark VALUES (?, 'blank@1', '', '', ?, 1)", (fox, json.dumps({"contrast": 0.25})))
+    rejected = NewMark(sha256=fox, mark=Mark.REJECT, note="=blurred")
+    seen = NewMark(sha256=fox, mark=Mark.NONE, reviewer="blank@1", scores={"contrast": 0.25})
+    write_marks(root / FILE_NAME, [rejected, seen])
     assert tried("run", LABELLED).returncode == 0
     after = ["mark", "note", "score.blank.contrast"]
     assert columns(root)[-3:] == after
     assert [[row[name] for name in after] for row in rows_of(root)] == [["reject", "=blurred", "0.25"], ["", "", ""]]
     assert tried("verify", LABELLED).returncode == 0
-    with sqlite3.connect(root / FILE_NAME) as db:
-        db.execute("DELETE FROM mark WHERE reviewer = ''")
-    ledger = Ledger.open(root / FILE_NAME)
-    write_views(ledger, Tree(root))
-    ledger.close()
+    write_marks(root / FILE_NAME, [NewMark(sha256=fox, mark=Mark.NONE, note="")])
+    assert tried("run", LABELLED).returncode == 0
     assert columns(root)[-1:] == ["score.blank.contrast"]
     assert "mark" not in columns(root)
 
