@@ -13,6 +13,7 @@ from batchgen.ledger.records import Mark, NewMark
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger, reading
 from batchgen.reports.index import INDEX, write_views
 from batchgen.reports.where import Where
+from batchgen.storage.paths import IMAGES
 from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def refresh_index(root: Path, *, escape_formulas: bool = False) -> bool:
         with lock.held(root):
             ledger = Ledger.open(root / FILE_NAME)
             try:
-                if (
-                    is_ready := ledger.meta(VIEWS_STAMP) is not None
-                ):  # else a run was killed, and the next one reconciles
+                is_ready = ledger.meta(VIEWS_STAMP) is not None  # else a run was killed, and the next one reconciles
+                if is_ready:
                     write_views(ledger, Tree(root), escape_formulas=escape_formulas)
                 return is_ready
             finally:
@@ -95,7 +95,8 @@ class Images:
         return list({row.path: row for rows in found.values() for row in rows}.values())
 
     def _of(self, name: str) -> list[IndexRow]:
-        inside = (name, _relative(os.path.abspath(name), os.path.abspath(self._root)))  # noqa: PTH100 - no link is followed
+        here = _relative(os.path.abspath(name), os.path.abspath(self._root))  # noqa: PTH100 - no link is followed
+        inside = (name, IMAGES + name, here)
         for each in (*inside, _relative(os.path.realpath(name), os.path.realpath(self._root))):
             if each in self._by_name:
                 return self._by_name[each]
