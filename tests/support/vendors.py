@@ -1,0 +1,327 @@
+"""Servers of image APIs, written after their vendors' pages and without batchgen's own code: they count what is billed.
+
+`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection is lost before), a status
+(5xx: taken, and answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from batchgen.catalog.definitions import text_of
+from batchgen.sandbox.painter import blank
+
+KEY = "a-key-of-a-vendor"
+IMAGE = blank((64, 64))
+
+
+class Vendor:
+    """Runs between `with` and its end."""
+
+    name = ""
+    hosts: tuple[str, ...] = ()  # of the shipped definition, all of which are this server here
+    key_header, key_prefix = "Authorization", "Bearer "
+    rounds = 2  # a task is done when it is asked for so often
+
+    def __init__(self, *troubles: int | str, asked: int | None = None) -> None:
+        self.troubles = list(troubles)
+        self.asked_with = asked  # a status with which every query is answered, as by a proxy
+        self.tasks: dict[str, dict[str, Any]] = {}  # in the order of acceptance
+        self.creates: list[Any] = []
+        self.wrong_keys: list[str] = []
+        self.paths: list[str] = []
+        self.queries: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        vendor = self
+
+        class Handler(_Handler):
+            of = vendor
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def billed(self) -> Counter[str]:
+        """How often each prompt was billed."""
+        return Counter(task["prompt"] for task in self.tasks.values())
+
+    def definition(self, **changes: str) -> str:
+        """The shipped definition, with this server in place of the vendor's; `changes` replace whole lines by key."""
+        text = text_of(self.name)
+        for host in self.hosts:
+            text = text.replace(f"https://{host}", self.url)
+        text = re.sub(r"^hosts: .*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^(base_url: ).*$", rf"\g<1>{self.url}", text, flags=re.MULTILINE)
+        text = re.sub(r"^auth: \{(.*)env: \w+\}", r"auth: {\1env: VENDOR_KEY}", text, flags=re.MULTILINE)
+        text = re.sub(r"^visibility_delay: .*\n", "", text, flags=re.MULTILINE).partition("\nexamples:")[0] + "\n"
+        return text + "".join(f"{key}: {value}\n" for key, value in {"visibility_delay": "0.3", **changes}.items())
+
+    def add(self, task_id: str, prompt: str, **more: Any) -> None:
+        self.tasks[task_id] = {"prompt": prompt, "at": time.time(), **more}
+
+    def is_done(self, task_id: str) -> bool:
+        self.queries[task_id] += 1
+        return self.queries[task_id] >= self.rounds
+
+    # Of each vendor: (status, answer); an answer of bytes is sent as it is.
+
+    def create(self, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def answer(self, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def is_create(self, method: str, path: str, body: Any) -> bool:
+        return method == "POST"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    of: Vendor
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self._take("POST")
+
+    def do_GET(self) -> None:
+        self._take("GET")
+
+    def _take(self, method: str) -> None:
+        parts, vendor = urlsplit(self.path), self.of
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+        if parts.path.startswith(("/images/", "/view")):
+            assert "filename=" not in self.path or parse_qs(parts.query)["filename"][0].endswith("&.png")
+            if vendor.key_header in self.headers:
+                vendor.wrong_keys.append(self.path)  # an image is fetched without a key
+            return self._say(200, IMAGE)
+        if vendor.key_header and self.headers.get(vendor.key_header) != f"{vendor.key_prefix}{KEY}":
+            vendor.wrong_keys.append(self.path)
+            return self._say(401, {"message": "no such key"})
+        with vendor.lock:
+            vendor.paths.append(f"{method} {self.path}")
+            is_create = vendor.is_create(method, parts.path, body)
+            if not is_create:
+                if vendor.asked_with is not None:
+                    return self._say(vendor.asked_with, b"<html>not here</html>")
+                return self._say(*vendor.answer(parts.path, parse_qs(parts.query), body))
+            vendor.creates.append(body)
+            trouble = vendor.troubles.pop(0) if vendor.troubles else 0
+            if trouble == "lost":
+                return self._hang_up()
+            if isinstance(trouble, int) and 400 <= trouble < 500:
+                return self._say(trouble, b"<html>nothing here</html>")
+            status, answer = vendor.create(parts.path, parse_qs(parts.query), body)
+            if trouble == "cut":
+                return self._hang_up()
+            if isinstance(trouble, int) and trouble:
+                return self._say(trouble, {"error": "internal"})
+        return self._say(status, answer)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+
+    def _say(self, status: int, answer: Any) -> None:
+        raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "image/png" if raw is IMAGE else "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+class Fal(Vendor):
+    """The queue, and the list of ended requests with what was sent."""
+
+    name = "fal"
+    hosts = ("queue.fal.run", "api.fal.ai")
+    key_prefix = "Key "
+
+    def create(self, path, query, body):
+        request = f"r{len(self.tasks)}-{body['seed']}"
+        self.add(request, body["prompt"], body=body, model=path[1:])
+        return 200, {
+            "request_id": request,
+            "response_url": f"{self.url}/fal-ai/flux/requests/{request}",
+            "status": "IN_QUEUE",
+        }
+
+    def answer(self, path, query, body):
+        if path == "/v1/models/requests/by-endpoint":
+            start = int((query.get("cursor") or ["0"])[0])
+            size = int(query["limit"][0])
+            for task_id in self.tasks:
+                self.is_done(task_id)
+            done = [item for item in self.tasks.items() if self.queries[item[0]] >= self.rounds][::-1]
+            page = [
+                {
+                    "request_id": task_id,
+                    "endpoint_id": task["model"],
+                    "sent_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(task["at"])),
+                    **({"json_input": task["body"]} if query.get("expand") == ["payloads"] else {}),
+                }
+                for task_id, task in done[start : start + size]
+            ]
+            more = start + size < len(done)
+            return 200, {"items": page, "next_cursor": str(start + size) if more else None, "has_more": more}
+        task_id = path.split("/requests/")[1].removesuffix("/status")
+        if task_id not in self.tasks:
+            return 404, {"detail": "Request not found"}
+        if path.endswith("/status"):
+            return 200, {"status": "COMPLETED" if self.is_done(task_id) else "IN_PROGRESS"}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 422, {"detail": [{"loc": ["body"], "type": "content_policy_violation", "msg": "flagged"}]}
+        count = self.tasks[task_id]["body"]["num_images"]
+        return 200, {"images": [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(count)]}
+
+
+class Replicate(Vendor):
+    """Predictions, and the list of them with their inputs."""
+
+    name = "replicate"
+    hosts = ("api.replicate.com",)
+
+    def create(self, path, query, body):
+        task_id = f"p{len(self.tasks)}"
+        self.add(task_id, body["input"]["prompt"], body=body)
+        return 201, {"id": task_id, "status": "starting", "output": None}
+
+    def answer(self, path, query, body):
+        if path == "/v1/predictions":
+            start = int((query.get("cursor") or ["0"])[0])
+            whole = [self.prediction(task_id) for task_id in self.tasks][::-1]
+            following = f"{self.url}/v1/predictions?cursor={start + 3}" if start + 3 < len(whole) else None
+            return 200, {"next": following, "previous": None, "results": whole[start : start + 3]}
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks:
+            return 404, {"detail": "The requested resource could not be found."}
+        self.is_done(task_id)
+        return 200, self.prediction(task_id)
+
+    def prediction(self, task_id):
+        task = self.tasks[task_id]
+        done = self.queries[task_id] >= self.rounds
+        count = task["body"]["input"]["num_outputs"]
+        return {
+            "id": task_id,
+            "status": "succeeded" if done else "processing",
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(task["at"])) + f".{len(self.tasks):06}Z",
+            "input": task["body"]["input"],
+            "output": [f"{self.url}/images/{task_id}/{n}" for n in range(count)] if done else None,
+        }
+
+
+class Bfl(Vendor):
+    """A polling address, and nothing to ask by."""
+
+    name = "bfl"
+    key_header, key_prefix = "x-key", ""
+
+    def create(self, path, query, body):
+        task_id = f"b{len(self.tasks)}"
+        self.add(task_id, body["prompt"])
+        return 200, {"id": task_id, "polling_url": f"{self.url}/v1/get_result?id={task_id}", "cost": 4.0}
+
+    def answer(self, path, query, body):
+        task_id = query["id"][0]
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "status": "Pending", "result": None}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {"id": task_id, "status": "Content Moderated", "result": None}
+        return 200, {"id": task_id, "status": "Ready", "result": {"sample": f"{self.url}/images/{task_id}"}}
+
+
+class Gemini(Vendor):
+    """The image in the answer."""
+
+    name = "gemini"
+    key_header, key_prefix = "x-goog-api-key", ""
+
+    def create(self, path, query, body):
+        prompt = body["contents"][0]["parts"][0]["text"]
+        self.add(f"g{len(self.tasks)}", prompt)
+        if "forbidden" in prompt:
+            return 200, {"candidates": [{"finishReason": "IMAGE_SAFETY", "content": {}}]}
+        image = {"inlineData": {"mimeType": "image/png", "data": b64encode(IMAGE).decode()}}
+        return 200, {"candidates": [{"finishReason": "STOP", "content": {"parts": [{"text": "Here."}, image]}}]}
+
+
+class Runware(Vendor):
+    """Arrays of tasks at one address, named by the caller."""
+
+    name = "runware"
+
+    def is_create(self, method, path, body):
+        return body[0]["taskType"] == "imageInference"
+
+    def create(self, path, query, body):
+        task = body[0]
+        if task["taskUUID"] in self.tasks:
+            return 400, {"errors": [{"code": "conflictTaskUUID", "message": "taskUUID already exists"}]}
+        self.add(task["taskUUID"], task["positivePrompt"], count=task["numberResults"])
+        return 200, {"data": [{"taskType": "imageInference", "taskUUID": task["taskUUID"]}]}
+
+    def answer(self, path, query, body):
+        task_id = body[0]["taskUUID"]
+        if task_id not in self.tasks:
+            return 400, {"errors": [{"code": "taskNotFound", "message": "no such task", "taskUUID": task_id}]}
+        if body[0]["taskType"] == "getTaskDetails":
+            return 200, {"data": [{"taskType": "getTaskDetails", "taskUUID": task_id, "request": {}, "response": {}}]}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {
+                "errors": [{"code": "x", "status": "error", "message": "content moderation: NSFW", "taskUUID": task_id}]
+            }
+        done, count = self.is_done(task_id), self.tasks[task_id]["count"]
+        item = {"taskType": "imageInference", "taskUUID": task_id, "status": "success" if done else "processing"}
+        return 200, {
+            "data": [item | ({"imageURL": f"{self.url}/images/{task_id}/{n}"} if done else {}) for n in range(count)]
+        }
+
+
+class ComfyUi(Vendor):
+    """A queue, a history, and images by name; no key."""
+
+    name = "comfyui"
+    key_header = ""
+
+    def create(self, path, query, body):
+        assert path == "/prompt"
+        graph, task_id = body["prompt"], body["prompt_id"]
+        self.add(task_id, graph["2"]["inputs"]["text"], count=graph["4"]["inputs"]["batch_size"], graph=graph)
+        return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
+
+    def answer(self, path, query, body):
+        waiting = [task_id for task_id in self.tasks if self.queries[task_id] < self.rounds]
+        if path == "/queue":
+            return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks or not self.is_done(task_id):
+            return 200, {}
+        files = [
+            {"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"}
+            for n in range(self.tasks[task_id]["count"])
+        ]
+        return 200, {
+            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"7": {"images": files}}}
+        }
+
+
+VENDORS = {kind.name: kind for kind in (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi)}
