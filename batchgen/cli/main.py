@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": "compare what was paid for with what is there",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
+    "apis": "list the image APIs that are defined, or print a definition",
     "schema": "print a JSON Schema",
 }
 

@@ -31,9 +31,11 @@ class Vendor:
     key_header, key_prefix = "Authorization", "Bearer "
     rounds = 2  # a task is done when it is asked for so often
 
-    def __init__(self, *troubles: int | str, asked: int | None = None) -> None:
+    def __init__(self, *troubles: int | str) -> None:
         self.troubles = list(troubles)
-        self.asked_with = asked  # a status with which every query is answered, as by a proxy
+        self.unanswered = ""  # a part of paths that a proxy answers with its own 404
+        self.refusal: tuple[int, Any] | None = None  # how each create is refused
+        self.named_url = ""  # where the tasks are said to be, in place of this server
         self.tasks: dict[str, dict[str, Any]] = {}  # in the order of acceptance
         self.creates: list[Any] = []
         self.wrong_keys: list[str] = []
@@ -63,6 +65,7 @@ class Vendor:
         text = re.sub(r"^(base_url: ).*$", rf"\g<1>{self.url}", text, flags=re.MULTILINE)
         text = re.sub(r"^auth: \{(.*)env: \w+\}", r"auth: {\1env: VENDOR_KEY}", text, flags=re.MULTILINE)
         text = re.sub(r"^visibility_delay: .*\n", "", text, flags=re.MULTILINE).partition("\nexamples:")[0] + "\n"
+        text = "".join(line for line in text.splitlines(keepends=True) if line.partition(":")[0] not in changes)
         return text + "".join(f"{key}: {value}\n" for key, value in {"visibility_delay": "0.3", **changes}.items())
 
     def add(self, task_id: str, prompt: str, **more: Any) -> None:
@@ -117,8 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
             vendor.paths.append(f"{method} {self.path}")
             is_create = vendor.is_create(method, parts.path, body)
             if not is_create:
-                if vendor.asked_with is not None:
-                    return self._say(vendor.asked_with, b"<html>not here</html>")
+                if vendor.unanswered and parts.path.endswith(vendor.unanswered):
+                    return self._say(404, b"<html>not here</html>")
                 return self._say(*vendor.answer(parts.path, parse_qs(parts.query), body))
             vendor.creates.append(body)
             trouble = vendor.troubles.pop(0) if vendor.troubles else 0
@@ -126,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._hang_up()
             if isinstance(trouble, int) and 400 <= trouble < 500:
                 return self._say(trouble, b"<html>nothing here</html>")
+            if vendor.refusal is not None:
+                return self._say(*vendor.refusal)
             status, answer = vendor.create(parts.path, parse_qs(parts.query), body)
             if trouble == "cut":
                 return self._hang_up()
@@ -238,7 +243,11 @@ class Bfl(Vendor):
     def create(self, path, query, body):
         task_id = f"b{len(self.tasks)}"
         self.add(task_id, body["prompt"])
-        return 200, {"id": task_id, "polling_url": f"{self.url}/v1/get_result?id={task_id}", "cost": 4.0}
+        return 200, {
+            "id": task_id,
+            "polling_url": f"{self.named_url or self.url}/v1/get_result?id={task_id}",
+            "cost": 4.0,
+        }
 
     def answer(self, path, query, body):
         task_id = query["id"][0]
