@@ -78,7 +78,7 @@ def _base(
 def _of_file(name: str, file: str, folder: Path, diagnostics: Diagnostics) -> Mapping[str, Value] | None:
     """The settings of a definition beside the manifest; what is wrong with it is reported at its own places."""
     try:
-        defined = definition_files.read(folder / file, file)
+        defined = definition_files.read(folder / file)
     except CommandError as error:
         hint = "The path is relative to the manifest."
         diagnostics.add(("providers", name, "use"), str(error), hint)

@@ -46,13 +46,14 @@ def shipped(name: str) -> DefinedApi:
     return _defined(*document.collect(definitions.text_of(name), f"{name}.yaml"), None)
 
 
-def read(path: Path, written: str) -> DefinedApi:
+def read(path: Path) -> DefinedApi:
     """A definition of the user's own. Raises CommandError where the file cannot be read."""
-    data = encoding.load_bytes(path, written)
+    name = str(path)
+    data = encoding.load_bytes(path, name)
     try:
-        return _defined(*document.collect(encoding.decode(data, written), written), path.parent)
+        return _defined(*document.collect(encoding.decode(data, name), name), path.parent)
     except ManifestInvalid as error:
-        diagnostics = Diagnostics(document.parse("", written))
+        diagnostics = Diagnostics(document.Document(file=name, text=""))
         diagnostics.extend(error.problems)
         return DefinedApi(settings=None, diagnostics=diagnostics)
 

@@ -1,6 +1,6 @@
-"""Servers of image APIs, written after their vendors' pages and without batchgen's own code: they count what is billed.
+"""Servers of image APIs, written after their vendors' pages, without batchgen's own code: they count what is billed.
 
-`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection is lost before), a status
+`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection is lost before), a number
 (5xx: taken, and answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed.
 """
 
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._take("GET")
 
-    def _take(self, method: str) -> None:
+    def _take(self, method: str) -> None:  # noqa: PLR0911 - one answer for each case
         parts, vendor = urlsplit(self.path), self.of
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
         if parts.path.startswith(("/images/", "/view")):
