@@ -80,7 +80,7 @@ def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | Non
         "protocol": "declared",
         "auth": "api_key" if auth else "none",
         "api_key_env": auth.get("env", ""),
-        "fields": sorted({"prompt", *definition.fields}),
+        "fields": sorted({"model", "prompt", *definition.fields}),
         "lookup_by_external_id": "yes" if definition.can_find else "no",
         "lists_tasks": "yes" if definition.can_list else "no",
         "remembers": seconds(raw["remembers"]) if "remembers" in raw else None,

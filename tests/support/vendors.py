@@ -1,6 +1,6 @@
 """Servers of image APIs, written after their vendors' pages, without batchgen's own code: they count what is billed.
 
-`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection is lost before), a number
+`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection lost before), a number
 (5xx: taken, and answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed.
 """
 
