@@ -167,7 +167,7 @@ class Recovery:
                 return task
         raise Undecided(
             "It was not found, which proves nothing: it was sent with another key or to another address than the"
-            " account has now, or without an id of ours."
+            " account has now, by another definition, or without an id of ours."
         )
 
     async def _find_until_visible(self, attempt: Attempt) -> Task | None:

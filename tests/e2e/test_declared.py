@@ -124,6 +124,29 @@ def test_a_list_is_not_believed_about_what_the_account_has_forgotten(tmp_path):
         assert len(vendor.creates) == 1
 
 
+def test_a_list_says_nothing_of_what_was_sent_by_another_definition(tmp_path):
+    """The mark is another one now: a create of before is in no list, which does not show that it was not accepted."""
+    with VENDORS["replicate"]("cut") as vendor:
+        path = written(tmp_path, vendor, "a fox")
+        vendor.unanswered = "/v1/predictions"
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        vendor.unanswered = ""
+        text = vendor.definition().replace("{{ attempt.seed }}", "1{{ attempt.seed }}")
+        path = written(tmp_path, vendor, "a fox", "a cat")
+        (tmp_path / "my.yaml").write_text(text, encoding="utf-8")
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        assert vendor.billed == {"a fox": 1, "a cat": 1}
+        assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"]
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_doctor_finds_nothing_wrong(name, tmp_path):
+    with VENDORS[name]() as vendor:
+        done = batchgen("doctor", written(tmp_path, vendor), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not vendor.creates
+
+
 def test_a_task_at_a_strange_host_is_not_followed_with_the_key(tmp_path):
     with VENDORS["bfl"]() as vendor, VENDORS["bfl"]() as stranger:
         vendor.named_url = stranger.url

@@ -272,6 +272,9 @@ class Gemini(Vendor):
         image = {"inlineData": {"mimeType": "image/png", "data": b64encode(IMAGE).decode()}}
         return 200, {"candidates": [{"finishReason": "STOP", "content": {"parts": [{"text": "Here."}, image]}}]}
 
+    def answer(self, path, query, body):
+        return (200, {"models": []}) if path == "/v1beta/models" else (404, {"error": {"code": 404}})
+
 
 class Runware(Vendor):
     """Arrays of tasks at one address, named by the caller."""
@@ -318,6 +321,8 @@ class ComfyUi(Vendor):
         return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
 
     def answer(self, path, query, body):
+        if path == "/system_stats":
+            return 200, {"system": {}}
         waiting = [task_id for task_id in self.tasks if self.queries[task_id] < self.rounds]
         if path == "/queue":
             return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
