@@ -12,6 +12,8 @@ import threading
 import time
 from base64 import b64encode
 from collections import Counter
+from email import message_from_bytes
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -107,7 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _take(self, method: str) -> None:  # noqa: PLR0911 - one answer for each case
         parts, vendor = urlsplit(self.path), self.of
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_form = self.headers.get("Content-Type", "").startswith("multipart/form-data")
+        body = self._form(raw) if is_form else json.loads(raw or b"null")
         if parts.path.startswith(("/images/", "/view")):
             assert "filename=" not in self.path or parse_qs(parts.query)["filename"][0].endswith("&.png")
             if vendor.key_header in self.headers:
@@ -137,6 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(trouble, int) and trouble:
                 return self._say(trouble, {"error": "internal"})
         return self._say(status, answer)
+
+    def _form(self, raw: bytes) -> dict[str, str]:
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        parts = message_from_bytes(head + raw, policy=HTTP).iter_parts()
+        return {
+            part.get_param("name", header="Content-Disposition"): part.get_payload(decode=True).decode()
+            for part in parts
+        }
 
     def _hang_up(self) -> None:
         self.close_connection = True
@@ -338,4 +350,83 @@ class ComfyUi(Vendor):
         }
 
 
-VENDORS = {kind.name: kind for kind in (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi)}
+class A1111(Vendor):
+    """Images in base64; no key."""
+
+    name = "a1111"
+    key_header = ""
+
+    def create(self, path, query, body):
+        assert path == "/sdapi/v1/txt2img"
+        self.add(f"a{len(self.tasks)}", body["prompt"])
+        return 200, {"images": [b64encode(IMAGE).decode()] * body["batch_size"], "parameters": {}, "info": ""}
+
+    def answer(self, path, query, body):
+        return 404, {"detail": "Not Found"}
+
+
+class Ideogram(A1111):
+    """A form; links, and none where an image is unsafe."""
+
+    name = "ideogram"
+    key_header, key_prefix = "Api-Key", ""
+
+    def create(self, path, query, body):
+        assert path == "/v1/ideogram-v3/generate"
+        assert body["aspect_ratio"] == "1x1"
+        self.add(f"i{len(self.tasks)}", body["prompt"])
+        if "forbidden" in body["prompt"]:
+            return 200, {"data": [{"url": "", "is_image_safe": False}]}
+        images = [{"url": f"{self.url}/images/{n}", "is_image_safe": True} for n in range(int(body["num_images"]))]
+        return 200, {"created": "2026-11-21T00:00:00Z", "data": images}
+
+
+class Stability(A1111):
+    """A form; the image is the answer."""
+
+    name = "stability"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/v2beta/stable-image/generate/core"
+        if "forbidden" in body["prompt"]:
+            return 403, {"name": "content_moderation", "errors": ["flagged"]}
+        self.add(f"s{len(self.tasks)}", body["prompt"])
+        return 200, IMAGE
+
+
+class MiniMax(A1111):
+    """HTTP 200 with a code."""
+
+    name = "minimax"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        if "forbidden" in body["prompt"]:
+            return 200, {"base_resp": {"status_code": 1026, "status_msg": "sensitive"}}
+        self.add(f"m{len(self.tasks)}", body["prompt"])
+        links = [f"{self.url}/images/{len(self.tasks)}/{n}" for n in range(body["n"])]
+        return 200, {"id": "x", "data": {"image_urls": links}, "base_resp": {"status_code": 0}}
+
+
+class Luma(Vendor):
+    """Generations, asked for by their id."""
+
+    name = "luma"
+
+    def create(self, path, query, body):
+        task_id = f"l{len(self.tasks)}"
+        self.add(task_id, body["prompt"])
+        return 201, {"id": task_id, "state": "queued", "assets": None}
+
+    def answer(self, path, query, body):
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks:
+            return 404, {"detail": "Generation not found"}
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "state": "dreaming", "assets": None}
+        return 200, {"id": task_id, "state": "completed", "assets": {"image": f"{self.url}/images/{task_id}"}}
+
+
+_KINDS = (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma)
+VENDORS = {kind.name: kind for kind in _KINDS}
