@@ -282,17 +282,23 @@ class _Compiler:
         if not isinstance(raw, dict) or raw.get("means") not in MEANS or not {"status", "when"} & set(raw):
             self.fault(path, "A row of errors has `status` or `when`, and `means`.", f"`means` is {', '.join(MEANS)}.")
             return None
-        self.known(path, raw, {"status", "when", "means"})
+        self.known(path, raw, {"step", "status", "when", "means"})
         statuses = frozenset(status for status in _list(raw.get("status")) if isinstance(status, int))
         if len(statuses) != len(_list(raw.get("status"))):
             self.fault((*path, "status"), "A status is a number, or a list of numbers.")
-        if raw["means"] in NOTHING_MADE and any(status >= 500 or status == 408 for status in statuses):
+        steps = frozenset(map(str, _list(raw.get("step"))))
+        if unknown := sorted(steps - set(STEPS)):
+            self.fault((*path, "step"), f"There is no step `{unknown[0]}`.", f"There are {', '.join(STEPS)}.")
+        of_create = not steps or "create" in steps
+        if of_create and raw["means"] in NOTHING_MADE and any(status >= 500 or status == 408 for status in statuses):
             message = "This says that nothing was made although the server failed: if it did make something, it is paid"
             self.fault(path, f"{message} again.", "Leave such answers out; they are unclear.", warning=True)
         if "when" not in raw and any(200 <= status < 300 for status in statuses):
             self.fault(path, "An answer with this status is a yes.", "Say which one is an error: `when: …`.")
         when = self.selector(raw["when"], (*path, "when")) if "when" in raw else None
-        return None if "when" in raw and when is None else Row(statuses=statuses, when=when, means=raw["means"])
+        if "when" in raw and when is None:
+            return None
+        return Row(statuses=statuses, when=when, means=raw["means"], steps=steps)
 
     def auth(self) -> tuple[str, str]:
         raw = self.raw.get("auth")

@@ -79,16 +79,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of `errors`; no statuses means any below 500."""
+    """One row of `errors`; no statuses means any below 500, no steps means every one."""
 
     statuses: frozenset[int]
     when: Selector | None
     means: str
+    steps: frozenset[str] = frozenset()
 
-    def fits(self, status: int, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
+    def fits(self, step: str, status: int, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
         """Whether an answer is meant. One that is no JSON is a proxy's, and a 5xx says nothing unless it is named."""
         is_meant = status in self.statuses if self.statuses else status < 500 and status != 408
-        return is_meant and isinstance(body, dict | list) and (self.when is None or self.when.holds(body))
+        is_asked = not self.steps or step in self.steps
+        is_own = isinstance(body, dict | list)
+        return is_meant and is_asked and is_own and (self.when is None or self.when.holds(body))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +107,9 @@ class Definition:
     words: Mapping[str, Mapping[str, str]]
     callback_task: Selector | None
 
-    def means(self, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
+    def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""
-        return next((row.means for row in self.rows if row.fits(status, body)), "")
+        return next((row.means for row in self.rows if row.fits(step.name, status, body)), "")
 
     @property
     def can_find(self) -> bool:

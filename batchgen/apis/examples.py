@@ -36,7 +36,7 @@ def wrong_examples(definition: Definition, raw: Mapping[str, Any]) -> Iterator[W
 
 def read(definition: Definition, step: Step, status: int, answer: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
     """What is read out of an answer to a step: `means` by `errors`, and what each selector finds."""
-    found: dict[str, Any] = {"means": definition.means(status, answer)}
+    found: dict[str, Any] = {"means": definition.means(step, status, answer)}
     if step.next_url is not None:
         found["next"] = step.next_url.word(answer)
     items = step.selectors["items"].of(answer) if "items" in step.selectors else None

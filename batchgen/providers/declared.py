@@ -101,13 +101,13 @@ class DeclaredProvider(DeclaredRequests):
         if self._is_yes(step, answer, body):
             if (task := self._accepted(step, answer, body, external_id)) is not None:
                 return task
-            if not self._api.means(answer.status, body) and step.is_blocked(body):
+            if not self._api.means(step, answer.status, body) and step.is_blocked(body):
                 raise JobRejected(
                     f"The API made no image: {message(step, body, 'blocked')}",
                     code="blocked",
                     body_excerpt=answer.body_excerpt,
                 )
-        raise self._refusal(answer, body, creating=True, operation="the create")
+        raise self._refusal(step, answer, body, "the create")
 
     def _accepted(self, step: Step, answer: Answer, body: Any, external_id: str) -> Task | None:  # noqa: ANN401
         """The task of a create that was answered with yes; None where the answer names neither task nor images."""
@@ -155,26 +155,26 @@ class DeclaredProvider(DeclaredRequests):
         if (step := self._steps.get("query")) is None:
             raise TaskNotFound(f"The account {self.account.name!r} cannot be queried for {task_id}.")
         answer, body = await self._ask(step, {"task": task_id})
-        if (ended := self._ended(answer, body, task_id, "a query")) is not None:
+        if (ended := self._ended(step, answer, body, task_id)) is not None:
             return ended
         task = self._seen(step, answer, body, task_id)
         if task.state is not TaskState.SUCCEEDED or "result" not in self._steps:
             return task
         step = self._steps["result"]
         answer, body = await self._ask(step, {"task": task_id})
-        if (ended := self._ended(answer, body, task_id, "a query for the result")) is not None:
+        if (ended := self._ended(step, answer, body, task_id)) is not None:
             return ended
         return self._with_images(step, answer, body, replace(task, cost=cost(step, body) or task.cost))
 
-    def _ended(self, answer: Answer, body: Any, task_id: str, operation: str) -> Task | None:  # noqa: ANN401
+    def _ended(self, step: Step, answer: Answer, body: Any, task_id: str) -> Task | None:  # noqa: ANN401
         """A task that has ended without images, by what the definition says of such an answer.
 
         Raises what any other answer means that is not a yes.
         """
-        means = self._api.means(answer.status, body)
+        means = self._api.means(step, answer.status, body)
         if 200 <= answer.status < 300 and not means:
             return None
-        error = self._refusal(answer, body, creating=False, operation=operation)
+        error = self._refusal(step, answer, body, "a query")
         if means not in {"rejected", "refused", "again"}:
             raise error
         state = TaskState.FAILED if means == "again" else TaskState.REJECTED
@@ -222,8 +222,8 @@ class DeclaredProvider(DeclaredRequests):
     def _found(self, step: Step, answer: Answer, body: Any, external_id: str) -> str:  # noqa: ANN401
         """The id of the task that an answer names; empty where it says that there is none."""
         try:
-            if not self._is_yes(step, answer, body) or self._api.means(answer.status, body):
-                raise self._refusal(answer, body, creating=False, operation="a query by our own id")
+            if not self._is_yes(step, answer, body) or self._api.means(step, answer.status, body):
+                raise self._refusal(step, answer, body, "a query by our own id")
         except TaskNotFound:
             return ""
         except JobError as error:
@@ -279,8 +279,8 @@ class DeclaredProvider(DeclaredRequests):
         if number > 1 and not where:
             return Page(tasks=())
         answer, body = await self._ask(step, {"models": ",".join(self.account.models)}, goes_on=where)
-        if self._api.means(answer.status, body) or not self._is_yes(step, answer, body):
-            raise self._refusal(answer, body, creating=False, operation="a list of tasks")
+        if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
+            raise self._refusal(step, answer, body, "a list of tasks")
         items = step.selectors["items"].of(body)
         if not isinstance(items, list):
             raise Unclear("The API's list of tasks is not a list.", body_excerpt=answer.body_excerpt)
@@ -315,8 +315,8 @@ class DeclaredProvider(DeclaredRequests):
         """As `Provider.probe`; NotImplementedError where only a paid request needs the key."""
         if (step := self._steps.get("probe")) is not None:
             answer, body = await self._ask(step, {"models": ",".join(self.account.models)})
-            if self._api.means(answer.status, body) or not self._is_yes(step, answer, body):
-                raise self._refusal(answer, body, creating=False, operation="its probe")
+            if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
+                raise self._refusal(step, answer, body, "its probe")
             return
         query = self._steps.get("query")
         if self.can_list:
@@ -337,9 +337,9 @@ class DeclaredProvider(DeclaredRequests):
     def _is_yes(step: Step, answer: Answer, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
         return 200 <= answer.status < 300 and (step.fine is None or step.fine.holds(body))
 
-    def _refusal(self, answer: Answer, body: Any, *, creating: bool, operation: str) -> BatchgenError:  # noqa: ANN401
+    def _refusal(self, step: Step, answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401
         """What an answer means that is not a yes: by the definition's rows, else by batchgen's own rules."""
-        means = self._api.means(answer.status, body)
+        creating, means = step.name == "create", self._api.means(step, answer.status, body)
         kind = (_OF_CREATE if creating else _OF_QUERY).get(means)
         if means and (kind is None or (kind is RefusedOrTaken and not (self.can_find or self.can_list))):
             kind = Unclear

@@ -199,6 +199,12 @@ def faults_of(text):
         ("query:", "errors: [{means: refused}]\nquery:", ("errors", 0), "`status` or `when`"),
         ("query:", "errors: [{status: 200, means: refused}]\nquery:", ("errors", 0), "is a yes"),
         ("query:", "errors: [{status: 500, means: again}]\nquery:", ("errors", 0), "paid again"),
+        (
+            "query:",
+            "errors: [{status: 404, step: quer, means: missing}]\nquery:",
+            ("errors", 0, "step"),
+            "no step `quer`",
+        ),
         ("query:", "find: {get: '/x/{{ attempt.id }}', task: id}\nquery:", ("find",), "does not send"),
         ("query:", "upload: {}\nquery:", ("upload",), "not supported yet"),
     ],
@@ -281,7 +287,9 @@ def test_no_odd_answer_to_a_create_is_taken_for_not_accepted(name, body, status)
     found = outcome(ValidatedProvider(asked).create(job_of(name), ID))
     if isinstance(found, NOT_ACCEPTED):
         assert status < 300
-        assert asked._api.means(status, _parsed(body)) or asked._steps["create"].is_blocked(_parsed(body))
+        assert asked._api.means(asked._steps["create"], status, _parsed(body)) or asked._steps["create"].is_blocked(
+            _parsed(body)
+        )
     else:
         assert isinstance(found, Unclear) or found.id
 
@@ -340,6 +348,24 @@ def test_a_task_that_the_queue_has_is_found_running():
     assert (found.id, found.state) == (mine, TaskState.RUNNING)
     asked, _ = provider("comfyui", (200, {"queue_running": [], "queue_pending": []}), (200, {}))
     assert isinstance(outcome(asked.find(ID)), TaskNotFound)
+
+
+def test_a_task_of_fal_that_failed_there_has_failed_and_a_gateway_that_fails_says_nothing():
+    task, done = "https://queue.fal.run/fal-ai/flux/requests/1", (200, {"status": "COMPLETED"})
+    failed = {"detail": "Runner disconnected", "error_type": "runner_disconnected"}
+    asked, _ = provider("fal", done, (503, failed))
+    assert outcome(asked.query(task)).state is TaskState.FAILED
+    for odd in (
+        (503, {"detail": "Service unavailable"}),
+        (503, b"<html>"),
+        (200, {}),
+        (202, {"status": "IN_PROGRESS"}),
+    ):
+        asked, _ = provider("fal", done, odd)
+        found = outcome(asked.query(task))
+        assert isinstance(found, Unclear) or not found.links
+    asked, _ = provider("fal", (503, failed))
+    assert isinstance(outcome(asked.create(job_of("fal"), ID)), Unclear)
 
 
 def test_a_repeated_id_is_looked_for():
