@@ -289,9 +289,9 @@ class _Compiler:
         steps = frozenset(map(str, _list(raw.get("step"))))
         if unknown := sorted(steps - set(STEPS)):
             self.fault((*path, "step"), f"There is no step `{unknown[0]}`.", f"There are {', '.join(STEPS)}.")
-        of_create = not steps or "create" in steps
-        if of_create and raw["means"] in NOTHING_MADE and any(status >= 500 or status == 408 for status in statuses):
-            message = "This says that nothing was made although the server failed: if it did make something, it is paid"
+        claims = NOTHING_MADE if not steps or "create" in steps else frozenset()
+        if raw["means"] in claims | {"missing"} and any(status >= 500 or status == 408 for status in statuses):
+            message = "This says that there is nothing although the server failed: what it did make would be paid"
             self.fault(path, f"{message} again.", "Leave such answers out; they are unclear.", warning=True)
         if "when" not in raw and any(200 <= status < 300 for status in statuses):
             self.fault(path, "An answer with this status is a yes.", "Say which one is an error: `when: …`.")

@@ -94,7 +94,7 @@ class DeclaredRequests(Provider):
         return answer, responses.json_of(answer)
 
     def _url(self, step: Step, values: Values, sent: Mapping[str, Any]) -> str:
-        texts = quoted(values)
+        texts = quoted({name: values[name] for name in step.address_names})
         if step.begins_with_task:
             texts["task"] = str(values.get("task", ""))
         url = step.address.text(texts)
