@@ -10,7 +10,7 @@ import time
 import pytest
 from command import batchgen, started
 from output_checks import check_invariant, rows_of
-from vendors import KEY, VENDORS
+from vendors import KEY, VENDORS, DashScope
 
 from batchgen.catalog import definitions
 
@@ -94,6 +94,16 @@ def test_a_run_that_is_killed_pays_once(name, tmp_path):
         unknown = [row for row in rows_of(output(tmp_path), "failures.csv") if row["status"] == "unknown"]
         assert len(check_invariant(output(tmp_path))) == len(PROMPTS) - len(unknown)
         assert not unknown or name in CANNOT
+
+
+def test_the_example_of_the_documentation_works_as_it_is(tmp_path):
+    with DashScope(0, "cut") as vendor:
+        path = written(tmp_path, vendor, more="defaults: {n: 2}\n")
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"]
+        assert len(check_invariant(output(tmp_path))) == 2 * (len(PROMPTS) - 1)
+        assert vendor.billed == dict.fromkeys(PROMPTS, 1)
+        assert is_right(tmp_path, vendor)
 
 
 def test_equal_jobs_are_told_apart_by_their_marks(tmp_path):

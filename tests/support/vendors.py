@@ -15,6 +15,7 @@ from collections import Counter
 from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -58,9 +59,12 @@ class Vendor:
         """How often each prompt was billed."""
         return Counter(task["prompt"] for task in self.tasks.values())
 
+    def written(self) -> str:
+        return text_of(self.name)
+
     def definition(self, **changes: str) -> str:
         """The shipped definition, with this server in place of the vendor's; `changes` replace whole lines by key."""
-        text = text_of(self.name)
+        text = self.written()
         for host in self.hosts:
             text = text.replace(f"https://{host}", self.url)
         text = re.sub(r"^hosts: .*\n", "", text, flags=re.MULTILINE)
@@ -426,6 +430,30 @@ class Luma(Vendor):
         if not self.is_done(task_id):
             return 200, {"id": task_id, "state": "dreaming", "assets": None}
         return 200, {"id": task_id, "state": "completed", "assets": {"image": f"{self.url}/images/{task_id}"}}
+
+
+class DashScope(Vendor):
+    """Tasks of Model Studio, after its own page; the definition is the example of docs/apis.md."""
+
+    def written(self):
+        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
+        return page.partition('```yaml title="dashscope.yaml"\n')[2].partition("```")[0]
+
+    def create(self, path, query, body):
+        assert path == "/api/v1/services/aigc/text2image/image-synthesis"
+        assert body["parameters"]["size"] == "1024*1024"
+        task_id = f"d{len(self.tasks)}"
+        self.add(task_id, body["input"]["prompt"], count=body["parameters"]["n"])
+        return 200, {"output": {"task_status": "PENDING", "task_id": task_id}, "request_id": "x"}
+
+    def answer(self, path, query, body):
+        task_id = path.removeprefix("/api/v1/tasks/")
+        if task_id not in self.tasks:
+            return 200, {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
+        if not self.is_done(task_id):
+            return 200, {"output": {"task_id": task_id, "task_status": "RUNNING"}}
+        results = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
+        return 200, {"output": {"task_id": task_id, "task_status": "SUCCEEDED", "results": results}}
 
 
 _KINDS = (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma)
