@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
@@ -52,6 +53,10 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "find": ("task",),
     "list": ("items", "mark", "task"),
 }
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"})
+_SECRET = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 STATES = ("running", "done", "failed", "rejected", "missing")
 MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing", "taken", "unclear")
 NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
@@ -212,6 +217,7 @@ class _Compiler:
             if not isinstance(raw.get(key, {}), dict):
                 self.fault((*path, key), "This is a mapping of names and values.")
                 return None
+        self.check_headers(raw.get("headers", {}), (*path, "headers"))
         for key in _NEEDED.get(name, ()) if "or" not in path else ():
             if key not in raw:
                 self.fault(path, f"The key `{key}` is missing.", f"Add `{key}: …`.")
@@ -237,6 +243,15 @@ class _Compiler:
             next_query=(str(following.get("query", "cursor")), next_from) if next_from else None,
             alternative=self.step(name, (*path, "or")) if "or" in raw else None,
         )
+
+    def check_headers(self, headers: Mapping[str, Raw], path: Path) -> None:
+        for header in headers:
+            if not _HEADER.fullmatch(str(header)) or str(header).lower() in _OWN_HEADERS:
+                hint = "The key goes where `auth` says."
+                self.fault((*path, header), "This header is set by batchgen, or is no name.", hint, key=True)
+            elif _SECRET.search(str(header)):
+                hint = "Put it into the variable that `auth` names."
+                self.fault((*path, header), "A key is never written into a definition.", hint, key=True)
 
     def address(self, text: Raw, path: Path, part: str) -> Template | None:
         written = str(text)
@@ -309,6 +324,10 @@ class _Compiler:
             self.fault(("auth",) if "auth" in self.raw else (), "It does not say where the key is.", hint)
             return "", ""
         self.known(("auth",), raw, {"env", "header", "prefix"})
+        if not _VARIABLE.fullmatch(raw["env"]):  # not at its place, of which the line would be shown
+            self.fault(
+                (), "`auth.env` is the name of a variable of the environment, never the key.", "As in MY_API_KEY."
+            )
         header = str(raw.get("header", "Authorization"))
         return header, str(raw.get("prefix", "Bearer " if "header" not in raw else ""))
 

@@ -107,6 +107,16 @@ def test_what_an_account_cannot_start_from_is_said(use, said, tmp_path):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    "text", ["env: sk-very-secret", "env: BFL_API_KEY}\nhosts: [{X-Key: sk-very-secret}]\nwords: {"]
+)
+def test_a_key_in_a_definition_is_refused_and_not_shown(text, tmp_path):
+    definition = definitions.text_of("bfl").replace("env: BFL_API_KEY", text, 1)
+    done = batchgen("validate", manifest(tmp_path, definition), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "sk-very-secret" not in done.stdout + done.stderr
+
+
 def test_parameters_that_the_api_does_not_have_are_refused(tmp_path):
     text = MANIFEST.replace("matrix", "defaults: {n: 2, negative_prompt: blurred}\nmatrix")
     done = batchgen("validate", manifest(tmp_path, definitions.text_of("bfl"), text), cwd=tmp_path)

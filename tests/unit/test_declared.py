@@ -206,6 +206,9 @@ def faults_of(text):
             "no step `quer`",
         ),
         ("query:", "find: {get: '/x/{{ attempt.id }}', task: id}\nquery:", ("find",), "does not send"),
+        ("env: A_KEY", "env: sk-123", (), "never the key"),
+        ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
+        ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
         ("query:", "upload: {}\nquery:", ("upload",), "not supported yet"),
     ],
 )
