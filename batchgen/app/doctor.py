@@ -293,6 +293,9 @@ class _Examination:
 
     async def _check_find(self, provider: Provider, tasks: tuple[Task, ...]) -> None:
         """Whether a task is found by the id that we gave it, and nothing by an id that nobody gave."""
+        if not provider.can_find and provider.can_list and self._account.definition:
+            self._ok("find", "a job whose answer was lost is looked for in its list")
+            return
         if not provider.can_find:
             self._note(
                 "find", "a task cannot be found by batchgen's own id: a job whose answer was lost is marked `unknown`"
@@ -303,6 +306,8 @@ class _Examination:
             found = await self._ask(provider.find(UNUSED_ID))
         except TaskNotFound:
             await self._check_find_known(provider, next((task for task in tasks if task.external_id), None))
+        except RequestBlocked:
+            self._note("find", "a task is looked for with a POST request, which is not tried here")
         except NotImplementedError:
             self._problem("find", "this provider cannot find by batchgen's own id, although its profile says so", never)
         except BatchgenError as error:

@@ -82,6 +82,7 @@ class GatewayQuery:
     async def _search_list(self, report: GatewayReport) -> bool:
         """Every task back to our first; False where the account has no list after all."""
         first = self._totals.oldest.get(report.account, 0) - CLOCK_SKEW_MS
+        self._provider.expect(self._totals.sent)
         for number in range(1, _MAX_PAGES + 1):
             try:
                 page: Page = await self._with_retries(partial(self._provider.page, number, _PAGE))

@@ -103,6 +103,9 @@ class Account:
     visibility_delay: float = 15.0  # seconds after a lost exchange in which its create may still turn up
     request_timeout: float = 60.0  # seconds to wait for an answer, which may hold the whole generation
     prices: Prices = field(default_factory=Prices)
+    remembers: float | None = None  # seconds; of older tasks "not found" proves nothing; None: for ever
+    free: bool = False  # its images cost nothing
+    definition: Mapping[str, Any] = field(default_factory=dict)  # of the protocol `declared`: how to speak to it
 
     @property
     def secret_variables(self) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING
 
+from batchgen import templates
 from batchgen.errors import SourceLocation
-from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut, listed, nearest
 from batchgen.manifest.texts import fault_of
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import Axis, Block, Manifest, NodePath, Prompts, Setting, Settings
-    from batchgen.manifest.templates import Template
+    from batchgen.templates import Template
 
 MOST_OF_A_KIND = 20  # problems of one kind that are listed one by one
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "report": "write an HTML page about an output: cost, time, failures",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",
+    "apis": "list the image APIs that are defined, or print a definition",
     "schema": "print a JSON Schema",
     "completion": "print the completion script of a shell",
 }

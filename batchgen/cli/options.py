@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchgen.catalog import definitions
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
 from batchgen.source import document
@@ -168,7 +169,7 @@ def find_output(options: Namespace) -> Path:
     name = raw.get("name")
     if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
         raise CommandError(f"{options.manifest} has no usable `name`; check it with: batchgen validate")
-    accounts = {*builtin().accounts, *map(str, _mapping(raw.get("providers")))}
+    accounts = {*builtin().accounts, *definitions.names(), *map(str, _mapping(raw.get("providers")))}
     if options.provider is not None and options.provider not in accounts:
         raise CommandError(f"There is no account {options.provider!r}. There are: {', '.join(sorted(accounts))}.")
     return _folder(output_folder(options, name))
@@ -185,7 +186,10 @@ def unit_of(options: Namespace, account: str | None = None) -> str:
     prices = _mapping(given.get("prices"))
     if "unit" in prices:
         return str(prices["unit"])
-    known = builtin().accounts.get(str(given.get("use", name)))
+    base = str(given.get("use", name))
+    if base in definitions.names():
+        return str(_mapping(document.parse(definitions.text_of(base), base).value.get("prices")).get("unit", ""))
+    known = builtin().accounts.get(base)
     return "" if known is None else known.prices.unit
 
 

@@ -173,6 +173,11 @@ class ListProof:
         self._alters_ids = False
         self._without_id: list[int | None] = []  # when tasks without an id were created
 
+    @property
+    def external_ids(self) -> list[str]:
+        """The ids of the controls that were not seen yet."""
+        return [control.external_id for control in self._unseen.values()]
+
     def is_complete_with(self, tasks: Sequence[Task]) -> bool:
         """Note one more page; whether the pages after it can prove nothing more."""
         for task in tasks:

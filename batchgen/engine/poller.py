@@ -76,7 +76,7 @@ class TaskPoller:
         self._latencies = Latencies()
         self._changed = asyncio.Event()
         self._query_permits = asyncio.Semaphore(_QUERIES_AT_ONCE)
-        self._can_list = provider.can_list
+        self._can_list = provider.can_poll_list
         self._list_due = 0.0  # no list is read before this
         self._is_listing = False
         self._list_errors = self._list_refusals = 0

@@ -4,6 +4,7 @@ It looks for the attempt's own external id, first by a query, then in the list. 
 believed when
 
 - the create carried our id, and the account has the key and the address that it was sent with;
+- the account `remembers` tasks of that time;
 - `visibility_delay` has passed since the lost exchange ended (after a crash: since the restart), so that the create
   cannot be under way any more;
 - the same query, at that moment, finds a task that is known to exist (see `controls`).
@@ -71,6 +72,7 @@ class Recovery:
         self._is_proof = is_proof
         self._sleep = context.sleep
         self._clock = context.clock
+        self._wall = context.wall
         self._rng = context.rng
         self._changed = changed
         self._news = asyncio.Event()
@@ -150,6 +152,7 @@ class Recovery:
                 except Undecided:
                     pass  # the list may know
             if self._provider.can_list:
+                self._provider.expect([attempt.external_id])
                 newest = await self._with_retries(partial(self._provider.page, 1, _PAGE))
                 return next((task for task in newest.tasks if _is_of(task, attempt)), None)
         except NotAnswered:
@@ -164,7 +167,7 @@ class Recovery:
                 return task
         raise Undecided(
             "It was not found, which proves nothing: it was sent with another key or to another address than the"
-            " account has now, or without an id of ours."
+            " account has now, by another definition, or without an id of ours."
         )
 
     async def _find_until_visible(self, attempt: Attempt) -> Task | None:
@@ -247,6 +250,8 @@ class Recovery:
         `began`: when it was first looked for, by the monotonic clock.
         """
         why = "the account has no accepted task yet against which that could be checked"
+        if self._is_forgotten(attempt):
+            raise Undecided('"Not found" is not believed: the account may have forgotten a task of that time by now.')
         if self._provider.can_find:
             # Chosen before the query: one that ends meanwhile shows nothing of those that run.
             controls = [(each, self._controls.is_running(each)) for each in self._controls.for_lookup(attempt.sent_at)]
@@ -269,6 +274,11 @@ class Recovery:
                 return task
             why = gap
         raise Undecided(f'"Not found" is not believed: {why}.')
+
+    def _is_forgotten(self, attempt: Attempt) -> bool:
+        """Whether it was sent longer ago than the account remembers tasks; or after now, by a clock that was set."""
+        remembers = self._provider.account.remembers
+        return remembers is not None and not 0 <= self._wall() - attempt.sent_at / 1000 < remembers
 
     async def _find_by_id(self, attempt: Attempt) -> Task:
         task = await self._find(attempt.external_id)
@@ -297,12 +307,15 @@ class Recovery:
         clock; a list in another order than newest first is read to its end.
         """
         proof = self._controls.list_proof(attempt.sent_at)
+        self._provider.expect([attempt.external_id, *proof.external_ids])
         for number in range(1, _PAGES_AT_MOST + 1):
             try:
                 page = await self._with_retries(partial(self._provider.page, number, _PAGE))
             except (TaskNotFound, NoSuchPath):
                 return None, "the account has no list of tasks"
             if (task := next((task for task in page.tasks if _is_of(task, attempt)), None)) is not None:
+                if self._controls.ever_belonged_to_other(task.id, attempt.external_id):
+                    return None, "the account's list names a task of ours by the id of another"
                 return task, ""
             if proof.is_complete_with(page.tasks):
                 return None, proof.gap

@@ -6,15 +6,18 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.catalog import definitions
 from batchgen.catalog.accounts import REHEARSED, UNLISTED, merge, parse_account
 from batchgen.catalog.load import builtin
-from batchgen.errors import SourceLocation
-from batchgen.manifest.diagnostics import cut, listed, meant
+from batchgen.errors import CommandError, SourceLocation
+from batchgen.manifest import definitions as definition_files
+from batchgen.manifest.diagnostics import cut, listed, meant, nearest
 from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from batchgen.catalog.accounts import Account
     from batchgen.manifest.diagnostics import Diagnostics
@@ -32,18 +35,17 @@ _OWN_HEADERS = frozenset(
 _SECRET_HEADER = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 
 
-def accounts(raw: Mapping[str, Value], diagnostics: Diagnostics) -> dict[str, Account]:
-    """The built-in accounts and the manifest's, by name."""
+def accounts(
+    raw: Mapping[str, Value], used: Iterable[str | None], folder: Path, diagnostics: Diagnostics
+) -> dict[str, Account]:
+    """The built-in accounts and the manifest's, by name, and those of the shipped definitions that are `used`."""
     found = dict(builtin().accounts)
-    known = builtin().raw_accounts
+    for name in used:
+        if name in definitions.names() and name not in raw:
+            found[name] = parse_account(name, definition_files.shipped(name).settings or {})
     for name, changes in raw.items():
-        base = changes.get("use", name)
-        if base not in known:
-            if "use" in diagnostics.document.value["providers"][name]:
-                continue  # reported already
-            if not _stands_alone(name, changes, diagnostics):
-                continue
-        own = known.get(base) or merge(builtin().of_protocol.get(changes["protocol"], {}), UNLISTED)
+        if (own := _base(name, changes, folder, diagnostics)) is None:
+            continue
         account = parse_account(name, own, changes)
         found[name] = account
         check_url(account.base_url, ("providers", name, "base_url"), diagnostics)
@@ -52,9 +54,46 @@ def accounts(raw: Mapping[str, Value], diagnostics: Diagnostics) -> dict[str, Ac
     return found
 
 
+def _base(
+    name: str, changes: Mapping[str, Value], folder: Path, diagnostics: Diagnostics
+) -> Mapping[str, Value] | None:
+    """The settings that an account starts from; None where it has none, which is reported."""
+    base, known = changes.get("use", name), builtin().raw_accounts
+    if base in known or base in definitions.names():
+        return known[base] if base in known else definition_files.shipped(base).settings
+    if "use" in changes and definition_files.is_file(base):
+        return _of_file(name, base, folder, diagnostics)
+    if "use" in changes:
+        known_names = (*known, *definitions.names())
+        guess = nearest(base, known_names)
+        hint = f"Did you mean {guess}? " if guess else ""
+        allowed = f"{hint}Allowed are {listed(known_names, 40)}, and a file as in ./my.yaml."
+        diagnostics.add(("providers", name, "use"), f'"{cut(base)}" is not allowed here.', allowed)
+        return None
+    if not _stands_alone(name, changes, diagnostics):
+        return None
+    return merge(builtin().of_protocol.get(changes["protocol"], {}), UNLISTED)
+
+
+def _of_file(name: str, file: str, folder: Path, diagnostics: Diagnostics) -> Mapping[str, Value] | None:
+    """The settings of a definition beside the manifest; what is wrong with it is reported at its own places."""
+    try:
+        defined = definition_files.read(folder / file)
+    except CommandError as error:
+        hint = "The path is relative to the manifest."
+        diagnostics.add(("providers", name, "use"), str(error), hint)
+        return None
+    diagnostics.extend(defined.diagnostics.problems)
+    return defined.settings
+
+
 def _stands_alone(name: str, changes: Mapping[str, Value], diagnostics: Diagnostics) -> bool:
     """Whether an account that starts from no built-in one has what it needs."""
     missing = [f"`{key}`" for key in _REQUIRED if key not in changes]
+    if changes.get("protocol") == "declared":
+        hint = "Write `use: ./my.yaml` instead of `protocol`; see the page Describe an API."
+        diagnostics.add(("providers", name, "protocol"), "A declared account needs its definition.", hint)
+        return False
     if missing:
         message = f"The account `{name}` is not built in and does not say what it starts from."
         hint = f"Add `use:` with one of {', '.join(builtin().accounts)}; or add {listed(missing)}."
@@ -101,7 +140,7 @@ def in_force(
     option = SourceLocation(file=f"--provider {cut(wanted or '')}")
     for name, path, place in ((own, ("provider",), None), (wanted, (), option)):
         if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
-            hint = meant(name, found, allowed="There are")
+            hint = meant(name, (*found, *definitions.names()), allowed="There are")
             diagnostics.add(path, f'There is no account "{cut(name)}".', hint, place=place)
     account = found.get(wanted or own or "")
     rules = found.get(own or "")
@@ -120,6 +159,8 @@ def in_force(
 
 def _emulating(account: Account, sandbox: Account) -> Account:
     """The sandbox with the protocol of the account that is rehearsed, where it can speak that."""
+    if account.protocol == "declared":  # rehearsed as a task of the sandbox's own protocol
+        return replace(sandbox, models=account.models)
     if account.protocol not in REHEARSED:
         return sandbox
     return replace(

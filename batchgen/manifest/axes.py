@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import groupby, starmap
 from typing import TYPE_CHECKING, Any
 
+from batchgen import templates
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest import schema, templates
+from batchgen.manifest import schema
 from batchgen.manifest.diagnostics import cut, meant
 from batchgen.manifest.labels import check_labels
 from batchgen.manifest.model import Axis, Block, Entry, Exclusion, Match, Prompts, Sample, Setting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def _assembled(
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    known = accounts.accounts(raw.get("providers", {}), diagnostics)
+    known = accounts.accounts(raw.get("providers", {}), (raw.get("provider"), provider), folder, diagnostics)
     account, rule_account = accounts.in_force(provider, raw, known, diagnostics) or (known["sandbox"], known["sandbox"])
     reader = Reader(
         document=diagnostics.document,
@@ -106,7 +107,8 @@ def _assembled(
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
         on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
-    return replace(manifest, digest=_digest(data, account.name, axes, references))
+    defined = json.dumps(rule_account.definition, sort_keys=True) if rule_account.definition else ""
+    return replace(manifest, digest=_digest(data, f"{account.name}{defined}", axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from batchgen.catalog import definitions
 from batchgen.catalog.accounts import Account
 from batchgen.catalog.load import builtin
 from batchgen.jobs import Parameters
@@ -168,8 +169,13 @@ class _Builder:
         source: str | Schema = part.get("values") or part.get("offers") or {}
         if isinstance(source, str):
             listed = getattr(self._catalog, source)
-            return {word: about if isinstance(about, str) else about.about for word, about in listed.items()}
+            words = {word: about if isinstance(about, str) else about.about for word, about in listed.items()}
+            return words | (_defined_apis() if source == "accounts" else {})
         return {document.scalar(word): about for word, about in source.items()}
+
+
+def _defined_apis() -> dict[Any, str]:
+    return {name: document.parse(definitions.text_of(name), name).value["about"] for name in definitions.names()}
 
 
 def _reference(name: str) -> Schema:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from batchgen import templates
 from batchgen.catalog.load import builtin
 from batchgen.jobs import PARAMETER_NAMES
-from batchgen.manifest import templates
 from batchgen.manifest.diagnostics import cut
 from batchgen.source import encoding
 from batchgen.storage.paths import PLACEHOLDERS

@@ -14,8 +14,9 @@ from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
+from batchgen import templates
 from batchgen.jobs import Job, Parameters, job_id
-from batchgen.manifest import rules, templates
+from batchgen.manifest import rules
 from batchgen.manifest.model import OnIllegal, build
 from batchgen.matrix.exclusions import matches_parameters, matches_variant
 from batchgen.matrix.sample import rank

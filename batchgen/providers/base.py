@@ -18,7 +18,7 @@ from batchgen.http.decompression import LARGEST_ANSWER
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from decimal import Decimal
 
     from batchgen.catalog.accounts import Account
@@ -206,6 +206,12 @@ class Provider(ABC):
         """One page of the account's tasks, numbered from 1; free. Raises as `query`."""
         raise NotImplementedError(f"{type(self).__name__} lists no tasks ({number}, {size})")
 
+    def expect(self, external_ids: Iterable[str]) -> None:  # noqa: B027 - most protocols need none
+        """Take note of the ids that the reader of a list looks for, before it reads.
+
+        For a protocol whose list names tasks by a mark that follows from the id: its pages then give the ids.
+        """
+
     async def probe(self) -> None:
         """Send a free request that needs a valid key, for `doctor` and during an outage.
 
@@ -236,3 +242,8 @@ class Provider(ABC):
     def can_list(self) -> bool:
         """Whether `page` can be tried."""
         return self.account.lists_tasks is not Capability.NO
+
+    @property
+    def can_poll_list(self) -> bool:
+        """Whether `page` says of tasks what a query says, so that one list can replace many queries."""
+        return self.can_list

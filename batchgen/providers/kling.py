@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import time
 import warnings
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jwt
 
 from batchgen.catalog.accounts import Auth
-from batchgen.errors import AccountStopped, NotSent, OwnRefusal, TaskNotFound, Unclear
+from batchgen.errors import AccountStopped, NotSent, TaskNotFound, Unclear
 from batchgen.providers import kling_responses
 from batchgen.providers.base import Page, Provider, Task
+from batchgen.providers.references import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +39,7 @@ class KlingProvider(Provider):
         super().__init__(account, client, secrets)
         self.wall = wall  # Unix seconds
         self._skew = 0.0  # seconds that the gateway's clock is ahead of ours
-        self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(_encoded)
+        self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(encoded)
 
     async def create(self, job: Job, external_id: str) -> Task:
         """POST the job, with only the fields that the account knows."""
@@ -142,17 +140,3 @@ class KlingProvider(Provider):
 def _task(answer: Answer, *, creating: bool, operation: str) -> Task:
     data = kling_responses.data_of(answer, creating=creating, operation=operation)
     return kling_responses.task_from(data, answer.body_excerpt).noting(answer)
-
-
-def _encoded(path: str, sha256: str) -> str:
-    """The file as bare base64. Raises OwnRefusal where it is no longer what the job's id was made from."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise OwnRefusal(f"The reference image {path} cannot be read ({error.strerror}).", code="local") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise OwnRefusal(
-            f"The reference image {path} has changed since this run started; run again to use the new file.",
-            code="local",
-        )
-    return base64.b64encode(data).decode("ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from batchgen.http.client import HttpClient
 
 GROUP = "batchgen.providers"
+_FINDS = ("mark", "create", "find", "list")  # of a definition
 _ANY_IMAGE = "https://images.invalid/"  # a gateway behind a proxy may have its images on any host
 
 
@@ -68,9 +70,12 @@ def secrets_of(account: Account) -> Secrets:
 def key_print(account: Account, salt: str) -> str:
     """A fingerprint of the account's key: the same for the same key and salt; the key cannot be read from it.
 
-    Raises CommandError as `secrets_of`.
+    Of a declared account it is also that of what finds its tasks: with another mark, or of other models, a list says
+    nothing of what was sent before. Raises CommandError as `secrets_of`.
     """
     key = "\0".join(value for _, value in sorted(secrets_of(account).values.items()))
+    if finds := {name: account.definition[name] for name in _FINDS if name in account.definition}:
+        key = "\0".join([key, *account.models, json.dumps(finds, sort_keys=True)])
     return hashlib.blake2b(key.encode(), digest_size=8, key=salt.encode()[:64]).hexdigest()
 
 

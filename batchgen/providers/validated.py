@@ -13,7 +13,7 @@ from batchgen.errors import AccountStopped, JobError, NotSent, Throttled, Unclea
 from batchgen.providers.base import Page, Provider, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from batchgen.jobs import Job
 
@@ -52,6 +52,9 @@ class ValidatedProvider(Provider):
                 self._checked(task, operation)
             return page
 
+    def expect(self, external_ids: Iterable[str]) -> None:
+        self._inner.expect(external_ids)
+
     async def probe(self) -> None:
         """As the provider's own, which may have none (NotImplementedError)."""
         with self._translated("its probe"):
@@ -74,6 +77,10 @@ class ValidatedProvider(Provider):
     @property
     def can_list(self) -> bool:
         return self._inner.can_list
+
+    @property
+    def can_poll_list(self) -> bool:
+        return self._inner.can_poll_list
 
     async def _task(self, operation: str, ask: Callable[..., Awaitable[object]], *asked: object) -> Task:
         with self._translated(operation):

@@ -51,6 +51,15 @@ def test_the_wheel_holds_the_files_of_the_gallery(wheel):
     assert len(packed) > 5
 
 
+def test_the_wheel_holds_the_definitions_of_apis(wheel):
+    files = sorted((ROOT / "batchgen" / "catalog" / "apis").glob("*.yaml"))
+    assert files
+    with zipfile.ZipFile(wheel) as archive:
+        assert [archive.read(f"batchgen/catalog/apis/{file.name}") for file in files] == [
+            file.read_bytes() for file in files
+        ]
+
+
 def test_the_installed_wheel_runs_from_any_folder(command, tmp_path):
     (tmp_path / "some where").mkdir()
     folder = tmp_path / "some where"

@@ -114,7 +114,7 @@ def test_without_the_package_the_command_says_which_protocols_there_are(tmp_path
     with DrawingGateway() as gateway:
         done = batchgen("run", manifest(tmp_path, gateway, "a fox"), cwd=tmp_path)
     assert done.returncode == 2
-    assert "'drawing', which no installed package provides. Known protocols: kling, openai." in done.stderr
+    assert "'drawing', which no installed package provides. Known protocols: declared, kling, openai." in done.stderr
 
 
 @pytest.mark.parametrize(("missing", "said"), [("models", "add `models`"), ("base_url", "add `base_url`")])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from language_server import LanguageServer, installed
 
+from batchgen.catalog import definitions as apis
 from batchgen.catalog.accounts import Account
 from batchgen.catalog.load import builtin
 from batchgen.cli.main import main
@@ -200,7 +201,8 @@ def test_what_is_offered_as_a_value_is_in_the_catalogue():
     for name, values in offered.items():
         for kind in ("axis", "entry"):
             assert [snippet["body"] for snippet in definitions[f"{kind}_{name}"]["defaultSnippets"]] == list(values)
-    assert definitions["provider"]["properties"]["use"]["enum"] == list(catalog.accounts)
+    used = definitions["provider"]["properties"]["use"]["defaultSnippets"]
+    assert [snippet["body"] for snippet in used] == [*catalog.accounts, *apis.names()]
     assert definitions["field"]["enum"] == list(catalog.fields)
 
 

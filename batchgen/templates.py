@@ -1,4 +1,4 @@
-"""Prompts with `{{ }}`: read once, rendered for each combination of vars.
+"""Texts with `{{ }}`: prompts, rendered for each combination of vars, and the requests of declared APIs.
 
 Templates are Jinja2's, of which a small, harmless part is allowed: names, conditions, comparison, `~` and a few
 filters. Without loops, calls and arithmetic, none can run long or produce a huge text. Most templates only put names
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from batchgen.errors import BatchgenError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import jinja2
 
@@ -99,6 +99,24 @@ def read(text: str) -> Template:
     return _plain(text) or _jinja(text)
 
 
+@lru_cache(maxsize=1024)
+def read_expression(text: str, inside: str) -> Callable[[Mapping[str, Any]], Any]:
+    """The value of a text that is one `{{ inside }}`, with its type. Raises TemplateInvalid, also when it is called."""
+    from jinja2 import TemplateError, Undefined  # noqa: PLC0415
+
+    read(text)
+    compiled = _environment().compile_expression(inside, undefined_to_none=False)
+
+    def value_of(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - what the expression makes
+        try:
+            found = compiled(values)
+            return None if isinstance(found, Undefined) else found
+        except (TemplateError, TypeError, ValueError, RecursionError, MemoryError) as error:
+            raise TemplateInvalid(f"The template cannot be rendered: {_reason(error)}.") from error
+
+    return value_of
+
+
 def _plain(text: str) -> _Plain | None:
     """The text as a plain template, or None where it contains more than names."""
     parts = _NAME.split(text)
@@ -138,7 +156,7 @@ def _refuse(node: Any, depth: int = 0) -> None:  # noqa: ANN401 - a node of Jinj
     kind = type(node).__name__
     if kind not in _NODES:
         what = _NODE_WORDS.get(kind, kind)
-        raise TemplateInvalid(f"A prompt's template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
+        raise TemplateInvalid(f"A template cannot hold {what}. Names, if/else, ~ and filters are allowed.")
     if kind == "Filter" and node.name not in _FILTERS:
         raise TemplateInvalid(f"There is no filter `{node.name}`. Allowed are {', '.join(sorted(_FILTERS))}.")
     for child in node.iter_child_nodes():

@@ -1,0 +1,374 @@
+"""Reads definitions: compiles their steps, or says every fault of them with its path."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+from batchgen.apis import selectors, values
+from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, Definition, Images, Row, Step
+from batchgen.apis.hosts import Hosts
+from batchgen.apis.selectors import SelectorInvalid
+from batchgen.templates import TemplateInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchgen.apis.selectors import Selector
+    from batchgen.apis.values import Template
+
+Path: TypeAlias = tuple[str | int, ...]
+Raw: TypeAlias = Any  # what YAML can hold
+
+VERSION = 1
+OF_ACCOUNT = frozenset(
+    {"about", "base_url", "models", "limits", "prices", "sizes", "defaults", "aspect_ratios", "resolutions"}
+    | {"visibility_delay", "request_timeout"}
+)
+STEPS = ("create", "query", "result", "find", "list", "probe")
+_OWN = frozenset({"api", "hosts", "auth", "remembers", "free", "fixed", "words", "mark", "errors", "examples"})
+KNOWN = OF_ACCOUNT | _OWN | {*STEPS, "callback", "sources", "read"}
+_METHODS = {"get": "GET", "post": "POST", "put": "PUT"}
+_REQUEST = frozenset({*_METHODS, "query", "headers", "json", "form", "fine"})
+_SELECTORS: Mapping[str, frozenset[str]] = {
+    "create": frozenset({"task", "mark", "cost", "blocked", "message"}),
+    "query": frozenset({"state", "blocked", "message", "cost"}),
+    "result": frozenset({"blocked", "message", "cost"}),
+    "find": frozenset({"task", "mark", "state", "missing", "items"}),
+    "list": frozenset({"items", "mark", "task", "state", "created"}),
+    "probe": frozenset(),
+}
+_MORE: Mapping[str, frozenset[str]] = {
+    "create": frozenset({"images"}),
+    "query": frozenset({"images", "states"}),
+    "result": frozenset({"images"}),
+    "find": frozenset({"or"}),
+    "list": frozenset({"next"}),
+    "probe": frozenset(),
+}
+_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "query": ("state", "states"),
+    "find": ("task",),
+    "list": ("items", "mark", "task"),
+}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"})
+_SECRET = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
+STATES = ("running", "done", "failed", "rejected", "missing")
+MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing", "taken", "unclear")
+NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
+_LATER = {
+    "upload": "Write the image into the request: `{{ image.data_uri }}`.",
+    "parameters": "Put the value into `create` as it is.",
+}
+_OF_JOB = OF_IMAGE | {
+    *("prompt", "negative_prompt", "model", "n", "aspect_ratio", "resolution", "width", "height"),
+    *("image_fidelity", "callback_url"),
+}
+_NAMES = {
+    "create": _OF_JOB | OF_ATTEMPT,
+    "query": frozenset({"task"}),
+    "result": frozenset({"task"}),
+    "find": OF_ATTEMPT,
+    "list": frozenset({"models"}),
+    "probe": frozenset({"models"}),
+    "mark": OF_ATTEMPT,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What is wrong at a path of a definition."""
+
+    path: Path
+    message: str
+    hint: str = ""
+    wrong: str = ""  # a word that is none of `known`, for a hint that names the nearest
+    known: tuple[str, ...] = ()
+    key: bool = False
+    warning: bool = False
+
+
+def definition_of(raw: Mapping[str, Raw]) -> Definition:
+    """The compiled definition. Raises ValueError for one that has faults."""
+    definition, faults = compiled(raw)
+    if definition is None:
+        raise ValueError(next(f"{fault.path}: {fault.message}" for fault in faults if not fault.warning))
+    return definition
+
+
+def compiled(raw: Mapping[str, Raw]) -> tuple[Definition | None, list[Fault]]:
+    """The definition, or None where it has faults; and those, with warnings."""
+    compiler = _Compiler(raw)
+    definition = compiler.definition()
+    return (None if any(not fault.warning for fault in compiler.faults) else definition), compiler.faults
+
+
+class _Compiler:
+    """Reads one definition, and collects what is wrong with it."""
+
+    def __init__(self, raw: Mapping[str, Raw]) -> None:
+        self.raw = raw
+        self.faults: list[Fault] = []
+        self.hosts = Hosts(str(raw.get("base_url", "")), [str(host) for host in _list(raw.get("hosts"))])
+
+    def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, warning: bool = False) -> None:
+        self.faults.append(Fault(path=path, message=message, hint=hint, key=key, warning=warning))
+
+    def definition(self) -> Definition | None:
+        if self.raw.get("api") != VERSION:
+            self.fault(("api",), "This is not a version of definitions.", "Write `api: 1`.")
+        for key in self.raw:
+            if key in _LATER:
+                self.fault((key,), f"`{key}` is not supported yet.", _LATER[key], key=True)
+        self.known((), self.raw, KNOWN | _LATER.keys())
+        for key in ("base_url", "models", "create"):
+            if key not in self.raw:
+                self.fault((), f"The key `{key}` is missing.", f"Add `{key}: …`.")
+        steps = {name: step for name in STEPS if name in self.raw and (step := self.step(name, (name,)))}
+        mark = self.template(self.raw["mark"], ("mark",), "mark") if "mark" in self.raw else None
+        rows = tuple(
+            filter(None, (self.row(row, ("errors", n)) for n, row in enumerate(_list(self.raw.get("errors")))))
+        )
+        header, prefix = self.auth()
+        callback = self.raw.get("callback")
+        task = self.selector(callback.get("task"), ("callback", "task")) if isinstance(callback, dict) else None
+        if "create" not in steps:
+            return None
+        if "query" in steps:
+            for name in {"find", "list"} & set(steps):
+                steps[name] = replace(steps[name], states=steps["query"].states)
+        self.check_create(steps)
+        self.check_identity(steps, mark)
+        return Definition(
+            hosts=self.hosts,
+            header=header,
+            prefix=prefix,
+            steps=steps,
+            rows=rows,
+            mark=mark,
+            words=self.raw.get("words") or {},
+            callback_task=task,
+        )
+
+    # --- parts --------------------------------------------------------------------------------------------
+
+    def known(self, path: Path, mapping: Mapping[str, Raw], known: frozenset[str] | set[str]) -> None:
+        for key in mapping:
+            if key not in known:
+                message = f"Unknown key `{str(key)[:60]}`."
+                found = Fault(path=(*path, key), message=message, wrong=str(key), known=tuple(sorted(known)), key=True)
+                self.faults.append(found)
+
+    def selector(self, text: Raw, path: Path) -> Selector | None:
+        if not isinstance(text, str):
+            self.fault(path, "A selector is a text in JMESPath.", "As in `data[0].url`.")
+            return None
+        try:
+            return selectors.read(text)
+        except SelectorInvalid as error:
+            self.fault(path, str(error), "See jmespath.org.")
+            return None
+
+    def template(self, text: Raw, path: Path, part: str, *, address: bool = False) -> Template | None:
+        try:
+            template = values.read(str(text), address=address)
+        except TemplateInvalid as error:
+            self.fault(path, str(error))
+            return None
+        for name in sorted(template.names):
+            if (name.removesuffix("_path") if address else name) not in _NAMES[part]:
+                message = f"There is no value `{DOTTED.get(name, name)}` in `{part}`."
+                known = tuple(sorted(DOTTED.get(each, each) for each in _NAMES[part]))
+                self.faults.append(Fault(path=path, message=message, wrong=DOTTED.get(name, name), known=known))
+        return template
+
+    def node(self, raw: Raw, path: Path, part: str) -> Any:  # noqa: ANN401 - a tree of templates
+        if isinstance(raw, dict):
+            return {str(name): self.node(child, (*path, name), part) for name, child in raw.items()}
+        if isinstance(raw, list):
+            return [self.node(child, (*path, number), part) for number, child in enumerate(raw)]
+        if isinstance(raw, str) and ("{{" in raw or "{%" in raw):
+            return self.template(raw, path, part)
+        return raw
+
+    def step(self, name: str, path: Path) -> Step | None:
+        raw = self.raw
+        for key in path:
+            raw = raw[key]  # type: ignore[index]
+        if not isinstance(raw, dict):
+            self.fault(path, "A step is a mapping.", "As in `{get: /v1/tasks/{{ task }}}`.")
+            return None
+        readers = _SELECTORS[name]
+        self.known(path, raw, _REQUEST | readers | _MORE[name])
+        methods = [key for key in _METHODS if key in raw]
+        if len(methods) != 1:
+            self.fault(path, "A step has one of get, post and put.", "As in `get: /v1/tasks/{{ task }}`.")
+            return None
+        bodies = [key for key in ("json", "form") if key in raw]
+        if len(bodies) > 1 or (bodies and methods == ["get"]):
+            self.fault((*path, bodies[-1]), "A step sends `json` or `form`, and a get neither.", key=True)
+        if (address := self.address(raw[methods[0]], (*path, methods[0]), name)) is None:
+            return None
+        for key in ("query", "headers") if bodies != ["form"] else ("query", "headers", "form"):
+            if not isinstance(raw.get(key, {}), dict):
+                self.fault((*path, key), "This is a mapping of names and values.")
+                return None
+        self.check_headers(raw.get("headers", {}), (*path, "headers"))
+        for key in _NEEDED.get(name, ()) if "or" not in path else ():
+            if key not in raw:
+                self.fault(path, f"The key `{key}` is missing.", f"Add `{key}: …`.")
+        following = raw["next"] if isinstance(raw.get("next"), dict) else {}
+        self.known((*path, "next"), following, {"url", "query", "from"})
+        url, cursor = following.get("url"), following.get("from")
+        next_from = self.selector(cursor, (*path, "next", "from")) if cursor is not None else None
+        return Step(
+            name=name,
+            method=_METHODS[methods[0]],
+            address=address,
+            query=self.node(raw.get("query", {}), (*path, "query"), name),
+            headers=self.node(raw.get("headers", {}), (*path, "headers"), name),
+            body=self.node(raw[bodies[0]], (*path, bodies[0]), name) if bodies else None,
+            is_form=bodies == ["form"],
+            fine=self.selector(raw["fine"], (*path, "fine")) if "fine" in raw else None,
+            selectors={
+                key: found for key in readers if key in raw and (found := self.selector(raw[key], (*path, key)))
+            },
+            images=self.images(raw["images"], (*path, "images"), name) if "images" in raw else None,
+            states=self.states(raw["states"], (*path, "states")) if "states" in raw else {},
+            next_url=self.selector(url, (*path, "next", "url")) if url is not None else None,
+            next_query=(str(following.get("query", "cursor")), next_from) if next_from else None,
+            alternative=self.step(name, (*path, "or")) if "or" in raw else None,
+        )
+
+    def check_headers(self, headers: Mapping[str, Raw], path: Path) -> None:
+        for header in headers:
+            if not _HEADER.fullmatch(str(header)) or str(header).lower() in _OWN_HEADERS:
+                hint = "The key goes where `auth` says."
+                self.fault((*path, header), "This header is set by batchgen, or is no name.", hint, key=True)
+            elif _SECRET.search(str(header)):
+                hint = "Put it into the variable that `auth` names."
+                self.fault((*path, header), "A key is never written into a definition.", hint, key=True)
+
+    def address(self, text: Raw, path: Path, part: str) -> Template | None:
+        written = str(text)
+        template = self.template(written, path, part, address=True)
+        is_task = written.lstrip().startswith("{{") and part in {"query", "result"}
+        if not (written.startswith("/") or is_task or self.hosts.allow(written.partition("{{")[0])):
+            host = urlsplit(written.partition("{{")[0]).netloc
+            hint = f"Add `hosts: [{host}]`." if host else "Write /v1/…, or `{{ task }}` where that is an address."
+            self.fault(path, "This address is at no host that the key may be sent to.", hint)
+        return template
+
+    def images(self, raw: Raw, path: Path, part: str) -> Images | None:
+        keys = set(raw) if isinstance(raw, dict) else set()
+        if keys == {"each", "link"}:
+            link = self.link(str(raw["link"]), (*path, "link"))
+            return Images(kind="link", selector=self.selector(raw["each"], (*path, "each")), link=link)
+        if len(keys) != 1 or not keys <= {"url", "b64", "body"} or part not in {"create", "query", "result"}:
+            hint = "Write {url: S}, {b64: S}, {body: image/*}, or {each: S, link: /view?name={{ name }}}."
+            self.fault(path, "This does not say where the images are.", hint)
+            return None
+        kind = keys.pop()
+        if kind == "body":
+            return Images(kind=kind, media_type=str(raw[kind]))
+        return Images(kind=kind, selector=self.selector(raw[kind], (*path, kind)))
+
+    def link(self, text: str, path: Path) -> Template | None:
+        try:
+            return values.read(text, address=True)
+        except TemplateInvalid as error:
+            self.fault(path, str(error))
+            return None
+
+    def states(self, raw: Raw, path: Path) -> Mapping[str, str]:
+        if not isinstance(raw, dict):
+            self.fault(path, "This is a mapping of our states to the API's words.", "As in `{done: [Ready]}`.")
+            return {}
+        self.known(path, raw, set(STATES))
+        if "done" not in raw:
+            self.fault(path, "It does not say which state has the images.", "Add `done: [WORD]`.")
+        return {str(word).lower(): state for state, words in raw.items() for word in _list(words)}
+
+    def row(self, raw: Raw, path: Path) -> Row | None:
+        if not isinstance(raw, dict) or raw.get("means") not in MEANS or not {"status", "when"} & set(raw):
+            self.fault(path, "A row of errors has `status` or `when`, and `means`.", f"`means` is {', '.join(MEANS)}.")
+            return None
+        self.known(path, raw, {"step", "status", "when", "means"})
+        statuses = frozenset(status for status in _list(raw.get("status")) if isinstance(status, int))
+        if len(statuses) != len(_list(raw.get("status"))):
+            self.fault((*path, "status"), "A status is a number, or a list of numbers.")
+        steps = frozenset(map(str, _list(raw.get("step"))))
+        if unknown := sorted(steps - set(STEPS)):
+            self.fault((*path, "step"), f"There is no step `{unknown[0]}`.", f"There are {', '.join(STEPS)}.")
+        claims = NOTHING_MADE if not steps or "create" in steps else frozenset()
+        if raw["means"] in claims | {"missing"} and any(status >= 500 or status == 408 for status in statuses):
+            message = "This says that there is nothing although the server failed: what it did make would be paid"
+            self.fault(path, f"{message} again.", "Leave such answers out; they are unclear.", warning=True)
+        if "when" not in raw and any(200 <= status < 300 for status in statuses):
+            self.fault(path, "An answer with this status is a yes.", "Say which one is an error: `when: …`.")
+        when = self.selector(raw["when"], (*path, "when")) if "when" in raw else None
+        if "when" in raw and when is None:
+            return None
+        return Row(statuses=statuses, when=when, means=raw["means"], steps=steps)
+
+    def auth(self) -> tuple[str, str]:
+        raw = self.raw.get("auth")
+        if raw == {}:
+            return "", ""
+        if not isinstance(raw, dict) or not isinstance(raw.get("env"), str):
+            hint = "Write `auth: {env: NAME_OF_THE_VARIABLE}`, or `auth: {}` where no key is needed."
+            self.fault(("auth",) if "auth" in self.raw else (), "It does not say where the key is.", hint)
+            return "", ""
+        self.known(("auth",), raw, {"env", "header", "prefix"})
+        if not _VARIABLE.fullmatch(raw["env"]):  # not at its place, of which the line would be shown
+            self.fault(
+                (), "`auth.env` is the name of a variable of the environment, never the key.", "As in MY_API_KEY."
+            )
+        header = str(raw.get("header", "Authorization"))
+        return header, str(raw.get("prefix", "Bearer " if "header" not in raw else ""))
+
+    # --- parts together -----------------------------------------------------------------------------------
+
+    def check_create(self, steps: Mapping[str, Step]) -> None:
+        create, query, result = steps["create"], steps.get("query"), steps.get("result")
+        if create.method == "GET":
+            self.fault(("create",), "A create is a post or a put.")
+        if "task" in create.selectors:
+            if query is None:
+                self.fault(("create", "task"), "A task is named, but there is no `query`.", "Add the step.", key=True)
+            elif query.images is None and (result is None or result.images is None):
+                self.fault(("query",), "Nothing says where the images are.", "Add `images` to `query` or `result`.")
+        elif create.images is None:
+            hint = "Add `task: S` for a task that is queried, or `images: {…}` for an answer that has them."
+            self.fault(("create",), "Nothing is read out of the answer.", hint)
+        elif names := sorted(set(steps) & {"query", "result", "find", "list"}):
+            message = f"`{names[0]}` is never used: `create` names no task."
+            self.fault((names[0],), message, "Add `task: S` to `create`, or take the step out.", key=True)
+
+    def check_identity(self, steps: Mapping[str, Step], mark: Template | None) -> None:
+        """What `find` and `list` look for has to be in the create."""
+        sent = steps["create"].names
+        if "find" in steps:
+            found: Step | None = steps["find"]
+            asked = mark.names if mark is not None else frozenset()
+            while found is not None:
+                asked = asked | (found.names & OF_ATTEMPT)
+                if "items" in found.selectors and ("mark" not in found.selectors or mark is None):
+                    hint = "Add `mark` here, and at the top of the definition."
+                    self.fault(("find",), "A list of tasks is searched, but nothing says by what.", hint, key=True)
+                found = found.alternative
+            if not asked or not asked <= sent:
+                hint = "Both have to hold the same one of {{ attempt.id }}, {{ attempt.uuid }} and {{ attempt.seed }}."
+                self.fault(("find",), "It asks for an id that `create` does not send.", hint, key=True)
+        if "list" in steps and mark is None:
+            self.fault(("list",), "A list needs `mark`, by which it names our tasks.", "Add `mark: …`.", key=True)
+        if mark is not None and (not mark.names or not mark.names <= sent):
+            self.fault(("mark",), "`create` does not send this mark.", "Put the same value into the create.")
+
+
+def _list(raw: Raw) -> list[Raw]:
+    return [] if raw is None else raw if isinstance(raw, list) else [raw]

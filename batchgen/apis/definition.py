@@ -1,0 +1,149 @@
+"""A definition of an API, compiled: its requests as templates, and the selectors that read its answers.
+
+What a definition says of an account (models, limits, sizes, prices) is read as that of the catalogue's accounts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from batchgen.apis.values import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchgen.apis.hosts import Hosts
+    from batchgen.apis.selectors import Selector
+
+_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri")}
+DOTTED = {f"{whole}_{part}": f"{whole}.{part}" for whole, parts in _PARTS.items() for part in parts}
+OF_ATTEMPT = frozenset(name for name in DOTTED if name.startswith("attempt"))
+OF_IMAGE = frozenset(DOTTED) - OF_ATTEMPT
+_SIZED = frozenset({"width", "height"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Where an answer has its images: `kind` is url, b64, body or link; a link is made by `link` of each found."""
+
+    kind: str
+    selector: Selector | None = None
+    media_type: str = ""
+    link: Template | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One request, and the selectors that read its answer."""
+
+    name: str
+    method: str
+    address: Template
+    query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = None
+    is_form: bool = False
+    fine: Selector | None = None
+    selectors: Mapping[str, Selector] = field(default_factory=dict)
+    images: Images | None = None
+    states: Mapping[str, str] = field(default_factory=dict)  # our word, by the API's in small letters
+    next_url: Selector | None = None
+    next_query: tuple[str, Selector] | None = None
+    alternative: Step | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """The values that the request holds."""
+        return names_in((self.address, self.query, self.headers, self.body))
+
+    @property
+    def address_names(self) -> set[str]:
+        """The values that the address holds."""
+        return names_in(self.address)
+
+    @property
+    def begins_with_task(self) -> bool:
+        """Whether the task itself is the address."""
+        return self.address.source.lstrip().startswith("{{") and "task" in self.address.names
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the answer holds images."""
+        return self.images is not None and self.images.kind in {"b64", "body"}
+
+    def is_blocked(self, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
+        """Whether the answer says why there are no images."""
+        return "blocked" in self.selectors and self.selectors["blocked"].holds(body)
+
+    def state(self, body: Any) -> tuple[str, str]:  # noqa: ANN401 - any value of JSON
+        """Our word for the state and the API's own; an unknown one is running, none is two empty texts."""
+        word = self.selectors["state"].word(body) if "state" in self.selectors else ""
+        return (self.states.get(word.lower(), "running"), word) if word else ("", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of `errors`; no statuses means any below 500, no steps means every one."""
+
+    statuses: frozenset[int]
+    when: Selector | None
+    means: str
+    steps: frozenset[str] = frozenset()
+
+    def fits(self, step: str, status: int, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
+        """Whether an answer is meant. One that is no JSON is a proxy's, and a 5xx says nothing unless it is named."""
+        is_meant = status in self.statuses if self.statuses else status < 500 and status != 408
+        is_asked = not self.steps or step in self.steps
+        is_own = isinstance(body, dict | list)
+        return is_meant and is_asked and is_own and (self.when is None or self.when.holds(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """The compiled steps of an API."""
+
+    hosts: Hosts
+    header: str
+    prefix: str
+    steps: Mapping[str, Step]
+    rows: tuple[Row, ...]
+    mark: Template | None
+    words: Mapping[str, Mapping[str, str]]
+    callback_task: Selector | None
+
+    def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
+        """What the first row that fits says; empty where none does."""
+        return next((row.means for row in self.rows if row.fits(step.name, status, body)), "")
+
+    @property
+    def can_find(self) -> bool:
+        """Whether a task can be asked for by an id of ours."""
+        return "find" in self.steps
+
+    @property
+    def can_list(self) -> bool:
+        """Whether a list of tasks repeats a mark of ours."""
+        return "list" in self.steps and self.mark is not None
+
+    @property
+    def image_values(self) -> frozenset[str]:
+        """The forms of a reference image that its create sends."""
+        return frozenset(self.steps["create"].names & OF_IMAGE)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The parameters that its create can send."""
+        create = self.steps["create"]
+        names = create.names
+        known = {"image" if name in OF_IMAGE else name for name in names} - OF_ATTEMPT - _SIZED
+        return frozenset(known | ({"aspect_ratio", "resolution"} if names & _SIZED else set()))
+
+
+def names_in(node: Any) -> set[str]:  # noqa: ANN401 - a tree of templates
+    """The names in a tree of templates."""
+    if isinstance(node, Template):
+        return {name.removesuffix("_path") for name in node.names}
+    if isinstance(node, dict):
+        node = list(node.values())
+    return {name for child in node for name in names_in(child)} if isinstance(node, list | tuple) else set()

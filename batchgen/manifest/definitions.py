@@ -1,0 +1,145 @@
+"""Files that define an API: read, checked, and made into the settings of an account."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from batchgen.apis import compiler
+from batchgen.apis.examples import wrong_examples
+from batchgen.catalog import definitions
+from batchgen.errors import CommandError, ManifestInvalid
+from batchgen.manifest import schema
+from batchgen.manifest.diagnostics import Diagnostics, listed, nearest
+from batchgen.manifest.settings import check_url, seconds
+from batchgen.source import document, encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from batchgen.apis.compiler import Fault
+    from batchgen.errors import Diagnostic
+    from batchgen.source.document import Document, Value
+
+_LONGEST = 1024 * 1024  # bytes of a file that a definition includes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefinedApi:
+    """What a definition says: the settings of an account (None where it has faults), and what is wrong with it."""
+
+    settings: Mapping[str, Any] | None
+    diagnostics: Diagnostics
+
+
+def is_file(use: str) -> bool:
+    """Whether `use` names a file, not an account."""
+    return use.endswith((".yaml", ".yml")) or "/" in use or "\\" in use
+
+
+@cache
+def shipped(name: str) -> DefinedApi:
+    """A definition that batchgen brings."""
+    return _defined(*document.collect(definitions.text_of(name), f"{name}.yaml"), None)
+
+
+def read(path: Path) -> DefinedApi:
+    """A definition of the user's own. Raises CommandError where the file cannot be read."""
+    name = str(path)
+    data = encoding.load_bytes(path, name)
+    try:
+        return _defined(*document.collect(encoding.decode(data, name), name), path.parent)
+    except ManifestInvalid as error:
+        diagnostics = Diagnostics(document.Document(file=name, text=""))
+        diagnostics.extend(error.problems)
+        return DefinedApi(settings=None, diagnostics=diagnostics)
+
+
+def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | None) -> DefinedApi:
+    diagnostics = Diagnostics(found)
+    diagnostics.extend(problems)
+    raw: Any = found.value
+    if not isinstance(raw, dict):
+        diagnostics.add((), "A definition is a mapping: keys with values.", "Begin with `api: 1`.")
+        return DefinedApi(settings=None, diagnostics=diagnostics)
+    raw = _with_files(raw, (), folder, diagnostics)
+    _check_account(raw, diagnostics)
+    definition, faults = compiler.compiled(raw)
+    for fault in faults:
+        diagnostics.add(fault.path, fault.message, _hint(fault), key=fault.key, warning=fault.warning)
+    for path, message in () if definition is None else wrong_examples(definition, raw):
+        diagnostics.add(path, message, "Correct the selector, or the example.")
+    if definition is None or diagnostics.errors:
+        return DefinedApi(settings=None, diagnostics=diagnostics)
+    auth = raw.get("auth") or {}
+    settings = {
+        **{key: raw[key] for key in compiler.OF_ACCOUNT if key in raw},
+        "protocol": "declared",
+        "auth": "api_key" if auth else "none",
+        "api_key_env": auth.get("env", ""),
+        "fields": sorted({"model", "prompt", *definition.fields}),
+        "lookup_by_external_id": "yes" if definition.can_find else "no",
+        "lists_tasks": "yes" if definition.can_list else "no",
+        "remembers": seconds(raw["remembers"]) if "remembers" in raw else None,
+        "free": raw.get("free", False),
+        "definition": {key: value for key, value in raw.items() if key != "examples"},
+    }
+    if (most := raw.get("fixed", {}).get("n")) is not None:
+        settings["limits"] = {**raw.get("limits", {}), "max_n": most}
+        settings["fields"] = sorted({*settings["fields"], "n"})
+    return DefinedApi(settings=settings, diagnostics=diagnostics)
+
+
+def _hint(fault: Fault) -> str:
+    if not fault.wrong:
+        return fault.hint
+    guess = nearest(fault.wrong, fault.known)
+    return f"Did you mean `{guess}`?" if guess else f"Known are {listed(fault.known, 40)}."
+
+
+def _check_account(raw: Mapping[str, Value], diagnostics: Diagnostics) -> None:
+    """What the definition says of the account, by the schema of a manifest's own accounts."""
+    own = {key: raw[key] for key in compiler.OF_ACCOUNT if key in raw}
+    for error in schema.check([own], "provider"):
+        diagnostics.add(error.path[1:], error.message, error.hint, key=error.key)
+    for key in ("remembers",):
+        if key in raw:
+            for error in schema.check([raw[key]], "duration"):
+                diagnostics.add((key,), error.message, error.hint)
+    if raw.get("free", False) not in {True, False}:
+        diagnostics.add(("free",), "This must be true or false.")
+    fixed = raw.get("fixed", {})
+    if fixed != {} and (not isinstance(fixed, dict) or set(fixed) != {"n"} or not isinstance(fixed["n"], int)):
+        diagnostics.add(("fixed",), "Only the number of images can be fixed.", "Write `fixed: {n: 1}`.")
+        raw["fixed"] = {}  # type: ignore[index]
+    words = raw.get("words", {})
+    if not isinstance(words, dict) or not all(isinstance(table, dict) for table in words.values()):
+        diagnostics.add(("words",), "This is a mapping of a parameter's values to the API's words.")
+    for number, host in enumerate(raw.get("hosts", []) if isinstance(raw.get("hosts", []), list) else []):
+        if not isinstance(host, str) or "/" in host or "@" in host:
+            diagnostics.add(("hosts", number), "This is no host.", "Write its name alone, as in api.example.org.")
+    if isinstance(raw.get("base_url"), str):
+        check_url(raw["base_url"], ("base_url",), diagnostics)
+
+
+def _with_files(raw: Any, path: tuple[Any, ...], folder: Path | None, diagnostics: Diagnostics) -> Any:  # noqa: ANN401
+    """The definition with the JSON files that it names in place of each `{from: FILE.json}` in a body."""
+    if isinstance(raw, list):
+        return [_with_files(child, (*path, number), folder, diagnostics) for number, child in enumerate(raw)]
+    if not isinstance(raw, dict):
+        return raw
+    name = raw.get("from")
+    if set(raw) != {"from"} or "json" not in path or not isinstance(name, str):
+        return {key: _with_files(child, (*path, key), folder, diagnostics) for key, child in raw.items()}
+    if folder is None:
+        diagnostics.add((*path, "from"), "A definition that batchgen brings names no file.")
+        return {}
+    try:
+        return json.loads(encoding.load_bytes(folder / name, name)[:_LONGEST])
+    except (CommandError, ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, CommandError) else f"{name} is no JSON of at most 1 MB."
+        diagnostics.add((*path, "from"), reason, "Name a file beside the definition, saved in the API's own format.")
+        return {}

@@ -1,0 +1,359 @@
+"""An API that a definition describes: its requests are templates, its answers are read by selectors.
+
+The promise about money is that of every provider. After a create, only what the definition or batchgen's own rules
+take for a refusal is one: what is cut, empty, odd, or names a task at a strange host is Unclear. The key goes to the
+definition's hosts alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from batchgen.apis.values import rendered
+from batchgen.errors import (
+    AccountStopped,
+    AttemptFailed,
+    BatchgenError,
+    JobError,
+    JobRefused,
+    JobRejected,
+    OwnRefusal,
+    RefusedOrTaken,
+    TaskNotFound,
+    Throttled,
+    TooFast,
+    TooManyRunning,
+    Unclear,
+)
+from batchgen.providers import policy, responses
+from batchgen.providers.base import UNUSED_ID, Page, Task, TaskState
+from batchgen.providers.declared_answers import cost, links, marks_of, message, milliseconds
+from batchgen.providers.declared_requests import DeclaredRequests
+from batchgen.templates import TemplateInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from batchgen.apis.definition import Step
+    from batchgen.catalog.accounts import Account
+    from batchgen.http.client import Answer, HttpClient
+    from batchgen.jobs import Job
+    from batchgen.providers.base import Secrets
+
+_LONGEST_WORD = 40  # of the API's own state
+_STATES = {
+    "running": TaskState.RUNNING,
+    "done": TaskState.SUCCEEDED,
+    "failed": TaskState.FAILED,
+    "rejected": TaskState.REJECTED,
+}
+_OF_CREATE: Mapping[str, type[BatchgenError]] = {
+    "account": AccountStopped,
+    "slower": TooFast,
+    "busy": TooManyRunning,
+    "rejected": JobRejected,
+    "refused": JobRefused,
+    "again": AttemptFailed,
+    "taken": RefusedOrTaken,
+}
+_OF_QUERY: Mapping[str, type[BatchgenError]] = {
+    "account": AccountStopped,
+    "slower": TooFast,
+    "busy": TooFast,
+    "missing": TaskNotFound,
+    "rejected": JobRejected,
+    "refused": JobRefused,
+    "again": AttemptFailed,
+}
+
+
+class DeclaredProvider(DeclaredRequests):
+    """One account whose definition says how to speak to it."""
+
+    def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
+        super().__init__(account, client, secrets)
+        self.can_query = "query" in self._steps
+        self._owners: dict[str, str | None] = {}  # our ids by their mark in a list; None: two of them share it
+        # Where the list goes on, for each reading by itself: another one may have begun at another time.
+        self._readings: WeakKeyDictionary[asyncio.Task[Any], tuple[int, str]] = WeakKeyDictionary()
+
+    @property
+    def can_poll_list(self) -> bool:
+        """A list is read for lost answers only: it may say less of a task than the task itself."""
+        return False
+
+    # --- the create -----------------------------------------------------------------------------------------
+
+    async def create(self, job: Job, external_id: str) -> Task:
+        """Send the create's request; the answer names a task, or holds the images."""
+        step = self._steps["create"]
+        try:
+            values = {**await self._of_job(job), **marks_of(external_id)}
+            sent = rendered({"query": step.query, "headers": step.headers, "body": step.body}, values)
+            url = self._url(step, values, sent)
+        except TemplateInvalid as error:
+            raise OwnRefusal(f"The request cannot be made: {error}", code="local") from error
+        answer = await self._exchange(step, url, sent, images=job.parameters.n)
+        body = responses.json_of(answer)
+        if self._is_yes(step, answer, body):
+            if (task := self._accepted(step, answer, body, external_id)) is not None:
+                return task
+            if not self._api.means(step, answer.status, body) and step.is_blocked(body):
+                raise JobRejected(
+                    f"The API made no image: {message(step, body, 'blocked')}",
+                    code="blocked",
+                    body_excerpt=answer.body_excerpt,
+                )
+        raise self._refusal(step, answer, body, "the create")
+
+    def _accepted(self, step: Step, answer: Answer, body: Any, external_id: str) -> Task | None:  # noqa: ANN401
+        """The task of a create that was answered with yes; None where the answer names neither task nor images."""
+        told = self._told(step, body, external_id)
+        if "task" not in step.selectors:
+            if not (images := links(step, answer, body, self.root_url)):
+                return None
+            return Task(
+                id=external_id,
+                state=TaskState.SUCCEEDED,
+                external_id=external_id,
+                links=images,
+                by_order=True,
+                cost=cost(step, body),
+            ).noting(answer)
+        if not (task_id := self._task_id(step, body)):
+            return None
+        return Task(id=task_id, state=TaskState.RUNNING, external_id=told, body_excerpt=answer.body_excerpt).noting(
+            answer
+        )
+
+    def _task_id(self, step: Step, body: Any) -> str:  # noqa: ANN401 - any value of JSON
+        """The task's id, or its address. Raises Unclear where that is an address at a strange host."""
+        task_id = step.selectors["task"].word(body)
+        if task_id in {".", ".."}:
+            return ""
+        follow = [self._steps[name] for name in ("query", "result") if name in self._steps]
+        if task_id and any(each.begins_with_task for each in follow) and not self._api.hosts.allow(task_id):
+            raise Unclear(
+                f"The API names a task at {task_id[:120]}, where the key may not be sent."
+                " If this is an address of the vendor, add its host to `hosts` of the definition."
+            )
+        return task_id
+
+    def _told(self, step: Step, body: Any, external_id: str) -> str | None:  # noqa: ANN401 - any value of JSON
+        """Our own id where the answer repeats its mark, another text where it repeats another; None without one."""
+        mark = self._api.mark
+        if mark is None or "mark" not in step.selectors or not (told := step.selectors["mark"].word(body)):
+            return None
+        return external_id if told == mark.text(marks_of(external_id)) else f"?{told}"
+
+    # --- queries --------------------------------------------------------------------------------------------
+
+    async def query(self, task_id: str) -> Task:
+        if (step := self._steps.get("query")) is None:
+            raise TaskNotFound(f"The account {self.account.name!r} cannot be queried for {task_id}.")
+        answer, body = await self._ask(step, {"task": task_id})
+        if (ended := self._ended(step, answer, body, task_id)) is not None:
+            return ended
+        task = self._seen(step, answer, body, task_id)
+        if task.state is not TaskState.SUCCEEDED or "result" not in self._steps:
+            return task
+        step = self._steps["result"]
+        answer, body = await self._ask(step, {"task": task_id})
+        if (ended := self._ended(step, answer, body, task_id)) is not None:
+            return ended
+        return self._with_images(step, answer, body, replace(task, cost=cost(step, body) or task.cost))
+
+    def _ended(self, step: Step, answer: Answer, body: Any, task_id: str) -> Task | None:  # noqa: ANN401
+        """A task that has ended without images, by what the definition says of such an answer.
+
+        Raises what any other answer means that is not a yes.
+        """
+        means = self._api.means(step, answer.status, body)
+        if 200 <= answer.status < 300 and not means:
+            return None
+        error = self._refusal(step, answer, body, "a query")
+        if means not in {"rejected", "refused", "again"}:
+            raise error
+        state = TaskState.FAILED if means == "again" else TaskState.REJECTED
+        return Task(id=task_id, state=state, message=str(error), body_excerpt=answer.body_excerpt).noting(answer)
+
+    def _seen(self, step: Step, answer: Answer, body: Any, task_id: str) -> Task:  # noqa: ANN401
+        """The task as an answer with its state describes it. Raises TaskNotFound, Unclear."""
+        state, word = step.state(body)
+        if not state or not self._is_yes(step, answer, body):
+            raise Unclear("The API's answer does not say how far the task is.", body_excerpt=answer.body_excerpt)
+        if state == "missing":
+            raise TaskNotFound(f"The API answered {word[:_LONGEST_WORD]!r} for the task {task_id}.", code=word)
+        words = message(step, body, "message")
+        found = _STATES[state]
+        if found is TaskState.FAILED and policy.is_refusal(words):
+            found = TaskState.REJECTED
+        task = Task(
+            id=task_id,
+            state=found,
+            message=words or (word if state == "rejected" else ""),
+            unknown_status="" if word.lower() in step.states else word[:_LONGEST_WORD],
+            cost=cost(step, body),
+            body_excerpt=answer.body_excerpt,
+        ).noting(answer)
+        return self._with_images(step, answer, body, task) if found is TaskState.SUCCEEDED else task
+
+    def _with_images(self, step: Step, answer: Answer, body: Any, task: Task) -> Task:  # noqa: ANN401
+        """A finished task with its links; rejected where the answer says that there are none for policy."""
+        images = links(step, answer, body, self.root_url)
+        if not images and step.is_blocked(body):
+            return replace(task, state=TaskState.REJECTED, message=message(step, body, "blocked"))
+        return replace(task, links=images or task.links, by_order=True)
+
+    async def find(self, external_id: str) -> Task:
+        """Ask by our own id: not found is what every one of the steps says."""
+        step: Step | None = self._steps["find"]
+        while step is not None:
+            answer, body = await self._ask(step, marks_of(external_id))
+            task_id = self._found(step, answer, body, external_id)
+            if task_id:
+                return await self._confirmed(step, answer, body, task_id)
+            step = step.alternative
+        raise TaskNotFound("The API has no task with our own id.", code="missing")
+
+    def _found(self, step: Step, answer: Answer, body: Any, external_id: str) -> str:  # noqa: ANN401
+        """The id of the task that an answer names; empty where it says that there is none."""
+        try:
+            if not self._is_yes(step, answer, body) or self._api.means(step, answer.status, body):
+                raise self._refusal(step, answer, body, "a query by our own id")
+        except TaskNotFound:
+            return ""
+        except JobError as error:
+            raise Unclear(str(error), body_excerpt=answer.body_excerpt) from error
+        if "items" in step.selectors:
+            items = step.selectors["items"].of(body)
+            if not isinstance(items, list):
+                raise Unclear("The API's answer is not a list of tasks.", body_excerpt=answer.body_excerpt)
+            told = [self._told(step, item, external_id) for item in items]
+            if external_id not in told:
+                if None in told:
+                    raise Unclear("The API's list has a task without the id that was sent.")
+                return ""
+            body = items[told.index(external_id)]
+        elif "missing" in step.selectors and step.selectors["missing"].holds(body):
+            return ""
+        elif self._told(step, body, external_id) not in {None, external_id}:
+            raise Unclear("The API answered a query for our own id with another task.")
+        if not (task_id := self._task_id(step, body)):
+            raise Unclear("The API's answer names no task.", body_excerpt=answer.body_excerpt)
+        return task_id
+
+    async def _confirmed(self, step: Step, answer: Answer, body: Any, task_id: str) -> Task:  # noqa: ANN401
+        """What was found by our own id, as its own query describes it."""
+        if "state" in step.selectors:
+            return self._seen(step, answer, body, task_id)
+        try:
+            return await self.query(task_id)
+        except TaskNotFound as error:
+            if "items" in step.selectors:  # it waits in a queue, of which the query does not know yet
+                return Task(id=task_id, state=TaskState.RUNNING)
+            raise Unclear(f"The API names the task {task_id} by our own id, but does not know it: {error}") from error
+
+    # --- the list -------------------------------------------------------------------------------------------
+
+    def expect(self, external_ids: Iterable[str]) -> None:
+        """Compute the marks by which the list names these attempts."""
+        if self._api.mark is None:
+            return
+        for external_id in external_ids:
+            mark = self._api.mark.text(marks_of(external_id))
+            if self._owners.setdefault(mark, external_id) != external_id:
+                self._owners[mark] = None
+
+    async def page(self, number: int, size: int) -> Page:
+        """A page of the list; each reader, an asyncio task, goes on where its own last page ended."""
+        if not self.can_list:
+            return await super().page(number, size)
+        step, reader = self._steps["list"], asyncio.current_task()
+        wanted, where = (1, "") if number == 1 or reader is None else self._readings.get(reader, (0, ""))
+        if wanted != number:
+            raise JobRefused("The definition does not say where the list of tasks goes on.", code="local")
+        if number > 1 and not where:
+            return Page(tasks=())
+        answer, body = await self._ask(step, {"models": ",".join(self.account.models)}, goes_on=where)
+        if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
+            raise self._refusal(step, answer, body, "a list of tasks")
+        items = step.selectors["items"].of(body)
+        if not isinstance(items, list):
+            raise Unclear("The API's list of tasks is not a list.", body_excerpt=answer.body_excerpt)
+        following = self._next(step, body)
+        if following and not items:  # an empty page would be taken for the end
+            raise Unclear("The API's list of tasks has an empty page before its end.")
+        if reader is not None and following is not None:
+            self._readings[reader] = (number + 1, following)
+        return Page(tasks=tuple(self._listed(step, item).noting(answer) for item in items))
+
+    def _next(self, step: Step, body: Any) -> str | None:  # noqa: ANN401 - any value of JSON
+        """Where the list goes on: an address or a cursor, empty at its end; None where the definition says nothing."""
+        if step.next_url is not None:
+            return step.next_url.word(body)
+        return step.next_query[1].word(body) if step.next_query is not None else None
+
+    def _listed(self, step: Step, item: Any) -> Task:  # noqa: ANN401 - any value of JSON
+        """A task of the list. Raises Unclear for one without an id: the list would prove what it does not show."""
+        if not (task_id := self._task_id(step, item)):
+            raise Unclear("The API's list has a task without an id.")
+        mark = step.selectors["mark"].word(item)
+        word = step.selectors["state"].word(item) if "state" in step.selectors else ""
+        return Task(
+            id=task_id,
+            # What is not said to run proves nothing of what runs.
+            state=_STATES.get(step.states.get(word.lower(), ""), TaskState.SUCCEEDED),
+            external_id=self._owners.get(mark, f"?{mark}") if mark else None,
+            created_ms=milliseconds(step.selectors["created"].of(item)) if "created" in step.selectors else None,
+        )
+
+    async def probe(self) -> None:
+        """As `Provider.probe`; NotImplementedError where only a paid request needs the key."""
+        if (step := self._steps.get("probe")) is not None:
+            answer, body = await self._ask(step, {"models": ",".join(self.account.models)})
+            if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
+                raise self._refusal(step, answer, body, "its probe")
+            return
+        query = self._steps.get("query")
+        if self.can_list:
+            await self.page(1, 1)
+        elif query is None or query.begins_with_task or query.method != "GET":
+            raise NotImplementedError("no free request is known")
+        else:
+            await self.query(UNUSED_ID)
+
+    def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
+        """The task that a call names."""
+        task_id = self._api.callback_task.word(dict(call)) if self._api.callback_task is not None else ""
+        return Task(id=task_id, state=TaskState.RUNNING) if task_id else None
+
+    # --- answers --------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _is_yes(step: Step, answer: Answer, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
+        return 200 <= answer.status < 300 and (step.fine is None or step.fine.holds(body))
+
+    def _refusal(self, step: Step, answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401
+        """What an answer means that is not a yes: by the definition's rows, else by batchgen's own rules."""
+        creating, means = step.name == "create", self._api.means(step, answer.status, body)
+        kind = (_OF_CREATE if creating else _OF_QUERY).get(means)
+        if means and (kind is None or (kind is RefusedOrTaken and not (self.can_find or self.can_list))):
+            kind = Unclear
+        if kind is None:
+            codes = responses.Codes(refused=JobRefused)
+            found = responses.refusal(answer, creating=creating, operation=operation, codes=codes)
+            if isinstance(found, Unclear) or not 200 <= answer.status < 300:
+                return found
+            return Unclear(str(found), body_excerpt=answer.body_excerpt)
+        words = responses.message_of(body, answer) or responses.code_of(body)
+        text = f"The API answered HTTP {answer.status} to {operation}{f': {words}' if words else ''}"
+        code = responses.code_of(body) or str(answer.status)
+        if issubclass(kind, Throttled):
+            return kind(text, code=code, retry_after=answer.retry_after)
+        if issubclass(kind, JobError | Unclear):
+            return kind(text, code=code, body_excerpt=answer.body_excerpt)
+        return kind(f"{text.rstrip('.')}. Check the key and the balance of the account.")

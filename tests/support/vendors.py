@@ -1,0 +1,460 @@
+"""Servers of image APIs, written after their vendors' pages, without batchgen's own code: they count what is billed.
+
+`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection lost before), a number
+(5xx: taken, and answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from base64 import b64encode
+from collections import Counter
+from email import message_from_bytes
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from batchgen.catalog.definitions import text_of
+from batchgen.sandbox.painter import blank
+
+KEY = "a-key-of-a-vendor"
+IMAGE = blank((64, 64))
+
+
+class Vendor:
+    """Runs between `with` and its end."""
+
+    name = ""
+    hosts: tuple[str, ...] = ()  # of the shipped definition, all of which are this server here
+    key_header, key_prefix = "Authorization", "Bearer "
+    rounds = 2  # a task is done when it is asked for so often
+
+    def __init__(self, *troubles: int | str) -> None:
+        self.troubles = list(troubles)
+        self.unanswered = ""  # a part of paths that a proxy answers with its own 404
+        self.refusal: tuple[int, Any] | None = None  # how each create is refused
+        self.named_url = ""  # where the tasks are said to be, in place of this server
+        self.tasks: dict[str, dict[str, Any]] = {}  # in the order of acceptance
+        self.creates: list[Any] = []
+        self.wrong_keys: list[str] = []
+        self.paths: list[str] = []
+        self.queries: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        vendor = self
+
+        class Handler(_Handler):
+            of = vendor
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def billed(self) -> Counter[str]:
+        """How often each prompt was billed."""
+        return Counter(task["prompt"] for task in self.tasks.values())
+
+    def written(self) -> str:
+        return text_of(self.name)
+
+    def definition(self, **changes: str) -> str:
+        """The shipped definition, with this server in place of the vendor's; `changes` replace whole lines by key."""
+        text = self.written()
+        for host in self.hosts:
+            text = text.replace(f"https://{host}", self.url)
+        text = re.sub(r"^hosts: .*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^(base_url: ).*$", rf"\g<1>{self.url}", text, flags=re.MULTILINE)
+        text = re.sub(r"^auth: \{(.*)env: \w+\}", r"auth: {\1env: VENDOR_KEY}", text, flags=re.MULTILINE)
+        text = re.sub(r"^visibility_delay: .*\n", "", text, flags=re.MULTILINE).partition("\nexamples:")[0] + "\n"
+        text = "".join(line for line in text.splitlines(keepends=True) if line.partition(":")[0] not in changes)
+        return text + "".join(f"{key}: {value}\n" for key, value in {"visibility_delay": "0.3", **changes}.items())
+
+    def add(self, task_id: str, prompt: str, **more: Any) -> None:
+        self.tasks[task_id] = {"prompt": prompt, "at": time.time(), **more}
+
+    def is_done(self, task_id: str) -> bool:
+        self.queries[task_id] += 1
+        return self.queries[task_id] >= self.rounds
+
+    # Of each vendor: (status, answer); an answer of bytes is sent as it is.
+
+    def create(self, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def answer(self, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def is_create(self, method: str, path: str, body: Any) -> bool:
+        return method == "POST"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    of: Vendor
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self._take("POST")
+
+    def do_GET(self) -> None:
+        self._take("GET")
+
+    def _take(self, method: str) -> None:  # noqa: PLR0911 - one answer for each case
+        parts, vendor = urlsplit(self.path), self.of
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        is_form = self.headers.get("Content-Type", "").startswith("multipart/form-data")
+        body = self._form(raw) if is_form else json.loads(raw or b"null")
+        if parts.path.startswith(("/images/", "/view")):
+            assert "filename=" not in self.path or parse_qs(parts.query)["filename"][0].endswith("&.png")
+            if vendor.key_header in self.headers:
+                vendor.wrong_keys.append(self.path)  # an image is fetched without a key
+            return self._say(200, IMAGE)
+        if vendor.key_header and self.headers.get(vendor.key_header) != f"{vendor.key_prefix}{KEY}":
+            vendor.wrong_keys.append(self.path)
+            return self._say(401, {"message": "no such key"})
+        with vendor.lock:
+            vendor.paths.append(f"{method} {self.path}")
+            is_create = vendor.is_create(method, parts.path, body)
+            if not is_create:
+                if vendor.unanswered and parts.path.endswith(vendor.unanswered):
+                    return self._say(404, b"<html>not here</html>")
+                return self._say(*vendor.answer(parts.path, parse_qs(parts.query), body))
+            vendor.creates.append(body)
+            trouble = vendor.troubles.pop(0) if vendor.troubles else 0
+            if trouble == "lost":
+                return self._hang_up()
+            if isinstance(trouble, int) and 400 <= trouble < 500:
+                return self._say(trouble, b"<html>nothing here</html>")
+            if vendor.refusal is not None:
+                return self._say(*vendor.refusal)
+            status, answer = vendor.create(parts.path, parse_qs(parts.query), body)
+            if trouble == "cut":
+                return self._hang_up()
+            if isinstance(trouble, int) and trouble:
+                return self._say(trouble, {"error": "internal"})
+        return self._say(status, answer)
+
+    def _form(self, raw: bytes) -> dict[str, str]:
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        parts = message_from_bytes(head + raw, policy=HTTP).iter_parts()
+        return {
+            part.get_param("name", header="Content-Disposition"): part.get_payload(decode=True).decode()
+            for part in parts
+        }
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+
+    def _say(self, status: int, answer: Any) -> None:
+        raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "image/png" if raw is IMAGE else "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_words: object) -> None:
+        """Say nothing."""
+
+
+class Fal(Vendor):
+    """The queue, and the list of ended requests with what was sent."""
+
+    name = "fal"
+    hosts = ("queue.fal.run", "api.fal.ai")
+    key_prefix = "Key "
+
+    def create(self, path, query, body):
+        request = f"r{len(self.tasks)}-{body['seed']}"
+        self.add(request, body["prompt"], body=body, model=path[1:])
+        return 200, {
+            "request_id": request,
+            "response_url": f"{self.url}/fal-ai/flux/requests/{request}",
+            "status": "IN_QUEUE",
+        }
+
+    def answer(self, path, query, body):
+        if path == "/v1/models/requests/by-endpoint":
+            start = int((query.get("cursor") or ["0"])[0])
+            size = int(query["limit"][0])
+            for task_id in self.tasks:
+                self.is_done(task_id)
+            done = [item for item in self.tasks.items() if self.queries[item[0]] >= self.rounds][::-1]
+            page = [
+                {
+                    "request_id": task_id,
+                    "endpoint_id": task["model"],
+                    "sent_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(task["at"])),
+                    **({"json_input": task["body"]} if query.get("expand") == ["payloads"] else {}),
+                }
+                for task_id, task in done[start : start + size]
+            ]
+            more = start + size < len(done)
+            return 200, {"items": page, "next_cursor": str(start + size) if more else None, "has_more": more}
+        task_id = path.split("/requests/")[1].removesuffix("/status")
+        if task_id not in self.tasks:
+            return 404, {"detail": "Request not found"}
+        if path.endswith("/status"):
+            return 200, {"status": "COMPLETED" if self.is_done(task_id) else "IN_PROGRESS"}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 422, {"detail": [{"loc": ["body"], "type": "content_policy_violation", "msg": "flagged"}]}
+        count = self.tasks[task_id]["body"]["num_images"]
+        return 200, {"images": [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(count)]}
+
+
+class Replicate(Vendor):
+    """Predictions, and the list of them with their inputs."""
+
+    name = "replicate"
+    hosts = ("api.replicate.com",)
+
+    def create(self, path, query, body):
+        task_id = f"p{len(self.tasks)}"
+        self.add(task_id, body["input"]["prompt"], body=body)
+        return 201, {"id": task_id, "status": "starting", "output": None}
+
+    def answer(self, path, query, body):
+        if path == "/v1/predictions":
+            start = int((query.get("cursor") or ["0"])[0])
+            whole = [self.prediction(task_id) for task_id in self.tasks][::-1]
+            following = f"{self.url}/v1/predictions?cursor={start + 3}" if start + 3 < len(whole) else None
+            return 200, {"next": following, "previous": None, "results": whole[start : start + 3]}
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks:
+            return 404, {"detail": "The requested resource could not be found."}
+        self.is_done(task_id)
+        return 200, self.prediction(task_id)
+
+    def prediction(self, task_id):
+        task = self.tasks[task_id]
+        done = self.queries[task_id] >= self.rounds
+        count = task["body"]["input"]["num_outputs"]
+        return {
+            "id": task_id,
+            "status": "succeeded" if done else "processing",
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(task["at"])) + f".{len(self.tasks):06}Z",
+            "input": task["body"]["input"],
+            "output": [f"{self.url}/images/{task_id}/{n}" for n in range(count)] if done else None,
+        }
+
+
+class Bfl(Vendor):
+    """A polling address, and nothing to ask by."""
+
+    name = "bfl"
+    key_header, key_prefix = "x-key", ""
+
+    def create(self, path, query, body):
+        task_id = f"b{len(self.tasks)}"
+        self.add(task_id, body["prompt"])
+        return 200, {
+            "id": task_id,
+            "polling_url": f"{self.named_url or self.url}/v1/get_result?id={task_id}",
+            "cost": 4.0,
+        }
+
+    def answer(self, path, query, body):
+        task_id = query["id"][0]
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "status": "Pending", "result": None}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {"id": task_id, "status": "Content Moderated", "result": None}
+        return 200, {"id": task_id, "status": "Ready", "result": {"sample": f"{self.url}/images/{task_id}"}}
+
+
+class Gemini(Vendor):
+    """The image in the answer."""
+
+    name = "gemini"
+    key_header, key_prefix = "x-goog-api-key", ""
+
+    def create(self, path, query, body):
+        prompt = body["contents"][0]["parts"][0]["text"]
+        self.add(f"g{len(self.tasks)}", prompt)
+        if "forbidden" in prompt:
+            return 200, {"candidates": [{"finishReason": "IMAGE_SAFETY", "content": {}}]}
+        image = {"inlineData": {"mimeType": "image/png", "data": b64encode(IMAGE).decode()}}
+        return 200, {"candidates": [{"finishReason": "STOP", "content": {"parts": [{"text": "Here."}, image]}}]}
+
+    def answer(self, path, query, body):
+        return (200, {"models": []}) if path == "/v1beta/models" else (404, {"error": {"code": 404}})
+
+
+class Runware(Vendor):
+    """Arrays of tasks at one address, named by the caller."""
+
+    name = "runware"
+
+    def is_create(self, method, path, body):
+        return body[0]["taskType"] == "imageInference"
+
+    def create(self, path, query, body):
+        task = body[0]
+        if task["taskUUID"] in self.tasks:
+            return 400, {"errors": [{"code": "conflictTaskUUID", "message": "taskUUID already exists"}]}
+        self.add(task["taskUUID"], task["positivePrompt"], count=task["numberResults"])
+        return 200, {"data": [{"taskType": "imageInference", "taskUUID": task["taskUUID"]}]}
+
+    def answer(self, path, query, body):
+        task_id = body[0]["taskUUID"]
+        if task_id not in self.tasks:
+            return 400, {"errors": [{"code": "taskNotFound", "message": "no such task", "taskUUID": task_id}]}
+        if body[0]["taskType"] == "getTaskDetails":
+            return 200, {"data": [{"taskType": "getTaskDetails", "taskUUID": task_id, "request": {}, "response": {}}]}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {
+                "errors": [{"code": "x", "status": "error", "message": "content moderation: NSFW", "taskUUID": task_id}]
+            }
+        done, count = self.is_done(task_id), self.tasks[task_id]["count"]
+        item = {"taskType": "imageInference", "taskUUID": task_id, "status": "success" if done else "processing"}
+        return 200, {
+            "data": [item | ({"imageURL": f"{self.url}/images/{task_id}/{n}"} if done else {}) for n in range(count)]
+        }
+
+
+class ComfyUi(Vendor):
+    """A queue, a history, and images by name; no key."""
+
+    name = "comfyui"
+    key_header = ""
+
+    def create(self, path, query, body):
+        assert path == "/prompt"
+        graph, task_id = body["prompt"], body["prompt_id"]
+        self.add(task_id, graph["2"]["inputs"]["text"], count=graph["4"]["inputs"]["batch_size"], graph=graph)
+        return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
+
+    def answer(self, path, query, body):
+        if path == "/system_stats":
+            return 200, {"system": {}}
+        waiting = [task_id for task_id in self.tasks if self.queries[task_id] < self.rounds]
+        if path == "/queue":
+            return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks or not self.is_done(task_id):
+            return 200, {}
+        files = [
+            {"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"}
+            for n in range(self.tasks[task_id]["count"])
+        ]
+        return 200, {
+            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"7": {"images": files}}}
+        }
+
+
+class A1111(Vendor):
+    """Images in base64; no key."""
+
+    name = "a1111"
+    key_header = ""
+
+    def create(self, path, query, body):
+        assert path == "/sdapi/v1/txt2img"
+        self.add(f"a{len(self.tasks)}", body["prompt"])
+        return 200, {"images": [b64encode(IMAGE).decode()] * body["batch_size"], "parameters": {}, "info": ""}
+
+    def answer(self, path, query, body):
+        return 404, {"detail": "Not Found"}
+
+
+class Ideogram(A1111):
+    """A form; links, and none where an image is unsafe."""
+
+    name = "ideogram"
+    key_header, key_prefix = "Api-Key", ""
+
+    def create(self, path, query, body):
+        assert path == "/v1/ideogram-v3/generate"
+        assert body["aspect_ratio"] == "1x1"
+        self.add(f"i{len(self.tasks)}", body["prompt"])
+        if "forbidden" in body["prompt"]:
+            return 200, {"data": [{"url": "", "is_image_safe": False}]}
+        images = [{"url": f"{self.url}/images/{n}", "is_image_safe": True} for n in range(int(body["num_images"]))]
+        return 200, {"created": "2026-11-21T00:00:00Z", "data": images}
+
+
+class Stability(A1111):
+    """A form; the image is the answer."""
+
+    name = "stability"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/v2beta/stable-image/generate/core"
+        if "forbidden" in body["prompt"]:
+            return 403, {"name": "content_moderation", "errors": ["flagged"]}
+        self.add(f"s{len(self.tasks)}", body["prompt"])
+        return 200, IMAGE
+
+
+class MiniMax(A1111):
+    """HTTP 200 with a code."""
+
+    name = "minimax"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        if "forbidden" in body["prompt"]:
+            return 200, {"base_resp": {"status_code": 1026, "status_msg": "sensitive"}}
+        self.add(f"m{len(self.tasks)}", body["prompt"])
+        links = [f"{self.url}/images/{len(self.tasks)}/{n}" for n in range(body["n"])]
+        return 200, {"id": "x", "data": {"image_urls": links}, "base_resp": {"status_code": 0}}
+
+
+class Luma(Vendor):
+    """Generations, asked for by their id."""
+
+    name = "luma"
+
+    def create(self, path, query, body):
+        task_id = f"l{len(self.tasks)}"
+        self.add(task_id, body["prompt"])
+        return 201, {"id": task_id, "state": "queued", "assets": None}
+
+    def answer(self, path, query, body):
+        task_id = path.rpartition("/")[2]
+        if task_id not in self.tasks:
+            return 404, {"detail": "Generation not found"}
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "state": "dreaming", "assets": None}
+        return 200, {"id": task_id, "state": "completed", "assets": {"image": f"{self.url}/images/{task_id}"}}
+
+
+class DashScope(Vendor):
+    """Tasks of Model Studio, after its own page; the definition is the example of docs/apis.md."""
+
+    def written(self):
+        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
+        return page.partition('```yaml title="dashscope.yaml"\n')[2].partition("```")[0]
+
+    def create(self, path, query, body):
+        assert path == "/api/v1/services/aigc/text2image/image-synthesis"
+        assert body["parameters"]["size"] == "1024*1024"
+        task_id = f"d{len(self.tasks)}"
+        self.add(task_id, body["input"]["prompt"], count=body["parameters"]["n"])
+        return 200, {"output": {"task_status": "PENDING", "task_id": task_id}, "request_id": "x"}
+
+    def answer(self, path, query, body):
+        task_id = path.removeprefix("/api/v1/tasks/")
+        if task_id not in self.tasks:
+            return 200, {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
+        if not self.is_done(task_id):
+            return 200, {"output": {"task_id": task_id, "task_status": "RUNNING"}}
+        results = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
+        return 200, {"output": {"task_id": task_id, "task_status": "SUCCEEDED", "results": results}}
+
+
+_KINDS = (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma)
+VENDORS = {kind.name: kind for kind in _KINDS}
