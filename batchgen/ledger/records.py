@@ -117,6 +117,14 @@ class IndexRow:
     note: str  # why it has that mark
     scores: Scores  # numbers by check and name, such as `blank.contrast`
 
+    @property
+    def share(self) -> int | None:
+        """The image's share of its task's cost, in millionths; the shares of a task sum to its cost exactly."""
+        if self.cost is None:
+            return None
+        share, rest = divmod(self.cost, self.delivered)
+        return share + (self.index < rest)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMark:

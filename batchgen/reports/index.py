@@ -143,7 +143,7 @@ def index_cells(row: IndexRow) -> list[object]:
         row.attempts,
         _time(row.submitted_at),
         _time(row.finished_at),
-        _share(row),
+        "" if row.share is None else plain(row.share),
         _params(row.job),
         row.warning,
     ]
@@ -183,15 +183,6 @@ def _params(job: Job) -> str:
     if job.labels:
         rest["vars"] = dict(job.labels)
     return json.dumps(rest, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _share(row: IndexRow) -> str:
-    """The image's share of its task's cost; the shares of a task sum to its cost exactly."""
-    if row.cost is None:
-        return ""
-    share, rest = divmod(row.cost, row.delivered)
-    micros = share + (1 if row.index < rest else 0)
-    return plain(micros)
 
 
 def _time(ms: int | None) -> str:

@@ -22,7 +22,6 @@ from batchgen.app.gallery import GalleryWriter
 from batchgen.app.review import Mark, NewMark, store_marks
 from batchgen.jobs import Job, Parameters, job_id
 from batchgen.ledger.store import FILE_NAME, reading
-from batchgen.reports.gallery.pages import cost_of
 from batchgen.reports.where import Where
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -230,7 +229,7 @@ def test_each_filter_selects_what_it_says(thousand, show):
     shown.page.fill("[name=id]", "")
     shown.page.fill("[name=range-cost-least]", "0.1")
     shown.page.fill("[name=range-cost-most]", "0.11")
-    shown.counts(rows_where(thousand, lambda row: 100_000 <= cost_of(row) <= 110_000))
+    shown.counts(rows_where(thousand, lambda row: 100_000 <= row.share <= 110_000))
     shown.page.check(f"[name=axis-{axis(shown, 'model')}] >> nth=0")
     shown.counts(22)
     shown.page.click("#filters button[type=reset]")

@@ -81,7 +81,7 @@ class _Columns:
         self.mark.append(_MARKS[row.mark])
         if row.note:
             self.notes[self.count] = row.note
-        self.cost.append(cost_of(row))
+        self.cost.append(row.share)
         self.time.append(None if row.finished_at is None else row.finished_at // 1000)
         self.sha256.append(row.sha256)
         self.count += 1
@@ -132,14 +132,6 @@ def write_pages(rows: Iterable[IndexRow], folder: Path, about: dict[str, Any]) -
         if _DATA_FILE.fullmatch(path.name) and path.name not in current:
             path.unlink(missing_ok=True)
     return stamp
-
-
-def cost_of(row: IndexRow) -> int | None:
-    """The image's share of its task's cost, in millionths; the shares of a task sum to its cost exactly."""
-    if row.cost is None:
-        return None
-    share, rest = divmod(row.cost, row.delivered)
-    return share + (row.index < rest)
 
 
 def _parts(items: Iterable[Any]) -> Iterator[list[Any]]:
