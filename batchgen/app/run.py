@@ -76,7 +76,7 @@ async def run_async(
     with _session(manifest, observer or Observer(), arguments) as session:
         if session.has_work:
             await session.make_images(handle_signals=handle_signals)
-        while session.check():
+        while await asyncio.to_thread(session.check):  # the caller's loop goes on meanwhile
             await session.make_images(handle_signals=handle_signals)
         return session.finish()
 

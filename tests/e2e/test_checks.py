@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import sys
 
 import pytest
-from command import batchgen, billed_by_job, killed_at, manifest, started, wait_for
+from command import KEY, batchgen, billed_by_job, killed_at, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
 from sandbox_server import SandboxServer
 
+from batchgen import load_manifest, run_async
 from batchgen.ledger.store import FILE_NAME, reading
 
 ALL = bool(os.environ.get("BATCHGEN_ALL_POINTS"))
@@ -291,3 +293,24 @@ def test_check_needs_checks_and_an_output(tmp_path, gateway):
     assert "has no `checks`" in command(path, "check", code=2).stderr
     path = manifest(tmp_path, gateway, "matrix: {prompt: [a]}\nchecks: [blank]\n")
     assert "There is no output" in command(path, "check", code=2).stderr
+
+
+async def test_the_loop_of_a_caller_goes_on_while_checks_look(tmp_path, gateway, monkeypatch):
+    """The check waits for what the caller's loop does meanwhile."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in KEY.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "wait.py").write_text(
+        "import pathlib, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)\n"
+        "    print('{}', flush=True)\n",
+        encoding="utf-8",
+    )
+    command = json.dumps([sys.executable, str(tmp_path / "wait.py"), str(tmp_path / "go")])
+    path = manifest(tmp_path, gateway, f"{prompts(1)}checks: [{{command: {command}, name: waits, timeout: 30s}}]\n")
+    result = asyncio.ensure_future(run_async(load_manifest(path)))
+    while not (tmp_path / "outputs" / "tried" / "index.csv").exists():
+        await asyncio.sleep(0.01)
+    (tmp_path / "go").touch()
+    assert [report.checked for report in (await result).checks] == [1]
