@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchgen.jobs import ImageLink, Status, external_id
-from batchgen.ledger.events import Accepted, Intent, Made, Relinked, Reopened
+from batchgen.ledger.events import Accepted, Intent, Made, NotMade, Outcome, Relinked, Reopened
 
 if TYPE_CHECKING:
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event, Fetched
     from batchgen.ledger.reader import LedgerReader
+    from batchgen.ledger.records import OpenAttempt
 
 _NO_IMAGES = frozenset({Status.PENDING, Status.FAILED, Status.REJECTED})
 _REOPENED = frozenset({Status.FAILED, Status.REJECTED, Status.UNKNOWN})
@@ -76,6 +77,19 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
     if latest is None or latest.status in _NO_IMAGES or is_later:
         events = events_of_attempt(ledger, delivery.job, accepted, delivery.account, delivery.base_url)
         number = number if latest is None else max(number, latest.attempt + 1)
+    elif latest.status is Status.SUBMITTED and _is_of_later_task(delivery, latest):
+        # A later attempt is made only where the one before made nothing, or is given up.
+        given_up = NotMade(
+            job_id=job_id,
+            attempt=latest.attempt,
+            outcome=Outcome.LOST,
+            at=delivery.submitted_at,
+            message=f"The index has images of a later task of the job: {delivery.task_id}.",
+            counts=False,
+        )
+        number = max(number, latest.attempt + 1)
+        later = events_of_attempt(ledger, delivery.job, accepted, delivery.account, delivery.base_url)
+        events = [given_up, *later]
     elif latest.task_id not in {None, delivery.task_id} or latest.status is Status.GONE:
         return []
     elif latest.status in _WITH_LINKS:
@@ -88,6 +102,12 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
         events = [replace(accepted, attempt=number)] if latest.status is not Status.SUBMITTED else []
     made = Made(job_id=job_id, attempt=number, links=links, cost=delivery.cost, at=delivery.finished_at)
     return [*events, made, *_fetched(delivery, number)]
+
+
+def _is_of_later_task(delivery: Delivery, latest: OpenAttempt) -> bool:
+    """Whether another task brought it, by the time: an index counts failures, so that its numbers do not say."""
+    is_other = delivery.task_id not in {"", latest.task_id}
+    return is_other and delivery.submitted_at > (latest.accepted_at or latest.intended_at)
 
 
 def _fetched(delivery: Delivery, number: int) -> list[Fetched]:
