@@ -148,7 +148,9 @@ class Oracle:
             return set()
         here = hashes(root / "images")
         unknown = (each for each in self._billed() if each[2] not in book.attempts)
-        return {job_of(attempt) for gateway, task, attempt in unknown if gateway.pictures(task) & here}
+        jobs = {job_of(attempt) for gateway, task, attempt in unknown if gateway.pictures(task) & here}
+        # Bound: where the old ledger has a task running, a later attempt that only the other copy knows is made again.
+        return {job for job in jobs if book.jobs.get(job, ("",))[0] not in {"submitted", "made"}}
 
     # --- at every moment ----------------------------------------------------------------------------------
 
