@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchgen.engine.counters import Counters
 from batchgen.errors import CommandError
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import path_in, reading
 from batchgen.reports.gallery.pages import write_pages
 from batchgen.reports.gallery.thumbnails import make_thumbnails, missing_thumbnails, remove_unused
 
@@ -52,15 +52,12 @@ class GalleryWriter:
 
     def write_page(self) -> Gallery:
         """Write the page and its data. Raises CommandError where there is no output, or a file is in the way."""
-        if not (self._root / FILE_NAME).exists():
-            raise CommandError(
-                f"There is no output in {self._root} to show. First use `batchgen run` with the same options."
-            )
+        ledger_path = path_in(self._root, "show")
         self._check_folder()
         self._shown.clear()
         self._known.clear()
         self._folder.mkdir(exist_ok=True)
-        with reading(self._root / FILE_NAME) as ledger:
+        with reading(ledger_path) as ledger:
             name = self._root.resolve().name
             about = {"name": name, "output": ledger.meta("lineage") or name, "unit": self._unit}
             stamp = write_pages(self._select(ledger.index_rows()), self._folder / "data", about)

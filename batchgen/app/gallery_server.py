@@ -20,6 +20,7 @@ from aiohttp import web
 from batchgen.app.review import Mark, NewMark, store_marks
 from batchgen.errors import BatchgenError, CommandError
 from batchgen.ledger import lock
+from batchgen.ledger.marks import MAX_NOTE
 from batchgen.ledger.store import FILE_NAME
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ LOOPBACK = "127.0.0.1"
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.ASCII)  # any port: it may be forwarded
 _FOLDERS = ("gallery", "images", "retired")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAX_NOTE = 10_000  # characters
 _INTERVAL = 1.0  # seconds between two looks at the ledger
 _IDLE = 2  # rest so many times as long as writing the page took
 _HEADERS = {
@@ -112,7 +112,7 @@ class GalleryServer:
 
 def _new_mark(*, sha256: str, mark: str, note: str | None = None) -> NewMark:
     """One mark of a request. Raises ValueError and TypeError for what is none."""
-    if not _SHA256.fullmatch(sha256) or len(note or "") > _MAX_NOTE or note != (note and str(note)):
+    if not _SHA256.fullmatch(sha256) or len(note or "") > MAX_NOTE or note != (note and str(note)):
         raise ValueError
     return NewMark(sha256=sha256, mark=Mark(mark), note=note)
 

@@ -10,7 +10,7 @@ from batchgen.errors import CommandError, OutputBusy
 from batchgen.ledger import lock
 from batchgen.ledger.marks import write_marks
 from batchgen.ledger.records import Mark, NewMark
-from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger, reading
+from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger, path_in, reading
 from batchgen.reports.index import INDEX, write_views
 from batchgen.reports.where import Where
 from batchgen.storage.paths import IMAGES
@@ -33,7 +33,7 @@ def store_marks(root: Path, marks: Iterable[NewMark]) -> int:
     The index shows them after `refresh_index`, or when the run that is going ends. Raises CommandError where there is
     no output, RunStopped where the disk refuses.
     """
-    path = _ledger(root)
+    path = path_in(root, "review")
     marks = list(marks)
     try:
         return write_marks(path, marks)
@@ -62,14 +62,8 @@ def refresh_index(root: Path, *, escape_formulas: bool = False) -> bool:
 def selected_rows(root: Path, where: Sequence[str] = ()) -> list[IndexRow]:
     """The images of the index that the conditions select. Raises CommandError where there is no output."""
     taken = Where.parse(where)
-    with reading(_ledger(root)) as ledger:
+    with reading(path_in(root, "review")) as ledger:
         return [row for row in ledger.index_rows() if taken.takes(row)]
-
-
-def _ledger(root: Path) -> Path:
-    if not (path := root / FILE_NAME).exists():
-        raise CommandError(f"There is no output in {root} to review. First use `batchgen run` with the same options.")
-    return path
 
 
 class Images:

@@ -12,7 +12,7 @@ from batchgen.cli import options as common
 from batchgen.cli.outcome import checked, print_result
 from batchgen.engine.shutdown import signals_raised
 from batchgen.errors import CommandError
-from batchgen.ledger.store import FILE_NAME
+from batchgen.ledger.store import path_in
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -35,8 +35,7 @@ def execute(options: Namespace) -> int:
     root = common.output_folder(options, manifest.name)
     if not manifest.checks:
         raise CommandError(f"{options.manifest} has no `checks`. Add for instance: checks: [blank]")
-    if not (root / FILE_NAME).exists():
-        raise CommandError(f"There is no output in {root} to check. First use `batchgen run` with the same options.")
+    path_in(root, "check")
     try:
         with signals_raised():
             reports = run_checks(manifest.checks, root, lambda sentence, _: print(sentence, file=sys.stderr))

@@ -38,13 +38,10 @@ def configure(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--format", required=True, choices=FORMATS, metavar="FORMAT", help=f"one of {', '.join(FORMATS)}")
     add("--to", required=True, type=common.folder, metavar="PATH", help="the file or folder to write")
-    add(
-        "--where",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="only images with this mark, label.NAME, score.CHECK.NAME, model …; also !=, <, <=, >, >=; wildcards;"
-        " repeatable. Without a condition on mark, images marked reject are left out",
+    common.add_where(
+        parser,
+        "this mark, label.NAME, score.CHECK.NAME, model …; also !=, <, <=, >, >=; wildcards; repeatable. Without a"
+        " condition on mark, images marked reject are left out",
     )
     add("--split", metavar="NAME=FRACTION,…", default="", help="such as train=0.8,test=0.2; no prompt is in two splits")
     add(

@@ -59,6 +59,11 @@ def add_remake(parser: ArgumentParser) -> None:
     )
 
 
+def add_where(parser: ArgumentParser, about: str) -> None:
+    """Which images of the output are selected."""
+    parser.add_argument("--where", metavar="KEY=VALUE", action="append", default=[], help=f"only images with {about}")
+
+
 def add_json(parser: ArgumentParser) -> None:
     """One JSON document on stdout."""
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from batchgen.cli import options as common
 from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import path_in, reading
 from batchgen.reports import charts, page, report
 
 if TYPE_CHECKING:
@@ -36,15 +36,12 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """Write the page, or with `--json` print its figures; both where `--to` is given too."""
     root = common.find_output(options)
-    if not (root / FILE_NAME).exists():
-        raise CommandError(
-            f"There is no output in {root} to report on. First use `batchgen run` with the same options."
-        )
+    ledger_path = path_in(root, "report on")
     target = options.to or (None if options.json else root / _PAGE)
     if target is not None:
         charts.plotting_library()
     unit_of = cache(partial(common.unit_of, options))
-    with reading(root / FILE_NAME) as ledger, ledger.transaction():
+    with reading(ledger_path) as ledger, ledger.transaction():
         data = report.report_data(ledger, unit_of, options.since)
     if target is not None:
         _write(target, page.html(data, root.name))

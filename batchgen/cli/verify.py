@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from batchgen.cli import options as common
 from batchgen.cli.outcome import checked, print_result
-from batchgen.errors import CommandError
 from batchgen.formatting import counted
 from batchgen.ledger import lock
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import FILE_NAME, path_in, reading
 from batchgen.reconcile.files import Fault, Finding, findings
 from batchgen.reports.index import FAILURES, INDEX
 from batchgen.storage.tree import Tree
@@ -34,8 +33,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """Return 0 when all files are whole, 1 when one is changed, missing or foreign."""
     root = common.find_output(options)
-    if not (root / FILE_NAME).exists():
-        raise CommandError(f"There is no output in {root} to verify. First use `batchgen run` with the same options.")
+    path_in(root, "verify")
     running = lock.holder(root)
     found, images = _check(root)
     running = running or lock.holder(root)

@@ -20,7 +20,7 @@ from batchgen.export.folder_formats import ImageFile, JsonLines, ParquetShard, W
 from batchgen.export.selection import Selection
 from batchgen.export.target import FolderTarget, State, are_same, replaced
 from batchgen.ledger import lock
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import path_in, reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,12 +74,11 @@ def export(root: Path, request: Request, on_image: Callable[[int, int], None] = 
 
     Raises CommandError where nothing can be exported; nothing is written then.
     """
-    if not (root / FILE_NAME).exists():
-        raise CommandError(f"There is no output in {root} to export. First use `batchgen run` with the same options.")
+    ledger_path = path_in(root, "export")
     request.check(root)
     running = lock.holder(root)
     with _naming(tempfile.gettempdir()), closing(Selection(request)) as selection:
-        with reading(root / FILE_NAME) as ledger:
+        with reading(ledger_path) as ledger:
             labels = {name for row in ledger.index_rows() for name in row.job.labels} if request.names else set()
             selection.read(ledger.index_rows(), frozenset(labels))
         exporter = _Exporter(root, request, selection, on_image)

@@ -74,22 +74,20 @@ def events_of_delivery(ledger: LedgerReader, delivery: Delivery) -> list[Event]:
     is_later = latest is not None and latest.status is Status.UNKNOWN and number > latest.attempt
     links = tuple(ImageLink(index=index, url="") for index in delivery.indexes)
     events: list[Event] = []
-    if latest is None or latest.status in _NO_IMAGES or is_later:
+    gives_up = latest is not None and latest.status is Status.SUBMITTED and _is_of_later_task(delivery, latest)
+    if latest is None or latest.status in _NO_IMAGES or is_later or gives_up:
         events = events_of_attempt(ledger, delivery.job, accepted, delivery.account, delivery.base_url)
         number = number if latest is None else max(number, latest.attempt + 1)
-    elif latest.status is Status.SUBMITTED and _is_of_later_task(delivery, latest):
-        # A later attempt is made only where the one before made nothing, or is given up.
-        given_up = NotMade(
-            job_id=job_id,
-            attempt=latest.attempt,
-            outcome=Outcome.LOST,
-            at=delivery.submitted_at,
-            message=f"The index has images of a later task of the job: {delivery.task_id}.",
-            counts=False,
-        )
-        number = max(number, latest.attempt + 1)
-        later = events_of_attempt(ledger, delivery.job, accepted, delivery.account, delivery.base_url)
-        events = [given_up, *later]
+        if latest is not None and gives_up:  # a later attempt is made only where the one before made nothing
+            given_up = NotMade(
+                job_id=job_id,
+                attempt=latest.attempt,
+                outcome=Outcome.LOST,
+                at=delivery.submitted_at,
+                message=f"The index has images of a later task of the job: {delivery.task_id}.",
+                counts=False,
+            )
+            events = [given_up, *events]
     elif latest.task_id not in {None, delivery.task_id} or latest.status is Status.GONE:
         return []
     elif latest.status in _WITH_LINKS:

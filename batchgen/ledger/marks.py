@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from batchgen.ledger.records import NewMark
 
-_MAX_NOTE = 10_000  # characters
+MAX_NOTE = 10_000  # characters
 _PUT = (
     "INSERT INTO mark (sha256, reviewer, verdict, note, scores, at)"
     " VALUES (?1, ?2, coalesce(?3, ''), coalesce(?4, ''), ?5, ?6) ON CONFLICT DO UPDATE SET"
@@ -67,4 +67,4 @@ def _rows(marks: Iterable[NewMark]) -> Iterator[tuple[object, ...]]:
 
 def _note(text: str) -> str:
     """A note as it is kept: cut, without NUL, and with `?` for half a character."""
-    return text[:_MAX_NOTE].replace("\0", "").encode("utf-8", "replace").decode()
+    return text[:MAX_NOTE].replace("\0", "").encode("utf-8", "replace").decode()

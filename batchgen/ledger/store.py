@@ -261,6 +261,15 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
+def path_in(root: Path, purpose: str) -> Path:
+    """The ledger of an output. Raises CommandError where there is none; `purpose` is a verb, such as `verify`."""
+    if not (path := root / FILE_NAME).exists():
+        raise CommandError(
+            f"There is no output in {root} to {purpose}. First use `batchgen run` with the same options."
+        )
+    return path
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[Ledger]:
     """The ledger for reading only, closed afterwards. Raises CommandError where the file is no ledger."""
