@@ -9,11 +9,10 @@ import os
 import pty
 import subprocess
 import sys
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from command import KEY, batchgen, manifest, prompts
+from command import KEY, batchgen, drawn_on, manifest, prompts
 
 from batchgen.cli.terminal import cells
 
@@ -128,11 +127,7 @@ def test_on_a_terminal_the_prompts_are_cut_to_its_width(tmp_path, gateway, colum
     env = os.environ | KEY | {"COLUMNS": str(columns)}
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=child, stderr=subprocess.PIPE) as process:
         os.close(child)
-        drawn = b""
-        with suppress(OSError):  # the other end is closed
-            while piece := os.read(parent, 65536):
-                drawn += piece
-    os.close(parent)
+        drawn = drawn_on(parent)
     assert process.returncode == 0
     lines = [line for line in drawn.decode().splitlines() if line.startswith(" " * 12)]
     assert len(lines) == 8

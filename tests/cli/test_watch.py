@@ -9,11 +9,10 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from itertools import pairwise
 
 import pytest
-from command import accepted_by, batchgen, manifest, prompts, started, wait_for
+from command import accepted_by, batchgen, drawn_on, manifest, prompts, started, wait_for
 from sandbox_server import SandboxServer
 
 from batchgen.cli import watch
@@ -82,11 +81,7 @@ def test_on_a_terminal_it_is_drawn_where_it_stood_and_no_line_wraps(tmp_path, sl
     env = os.environ | {"COLUMNS": "40", "LINES": "24"}
     watching = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=child, stderr=subprocess.PIPE)
     os.close(child)
-    drawn = b""
-    with suppress(OSError):  # the other end is closed
-        while piece := os.read(parent, 65536):
-            drawn += piece
-    os.close(parent)
+    drawn = drawn_on(parent)
     assert (watching.wait(30), watching.stderr.read()) == (0, b"")
     watching.stderr.close()
     frames = re.split(r"\x1b\[\d+F\x1b\[J", drawn.decode())

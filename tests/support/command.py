@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,6 +153,16 @@ def billed_by_job(gateway: SandboxServer) -> Counter[str]:
     """Tasks that were or will be paid for, by the job of their external id."""
     tasks = [task for task in gateway.usage()["tasks"] if task["status"] != "failed"]
     return Counter(task["external_task_id"].split("-")[1] for task in tasks)
+
+
+def drawn_on(terminal: int) -> bytes:
+    """All that is written to a terminal until its other end is closed; this end is closed then, too."""
+    drawn = b""
+    with suppress(OSError):  # the other end is closed
+        while piece := os.read(terminal, 65536):
+            drawn += piece
+    os.close(terminal)
+    return drawn
 
 
 def accepted_by(gateway: SandboxServer) -> int:
