@@ -105,7 +105,7 @@ def _check_account(raw: Mapping[str, Value], diagnostics: Diagnostics) -> None:
     own = {key: raw[key] for key in compiler.OF_ACCOUNT if key in raw}
     for error in schema.check([own], "provider"):
         diagnostics.add(error.path[1:], error.message, error.hint, key=error.key)
-    for key in ("remembers",):
+    for key in ("remembers", "link_ttl"):
         if key in raw:
             for error in schema.check([raw[key]], "duration"):
                 diagnostics.add((key,), error.message, error.hint)

@@ -220,15 +220,20 @@ def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
 
 
 @pytest.mark.parametrize("name", definitions.names())
-def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step(name):
-    defined = shipped(name)
-    assert [str(problem) for problem in defined.diagnostics.problems] == []
-    raw = document.parse(definitions.text_of(name), name).value
-    assert len(definitions.text_of(name).partition("\nexamples:")[0].splitlines()) <= 70
-    assert "Source" in definitions.text_of(name)
+def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step_and_row(name):
+    text = definitions.text_of(name)
+    assert [str(problem) for problem in shipped(name).diagnostics.problems] == []
+    lines = [line for line in text.partition("\nexamples:")[0].splitlines() if line.strip() and line.lstrip()[0] != "#"]
+    assert len(lines) <= 40
+    assert "Source" in text
+    raw = document.parse(text, name).value
     assert raw["read"]
-    steps = {"create", "query", "result", "list"} & set(raw)
+    steps = {"create", "query", "result", "find", "list"} & set(raw)
     assert steps <= {example["step"] for example in raw["examples"]}
+    rows = compiled(raw)[0].rows
+    shown = [(example["step"], example.get("status", 200), example["answer"]) for example in raw["examples"]]
+    decided = [next((row for row in rows if row.fits(*answer)), None) for answer in shown]
+    assert [row.means for row in rows if row not in decided] == []
 
 
 # --- what answers mean --------------------------------------------------------------------------------------------
