@@ -28,7 +28,9 @@ OF_ACCOUNT = frozenset(
     | {"visibility_delay", "request_timeout"}
 )
 STEPS = ("create", "query", "result", "find", "list", "probe")
-_OWN = frozenset({"api", "hosts", "auth", "remembers", "link_ttl", "free", "fixed", "words", "mark", "errors", "examples"})
+_OWN = frozenset(
+    {"api", "hosts", "auth", "remembers", "link_ttl", "free", "fixed", "words", "mark", "errors", "examples"}
+)
 KNOWN = OF_ACCOUNT | _OWN | {*STEPS, "callback", "sources", "read"}
 _METHODS = {"get": "GET", "post": "POST", "put": "PUT"}
 _REQUEST = frozenset({*_METHODS, "query", "headers", "json", "form", "fine"})

@@ -169,7 +169,10 @@ def test_a_task_at_a_strange_host_is_not_followed_with_the_key(tmp_path):
         assert len(vendor.creates) == 1
 
 
-@pytest.mark.parametrize("name", ["fal", "bfl", "gemini", "runware", "ideogram", "minimax", "stability"])
+@pytest.mark.parametrize(
+    "name",
+    ["fal", "bfl", "gemini", "runware", "ideogram", "minimax", "stability", "dashscope", "seedream", "bedrock"],
+)
 def test_what_policy_refuses_is_rejected_and_tried_once(name, tmp_path):
     with VENDORS[name]() as vendor:
         assert batchgen("run", written(tmp_path, vendor, "a forbidden fox"), cwd=tmp_path).returncode == 1

@@ -17,7 +17,7 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from batchgen.catalog.definitions import text_of
 from batchgen.sandbox.painter import blank
@@ -433,14 +433,13 @@ class Luma(Vendor):
 
 
 class DashScope(Vendor):
-    """Tasks of Model Studio, after its own page; the definition is the example of docs/apis.md."""
+    """Tasks of Model Studio."""
 
-    def written(self):
-        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
-        return page.partition('```yaml title="dashscope.yaml"\n')[2].partition("```")[0]
+    name = "dashscope"
 
     def create(self, path, query, body):
         assert path == "/api/v1/services/aigc/text2image/image-synthesis"
+        assert body["model"] == "wan2.2-t2i-flash"
         assert body["parameters"]["size"] == "1024*1024"
         task_id = f"d{len(self.tasks)}"
         self.add(task_id, body["input"]["prompt"], count=body["parameters"]["n"])
@@ -452,9 +451,113 @@ class DashScope(Vendor):
             return 200, {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
         if not self.is_done(task_id):
             return 200, {"output": {"task_id": task_id, "task_status": "RUNNING"}}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            flagged = {"code": "DataInspectionFailed", "message": "Output data may contain inappropriate content."}
+            return 200, {"output": {"task_id": task_id, "task_status": "FAILED", **flagged}}
         results = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
         return 200, {"output": {"task_id": task_id, "task_status": "SUCCEEDED", "results": results}}
 
 
-_KINDS = (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma)
+class Leonardo(Vendor):
+    """Generations, asked for by their id."""
+
+    name = "leonardo"
+
+    def create(self, path, query, body):
+        assert path == "/api/rest/v1/generations"
+        assert body["width"] == body["height"] == 1024
+        task_id = f"e{len(self.tasks)}"
+        self.add(task_id, body["prompt"], count=body["num_images"])
+        return 200, {"sdGenerationJob": {"generationId": task_id, "cost": {"amount": "0.0147", "unit": "DOLLARS"}}}
+
+    def answer(self, path, query, body):
+        if path == "/api/rest/v1/me":
+            return 200, {"user_details": [{"user": {"id": "u"}}]}
+        task_id = path.removeprefix("/api/rest/v1/generations/")
+        if task_id not in self.tasks:
+            return 200, {"generations_by_pk": None}
+        done = self.is_done(task_id)
+        images = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
+        generation = {"id": task_id, "generated_images": images if done else []}
+        return 200, {"generations_by_pk": {**generation, "status": "COMPLETE" if done else "PENDING"}}
+
+
+class Seedream(A1111):
+    """A link in the answer; a refusal is in place of the image, or of the answer."""
+
+    name = "seedream"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/api/v3/images/generations"
+        assert body["size"] == "2048x2048"
+        if "forbidden" in body["prompt"]:
+            return 200, {"data": [{"error": {"code": "OutputImageSensitiveContentDetected", "message": "flagged"}}]}
+        self.add(f"s{len(self.tasks)}", body["prompt"])
+        image = {"url": f"{self.url}/images/{len(self.tasks)}", "size": "2048x2048"}
+        return 200, {"model": body["model"], "data": [image], "usage": {"generated_images": 1}}
+
+
+class Recraft(A1111):
+    """Links in the answer."""
+
+    name = "recraft"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/v1/images/generations"
+        assert body["size"] == "1:1"
+        self.add(f"r{len(self.tasks)}", body["prompt"])
+        return 200, {"credits": 35, "data": [{"url": f"{self.url}/images/{n}"} for n in range(body["n"])]}
+
+    def answer(self, path, query, body):
+        return (200, {"id": "u", "credits": 1000}) if path == "/v1/users/me" else super().answer(path, query, body)
+
+
+class Bedrock(A1111):
+    """The image in base64."""
+
+    name = "bedrock"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert unquote(path) == "/model/stability.stable-image-core-v1:1/invoke"
+        if "forbidden" in body["prompt"]:
+            return 200, {"finish_reasons": ["Filter reason: prompt"]}
+        self.add(f"b{len(self.tasks)}", body["prompt"])
+        return 200, {"seeds": [body["seed"]], "finish_reasons": [None], "images": [b64encode(IMAGE).decode()]}
+
+
+class Runway(Vendor):
+    """Tasks of Runway, after its own page; the definition is the example of docs/apis.md."""
+
+    def written(self):
+        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
+        return page.rpartition('```yaml title="runway.yaml"\n')[2].partition("```")[0]
+
+    def create(self, path, query, body):
+        assert path == "/v1/text_to_image"
+        assert body["model"] == "gen4_image"
+        assert body["ratio"] in {"720:720", "1280:720"}
+        task_id = f"w{len(self.tasks)}"
+        self.add(task_id, body["promptText"])
+        return 200, {"id": task_id}
+
+    def answer(self, path, query, body):
+        if path == "/v1/organization":
+            return 200, {"creditBalance": 100}
+        task_id = path.removeprefix("/v1/tasks/")
+        if task_id not in self.tasks:
+            return 404, {"error": "Task not found"}
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "status": "THROTTLED" if self.queries[task_id] == 1 else "RUNNING"}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {"id": task_id, "status": "FAILED", "failure": "moderated", "failureCode": "SAFETY.INPUT.TEXT"}
+        return 200, {"id": task_id, "status": "SUCCEEDED", "output": [f"{self.url}/images/{task_id}"]}
+
+
+_KINDS = (
+    *(Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma),
+    *(DashScope, Leonardo, Seedream, Recraft, Bedrock),
+)
 VENDORS = {kind.name: kind for kind in _KINDS}
