@@ -329,11 +329,18 @@ class ComfyUi(Vendor):
 
     name = "comfyui"
     key_header = ""
+    checkpoints = ("sd_xl_base_1.0.safetensors", "juggernaut.safetensors")
 
     def create(self, path, query, body):
         assert path == "/prompt"
         graph, task_id = body["prompt"], body["prompt_id"]
-        self.add(task_id, graph["2"]["inputs"]["text"], count=graph["4"]["inputs"]["batch_size"], graph=graph)
+        kinds = {node["class_type"]: node["inputs"] for node in graph.values()}
+        if (checkpoint := kinds["CheckpointLoaderSimple"]["ckpt_name"]) not in self.checkpoints:
+            wrong = {"type": "value_not_in_list", "details": f"ckpt_name: '{checkpoint}' not in {self.checkpoints}"}
+            error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
+            return 400, {"error": error, "node_errors": {"4": {"errors": [wrong]}}}
+        text, latent = (graph[kinds["KSampler"][name][0]]["inputs"] for name in ("positive", "latent_image"))
+        self.add(task_id, text["text"], count=latent["batch_size"], graph=graph)
         return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
 
     def answer(self, path, query, body):
@@ -350,7 +357,7 @@ class ComfyUi(Vendor):
             for n in range(self.tasks[task_id]["count"])
         ]
         return 200, {
-            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"7": {"images": files}}}
+            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"9": {"images": files}}}
         }
 
 
