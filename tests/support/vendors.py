@@ -344,21 +344,28 @@ class ComfyUi(Vendor):
         return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
 
     def answer(self, path, query, body):
-        if path == "/system_stats":
-            return 200, {"system": {}}
+        if path in {"/system_stats", "/api/jobs"}:
+            return 200, {}
         waiting = [task_id for task_id in self.tasks if self.queries[task_id] < self.rounds]
         if path == "/queue":
             return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
         task_id = path.rpartition("/")[2]
-        if task_id not in self.tasks or not self.is_done(task_id):
-            return 200, {}
         files = [
             {"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"}
-            for n in range(self.tasks[task_id]["count"])
+            for n in range(self.tasks.get(task_id, {"count": 0})["count"])
         ]
-        return 200, {
-            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"9": {"images": files}}}
-        }
+        outputs = {"9": {"images": files}}
+        if path.startswith("/api/jobs/"):
+            if task_id not in self.tasks:
+                return 404, {"error": "Job not found"}
+            done = self.is_done(task_id)
+            return 200, {
+                "id": task_id,
+                **({"status": "completed", "outputs": outputs} if done else {"status": "pending"}),
+            }
+        if task_id in waiting or task_id not in self.tasks:
+            return 200, {}
+        return 200, {task_id: {"status": {"status_str": "success", "completed": True}, "outputs": outputs}}
 
 
 class A1111(Vendor):
