@@ -349,7 +349,7 @@ class DeclaredProvider(DeclaredRequests):
             if isinstance(found, Unclear) or not 200 <= answer.status < 300:
                 return found
             return Unclear(str(found), body_excerpt=answer.body_excerpt)
-        words = responses.message_of(body, answer) or responses.code_of(body)
+        words = message(step, body, "message") or responses.message_of(body, answer) or responses.code_of(body)
         text = f"The API answered HTTP {answer.status} to {operation}{f': {words}' if words else ''}"
         code = responses.code_of(body) or str(answer.status)
         if issubclass(kind, Throttled):
