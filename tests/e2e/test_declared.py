@@ -137,6 +137,21 @@ def test_the_tutorial_for_comfyui_works_as_it_is(tmp_path):
         assert len(vendor.tasks) == 8
 
 
+def test_a_comfyui_that_was_restarted_has_forgotten_its_tasks(tmp_path):
+    """They do not count as running without end: `task_timeout` is two hours."""
+
+    class Restarted(VENDORS["comfyui"]):
+        def answer(self, path, query, body):
+            self.tasks.clear()
+            return super().answer(path, query, body)
+
+    with Restarted() as vendor:
+        done = batchgen("run", written(tmp_path, vendor, "a fox"), cwd=tmp_path)
+        assert done.returncode == 1
+        assert "Job not found" in done.stdout
+        assert len(vendor.creates) == 1
+
+
 def test_equal_jobs_are_told_apart_by_their_marks(tmp_path):
     with VENDORS["fal"](0, "cut") as vendor:
         done = batchgen("run", written(tmp_path, vendor, "a fox", more="repeat: 3\n"), cwd=tmp_path)
