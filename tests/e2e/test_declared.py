@@ -116,6 +116,7 @@ def test_the_tutorial_for_comfyui_works_as_it_is(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
     path, definition = tmp_path / "posters.yaml", tmp_path / "my-comfyui.yaml"
     with VENDORS["comfyui"](0, "cut", "lost") as vendor:
+        vendor.checkpoints = ("juggernaut.safetensors",)
         text = definition.read_text(encoding="utf-8").replace("http://127.0.0.1:8188", vendor.url)
         definition.write_text(f"{text}visibility_delay: 0.3\n", encoding="utf-8")
         assert batchgen("doctor", path, cwd=tmp_path).returncode == 0

@@ -329,13 +329,14 @@ class ComfyUi(Vendor):
 
     name = "comfyui"
     key_header = ""
-    checkpoints = ("sd_xl_base_1.0.safetensors", "juggernaut.safetensors")
+    checkpoints: tuple[str, ...] = ()  # that it has; empty: any
 
     def create(self, path, query, body):
         assert path == "/prompt"
         graph, task_id = body["prompt"], body["prompt_id"]
         kinds = {node["class_type"]: node["inputs"] for node in graph.values()}
-        if (checkpoint := kinds["CheckpointLoaderSimple"]["ckpt_name"]) not in self.checkpoints:
+        checkpoint = kinds["CheckpointLoaderSimple"]["ckpt_name"]
+        if self.checkpoints and checkpoint not in self.checkpoints:
             wrong = {"type": "value_not_in_list", "details": f"ckpt_name: '{checkpoint}' not in {self.checkpoints}"}
             error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
             return 400, {"error": error, "node_errors": {"4": {"errors": [wrong]}}}
@@ -363,7 +364,7 @@ class ComfyUi(Vendor):
                 "id": task_id,
                 **({"status": "completed", "outputs": outputs} if done else {"status": "pending"}),
             }
-        if task_id in waiting or task_id not in self.tasks:
+        if task_id not in self.tasks or not self.is_done(task_id):
             return 200, {}
         return 200, {task_id: {"status": {"status_str": "success", "completed": True}, "outputs": outputs}}
 
