@@ -351,11 +351,7 @@ class ComfyUi(Vendor):
         if path == "/queue":
             return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
         task_id = path.rpartition("/")[2]
-        files = [
-            {"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"}
-            for n in range(self.tasks.get(task_id, {"count": 0})["count"])
-        ]
-        outputs = {"9": {"images": files}}
+        outputs = self.outputs(task_id) if task_id in self.tasks else {}
         if path.startswith("/api/jobs/"):
             if task_id not in self.tasks:
                 return 404, {"error": "Job not found"}
@@ -367,6 +363,11 @@ class ComfyUi(Vendor):
         if task_id not in self.tasks or not self.is_done(task_id):
             return 200, {}
         return 200, {task_id: {"status": {"status_str": "success", "completed": True}, "outputs": outputs}}
+
+    def outputs(self, task_id):
+        task = self.tasks[task_id]
+        files = [{"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"} for n in range(task["count"])]
+        return {node: {"images": files} for node, each in task["graph"].items() if each["class_type"] == "SaveImage"}
 
 
 class A1111(Vendor):
