@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from batchgen.apis import selectors, values
-from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, Definition, Images, Row, Step
+from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Definition, Images, Row, Step
 from batchgen.apis.hosts import Hosts
 from batchgen.apis.selectors import SelectorInvalid
 from batchgen.templates import TemplateInvalid
@@ -54,6 +54,11 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
     "list": ("items", "mark", "task"),
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_AUTHS = {  # by the key that tells them apart
+    "command": frozenset({"command", "for", "header", "prefix"}),
+    "sign": frozenset({"sign", "env"}),
+    "env": frozenset({"env", "header", "prefix"}),
+}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"})
 _SECRET = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
@@ -133,7 +138,7 @@ class _Compiler:
         rows = tuple(
             filter(None, (self.row(row, ("errors", n)) for n, row in enumerate(_list(self.raw.get("errors")))))
         )
-        header, prefix = self.auth()
+        auth = self.auth()
         callback = self.raw.get("callback")
         task = self.selector(callback.get("task"), ("callback", "task")) if isinstance(callback, dict) else None
         if "create" not in steps:
@@ -145,8 +150,7 @@ class _Compiler:
         self.check_identity(steps, mark)
         return Definition(
             hosts=self.hosts,
-            header=header,
-            prefix=prefix,
+            **auth,
             steps=steps,
             rows=rows,
             mark=mark,
@@ -315,21 +319,36 @@ class _Compiler:
             return None
         return Row(statuses=statuses, when=when, means=raw["means"], steps=steps)
 
-    def auth(self) -> tuple[str, str]:
-        raw = self.raw.get("auth")
+    def auth(self) -> dict[str, Any]:
+        """The fields of a definition that say how a request shows whose it is."""
+        raw: Raw = self.raw.get("auth")
         if raw == {}:
-            return "", ""
-        if not isinstance(raw, dict) or not isinstance(raw.get("env"), str):
+            return {"header": "", "prefix": ""}
+        kind = next((key for key in _AUTHS if key in raw), "") if isinstance(raw, dict) else ""
+        env = raw.get("env", {}) if kind else {}
+        variables = list(env.values()) if isinstance(env, dict) else [env]
+        is_right = {
+            "command": lambda: _is_words(raw["command"]),
+            "sign": lambda: isinstance(env, dict) and isinstance(raw["sign"], str),
+            "env": lambda: isinstance(env, str),
+        }
+        if not kind or not is_right[kind]():
             hint = "Write `auth: {env: NAME_OF_THE_VARIABLE}`, or `auth: {}` where no key is needed."
             self.fault(("auth",) if "auth" in self.raw else (), "It does not say where the key is.", hint)
-            return "", ""
-        self.known(("auth",), raw, {"env", "header", "prefix"})
-        if not _VARIABLE.fullmatch(raw["env"]):  # not at its place, of which the line would be shown
+            return {"header": "", "prefix": ""}
+        self.known(("auth",), raw, _AUTHS[kind])
+        if not all(_VARIABLE.fullmatch(str(each)) for each in variables):  # not at its place: the line would be shown
             self.fault(
                 (), "`auth.env` is the name of a variable of the environment, never the key.", "As in MY_API_KEY."
             )
-        header = str(raw.get("header", "Authorization"))
-        return header, str(raw.get("prefix", "Bearer " if "header" not in raw else ""))
+        return {
+            "header": str(raw.get("header", "Authorization")),
+            "prefix": str(raw.get("prefix", "Bearer " if "header" not in raw else "")),
+            "command": tuple(raw.get("command", ())),
+            "token_lasts": raw.get("for", TOKEN_LASTS),
+            "signer": raw.get("sign", ""),
+            "signer_keys": env if kind == "sign" else {},
+        }
 
     # --- parts together -----------------------------------------------------------------------------------
 
@@ -368,6 +387,10 @@ class _Compiler:
             self.fault(("list",), "A list needs `mark`, by which it names our tasks.", "Add `mark: …`.", key=True)
         if mark is not None and (not mark.names or not mark.names <= sent):
             self.fault(("mark",), "`create` does not send this mark.", "Put the same value into the create.")
+
+
+def _is_words(raw: Raw) -> bool:
+    return isinstance(raw, list) and bool(raw) and all(isinstance(word, str) and word for word in raw)
 
 
 def _list(raw: Raw) -> list[Raw]:

@@ -20,6 +20,7 @@ _PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri")
 DOTTED = {f"{whole}_{part}": f"{whole}.{part}" for whole, parts in _PARTS.items() for part in parts}
 OF_ATTEMPT = frozenset(name for name in DOTTED if name.startswith("attempt"))
 OF_IMAGE = frozenset(DOTTED) - OF_ATTEMPT
+TOKEN_LASTS = 300.0  # seconds, of a command that does not say; one that has gone bad is renewed anyway
 _SIZED = frozenset({"width", "height"})
 
 
@@ -111,6 +112,10 @@ class Definition:
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
     callback_task: Selector | None
+    command: tuple[str, ...] = ()  # prints the key
+    token_lasts: float = TOKEN_LASTS  # seconds
+    signer: str = ""  # an entry point
+    signer_keys: Mapping[str, str] = field(default_factory=dict)  # variables of the environment, by the signer's names
 
     def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from batchgen.apis.compiler import definition_of
 from batchgen.apis.multipart import multipart
 from batchgen.apis.values import ABSENT, quoted, rendered
-from batchgen.errors import CommandError, OwnRefusal, Unclear
+from batchgen.errors import CommandError, NotSent, OwnRefusal, Unclear
 from batchgen.http.decompression import LARGEST_ANSWER
 from batchgen.providers import responses
 from batchgen.providers.base import Provider
+from batchgen.providers.credentials import Credentials
 from batchgen.providers.references import encoded
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class DeclaredRequests(Provider):
                 " Check it with: batchgen validate"
             ) from error
         self._steps = self._api.steps
+        self._credentials = Credentials(account, self._api, secrets)
         self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(encoded)
 
     async def _of_job(self, job: Job) -> dict[str, Any]:
@@ -113,19 +116,23 @@ class DeclaredRequests(Provider):
         elif step.body is not None:
             headers["Content-Type"] = "application/json"
             body = json.dumps({} if data is ABSENT else data, ensure_ascii=False, separators=(",", ":")).encode()
-        if key := self.key:
-            headers[self._api.header] = f"{self._api.prefix}{key}"
-        return await self.client.send(
+        own = partial(self._credentials.headers, step.method, url, headers, body)
+        send = partial(
+            self.client.send,
             step.method,
             url,
-            headers=headers,
             body=body,
             answer_timeout=self.account.request_timeout,
             max_bytes=_LARGEST_IMAGE * images if step.is_large else LARGEST_ANSWER,
             new_connection=step.name == "create" and not (self.can_find or self.can_list),
         )
+        answer = await send(headers=(shown := await own()))
+        if answer.status == 401 and self._credentials.can_renew and self._made_nothing(step, answer):
+            renewed = await own(refused=self._credentials.shown_in(shown))
+            with suppress(NotSent):  # then the first answer stands
+                answer = await send(headers=renewed)
+        return answer
 
-    @property
-    def key(self) -> str:
-        """The account's key; empty where it needs none."""
-        return self.secrets[self.account.api_key_env] if self.account.key_variables else ""
+    def _made_nothing(self, step: Step, answer: Answer) -> bool:
+        """Whether a 401 says so, as it does unless the definition gives it another meaning."""
+        return self._api.means(step, answer.status, responses.json_of(answer)) in {"", "account"}
