@@ -52,7 +52,6 @@ _PAGE_SIZE = 30  # tasks of the list: enough to meet one with an id of its calle
 _MAX_SKEW_SECONDS = CLOCK_SKEW_MS / 1000
 _PROXY_SECONDS = 60  # nginx's proxy_read_timeout, where nobody sets it
 _OWN_SERVICE = "https://api.openai.com"
-_SHOWN = {Auth.JWT: "the token made from the two keys", Auth.COMMAND: "the command's token", Auth.SIGN: "the signature"}
 _NOTED_SKEW_SECONDS = 60.0  # nothing fails because of it
 
 
@@ -243,7 +242,7 @@ class _Examination:
             advice = _advice_on_path(self._account)
             self._problem("auth", f"There seems to be no such API at {self._account.base_url}: {not_there}", advice)
             return False
-        what = _SHOWN.get(self._account.auth, "the key")
+        what = "the token made from the two keys" if self._account.auth is Auth.JWT else "the key"
         if self._account.auth is Auth.NONE:
             self._ok("auth", "none is needed, and questions are answered")
         elif exchange is not None and keyless == exchange.answer.status:

@@ -128,6 +128,11 @@ def test_the_documentation_shows_it_as_it_is_and_it_is_short():
     assert len(text.splitlines()) < 60
 
 
+def test_the_documentation_shows_the_signer_as_it_is():
+    text = (PACKAGE / "batchgen_tencent.py").read_text(encoding="utf-8")
+    assert f"```python\n{text}```" in (ROOT / "docs" / "apis.md").read_text(encoding="utf-8")
+
+
 # --- a provider with a defect -------------------------------------------------------------------------------
 
 
