@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from batchgen.apis import selectors, values
+from batchgen.apis.consistency import contradictions
 from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Definition, Images, Row, Step
 from batchgen.apis.hosts import Hosts
 from batchgen.apis.selectors import SelectorInvalid
@@ -27,7 +28,7 @@ OF_ACCOUNT = frozenset(
     {"about", "base_url", "models", "limits", "prices", "sizes", "defaults", "aspect_ratios", "resolutions"}
     | {"visibility_delay", "request_timeout"}
 )
-STEPS = ("create", "query", "result", "find", "list", "probe")
+STEPS = ("create", "query", "result", "find", "list", "upload", "probe")
 _OWN = frozenset({"api", "hosts", "auth", "remembers", "free", "fixed", "words", "mark", "errors", "examples"})
 KNOWN = OF_ACCOUNT | _OWN | {*STEPS, "callback", "sources", "read"}
 _METHODS = {"get": "GET", "post": "POST", "put": "PUT"}
@@ -38,6 +39,7 @@ _SELECTORS: Mapping[str, frozenset[str]] = {
     "result": frozenset({"blocked", "message", "cost"}),
     "find": frozenset({"task", "mark", "state", "missing", "items"}),
     "list": frozenset({"items", "mark", "task", "state", "created"}),
+    "upload": frozenset({"give"}),
     "probe": frozenset(),
 }
 _MORE: Mapping[str, frozenset[str]] = {
@@ -46,12 +48,14 @@ _MORE: Mapping[str, frozenset[str]] = {
     "result": frozenset({"images"}),
     "find": frozenset({"or"}),
     "list": frozenset({"next"}),
+    "upload": frozenset(),
     "probe": frozenset(),
 }
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "query": ("state", "states"),
     "find": ("task",),
     "list": ("items", "mark", "task"),
+    "upload": ("give",),
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _AUTHS = {  # by the key that tells them apart
@@ -66,7 +70,6 @@ STATES = ("running", "done", "failed", "rejected", "missing")
 MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing", "taken", "unclear")
 NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
 _LATER = {
-    "upload": "Write the image into the request: `{{ image.data_uri }}`.",
     "parameters": "Put the value into `create` as it is.",
 }
 _OF_JOB = OF_IMAGE | {
@@ -79,6 +82,7 @@ _NAMES = {
     "result": frozenset({"task"}),
     "find": OF_ATTEMPT,
     "list": frozenset({"models"}),
+    "upload": frozenset({"file", "image_b64", "image_data_uri"}),
     "probe": frozenset({"models"}),
     "mark": OF_ATTEMPT,
 }
@@ -146,8 +150,8 @@ class _Compiler:
         if "query" in steps:
             for name in {"find", "list"} & set(steps):
                 steps[name] = replace(steps[name], states=steps["query"].states)
-        self.check_create(steps)
-        self.check_identity(steps, mark)
+        for path, message, hint in contradictions(steps, mark):
+            self.fault(path, message, hint, key=True)
         return Definition(
             hosts=self.hosts,
             **auth,
@@ -349,44 +353,6 @@ class _Compiler:
             "signer": raw.get("sign", ""),
             "signer_keys": env if kind == "sign" else {},
         }
-
-    # --- parts together -----------------------------------------------------------------------------------
-
-    def check_create(self, steps: Mapping[str, Step]) -> None:
-        create, query, result = steps["create"], steps.get("query"), steps.get("result")
-        if create.method == "GET":
-            self.fault(("create",), "A create is a post or a put.")
-        if "task" in create.selectors:
-            if query is None:
-                self.fault(("create", "task"), "A task is named, but there is no `query`.", "Add the step.", key=True)
-            elif query.images is None and (result is None or result.images is None):
-                self.fault(("query",), "Nothing says where the images are.", "Add `images` to `query` or `result`.")
-        elif create.images is None:
-            hint = "Add `task: S` for a task that is queried, or `images: {…}` for an answer that has them."
-            self.fault(("create",), "Nothing is read out of the answer.", hint)
-        elif names := sorted(set(steps) & {"query", "result", "find", "list"}):
-            message = f"`{names[0]}` is never used: `create` names no task."
-            self.fault((names[0],), message, "Add `task: S` to `create`, or take the step out.", key=True)
-
-    def check_identity(self, steps: Mapping[str, Step], mark: Template | None) -> None:
-        """What `find` and `list` look for has to be in the create."""
-        sent = steps["create"].names
-        if "find" in steps:
-            found: Step | None = steps["find"]
-            asked = mark.names if mark is not None else frozenset()
-            while found is not None:
-                asked = asked | (found.names & OF_ATTEMPT)
-                if "items" in found.selectors and ("mark" not in found.selectors or mark is None):
-                    hint = "Add `mark` here, and at the top of the definition."
-                    self.fault(("find",), "A list of tasks is searched, but nothing says by what.", hint, key=True)
-                found = found.alternative
-            if not asked or not asked <= sent:
-                hint = "Both have to hold the same one of {{ attempt.id }}, {{ attempt.uuid }} and {{ attempt.seed }}."
-                self.fault(("find",), "It asks for an id that `create` does not send.", hint, key=True)
-        if "list" in steps and mark is None:
-            self.fault(("list",), "A list needs `mark`, by which it names our tasks.", "Add `mark: …`.", key=True)
-        if mark is not None and (not mark.names or not mark.names <= sent):
-            self.fault(("mark",), "`create` does not send this mark.", "Put the same value into the create.")
 
 
 def _is_words(raw: Raw) -> bool:

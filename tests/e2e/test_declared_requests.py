@@ -13,6 +13,8 @@ from installed_plugin import plugin_installed
 from output_checks import check_invariant, rows_of
 from studio import Studio
 
+from batchgen.sandbox.painter import blank
+
 PROMPTS = ("a fox", "a cat", "a dog", "an owl", "an elk", "a hen")
 TOKEN = "token-of-the-vendor-{}"  # by its number
 
@@ -199,3 +201,74 @@ def test_a_signer_that_is_not_installed_is_said_before_the_run(tmp_path, monkeyp
         assert done.returncode == 2
         assert "No installed package provides the signer 'tencent'" in done.stderr
         assert not studio.requests
+
+
+# --- uploads --------------------------------------------------------------------------------------------------
+
+UPLOAD = """  json: {prompt: "{{ prompt }}", ref: "{{ attempt.id }}", image: "{{ image.uploaded }}"}
+  task: id
+upload:
+  post: /files
+  form: {kind: image, file: "{{ file }}"}
+  give: url
+query:"""
+PLAIN = """  json: {prompt: "{{ prompt }}", ref: "{{ attempt.id }}"}
+  task: id
+query:"""
+
+
+def with_images(folder, studio, new, *names):
+    for side, name in enumerate(names, 320):
+        (folder / f"{name}.png").write_bytes(blank((side, 320)))
+    images = ", ".join(f"./{name}.png" for name in names)
+    text = studio.definition("{env: VENDOR_KEY}", **{PLAIN: new})
+    assert new in text
+    return written(folder, text, "a fox], image: [" + images)
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("VENDOR_KEY", "a-key-of-a-vendor")
+
+
+@pytest.mark.usefixtures("key")
+def test_an_image_is_uploaded_once_and_no_failure_of_an_upload_is_that_of_a_create(tmp_path):
+    """The first uploads are cut, refused for now, and failed by the server; then two creates are cut."""
+    with Studio("cut", 0, "cut", allows=lambda headers, *_: "a-key" in headers["Authorization"]) as studio:
+        studio.upload_troubles = ["cut", 429, 503]
+        path = with_images(tmp_path, studio, UPLOAD, "red", "blue")
+        path.write_text(path.read_text("utf-8").replace("[a fox]", f"[{', '.join(PROMPTS)}]"), "utf-8")
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(check_invariant(output(tmp_path))) == 2 * len(PROMPTS)
+        assert studio.billed == dict.fromkeys(PROMPTS, 2)
+        assert len(studio.creates) == 2 * len(PROMPTS)
+        contents = [(tmp_path / f"{name}.png").read_bytes() for name in ("red", "blue")]
+        assert sorted(data for _, _, data in studio.uploads) == sorted(contents)
+        assert {(name.rpartition(".")[2], kind) for name, kind, _ in studio.uploads} == {("png", "image/png")}
+        given = {f"stored-{n}": data for n, (_, _, data) in enumerate(studio.uploads, 1)}
+        assert {body["image"] for body in studio.creates} == set(given)
+
+
+@pytest.mark.usefixtures("key")
+def test_an_image_that_the_api_does_not_take_ends_its_job_alone(tmp_path):
+    with Studio() as studio:
+        studio.upload_troubles = [413]
+        path = with_images(tmp_path, studio, UPLOAD, "red", "blue")
+        path.write_text(path.read_text("utf-8").replace("concurrency: 3", "concurrency: 1"), "utf-8")
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        (row,) = rows_of(output(tmp_path), "failures.csv")
+        assert "does not take this reference image (413)" in row["message"]
+        assert len(studio.creates) == 1
+
+
+@pytest.mark.usefixtures("key")
+def test_a_form_of_a_create_holds_the_file(tmp_path):
+    new = PLAIN.replace("json:", "form:").replace(' ref: "', ' image: "{{ image.file }}", ref: "')
+    with Studio("cut") as studio:
+        done = batchgen("run", with_images(tmp_path, studio, new, "red"), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (body,) = studio.creates
+        name, kind, data = body["image"]
+        assert (name[-4:], kind, data) == (".png", "image/png", (tmp_path / "red.png").read_bytes())
+        assert studio.billed == {"a fox": 1}

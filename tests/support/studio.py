@@ -28,7 +28,7 @@ defaults: {model: one}
 visibility_delay: 0.2
 create:
   post: /tasks
-  json: {model: "{{ model }}", prompt: "{{ prompt }}", ref: "{{ attempt.id }}"}
+  json: {prompt: "{{ prompt }}", ref: "{{ attempt.id }}"}
   task: id
 query:
   get: /tasks/{{ task }}
