@@ -40,7 +40,7 @@ _SELECTORS: Mapping[str, frozenset[str]] = {
     "find": frozenset({"task", "mark", "state", "missing", "items"}),
     "list": frozenset({"items", "mark", "task", "state", "created"}),
     "upload": frozenset({"give"}),
-    "probe": frozenset(),
+    "probe": frozenset({"balance"}),
 }
 _MORE: Mapping[str, frozenset[str]] = {
     "create": frozenset({"images"}),

@@ -49,7 +49,7 @@ def _api(name: str) -> dict[str, Any]:
 
     settings = shipped(name).settings or {}
     definition = settings["definition"]
-    lost = "`unknown`, nobody can be asked"
+    lost = "sent again, it costs nothing" if settings["free"] else "`unknown`, nobody can be asked"
     if "find" in definition:
         lost = "found by our own id"
     elif "list" in definition:

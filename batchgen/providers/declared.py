@@ -285,12 +285,12 @@ class DeclaredProvider(DeclaredRequests):
             created_ms=milliseconds(step.selectors["created"].of(item)) if "created" in step.selectors else None,
         )
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As `Provider.probe`; NotImplementedError where only a paid request needs the key."""
         if (step := self._steps.get("probe")) is not None:
             answer, body = await self._ask(step, {"models": ",".join(self.account.models)})
             self._check_yes(step, answer, body, "its probe")
-            return
+            return message(step, body, "balance")
         query = self._steps.get("query")
         if self.can_list:
             await self.page(1, 1)
@@ -298,6 +298,7 @@ class DeclaredProvider(DeclaredRequests):
             raise NotImplementedError("no free request is known")
         else:
             await self.query(UNUSED_ID)
+        return None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """The task that a call names."""

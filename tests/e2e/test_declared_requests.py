@@ -272,3 +272,27 @@ def test_a_form_of_a_create_holds_the_file(tmp_path):
         name, kind, data = body["image"]
         assert (name[-4:], kind, data) == (".png", "image/png", (tmp_path / "red.png").read_bytes())
         assert studio.billed == {"a fox": 1}
+
+
+# --- what costs nothing, and what is left ---------------------------------------------------------------------
+
+
+def test_what_costs_nothing_is_sent_again_where_nobody_can_be_asked_unless_the_manifest_holds_it(tmp_path):
+    for number, more in enumerate(("", "run: {on_unknown: hold}\n")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with Studio("cut") as studio:
+            text = studio.definition().partition("find:")[0] + "free: true\n"
+            path = written(folder, text, more=more)
+            planned = batchgen("plan", path, cwd=folder).stdout
+            assert ("sent again: its images cost nothing" in planned) is not bool(more)
+            assert batchgen("run", path, cwd=folder).returncode == (1 if more else 0)
+            assert len(studio.creates) == len(PROMPTS) + (0 if more else 1)
+            assert len(check_invariant(output(folder))) == len(PROMPTS) - (1 if more else 0)
+
+
+def test_the_probe_says_what_is_left(tmp_path):
+    with Studio() as studio:
+        text = studio.definition() + "probe: {get: /balance/mine, balance: credits}\nprices: {unit: credits}\n"
+        done = batchgen("doctor", written(tmp_path, text), cwd=tmp_path)
+        assert "ok       balance  12.5 credits" in done.stdout, done.stdout + done.stderr
