@@ -76,7 +76,7 @@ def _lost_answer(definition: dict[str, Any]) -> str:
     if "list" in definition:
         remembers = definition.get("remembers")
         return f"found in the list by a mark{f', for {remembers}' if remembers else ''}"
-    return "`unknown`, nobody can be asked"
+    return "sent again, it costs nothing" if definition.get("free") else "`unknown`, nobody can be asked"
 
 
 def _results(definition: dict[str, Any]) -> str:

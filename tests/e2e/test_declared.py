@@ -69,7 +69,7 @@ def test_what_can_be_asked_for_is_neither_lost_nor_billed_twice(name, tmp_path):
 @pytest.mark.parametrize("name", CANNOT)
 def test_where_nobody_can_be_asked_it_is_unknown_and_not_sent_again(name, tmp_path):
     with VENDORS[name](0, "cut", "lost", 503, 404) as vendor:
-        path = written(tmp_path, vendor)
+        path = written(tmp_path, vendor, more="run: {on_unknown: hold}\n")  # a1111 is free
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"] * 3
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
