@@ -36,8 +36,8 @@ from batchgen.errors import (
 from batchgen.http.decompression import LARGEST_ANSWER
 from batchgen.providers import responses
 from batchgen.providers.base import Provider
-from batchgen.providers.declared_answers import message
 from batchgen.providers.credentials import Credentials
+from batchgen.providers.declared_answers import message
 from batchgen.providers.references import content
 
 if TYPE_CHECKING:
