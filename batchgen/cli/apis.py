@@ -60,7 +60,7 @@ def _api(name: str) -> dict[str, Any]:
         "lost_answer": _lost_answer(definition),
         "results": _results(definition),
         "models": settings["models"],
-        "key": settings["api_key_env"],
+        "key": " ".join(definition.get("auth", {}).get("command", ())) or settings["api_key_env"],
         "free": settings["free"],
         "price_unit": str(prices.get("unit", "")),
         "prices_as_of": str(prices.get("as_of", "")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 from batchgen.catalog import definitions
@@ -57,7 +58,8 @@ def _before(account: Account) -> str:
     """What has to be there before a run."""
     if keys := account.key_variables:
         return f"With {' and '.join(keys)} in the environment"
-    return "With your server running" if account.free else "With a login that gives a key"
+    command = shlex.join(account.definition.get("auth", {}).get("command", ()))
+    return f"Once `{command}` prints a key" if command else "With your server running"
 
 
 def _defaults(account: Account) -> str:

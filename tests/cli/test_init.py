@@ -94,6 +94,8 @@ def test_the_starter_of_each_account_is_right_and_small(name, tmp_path):
         ("kling", "With KLING_ACCESS_KEY and KLING_SECRET_KEY in the environment"),
         ("a1111", "With your server running"),
         ("comfyui", "With your server running"),
+        ("vertex", "Once `gcloud auth print-access-token` prints a key:   batchgen doctor"),
+        ("vertex", "vertex: {base_url: https://aiplatform.googleapis.com/v1/projects/my-project/locations/global,"),
         ("seedream", "resolution: 2k                 # the only one"),
         ("bfl", "in USD; prices as of 2026-11"),
         ("minimax", "n: 1                           # images of a task, 1 to 9"),

@@ -70,6 +70,7 @@ class Vendor:
         text = re.sub(r"^hosts: .*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^(base_url: ).*$", rf"\g<1>{self.url}", text, flags=re.MULTILINE)
         text = re.sub(r"^auth: \{(.*)env: \w+\}", r"auth: {\1env: VENDOR_KEY}", text, flags=re.MULTILINE)
+        text = re.sub(r"^auth: \{command: \[.*?\]", "auth: {command: [printenv, VENDOR_KEY]", text, flags=re.MULTILINE)
         text = re.sub(r"^visibility_delay: .*\n", "", text, flags=re.MULTILINE).partition("\nexamples:")[0] + "\n"
         text = "".join(line for line in text.splitlines(keepends=True) if line.partition(":")[0] not in changes)
         return text + "".join(f"{key}: {value}\n" for key, value in {"visibility_delay": "0.3", **changes}.items())
@@ -290,6 +291,18 @@ class Gemini(Vendor):
 
     def answer(self, path, query, body):
         return (200, {"models": []}) if path == "/v1beta/models" else (404, {"error": {"code": 404}})
+
+
+class Vertex(Gemini):
+    """The same models in a project, with a token."""
+
+    name = "vertex"
+    key_header, key_prefix = "Authorization", "Bearer "
+
+    def create(self, path, query, body):
+        assert path == "/publishers/google/models/gemini-2.5-flash-image:generateContent"
+        assert body["contents"][0]["role"] == "user"
+        return super().create(path, query, body)
 
 
 class Runware(Vendor):
@@ -574,6 +587,6 @@ class Runway(Vendor):
 
 _KINDS = (
     *(Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma),
-    *(DashScope, Leonardo, Seedream, Recraft, Bedrock),
+    *(DashScope, Leonardo, Seedream, Recraft, Bedrock, Vertex),
 )
 VENDORS = {kind.name: kind for kind in _KINDS}

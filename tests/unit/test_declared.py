@@ -260,7 +260,11 @@ class Client:
 
 
 def provider(name, *answers, **options):
-    account = parse_account(name, shipped(name).settings)
+    settings = shipped(name).settings
+    if settings["auth"] == "command":  # the real one is not run here
+        definition = {**settings["definition"], "auth": {"env": "A_KEY"}}
+        settings = {**settings, "auth": "api_key", "api_key_env": "A_KEY", "definition": definition}
+    account = parse_account(name, settings)
     client = Client(*answers, **options)
     return DeclaredProvider(account, client, Secrets({account.api_key_env: KEY} if account.api_key_env else {})), client
 
