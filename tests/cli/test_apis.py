@@ -72,6 +72,7 @@ def test_an_unknown_name_is_one_sentence(tmp_path):
         ("concurrency: 24", "concurency: 24", "Did you mean `concurrency`?"),
         ('images: ["https://delivery', 'images: ["https://other', "gives.images: This gives"),
         ("fixed: {n: 1}", "fixed: {seed: 1}", "Only the number of images can be fixed."),
+        ("link_ttl: 10m", "link_ttl: soon", ':11: error: link_ttl: "soon" is not a duration.'),
         ("read: 2026-11", "read: 2026-11\nread: 2026-11", "`read` is given twice."),
         ("create:\n", "create: 3\nprobe:\n", "A step is a mapping."),
     ],
