@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from batchgen.apis.hosts import Hosts
     from batchgen.apis.selectors import Selector
 
-_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri")}
+_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri", "file", "uploaded")}
 DOTTED = {f"{whole}_{part}": f"{whole}.{part}" for whole, parts in _PARTS.items() for part in parts}
 OF_ATTEMPT = frozenset(name for name in DOTTED if name.startswith("attempt"))
 OF_IMAGE = frozenset(DOTTED) - OF_ATTEMPT
+FILES = frozenset({"file", "image_file"})  # values that only a form can hold, each as a whole part
+TOKEN_LASTS = 300.0  # seconds, of a command that does not say; one that has gone bad is renewed anyway
 _SIZED = frozenset({"width", "height"})
 
 
@@ -56,6 +58,14 @@ class Step:
     def names(self) -> set[str]:
         """The values that the request holds."""
         return names_in((self.address, self.query, self.headers, self.body))
+
+    @property
+    def misplaced_files(self) -> frozenset[str]:
+        """Files that are not the whole value of a part of a form."""
+        body = self.body
+        if self.is_form:
+            body = [part for part in body.values() if not (isinstance(part, Template) and part.name in FILES)]
+        return FILES & names_in((self.address, self.query, self.headers, body))
 
     @property
     def address_names(self) -> set[str]:
@@ -111,6 +121,10 @@ class Definition:
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
     callback_task: Selector | None
+    command: tuple[str, ...] = ()  # prints the key
+    token_lasts: float = TOKEN_LASTS  # seconds
+    signer: str = ""  # an entry point
+    signer_keys: Mapping[str, str] = field(default_factory=dict)  # variables of the environment, by the signer's names
 
     def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""

@@ -228,17 +228,19 @@ class Provider(ABC):
         For a protocol whose list names tasks by a mark that follows from the id: its pages then give the ids.
         """
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """Send a free request that needs a valid key, for `doctor` and during an outage.
 
+        Returns what it says of the account's balance, if it does.
         Raises as `query`; TaskNotFound is as good as an answer. A protocol that can neither list nor query sends
         another request (for its models, for instance), or raises NotImplementedError where there is none.
         """
         if self.can_list:
             with suppress(TaskNotFound):  # without a list, it may answer so before it checks the key
                 await self.page(1, 1)
-                return
+                return None
         await self.query(UNUSED_ID)
+        return None
 
     def parse_callback(self, _body: Mapping[str, Any]) -> Task | None:
         """The task that a callback's body names, or None. Anybody may have sent it."""

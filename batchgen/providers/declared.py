@@ -14,18 +14,11 @@ from weakref import WeakKeyDictionary
 
 from batchgen.apis.values import rendered
 from batchgen.errors import (
-    AccountStopped,
-    AttemptFailed,
-    BatchgenError,
     JobError,
     JobRefused,
     JobRejected,
     OwnRefusal,
-    RefusedOrTaken,
     TaskNotFound,
-    Throttled,
-    TooFast,
-    TooManyRunning,
     Unclear,
 )
 from batchgen.providers import policy, responses
@@ -49,24 +42,6 @@ _STATES = {
     "done": TaskState.SUCCEEDED,
     "failed": TaskState.FAILED,
     "rejected": TaskState.REJECTED,
-}
-_OF_CREATE: Mapping[str, type[BatchgenError]] = {
-    "account": AccountStopped,
-    "slower": TooFast,
-    "busy": TooManyRunning,
-    "rejected": JobRejected,
-    "refused": JobRefused,
-    "again": AttemptFailed,
-    "taken": RefusedOrTaken,
-}
-_OF_QUERY: Mapping[str, type[BatchgenError]] = {
-    "account": AccountStopped,
-    "slower": TooFast,
-    "busy": TooFast,
-    "missing": TaskNotFound,
-    "rejected": JobRejected,
-    "refused": JobRefused,
-    "again": AttemptFailed,
 }
 
 
@@ -279,8 +254,7 @@ class DeclaredProvider(DeclaredRequests):
         if number > 1 and not where:
             return Page(tasks=())
         answer, body = await self._ask(step, {"models": ",".join(self.account.models)}, goes_on=where)
-        if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
-            raise self._refusal(step, answer, body, "a list of tasks")
+        self._check_yes(step, answer, body, "a list of tasks")
         items = step.selectors["items"].of(body)
         if not isinstance(items, list):
             raise Unclear("The API's list of tasks is not a list.", body_excerpt=answer.body_excerpt)
@@ -311,13 +285,12 @@ class DeclaredProvider(DeclaredRequests):
             created_ms=milliseconds(step.selectors["created"].of(item)) if "created" in step.selectors else None,
         )
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As `Provider.probe`; NotImplementedError where only a paid request needs the key."""
         if (step := self._steps.get("probe")) is not None:
             answer, body = await self._ask(step, {"models": ",".join(self.account.models)})
-            if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
-                raise self._refusal(step, answer, body, "its probe")
-            return
+            self._check_yes(step, answer, body, "its probe")
+            return message(step, body, "balance")
         query = self._steps.get("query")
         if self.can_list:
             await self.page(1, 1)
@@ -325,35 +298,9 @@ class DeclaredProvider(DeclaredRequests):
             raise NotImplementedError("no free request is known")
         else:
             await self.query(UNUSED_ID)
+        return None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """The task that a call names."""
         task_id = self._api.callback_task.word(dict(call)) if self._api.callback_task is not None else ""
         return Task(id=task_id, state=TaskState.RUNNING) if task_id else None
-
-    # --- answers --------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _is_yes(step: Step, answer: Answer, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
-        return 200 <= answer.status < 300 and (step.fine is None or step.fine.holds(body))
-
-    def _refusal(self, step: Step, answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401
-        """What an answer means that is not a yes: by the definition's rows, else by batchgen's own rules."""
-        creating, means = step.name == "create", self._api.means(step, answer.status, body)
-        kind = (_OF_CREATE if creating else _OF_QUERY).get(means)
-        if means and (kind is None or (kind is RefusedOrTaken and not (self.can_find or self.can_list))):
-            kind = Unclear
-        if kind is None:
-            codes = responses.Codes(refused=JobRefused)
-            found = responses.refusal(answer, creating=creating, operation=operation, codes=codes)
-            if isinstance(found, Unclear) or not 200 <= answer.status < 300:
-                return found
-            return Unclear(str(found), body_excerpt=answer.body_excerpt)
-        words = responses.message_of(body, answer) or responses.code_of(body)
-        text = f"The API answered HTTP {answer.status} to {operation}{f': {words}' if words else ''}"
-        code = responses.code_of(body) or str(answer.status)
-        if issubclass(kind, Throttled):
-            return kind(text, code=code, retry_after=answer.retry_after)
-        if issubclass(kind, JobError | Unclear):
-            return kind(text, code=code, body_excerpt=answer.body_excerpt)
-        return kind(f"{text.rstrip('.')}. Check the key and the balance of the account.")

@@ -55,10 +55,11 @@ class ValidatedProvider(Provider):
     def expect(self, external_ids: Iterable[str]) -> None:
         self._inner.expect(external_ids)
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As the provider's own, which may have none (NotImplementedError)."""
         with self._translated("its probe"):
-            await self._inner.probe()
+            balance = await self._inner.probe()
+        return balance if isinstance(balance, str) else None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """As the provider's own; None for what it cannot read, since anybody may call."""

@@ -209,7 +209,14 @@ def faults_of(text):
         ("env: A_KEY", "env: sk-123", (), "never the key"),
         ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
         ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
-        ("query:", "upload: {}\nquery:", ("upload",), "not supported yet"),
+        ("query:", "parameters: {}\nquery:", ("parameters",), "not supported yet"),
+        ("query:", "upload: {post: /f, form: {a: '{{ file }}'}, give: id}\nquery:", ("upload",), "takes two steps"),
+        ("seed: ", "i: '{{ image.uploaded }}', seed: ", ("create",), "takes two steps"),
+        ("seed: ", "i: '{{ image.file }}', seed: ", ("create",), "whole value of `form`"),
+        ("query:", "upload: {post: /f, form: {a: '-{{ file }}'}, give: id}\nquery:", ("upload",), "whole value"),
+        ("env: A_KEY", "command: token", ("auth",), "where the key is"),
+        ("env: A_KEY", "command: [token], env: A_KEY", ("auth", "env"), "Unknown key"),
+        ("env: A_KEY", "sign: tencent, env: {id: sk-1}", (), "never the key"),
     ],
 )
 def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
@@ -220,15 +227,20 @@ def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
 
 
 @pytest.mark.parametrize("name", definitions.names())
-def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step(name):
-    defined = shipped(name)
-    assert [str(problem) for problem in defined.diagnostics.problems] == []
-    raw = document.parse(definitions.text_of(name), name).value
-    assert len(definitions.text_of(name).partition("\nexamples:")[0].splitlines()) <= 70
-    assert "Source" in definitions.text_of(name)
+def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step_and_row(name):
+    text = definitions.text_of(name)
+    assert [str(problem) for problem in shipped(name).diagnostics.problems] == []
+    lines = [line for line in text.partition("\nexamples:")[0].splitlines() if line.strip() and line.lstrip()[0] != "#"]
+    assert len(lines) <= 40
+    assert "Source" in text
+    raw = document.parse(text, name).value
     assert raw["read"]
-    steps = {"create", "query", "result", "list"} & set(raw)
+    steps = {"create", "query", "result", "find", "list"} & set(raw)
     assert steps <= {example["step"] for example in raw["examples"]}
+    rows = compiled(raw)[0].rows
+    shown = [(example["step"], example.get("status", 200), example["answer"]) for example in raw["examples"]]
+    decided = [next((row for row in rows if row.fits(*answer)), None) for answer in shown]
+    assert [row.means for row in rows if row not in decided] == []
 
 
 # --- what answers mean --------------------------------------------------------------------------------------------
@@ -248,7 +260,11 @@ class Client:
 
 
 def provider(name, *answers, **options):
-    account = parse_account(name, shipped(name).settings)
+    settings = shipped(name).settings
+    if settings["auth"] == "command":  # the real one is not run here
+        definition = {**settings["definition"], "auth": {"env": "A_KEY"}}
+        settings = {**settings, "auth": "api_key", "api_key_env": "A_KEY", "definition": definition}
+    account = parse_account(name, settings)
     client = Client(*answers, **options)
     return DeclaredProvider(account, client, Secrets({account.api_key_env: KEY} if account.api_key_env else {})), client
 
