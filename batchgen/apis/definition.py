@@ -136,6 +136,13 @@ class Definition:
         return "find" in self.steps
 
     @property
+    def looks_by_model(self) -> bool:
+        """Whether a question what became of a create names its model."""
+        asking = [self.steps[name] for name in ("find", "list") if name in self.steps]
+        asking += [step.alternative for step in asking if step.alternative is not None]
+        return any("model" in step.names for step in asking)
+
+    @property
     def can_list(self) -> bool:
         """Whether a list of tasks repeats a mark of ours."""
         return "list" in self.steps and self.mark is not None
