@@ -345,3 +345,17 @@ def test_a_list_since_a_time_by_a_clock_that_is_behind_proves_nothing(tmp_path):
         assert batchgen("run", listed(tmp_path, studio), cwd=tmp_path).returncode == 1
         assert max(studio.billed.values()) == 2
         assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"] * 2
+
+
+@pytest.mark.parametrize("name", ["../secret.json", "link.json", "/ABSOLUTE"])
+def test_a_definition_sends_no_file_of_another_folder(tmp_path, name):
+    (tmp_path / "secret.json").write_text('{"refresh_token": "of-the-user"}', encoding="utf-8")
+    (folder := tmp_path / "downloaded").mkdir()
+    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    name = name.replace("/ABSOLUTE", str(tmp_path / "secret.json"))
+    with Studio() as studio:
+        text = studio.definition().replace("  json: {prompt", f"  json: {{more: {{from: {name}}}, prompt")
+        done = batchgen("run", written(folder, text), cwd=folder)
+        assert done.returncode == 2
+        assert "in another folder than the definition" in done.stderr
+        assert not studio.requests
