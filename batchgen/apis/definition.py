@@ -68,11 +68,6 @@ class Step:
         return FILES & names_in((self.address, self.query, self.headers, body))
 
     @property
-    def address_names(self) -> set[str]:
-        """The values that the address holds."""
-        return names_in(self.address)
-
-    @property
     def begins_with_task(self) -> bool:
         """Whether the task itself is the address."""
         return self.address.source.lstrip().startswith("{{") and "task" in self.address.names

@@ -93,11 +93,11 @@ def test_inserted_text_is_never_read_as_a_template(text):
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_inserted_text_stays_within_its_step_of_an_address(text):
-    address = values.read("/v1/{{ model }}/x", address=True).text(values.quoted({"model": text}))
+    address = values.addressed(values.read("/v1/{{ model }}/x", address=True), {"model": text})
     parts = urlsplit(f"https://a.example{address}")
     assert (parts.netloc, parts.query, parts.fragment) == ("a.example", "", "")
     assert parts.path.count("/") == 3
-    path = values.read("/v1/{{ model | path }}", address=True).text(values.quoted({"model": "a/b c?d#e"}))
+    path = values.addressed(values.read("/v1/{{ model | path }}", address=True), {"model": "a/b c?d#e"})
     assert path == "/v1/a/b%20c%3Fd%23e"
 
 
