@@ -68,11 +68,6 @@ class Step:
         return FILES & names_in((self.address, self.query, self.headers, body))
 
     @property
-    def address_names(self) -> set[str]:
-        """The values that the address holds."""
-        return names_in(self.address)
-
-    @property
     def begins_with_task(self) -> bool:
         """Whether the task itself is the address."""
         return self.address.source.lstrip().startswith("{{") and "task" in self.address.names
@@ -134,6 +129,13 @@ class Definition:
     def can_find(self) -> bool:
         """Whether a task can be asked for by an id of ours."""
         return "find" in self.steps
+
+    @property
+    def looks_by_model(self) -> bool:
+        """Whether a question what became of a create names its model."""
+        asking = [self.steps[name] for name in ("find", "list") if name in self.steps]
+        asking += [step.alternative for step in asking if step.alternative is not None]
+        return any("model" in step.names for step in asking)
 
     @property
     def can_list(self) -> bool:

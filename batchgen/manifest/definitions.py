@@ -154,12 +154,20 @@ def _with_files(raw: Any, path: tuple[Any, ...], folder: Path | None, diagnostic
     name = raw.get("from")
     if set(raw) != {"from"} or "json" not in path or not isinstance(name, str):
         return {key: _with_files(child, (*path, key), folder, diagnostics) for key, child in raw.items()}
+    return _file(name, (*path, "from"), folder, diagnostics)
+
+
+def _file(name: str, path: tuple[Any, ...], folder: Path | None, diagnostics: Diagnostics) -> Any:  # noqa: ANN401
+    """What is in a JSON file beside the definition."""
+    problem, hint = "", "Name a file beside the definition, saved in the API's own format."
     if folder is None:
-        diagnostics.add((*path, "from"), "A definition that batchgen brings names no file.")
-        return {}
-    try:
-        return json.loads(encoding.load_bytes(folder / name, name)[:_LONGEST])
-    except (CommandError, ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, CommandError) else f"{name} is no JSON of at most 1 MB."
-        diagnostics.add((*path, "from"), reason, "Name a file beside the definition, saved in the API's own format.")
-        return {}
+        problem = "A definition that batchgen brings names no file."
+    elif not (folder / name).resolve().is_relative_to(folder.resolve()):  # or it could send any file of the user
+        problem = "This file is in another folder than the definition, and would be sent to the API."
+    else:
+        try:
+            return json.loads(encoding.load_bytes(folder / name, name)[:_LONGEST])
+        except (CommandError, ValueError, RecursionError) as error:
+            problem = str(error) if isinstance(error, CommandError) else f"{name} is no JSON of at most 1 MB."
+    diagnostics.add(path, problem, hint)
+    return {}

@@ -125,6 +125,15 @@ class Page:
     tasks: tuple[Task, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentCreate:
+    """A create as it was sent, for a question what became of it. `sent_at` is Unix ms; 0 and "" are not known."""
+
+    external_id: str
+    model: str = ""
+    sent_at: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Secrets:
     """Values of environment variables, redacted in every log, traceback and file."""
@@ -140,6 +149,7 @@ class Secrets:
 
 
 CLOCK_SKEW_MS = 10 * 60 * 1000  # at most so much do a gateway's clock and ours differ
+SINCE_MS = 2 * CLOCK_SKEW_MS
 UNUSED_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
 
 
@@ -151,6 +161,8 @@ class Provider(ABC):
 
     callback_url: str = ""
     can_query: bool = True  # whether a task can be queried; if not, only the create's answer names its images
+    looks_by_model: bool = False  # whether `find_sent` and `page_for` meet only tasks of the create's own model
+    lists_since: bool = False  # whether `page_for` shows only tasks since `SINCE_MS` before the create was sent
 
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         self.account = account
@@ -217,6 +229,14 @@ class Provider(ABC):
     async def find(self, external_id: str) -> Task:
         """Query a task by the caller's own id; free. Raises as `query`."""
         return await self.query(external_id)
+
+    async def find_sent(self, sent: SentCreate) -> Task:
+        """As `find`, for an API that has to be told more of a create than its id."""
+        return await self.find(sent.external_id)
+
+    async def page_for(self, _sent: SentCreate, number: int, size: int) -> Page:
+        """As `page`, of the tasks among which this create has to be."""
+        return await self.page(number, size)
 
     async def page(self, number: int, size: int) -> Page:
         """One page of the account's tasks, numbered from 1; free. Raises as `query`."""

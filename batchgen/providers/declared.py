@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from batchgen.errors import (
     Unclear,
 )
 from batchgen.providers import policy, responses
-from batchgen.providers.base import UNUSED_ID, Page, Task, TaskState
+from batchgen.providers.base import SINCE_MS, UNUSED_ID, Page, SentCreate, Task, TaskState
 from batchgen.providers.declared_answers import cost, links, marks_of, message, milliseconds
 from batchgen.providers.declared_requests import DeclaredRequests
 from batchgen.templates import TemplateInvalid
@@ -51,6 +52,8 @@ class DeclaredProvider(DeclaredRequests):
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, client, secrets)
         self.can_query = "query" in self._steps
+        self.looks_by_model = self._api.looks_by_model
+        self.lists_since = "list" in self._steps and "sent_at" in self._steps["list"].names
         self._owners: dict[str, str | None] = {}  # our ids by their mark in a list; None: two of them share it
         # Where the list goes on, for each reading by itself: another one may have begun at another time.
         self._readings: WeakKeyDictionary[asyncio.Task[Any], tuple[int, str]] = WeakKeyDictionary()
@@ -184,10 +187,14 @@ class DeclaredProvider(DeclaredRequests):
         return replace(task, links=images or task.links, by_order=True)
 
     async def find(self, external_id: str) -> Task:
+        return await self.find_sent(SentCreate(external_id=external_id))
+
+    async def find_sent(self, sent: SentCreate) -> Task:
         """Ask by our own id: not found is what every one of the steps says."""
         step: Step | None = self._steps["find"]
+        external_id, values = sent.external_id, {**marks_of(sent.external_id), "model": self._model(sent)}
         while step is not None:
-            answer, body = await self._ask(step, marks_of(external_id))
+            answer, body = await self._ask(step, values)
             task_id = self._found(step, answer, body, external_id)
             if task_id:
                 return await self._confirmed(step, answer, body, task_id)
@@ -244,6 +251,9 @@ class DeclaredProvider(DeclaredRequests):
                 self._owners[mark] = None
 
     async def page(self, number: int, size: int) -> Page:
+        return await self.page_for(SentCreate(external_id=""), number, size)
+
+    async def page_for(self, sent: SentCreate, number: int, size: int) -> Page:
         """A page of the list; each reader, an asyncio task, goes on where its own last page ended."""
         if not self.can_list:
             return await super().page(number, size)
@@ -253,7 +263,13 @@ class DeclaredProvider(DeclaredRequests):
             raise JobRefused("The definition does not say where the list of tasks goes on.", code="local")
         if number > 1 and not where:
             return Page(tasks=())
-        answer, body = await self._ask(step, {"models": ",".join(self.account.models)}, goes_on=where)
+        since = datetime.fromtimestamp((sent.sent_at - SINCE_MS) // 1000, UTC) if sent.sent_at else None
+        values = {
+            "models": ",".join(self.account.models),
+            "model": self._model(sent),
+            "sent_at": since.strftime("%Y-%m-%dT%H:%M:%SZ") if since else None,
+        }
+        answer, body = await self._ask(step, values, goes_on=where)
         self._check_yes(step, answer, body, "a list of tasks")
         items = step.selectors["items"].of(body)
         if not isinstance(items, list):
@@ -264,6 +280,11 @@ class DeclaredProvider(DeclaredRequests):
         if reader is not None and following is not None:
             self._readings[reader] = (number + 1, following)
         return Page(tasks=tuple(self._listed(step, item).noting(answer) for item in items))
+
+    def _model(self, sent: SentCreate) -> str:
+        """What the API calls the model of a create; the first of the account's where it is not known."""
+        model = sent.model or self.account.models[0]
+        return self._api.words.get("model", {}).get(model, model)
 
     def _next(self, step: Step, body: Any) -> str | None:  # noqa: ANN401 - any value of JSON
         """Where the list goes on: an address or a cursor, empty at its end; None where the definition says nothing."""

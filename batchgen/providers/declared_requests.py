@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from batchgen.apis.compiler import definition_of
 from batchgen.apis.definition import FILES, OF_IMAGE
 from batchgen.apis.multipart import File, multipart
-from batchgen.apis.values import ABSENT, quoted, rendered
+from batchgen.apis.values import ABSENT, addressed, rendered
 from batchgen.errors import (
     AccountStopped,
     AttemptFailed,
@@ -172,10 +172,10 @@ class DeclaredRequests(Provider):
         return answer, responses.json_of(answer)
 
     def _url(self, step: Step, values: Values, sent: Mapping[str, Any]) -> str:
-        texts = quoted({name: values[name] for name in step.address_names})
-        if step.begins_with_task:
-            texts["task"] = str(values.get("task", ""))
-        url = step.address.text(texts)
+        if step.begins_with_task:  # it is an address already
+            url = step.address.text({**values, "task_path": values["task"]})
+        else:
+            url = addressed(step.address, values)
         url = self.root_url + url if url.startswith("/") else url
         query = {name: value for name, value in (sent.get("query") or {}).items() if value is not None}
         return f"{url}{'&' if '?' in url else '?'}{urlencode(query, doseq=True)}" if query else url

@@ -296,3 +296,66 @@ def test_the_probe_says_what_is_left(tmp_path):
         text = studio.definition() + "probe: {get: /balance/mine, balance: credits}\nprices: {unit: credits}\n"
         done = batchgen("doctor", written(tmp_path, text), cwd=tmp_path)
         assert "ok       balance  12.5 credits" in done.stdout, done.stdout + done.stderr
+
+
+# --- a list by model and time -----------------------------------------------------------------------------------
+
+LISTED = """\
+mark: "{{ attempt.id }}"
+list:
+  get: /list/{{ model }}
+  query: {since: "{{ sent_at }}"}
+  items: items
+  mark: ref
+  task: id
+  state: state
+  created: at
+  next: {query: cursor, from: next}
+errors: """
+
+
+def listed(folder, studio):
+    text = studio.definition().replace("  json: {prompt", '  json: {model: "{{ model }}", prompt')
+    text = text.replace("models: [one]", "models: [one, two]").replace("[query, find]", "query")
+    text = text.partition("find:")[0] + LISTED + text.partition("errors: ")[2]
+    path = written(folder, text)
+    path.write_text(path.read_text("utf-8").replace("matrix: {", "matrix: {model: [one, two], "), "utf-8")
+    return path
+
+
+def test_a_list_of_one_model_since_the_sending_finds_what_was_lost_and_shows_what_was_not(tmp_path):
+    """Of each model one create is taken and cut, and one is lost before."""
+    with Studio(0, 0, 0, 0, "cut", "lost", 0, 0, "cut", "lost") as studio:
+        path = listed(tmp_path, studio)
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert studio.billed == dict.fromkeys(PROMPTS, 2)
+        assert len(studio.creates) == 2 * len(PROMPTS) + 2
+        assert len(check_invariant(output(tmp_path))) == 2 * len(PROMPTS)
+        assert {model for model, _ in studio.listed} <= {"one", "two"}
+        assert all(since for _, since in studio.listed)
+        report = batchgen("audit", path, cwd=tmp_path)
+        assert report.returncode == 0, report.stdout + report.stderr
+        assert {("one", ""), ("two", "")} <= set(studio.listed)
+
+
+def test_a_list_since_a_time_by_a_clock_that_is_behind_proves_nothing(tmp_path):
+    with Studio(0, 0, 0, 0, "cut", "lost") as studio:
+        studio.clock_ahead = -7200.0
+        assert batchgen("run", listed(tmp_path, studio), cwd=tmp_path).returncode == 1
+        assert max(studio.billed.values()) == 2
+        assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"] * 2
+
+
+@pytest.mark.parametrize("name", ["../secret.json", "link.json", "/ABSOLUTE"])
+def test_a_definition_sends_no_file_of_another_folder(tmp_path, name):
+    (tmp_path / "secret.json").write_text('{"refresh_token": "of-the-user"}', encoding="utf-8")
+    (folder := tmp_path / "downloaded").mkdir()
+    (folder / "link.json").symlink_to(tmp_path / "secret.json")
+    name = name.replace("/ABSOLUTE", str(tmp_path / "secret.json"))
+    with Studio() as studio:
+        text = studio.definition().replace("  json: {prompt", f"  json: {{more: {{from: {name}}}, prompt")
+        done = batchgen("run", written(folder, text), cwd=folder)
+        assert done.returncode == 2
+        assert "in another folder than the definition" in done.stderr
+        assert not studio.requests

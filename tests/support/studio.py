@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from batchgen.sandbox.painter import blank
 
@@ -43,7 +44,10 @@ errors: [{step: [query, find], status: 404, when: "code == 'none'", means: missi
 
 
 class Studio:
-    """Runs between `with` and its end. `troubles` are of the first creates: a status, or `cut` (taken, no answer)."""
+    """Runs between `with` and its end.
+
+    `troubles` are of the first creates: a status, `cut` (taken, and the answer lost), or `lost` (not taken either).
+    """
 
     def __init__(self, *troubles: int | str, allows: Allows = lambda *_: True) -> None:
         self.troubles = list(troubles)
@@ -51,6 +55,8 @@ class Studio:
         self.upload_troubles: list[int | str] = []
         self.tasks: dict[str, dict[str, Any]] = {}
         self.creates: list[Any] = []
+        self.listed: list[tuple[str, str]] = []  # the models and times of the lists that were asked for
+        self.clock_ahead = 0.0  # seconds
         self.uploads: list[tuple[str, str, bytes]] = []  # name of the file, its type, and what is in it
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
         self.lock = threading.Lock()
@@ -112,21 +118,33 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, path: str, body: bytes) -> tuple[int, Any]:
         studio, (_, kind, *rest) = self.of, path.split("/")
         if kind == "files":
-            name, media_type, data = parts(self.headers["Content-Type"], body)["file"]
-            trouble = studio.upload_troubles.pop(0) if studio.upload_troubles else 0
-            if not trouble:
-                studio.uploads.append((name, media_type, data))
-            return (0, None) if trouble == "cut" else (trouble or 200, {"url": f"stored-{len(studio.uploads)}"})
+            return self._upload(body)
         if path == "/tasks":
             return self._create(body)
         if kind == "refs":
             found = next((task_id for task_id, task in studio.tasks.items() if task["ref"] == rest[0]), None)
             return (200, {"id": found}) if found else (404, {"code": "none"})
+        if kind == "list":
+            return self._list(rest[0])
         if kind == "balance":
             return 200, {"credits": 12.5}
-        if not rest or rest[0] not in studio.tasks:
-            return 404, {"code": "none"}
-        return 200, {"state": "done", "image": f"{studio.url}/images/{rest[0]}.png"}
+        return (404, {"code": "none"}) if not rest or rest[0] not in studio.tasks else self._task(rest[0])
+
+    def _task(self, task_id: str) -> tuple[int, Any]:
+        return 200, {"state": "done", "image": f"{self.of.url}/images/{task_id}.png"}
+
+    def _upload(self, body: bytes) -> tuple[int, Any]:
+        name, media_type, data = parts(self.headers["Content-Type"], body)["file"]
+        trouble = self.of.upload_troubles.pop(0) if self.of.upload_troubles else 0
+        if not trouble:
+            self.of.uploads.append((name, media_type, data))
+        return (0, None) if trouble == "cut" else (trouble or 200, {"url": f"stored-{len(self.of.uploads)}"})
+
+    def _list(self, model: str) -> tuple[int, Any]:
+        since = parse_qs(urlsplit(self.path).query).get("since", [""])[0]
+        self.of.listed.append((model, since))
+        items = [task for task in self.of.tasks.values() if task["model"] == model and task["at"] >= since]
+        return 200, {"items": items[::-1], "next": None}
 
     def _create(self, body: bytes) -> tuple[int, Any]:
         studio, sent = self.of, body
@@ -134,10 +152,13 @@ class _Handler(BaseHTTPRequestHandler):
         fields: dict[str, Any] = parts(self.headers["Content-Type"], body) if is_form else loads(sent)
         studio.creates.append(fields)
         trouble = studio.troubles.pop(0) if studio.troubles else 0
+        if trouble == "lost":
+            return 0, None
         if isinstance(trouble, int) and trouble:
             return trouble, {"message": "not now"}
         task_id = f"t{len(studio.tasks)}"
-        studio.tasks[task_id] = fields
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + studio.clock_ahead))
+        studio.tasks[task_id] = {**fields, "id": task_id, "at": at, "state": "runs"}
         return (0, None) if trouble == "cut" else (200, {"id": task_id})
 
     def _say(self, status: int, answer: Any) -> None:

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from base64 import b64encode
+from calendar import timegm
 from collections import Counter
 from email import message_from_bytes
 from email.policy import HTTP
@@ -193,6 +194,9 @@ class Fal(Vendor):
             for task_id in self.tasks:
                 self.is_done(task_id)
             done = [item for item in self.tasks.items() if self.queries[item[0]] >= self.rounds][::-1]
+            since = (query.get("start") or ["1970-01-01T00:00:00Z"])[0]
+            begin = timegm(time.strptime(since, "%Y-%m-%dT%H:%M:%SZ"))
+            done = [(task_id, task) for task_id, task in done if task["at"] >= begin]
             page = [
                 {
                     "request_id": task_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,6 +44,21 @@ KEY = "a-key-of-a-vendor"
 TASKS = [name for name in definitions.names() if "query" in shipped(name).settings["definition"]]
 
 
+WORDS = """id status data errors code images url output taskUUID items results task next polling_url error message
+    candidates content parts inlineData finishReason prompt_id queue_running queue_pending detail"""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["success", "u"]),
+    lambda child: (
+        st.lists(child, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=8) | st.sampled_from(WORDS.split()),
+            child,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
 # --- templates --------------------------------------------------------------------------------------------------
 
 
@@ -77,11 +93,11 @@ def test_inserted_text_is_never_read_as_a_template(text):
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_inserted_text_stays_within_its_step_of_an_address(text):
-    address = values.read("/v1/{{ model }}/x", address=True).text(values.quoted({"model": text}))
+    address = values.addressed(values.read("/v1/{{ model }}/x", address=True), {"model": text})
     parts = urlsplit(f"https://a.example{address}")
     assert (parts.netloc, parts.query, parts.fragment) == ("a.example", "", "")
     assert parts.path.count("/") == 3
-    path = values.read("/v1/{{ model | path }}", address=True).text(values.quoted({"model": "a/b c?d#e"}))
+    path = values.addressed(values.read("/v1/{{ model | path }}", address=True), {"model": "a/b c?d#e"})
     assert path == "/v1/a/b%20c%3Fd%23e"
 
 
@@ -105,6 +121,12 @@ def test_an_expression_that_does_not_fit_gives_nothing():
     assert selectors.read("contains(a, 'x')").of({}) is None
     assert not selectors.read("contains(a, 'x')").holds({"a": 3})
     assert selectors.read("a.b[0].c").of([1, 2]) is None
+
+
+@given(JSON, st.sampled_from(["id", "data.url", "error.data.message", "data[0].url", "true", "null"]))
+def test_names_of_fields_select_what_jmespath_selects(body, text):
+    selector = selectors.read(text)
+    assert selector.of(body) == replace(selector, path=()).of(body)
 
 
 @pytest.mark.parametrize("text", ["a[", "", "a ||", "nothing(a)", "a.b | many(c)"])
@@ -282,20 +304,6 @@ def outcome(question):
 
 
 NOT_ACCEPTED = (NotSent, Throttled, JobRefused, JobRejected, AttemptFailed, AccountStopped)
-WORDS = """id status data errors code images url output taskUUID items results task next polling_url error message
-    candidates content parts inlineData finishReason prompt_id queue_running queue_pending detail"""
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["success", "u"]),
-    lambda child: (
-        st.lists(child, max_size=4)
-        | st.dictionaries(
-            st.text(max_size=8) | st.sampled_from(WORDS.split()),
-            child,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
-)
 
 
 @pytest.mark.parametrize("name", definitions.names())
