@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from batchgen.apis.compiler import definition_of
+from batchgen.apis.hosts import MovedHosts
 from batchgen.apis.multipart import multipart
 from batchgen.apis.values import ABSENT, quoted, rendered
 from batchgen.errors import CommandError, OwnRefusal, Unclear
@@ -38,13 +39,14 @@ class DeclaredRequests(Provider):
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, client, secrets)
         try:
-            self._api = definition_of({**account.definition, "base_url": account.base_url})
+            self._api = definition_of(account.definition)
         except ValueError as error:
             raise CommandError(
                 f"The account {account.name!r} has a definition that cannot be used: {error}"
                 " Check it with: batchgen validate"
             ) from error
         self._steps = self._api.steps
+        self._hosts = MovedHosts(self._api.hosts, account.base_url)
         self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(encoded)
 
     async def _of_job(self, job: Job) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class DeclaredRequests(Provider):
 
     async def _exchange(self, step: Step, url: str, sent: Mapping[str, Any], *, images: int = 1) -> Answer:
         """Send one request, with the key. Raises Unclear instead where the key may not be sent there."""
-        if not self._api.hosts.allow(url):
+        if not self._hosts.allow(url):
             raise Unclear(f"The API names {url[:120]}, where the key may not be sent.")
         headers = {**self.headers, **{name: str(value) for name, value in (sent.get("headers") or {}).items()}}
         data, body = sent.get("body", ABSENT), None
@@ -117,7 +119,7 @@ class DeclaredRequests(Provider):
             headers[self._api.header] = f"{self._api.prefix}{key}"
         return await self.client.send(
             step.method,
-            url,
+            self._hosts.reached(url),
             headers=headers,
             body=body,
             answer_timeout=self.account.request_timeout,

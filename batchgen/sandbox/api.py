@@ -1,10 +1,11 @@
-"""What both APIs of the sandbox have in common: whom they serve, and how a create becomes a task."""
+"""What the APIs of the sandbox have in common: whom they serve, and how a create becomes a task."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ PATH = "/v1/images/generations"
 MAX_BODY_BYTES = 24 * 1024 * 1024  # the largest reference image as base64, and other fields
 _LARGE_BYTES = 256 * 1024  # a larger body is parsed outside the event loop
 JSON = {"Content-Type": "application/json"}
+KIND = "batchgen.kind"  # of a request, where its handler knows more than its path does; for the usage
 
 
 class Api(ABC):
@@ -37,7 +39,7 @@ class Api(ABC):
     prefix = ""  # of every path, as in an account's base_url
     routes: Mapping[tuple[str, str], tuple[str, Handler]]
     required: Iterable[str] = ("prompt",)
-    checks: Mapping[str, Check]  # by the field of a create
+    checks: Mapping[str, Check] = {}  # by the field of a create
     subtrees: Mapping[tuple[str, str], tuple[str, Handler]] = {}
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -58,8 +60,7 @@ class Api(ABC):
         self.check_together(body)
         return self.request_of(body)
 
-    @abstractmethod
-    def check_together(self, body: dict[str, Any]) -> None:
+    def check_together(self, body: dict[str, Any]) -> None:  # noqa: B027 - an API may have nothing to check
         """Check what no field says alone; a reference file is replaced by its hash."""
 
     @abstractmethod
@@ -71,7 +72,7 @@ class Api(ABC):
         """The answer to a create that was accepted."""
 
     @abstractmethod
-    def error(self, error: ApiError) -> tuple[int, bytes]:
+    def error(self, error: ApiError, request: web.BaseRequest) -> tuple[int, bytes]:
         """HTTP status and body of an error."""
 
     def start(self) -> None:  # noqa: B027 - most APIs have nothing to start
@@ -83,15 +84,31 @@ class Api(ABC):
     async def create(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
         """Accept a create as a task, and answer it."""
         self.check_access(request)
+        raw = await self.body_of(request)
+        wanted = await asyncio.to_thread(self.read, raw) if len(raw) > _LARGE_BYTES else self.read(raw)
+        return await self.submit(request, wanted)
+
+    async def body_of(self, request: web.BaseRequest) -> bytes:
+        """The body of a request. Raises ApiError (1201) for one that is too large."""
         try:
-            raw = await request.read()
+            return await request.read()
         except web.HTTPRequestEntityTooLarge:
             raise ApiError(1201, f"the body has more than {MAX_BODY_BYTES:,} bytes") from None
-        wanted = await asyncio.to_thread(self.read, raw) if len(raw) > _LARGE_BYTES else self.read(raw)
+
+    async def submit(self, request: web.BaseRequest, wanted: CreateRequest) -> web.Response:
+        """Accept a valid create as a task, and answer it; the faults of a create are injected before and after."""
         self.sandbox.injector.inject(Occasion.CREATE_BEFORE)
         task = self.accept(wanted, request.headers.get("X-Client-Request-Id", ""))
         self.sandbox.injector.inject(Occasion.CREATE_AFTER)
         return await self.answer_create(request, task)
+
+    async def until_end(self, task: Task) -> None:
+        """Wait until the task ends. Raises ApiError (5000) for one that fails."""
+        while (left := task.ends_at - self.sandbox.clock()) > 0 and not self.sandbox.closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.sandbox.closing.wait(), left / 1000)
+        if task.failure:
+            raise ApiError(5000, task.failure)
 
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
         """The new task. Raises ApiError (1102, 1201, 1302, 1303)."""

@@ -157,7 +157,7 @@ class KlingApi(Api):
         body = f'{{"code":0,"message":"SUCCEED","request_id":"{self._request_id()}","data":{data}}}'
         return web.Response(body=body.encode(), headers=JSON)
 
-    def error(self, error: ApiError) -> tuple[int, bytes]:
+    def error(self, error: ApiError, _request: web.BaseRequest) -> tuple[int, bytes]:
         body = {"code": error.code, "message": error.message, "request_id": self._request_id()}
         return STATUS_OF[error.code], json.dumps(body, ensure_ascii=False).encode()
 
