@@ -38,7 +38,6 @@ class MovedHosts:
     def __init__(self, hosts: Hosts, base_url: str) -> None:
         self._hosts = hosts
         self._here = Hosts(base_url)
-        self._is_moved = self._here.base_url != hosts.base_url
 
     def allow(self, url: str) -> bool:
         """Whether the key may be sent to this address, as it is reached."""
@@ -46,14 +45,21 @@ class MovedHosts:
 
     def reached(self, url: str) -> str:
         """Where a request for an allowed address goes."""
-        if not self._is_moved or self._here.allow(url):
-            return url
         old, new = self._hosts.base_url, self._here.base_url
-        if url.startswith((f"{old}/", f"{old}?")):
-            return new + url.removeprefix(old)
-        if _is_loopback(new) or Hosts(old).allow(url):
-            return _origin(new) + url.removeprefix(_origin(url))
-        return url
+        if self._here.allow(url) or not (_is_loopback(new) or Hosts(old).allow(url)):
+            return url
+        return _moved(url, old, new)
+
+    def named(self, url: str) -> str:
+        """What the definition calls an address: the same wherever it is reached, as a ledger needs it."""
+        return _moved(url, self._here.base_url, self._hosts.base_url) if self._here.allow(url) else url
+
+
+def _moved(url: str, old: str, new: str) -> str:
+    """An address at a base address, at another one."""
+    if url.startswith((f"{old}/", f"{old}?")):
+        return new + url.removeprefix(old)
+    return _origin(new) + url.removeprefix(_origin(url))
 
 
 def _origin(url: str) -> str:

@@ -51,7 +51,6 @@ async def open_gateway(account: Account, root: Path | None) -> AsyncIterator[Acc
     settings = Settings(
         emulate=REHEARSED.get(account.protocol, "sandbox"),
         account=account if account.definition else None,
-        vendor_hosts=True,  # the address of a task is kept in the ledger, and the port is another one the next time
         models=account.models,
         require_key=False,
         concurrency=account.concurrency,

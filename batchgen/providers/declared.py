@@ -140,7 +140,7 @@ class DeclaredProvider(DeclaredRequests):
                 f"The API names a task at {task_id[:120]}, where the key may not be sent."
                 " If this is an address of the vendor, add its host to `hosts` of the definition."
             )
-        return task_id
+        return self._hosts.named(task_id)
 
     def _told(self, step: Step, body: Any, external_id: str) -> str | None:  # noqa: ANN401 - any value of JSON
         """Our own id where the answer repeats its mark, another text where it repeats another; None without one."""

@@ -306,8 +306,7 @@ class DeclaredApi(Api):
 
     def _text(self, body: Any, origin: str) -> bytes:  # noqa: ANN401 - any value of JSON
         """An answer as it is sent: what is at the vendor's hosts is at the sandbox."""
-        text = json.dumps(body, ensure_ascii=False)
-        return (text if self.sandbox.settings.vendor_hosts else self._hosts.sub(origin, text)).encode()
+        return self._hosts.sub(origin, json.dumps(body, ensure_ascii=False)).encode()
 
     # --- images by a link of the definition ---------------------------------------------------------------
 

@@ -28,7 +28,6 @@ class Settings:
     allow_network: bool = False  # whether `host` may be other than loopback
     emulate: str = "kling"  # an account of the catalogue: its fields, models and capabilities
     account: Account | None = None  # in place of `emulate`: an account with a definition, whose examples are played
-    vendor_hosts: bool = False  # whether a declared API's answers name the hosts of its vendor, not the sandbox's own
     marked: bool = True  # whether answers have the header that tells a sandbox from a real account
     lists_tasks: bool | None = None  # None: as the emulated account
     lookup_by_external_id: bool | None = None  # None: as the emulated account
