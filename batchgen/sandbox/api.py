@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ PATH = "/v1/images/generations"
 MAX_BODY_BYTES = 24 * 1024 * 1024  # the largest reference image as base64, and other fields
 _LARGE_BYTES = 256 * 1024  # a larger body is parsed outside the event loop
 JSON = {"Content-Type": "application/json"}
-KIND = "batchgen.kind"  # of a request, where its handler knows more than its path does; for the usage
+STEP: ContextVar[str] = ContextVar("step", default="")  # of a definition, that a request is; empty for others
 
 
 class Api(ABC):

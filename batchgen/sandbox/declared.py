@@ -19,7 +19,7 @@ from aiohttp import web
 from batchgen.apis.compiler import definition_of
 from batchgen.apis.definition import OF_ATTEMPT
 from batchgen.catalog.accounts import Auth
-from batchgen.sandbox.api import JSON, KIND, Api
+from batchgen.sandbox.api import JSON, STEP, Api
 from batchgen.sandbox.api_error import STATUS_OF, ApiError
 from batchgen.sandbox.declared_answers import Answers, Wanted
 from batchgen.sandbox.declared_check import check
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import Task
 
-_STEP = "batchgen.step"  # of a request
 _PAGE_SIZE = 50  # tasks of a list
 _MAX_IMAGES = 100
 # What each code of the sandbox's errors means in a definition; of 5xx nobody knows.
@@ -80,13 +79,13 @@ class DeclaredApi(Api):
     async def _serve(self, request: web.BaseRequest, path: str, query: str) -> web.StreamResponse:
         address = f"{path}?{query}" if query else path
         if request.method == "GET" and (image := self._image_at(address)):
-            request[KIND] = "image"
+            STEP.set("image")
             return await self.sandbox.images.answer(request, image, "")
         matches = self._requests.matches(sent(request, address, await self.body_of(request)))
         if not matches:
             raise ApiError(1202, f"no step of the definition sends this: {request.method} {path}")
         step = matches[0].step
-        request[KIND] = request[_STEP] = step.name
+        STEP.set(step.name)
         self._check_key(request)
         if step.name == "create":
             return await self.submit(request, self._wanted(matches[0].values))
@@ -288,7 +287,7 @@ class DeclaredApi(Api):
 
     def error(self, error: ApiError, request: web.BaseRequest) -> tuple[int, bytes]:
         """As the definition shows that the API says it; else by a plain status."""
-        step, status = self._steps.get(request.get(_STEP, "")), _STATUSES[error.code]
+        step, status = self._steps.get(STEP.get()), _STATUSES[error.code]
         found = None
         for means in ("taken",) if isinstance(error, RepeatedId) else _MEANS.get(error.code, ()):
             found = found or (step and self._answers.error(step, means))

@@ -100,12 +100,22 @@ class Answers:
         return state in self._words
 
     def make(self, steps: Sequence[Step], wanted: Wanted) -> tuple[int, Any] | None:
-        """Status and answer from which all of these steps read what is wanted, or the first that can; None without."""
-        for readers in (steps, *([step] for step in steps)):
-            for example in self._of(*steps):
-                body = self._made(example, steps, wanted)
-                if all(self._is_read(step, example.status, body, wanted) for step in readers):
-                    return example.status, body
+        """Status and answer from which all of these steps read what is wanted, or the first that can; None without.
+
+        An example of the state itself comes before one in which the word for it is changed.
+        """
+        examples = self._of(*steps)
+        of_state = [
+            each
+            for each in examples
+            if any(step.name == each.step and step.state(each.answer)[0] == wanted.state for step in steps)
+        ]
+        for found in (of_state, examples):
+            for readers in (steps, *([step] for step in steps)):
+                for example in found:
+                    body = self._made(example, steps, wanted)
+                    if all(self._is_read(step, example.status, body, wanted) for step in readers):
+                        return example.status, body
         return None
 
     def error(self, step: Step, means: str) -> tuple[int, Any] | None:

@@ -148,11 +148,11 @@ def _reads(node: Any, what: Any, values: dict[str, Any]) -> bool:  # noqa: ANN40
         return True
     if isinstance(node, list):
         same = isinstance(what, list) and len(what) == len(node)
-        return all(map(lambda a, b: _reads(a, b, values), node, what)) if same else bool(names_in(node))
+        return all(_reads(a, b, values) for a, b in zip(node, what, strict=True)) if same else bool(names_in(node))
     if isinstance(node, dict):
-        # What is nothing is left out of a request.
+        # What is nothing is left out, and another client leaves out what has a default.
         return hasattr(what, "get") and all(
-            _reads(child, what[name], values) if name in what else bool(names_in(child)) for name, child in node.items()
+            _reads(child, what[name], values) for name, child in node.items() if name in what
         )
     return node == what or (isinstance(what, str) and what == (node if isinstance(node, str) else json.dumps(node)))
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from batchgen.catalog.accounts import SANDBOX_HEADER, Auth
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
-from batchgen.sandbox.api import JSON, KIND, MAX_BODY_BYTES, Api, Handler
+from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, STEP, Api, Handler
 from batchgen.sandbox.api_error import ApiError
 from batchgen.sandbox.declared import DeclaredApi
 from batchgen.sandbox.images import PREFIX, ImageHost
@@ -121,16 +121,15 @@ class Sandbox:
         path, _, query = request.raw_path.partition("?")
         path = path.removeprefix(self._api.prefix)
         kind, handler = self._route(request.method, path)
+        STEP.set("")
         try:
             response = await handler(request, path, query)
-            self.usage.count(
-                request.get(KIND, kind), "0" if response.status in {200, 201, 202} else str(response.status)
-            )
+            self.usage.count(STEP.get() or kind, "0" if response.status in {200, 201, 202} else str(response.status))
         except ApiError as error:
-            self.usage.count(request.get(KIND, kind), str(error.code))
+            self.usage.count(STEP.get() or kind, str(error.code))
             response = self._error_response(error, request)
         except InjectedAnswer as injected:
-            self.usage.count(request.get(KIND, kind), injected.label)
+            self.usage.count(STEP.get() or kind, injected.label)
             response = await injected.respond(request)
         if self.settings.marked and not response.prepared:
             response.headers[SANDBOX_HEADER] = "1"
