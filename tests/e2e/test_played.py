@@ -192,5 +192,48 @@ def test_a_client_of_the_vendor_s_page_finds_no_difference_between_the_sandbox_a
                 assert content.startswith(b"\x89PNG")
         assert [task["request"]["prompt"] for task in gateway.usage()["tasks"]] == ["a fox"]
         assert len(vendor.tasks) == 1
-        refused = [ask(f"{url}{path}", {}) for url, path in ((vendor.url, "/v1"), (gateway.base_url, "/none"))]
-        assert name == "comfyui" or all(status >= 400 for status, _ in refused)
+
+
+# --- as a server of its own ---------------------------------------------------------------------------------
+
+
+def test_the_key_is_where_the_definition_says_and_has_to_be_the_right_one(tmp_path):
+    with SandboxServer("--emulate", "bfl", "--api-key-env", "KEY", *LINES, env={"KEY": "the right key"}) as gateway:
+        path = manifest_of(tmp_path, "bfl", gateway)
+        assert batchgen("run", path, cwd=tmp_path).returncode == 6
+        assert gateway.usage()["creates_accepted"] == 0
+
+
+def test_words_in_a_prompt_and_faults_have_their_outcome(tmp_path):
+    """A refusal is told as an example tells it, a failure by the state's word or by the result."""
+    prompts = "a fox, a forbidden-word, fail-this-task"
+    for name in ("fal", "gemini", "luma"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with SandboxServer("--emulate", name, *LINES) as gateway:
+            path = manifest_of(folder, name, gateway, more="run: {max_attempts: 1}\n", prompts=prompts)
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace("visibility_delay: 1", "visibility_delay: 1, api_key_env: SANDBOX_KEY"))
+            assert batchgen("run", path, cwd=folder).returncode == 1
+            failures = {row["prompt"]: row["status"] for row in rows_of(folder / "outputs" / "tried", "failures.csv")}
+        assert failures.pop("a forbidden-word") == "rejected", name
+        assert failures == {"fail-this-task": "unknown" if name == "gemini" else "failed"}
+
+
+def test_a_definition_of_the_user_s_own_is_played_from_its_file_and_told_what_it_lacks(tmp_path):
+    text = definitions.text_of("luma")
+    (tmp_path / "my.yaml").write_text(
+        text.replace("base_url: https://api.lumalabs.ai", "base_url: https://x.invalid/api")
+    )
+    path = manifest_of(tmp_path, "mine", more="providers: {mine: {use: ./my.yaml}}\n")
+    done = batchgen("run", path, "--provider", "sandbox", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "my.yaml").write_text(text.partition("  - step: query")[0])
+    done = batchgen("run", path, "--provider", "sandbox", "--output", tmp_path / "other", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no example of its definition shows such an answer as {step: query" in done.stderr
+    done = batchgen("sandbox", "--emulate", tmp_path / "my.yaml", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Add a documented one to `examples`." in done.stderr
+    done = batchgen("sandbox", "--emulate", "fall", "--port", "0", cwd=tmp_path)
+    assert "The sandbox cannot emulate 'fall'." in done.stderr
