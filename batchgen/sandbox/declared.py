@@ -234,6 +234,7 @@ class DeclaredApi(Api):
             mark=mark,
             state=state,
             created_ms=task.created_at,
+            message=task.failure,
             images=images,
             cursor="",
         )
@@ -275,7 +276,7 @@ class DeclaredApi(Api):
 
     def _follow(self, task: Task, after: int) -> None:
         if task.request.callback_url and self._definition.callback_task is not None:
-            self._callbacks.follow(task, after)
+            self._callbacks.follow(task, max(after, task.ends_at - 1))  # a call at its end
 
     def _callback_body(self, task: Task, moment: int) -> bytes:
         link = partial(self.sandbox.images.link, self.sandbox.origin)
@@ -291,7 +292,8 @@ class DeclaredApi(Api):
         found = None
         for means in ("taken",) if isinstance(error, RepeatedId) else _MEANS.get(error.code, ()):
             found = found or (step and self._answers.error(step, means))
-        status, body = found or (status, {"error": {"code": error.code, "message": error.message}})
+        words = "content policy violation: " if error.code in {1300, 1301} else ""  # as APIs say it
+        status, body = found or (status, {"error": {"code": error.code, "message": words + error.message}})
         return status, self._text(body, f"http://{request.host}")
 
     def _known(self, found: tuple[int, Any] | None) -> tuple[int, Any]:

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -52,6 +53,7 @@ class Wanted:
     mark: str = ""
     state: str = ""
     created_ms: int = 0
+    message: str = ""
     images: Sequence[Any] | None = None
     is_missing: bool = False
     items: Sequence[Wanted] = ()  # of a step that reads a list
@@ -133,13 +135,22 @@ class Answers:
         return None
 
     def callback(self, wanted: Wanted) -> Any:  # noqa: ANN401 - any value of JSON
-        """The body of a call, from which the definition reads the task; None where there is none."""
-        selector, query = self._definition.callback_task, self._definition.steps.get("query")
-        own = [replaced(opened(each.answer), self._changes_of_task(wanted)) for each in self.examples]
-        own = [closed(body) for each, body in zip(self.examples, own, strict=True) if each.step == "callback"]
-        made = self.make([query], wanted) if query is not None else None
-        bodies = [*own, *([made[1]] if made else [])]
-        return next((body for body in bodies if selector is not None and selector.word(body) == wanted.task), None)
+        """The body of a call at a task's end, from which the definition reads that task; None where there is none.
+
+        A task that failed is told of as a query tells it: the examples are of those that are done.
+        """
+        made = self.make([self._definition.steps["query"]], wanted)
+        changes = self._changes_of_task(wanted)
+        own = [closed(replaced(opened(each.answer), changes)) for each in self.examples if each.step == "callback"]
+        bodies = [*([made[1]] if made else ()), *own]
+        return next(
+            filter(partial(self._names_task, wanted.word), bodies if wanted.state != "done" else bodies[::-1]), None
+        )
+
+    def _names_task(self, word: str, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
+        selector = self._definition.callback_task
+        name = Name.of(selector.word(body)) if selector is not None else None
+        return name is not None and name.word == word
 
     def linked(self, file: str) -> dict[str, Any]:
         """What a link to an image is made of: that of an example, with this file as the first of its names."""
@@ -220,6 +231,8 @@ class Answers:
         state, word = step.state(body)
         if wanted.state and word and state != wanted.state and wanted.state in self._words:
             changes[word] = self._words[wanted.state]
+        if wanted.message and "message" in step.selectors:
+            changes[str(step.selectors["message"].of(body))] = wanted.message
         if wanted.created_ms and "created" in step.selectors:
             old = step.selectors["created"].of(body)
             changes[str(old)] = _time_like(old, wanted.created_ms)

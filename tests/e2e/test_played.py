@@ -7,11 +7,14 @@ hide in an answer that was made from it.
 from __future__ import annotations
 
 import json
+import queue
+import threading
 import uuid
 from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import sleep
 from urllib.error import HTTPError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
@@ -237,3 +240,28 @@ def test_a_definition_of_the_user_s_own_is_played_from_its_file_and_told_what_it
     assert "Add a documented one to `examples`." in done.stderr
     done = batchgen("sandbox", "--emulate", "fall", "--port", "0", cwd=tmp_path)
     assert "The sandbox cannot emulate 'fall'." in done.stderr
+
+
+def test_a_call_at_the_end_of_a_task_names_it_at_the_address_of_its_create():
+    calls = queue.Queue()
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self):
+            calls.put((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with SandboxServer("--emulate", "luma", *LINES) as gateway:
+        for number in range(2):
+            body = {"prompt": "a fox", "callback_url": f"http://127.0.0.1:{server.server_port}/{number}"}
+            _, made = ask(f"{gateway.base_url}/dream-machine/v1/generations/image", body, Authorization="Bearer x")
+            path, call = calls.get(timeout=10)
+            assert (path, call["id"], call["state"]) == (f"/{number}", made["id"], "completed")
+    server.shutdown()
+    server.server_close()
+    assert calls.empty()
