@@ -45,6 +45,7 @@ class Api(ABC):
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
+        self._callbacks = sandbox.injector.callbacks(sandbox.clock, self.callback_body)
 
     def read(self, raw: bytes) -> CreateRequest:
         """The create in a body. Raises ApiError (1200, 1201, 1203, 1300, 1301)."""
@@ -76,11 +77,25 @@ class Api(ABC):
     def error(self, error: ApiError, request: web.BaseRequest) -> tuple[int, bytes]:
         """HTTP status and body of an error."""
 
-    def start(self) -> None:  # noqa: B027 - most APIs have nothing to start
-        """The server listens."""
+    def callback_body(self, _task: Task, _moment: int) -> bytes:
+        """The body of a callback at a moment, of an API whose creates take an address for them."""
+        return b""
 
-    async def close(self) -> None:  # noqa: B027 - most APIs have nothing to close
+    def start(self) -> None:
+        """The server listens: send the callbacks that tasks of an earlier start still need."""
+        now = self.sandbox.clock()
+        for task in self.sandbox.store.tasks:
+            if task.ends_at > now:
+                self.follow(task, now)
+
+    async def close(self) -> None:
         """The server stops."""
+        await self._callbacks.close()
+
+    def follow(self, task: Task, after: int) -> None:
+        """Send the callbacks of a task after this moment, where its create names an address."""
+        if task.request.callback_url:
+            self._callbacks.follow(task, after)
 
     async def create(self, request: web.BaseRequest, _path: str, _query: str) -> web.Response:
         """Accept a create as a task, and answer it."""
@@ -113,7 +128,9 @@ class Api(ABC):
 
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
         """The new task. Raises ApiError (1102, 1201, 1302, 1303)."""
-        return self.sandbox.store.accept(wanted, caller_id)
+        task = self.sandbox.store.accept(wanted, caller_id)
+        self.follow(task, task.created_at - 1)
+        return task
 
     def check_access(self, request: web.BaseRequest) -> None:
         """Raise ApiError (1000 to 1004) for a request without the right key."""

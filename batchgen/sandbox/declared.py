@@ -1,12 +1,13 @@
 """A declared API: its definition says which requests there are, and its examples how they are answered.
 
-Each step is served: the create, queries, look-ups by an id of the caller's, lists with a mark, callbacks and errors. An id
-that a create repeats is refused where the definition has a row for that (`means: taken`), else answered again.
+Each step is served: the create, queries, look-ups by an id of the caller's, lists with a mark, callbacks and errors. An
+id that a create repeats is refused where the definition has a row for that (`means: taken`), else answered again.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -17,13 +18,13 @@ from urllib.parse import parse_qsl, urlsplit
 from aiohttp import web
 
 from batchgen.apis.compiler import definition_of
-from batchgen.apis.definition import OF_ATTEMPT
+from batchgen.apis.definition import OF_ATTEMPT, OF_IMAGE
 from batchgen.catalog.accounts import Auth
 from batchgen.sandbox.api import JSON, STEP, Api
 from batchgen.sandbox.api_error import STATUS_OF, ApiError
 from batchgen.sandbox.declared_answers import Answers, Wanted
 from batchgen.sandbox.declared_check import check
-from batchgen.sandbox.declared_requests import Requests, pattern, sent
+from batchgen.sandbox.declared_requests import Requests, body_of, pattern
 from batchgen.sandbox.images import PREFIX
 from batchgen.sandbox.injector import Occasion
 from batchgen.sandbox.rules import check_words
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchgen.apis.definition import Images, Step
-    from batchgen.sandbox.declared_requests import Match
     from batchgen.sandbox.server import Sandbox
     from batchgen.sandbox.tasks import Task
 
@@ -69,8 +69,7 @@ class DeclaredApi(Api):
         self._takes_mark = self._answers.takes_mark
         hosts = [urlsplit(self._definition.hosts.base_url).netloc, *account.definition.get("hosts", ())]
         self._hosts = re.compile(rf"https?://(?:{'|'.join(map(re.escape, hosts))})(?=[/?\"]|$)")
-        check(self._answers, self._steps, account.name, one_image=account.max_n == 1)
-        self._callbacks = sandbox.injector.callbacks(sandbox.clock, self._callback_body)
+        check(self._answers, self._steps, one_image=account.max_n == 1)
         self.routes = {}
         self.subtrees = {(method, ""): ("other", self._serve) for method in ("GET", "POST", "PUT")}
 
@@ -81,20 +80,20 @@ class DeclaredApi(Api):
         if request.method == "GET" and (image := self._image_at(address)):
             STEP.set("image")
             return await self.sandbox.images.answer(request, image, "")
-        matches = self._requests.matches(sent(request, address, await self.body_of(request)))
+        matches = self._requests.matches(request, address, body_of(request, await self.body_of(request)))
         if not matches:
             raise ApiError(1202, f"no step of the definition sends this: {request.method} {path}")
-        step = matches[0].step
+        step, values = matches[0]
         STEP.set(step.name)
         self._check_key(request)
         if step.name == "create":
-            return await self.submit(request, self._wanted(matches[0].values))
+            return await self.submit(request, self._wanted(values))
         self.sandbox.injector.inject(Occasion.QUERY)
         if "items" in step.selectors:
             return self._list(request, step, dict(parse_qsl(query)))
         if step.name == "probe":
             return self._send(request, *(self._answers.make([step], Wanted()) or (200, {})))
-        return await self._of_task(request, matches)
+        return await self._of_task(request, [step for step, _ in matches], values)
 
     def _check_key(self, request: web.BaseRequest) -> None:
         """Raise ApiError (1000, 1001) for a request without the right key, which is where the definition says."""
@@ -110,6 +109,8 @@ class DeclaredApi(Api):
     def _wanted(self, values: dict[str, Any]) -> CreateRequest:
         """The create with these values. Raises ApiError (1201, 1300, 1301)."""
         body = {name: value for name, value in values.items() if name not in OF_ATTEMPT and value is not None}
+        for name in OF_IMAGE & body.keys():
+            body[name] = f"sha256:{hashlib.sha256(str(body[name]).encode()).hexdigest()}"
         for name, words in self._definition.words.items():
             ours = {str(theirs): own for own, theirs in words.items()}
             if name in body:
@@ -133,9 +134,10 @@ class DeclaredApi(Api):
             aspect_ratio=str(body.get("aspect_ratio", "1:1")),
             resolution=str(body.get("resolution", "1k")).lower(),
             size=f"{width}x{height}" if has_size else "",
-            n=body["n"],
-            external_id=body["external_task_id"] if self._definition.can_find or self._takes_mark else "",
+            n=body.get("n", 1),
+            external_id=body.get("external_task_id", "") if self._definition.can_find or self._takes_mark else "",
             callback_url=str(body.get("callback_url", "")),
+            reference="image" if OF_IMAGE & body.keys() else "",
         )
 
     def _own_id(self, values: dict[str, Any]) -> str:
@@ -148,16 +150,6 @@ class DeclaredApi(Api):
 
     # --- creates ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Send the callbacks that tasks of an earlier start still need."""
-        now = self.sandbox.clock()
-        for task in self.sandbox.store.tasks:
-            if task.ends_at > now:
-                self._follow(task, now)
-
-    async def close(self) -> None:
-        await self._callbacks.close()
-
     def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
         known = self.sandbox.store.by_external_id(wanted.external_id) if wanted.external_id else None
         if known is not None:
@@ -165,30 +157,25 @@ class DeclaredApi(Api):
                 return known
             self.sandbox.store.repeated_ids += 1
             raise RepeatedId(1201, "this id was used before")
-        task = super().accept(wanted, caller_id or wanted.body["external_task_id"])
-        self._follow(task, task.created_at - 1)
-        return task
+        return super().accept(wanted, caller_id or wanted.body["external_task_id"])
 
     async def answer_create(self, request: web.BaseRequest, task: Task) -> web.Response:
         """The task; or its images, once they are made."""
         step = self._steps["create"]
         if self._answers.has_tasks:
-            return self._send(request, *self._known(self._answers.make([step], self._named(task))))
+            return self._made(request, [step], self._named(task))
         await self.until_end(task)
-        if step.images is not None and step.images.kind == "body":
+        if step.images is None or step.images.kind == "body":
             kind = self.sandbox.settings.image_format
             return web.Response(body=await self.sandbox.images.content(task, 0), headers=kind.headers)
-        images = await self._images(request, task, step.images)
-        return self._send(request, *self._known(self._answers.make([step], Wanted(images=images))))
+        return self._made(request, [step], Wanted(images=await self._images(request, task, step.images)))
 
     # --- tasks --------------------------------------------------------------------------------------------
 
-    async def _of_task(self, request: web.BaseRequest, matches: Sequence[Match]) -> web.Response:
-        steps, now = [match.step for match in matches], self.sandbox.clock()
-        task = self._find(matches[0].values)
+    async def _of_task(self, request: web.BaseRequest, steps: Sequence[Step], values: dict[str, Any]) -> web.Response:
+        task, now = self._find(values), self.sandbox.clock()
         if task is None:
-            found = self._answers.make(steps, Wanted(is_missing=True))
-            if found is None:
+            if (found := self._answers.make(steps, Wanted(is_missing=True))) is None:
                 raise ApiError(1203, "there is no such task")
             return self._send(request, *found)
         self.sandbox.usage.note_reported((task,), now)
@@ -199,11 +186,9 @@ class DeclaredApi(Api):
             for means in ("again", "rejected", "refused"):
                 if (failed := self._answers.error(steps[0], means)) is not None:
                     return self._send(request, *failed)
-        wanted = self._named(task, state)
-        if state == "done":
-            images = next((step.images for step in steps if step.images is not None), None)
-            wanted = self._named(task, state, await self._images(request, task, images) if images else None)
-        return self._send(request, *self._known(self._answers.make(steps, wanted)))
+        images = next((step.images for step in steps if step.images is not None and state == "done"), None)
+        files = await self._images(request, task, images) if images is not None else None
+        return self._made(request, steps, self._named(task, state, files))
 
     def _find(self, values: dict[str, Any]) -> Task | None:
         """The task that a query or a look-up names; None where there is none."""
@@ -225,7 +210,7 @@ class DeclaredApi(Api):
 
     def _named(self, task: Task, state: str = "", images: Sequence[Any] | None = None) -> Wanted:
         """What is to be read of a task."""
-        mark = task.request.body["external_task_id"]
+        mark = task.request.body.get("external_task_id", "")
         word = (self._takes_mark and mark) or task.id
         name = self._answers.name
         wanted = Wanted(
@@ -240,13 +225,14 @@ class DeclaredApi(Api):
         )
         return replace(wanted, items=(wanted,))
 
-    async def _images(self, request: web.BaseRequest, task: Task, images: Images | None) -> list[Any]:
+    async def _images(self, request: web.BaseRequest, task: Task, images: Images) -> list[Any]:
         """The images of a task in the form in which an answer has them."""
         numbers, host = range(task.request.n), self.sandbox.images
-        if images is not None and images.kind == "b64":
+        if images.kind == "b64":
             return [base64.b64encode(await host.content(task, number)).decode("ascii") for number in numbers]
-        if images is not None and images.link is not None:
-            return [self._answers.linked(self._file(task, number)) for number in numbers]
+        if images.link is not None:
+            ext = self.sandbox.settings.image_format.ext
+            return [self._answers.linked(f"{task.id}_{number}{ext}") for number in numbers]
         link = self.links(request)
         return [link(task, number) for number in numbers]
 
@@ -263,7 +249,7 @@ class DeclaredApi(Api):
         self.sandbox.usage.note_reported(page, now)
         items = tuple(self._named(task, self._state(task, now)) for task in page)
         cursor = str(page[-1].number) if len(page) < len(found) else None
-        return self._send(request, *self._known(self._answers.make([step], Wanted(items=items, cursor=cursor))))
+        return self._made(request, [step], Wanted(items=items, cursor=cursor))
 
     @staticmethod
     def _is_in(step: Step, task: Task, now: int) -> bool:
@@ -274,11 +260,11 @@ class DeclaredApi(Api):
 
     # --- callbacks ----------------------------------------------------------------------------------------
 
-    def _follow(self, task: Task, after: int) -> None:
-        if task.request.callback_url and self._definition.callback_task is not None:
-            self._callbacks.follow(task, max(after, task.ends_at - 1))  # a call at its end
+    def follow(self, task: Task, after: int) -> None:
+        if self._definition.callback_task is not None and "query" in self._steps:
+            super().follow(task, max(after, task.ends_at - 1))  # a call at its end
 
-    def _callback_body(self, task: Task, moment: int) -> bytes:
+    def callback_body(self, task: Task, moment: int) -> bytes:
         link = partial(self.sandbox.images.link, self.sandbox.origin)
         state = self._state(task, moment)
         images = [link(task, number) for number in range(task.request.n)] if state == "done" else None
@@ -296,11 +282,11 @@ class DeclaredApi(Api):
         status, body = found or (status, {"error": {"code": error.code, "message": words + error.message}})
         return status, self._text(body, f"http://{request.host}")
 
-    def _known(self, found: tuple[int, Any] | None) -> tuple[int, Any]:
-        """An answer. Raises ApiError (5000) where no example shows how the API would say this."""
-        if found is None:
+    def _made(self, request: web.BaseRequest, steps: Sequence[Step], wanted: Wanted) -> web.Response:
+        """The answer from which this is read. Raises ApiError (5000) where no example shows how the API says it."""
+        if (found := self._answers.make(steps, wanted)) is None:
             raise ApiError(5000, "no example of the definition shows how the API says this")
-        return found
+        return self._send(request, *found)
 
     def _send(self, request: web.BaseRequest, status: int, body: Any) -> web.Response:  # noqa: ANN401
         return web.Response(body=self._text(body, f"http://{request.host}"), status=status, headers=JSON)
@@ -308,11 +294,6 @@ class DeclaredApi(Api):
     def _text(self, body: Any, origin: str) -> bytes:  # noqa: ANN401 - any value of JSON
         """An answer as it is sent: what is at the vendor's hosts is at the sandbox."""
         return self._hosts.sub(origin, json.dumps(body, ensure_ascii=False)).encode()
-
-    # --- images by a link of the definition ---------------------------------------------------------------
-
-    def _file(self, task: Task, number: int) -> str:
-        return f"{task.id}_{number}{self.sandbox.settings.image_format.ext}"
 
     def _image_at(self, address: str) -> str:
         """The path of the image that an address names by the definition's own link; empty where it names none."""

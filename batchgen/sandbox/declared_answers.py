@@ -75,11 +75,14 @@ class Answers:
     def __init__(self, definition: Definition, raw: Mapping[str, Any]) -> None:
         self._definition = definition
         self.examples = [
-            Example(step=str(each["step"]), status=each.get("status", 200), answer=each.get("answer"))
+            Example(step=str(each["step"]), status=status, answer=each.get("answer"))
             for each in raw.get("examples") or ()
+            if isinstance(status := each.get("status", 200), int)
         ]
         states = raw.get("query", {}).get("states", {})
-        self._words = {state: str(words[0] if isinstance(words, list) else words) for state, words in states.items()}
+        self._words = {
+            state: str(words[0] if isinstance(words, list) else words) for state, words in states.items() if words
+        }
         create = definition.steps["create"]
         named = [create.selectors["task"].word(each.answer) for each in self._of(create)] if self.has_tasks else []
         self.name = next(filter(None, map(Name.of, named)), None)
@@ -157,8 +160,9 @@ class Answers:
         for step in self._definition.steps.values():
             for each in self._of(step):
                 images = read(self._definition, step, each.status, each.answer).get("images")
-                if images and step.images is not None and step.images.link is not None:
-                    name = next(iter(re.findall(r"\{\{\s*(\w+)", step.images.link.source)))
+                link = step.images.link if step.images is not None else None
+                if link is not None and images and isinstance(images[0], dict):
+                    name = next(iter(re.findall(r"\{\{\s*(\w+)", link.source)), "")
                     return {**images[0], name: file}
         return {}
 
@@ -190,7 +194,7 @@ class Answers:
 
     def _made(self, example: Example, steps: Sequence[Step], wanted: Wanted) -> Any:  # noqa: ANN401
         body = example.answer
-        changes, names, images = self._changes_of_task(wanted), {}, []
+        changes, names, images = self._changes_of_task(wanted), dict[str, Any](), list[Any]()
         for step in steps:
             if "items" in step.selectors:
                 body = self._with_items(step, body, wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.policy import HTTP
 from functools import lru_cache
@@ -16,8 +15,6 @@ from batchgen.apis.values import Template
 from batchgen.sandbox.api_error import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from aiohttp import web
 
     from batchgen.apis.definition import Definition, Step
@@ -27,49 +24,19 @@ _MARK = re.compile(r"(\{\{.*?\}\}|\{%.*?%\})", re.DOTALL)
 _ONE_NAME = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """A request as it came: `address` is its path and query."""
-
-    method: str
-    address: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: Any = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A step that sends such a request, and the values that are in it."""
-
-    step: Step
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-def sent(request: web.BaseRequest, address: str, raw: bytes) -> Sent:
-    """What a request says. Raises ApiError (1200) for a body that cannot be read."""
-    body: Any = None
+def body_of(request: web.BaseRequest, raw: bytes) -> Any:  # noqa: ANN401 - any value of JSON
+    """What a request's body holds. Raises ApiError (1200) for one that cannot be read."""
     try:
-        if request.content_type == "multipart/form-data":
-            body = _form(request.headers["Content-Type"], raw)
-        elif raw:
-            body = json.loads(raw)
+        if request.content_type != "multipart/form-data":
+            return json.loads(raw) if raw else None
+        head = f"Content-Type: {request.headers['Content-Type']}\r\n\r\n".encode()
+        parts = message_from_bytes(head + raw, policy=HTTP).iter_parts()
+        named = [
+            (part.get_param("name", header="Content-Disposition"), part.get_payload(decode=True)) for part in parts
+        ]
+        return {str(name): payload.decode() for name, payload in named if isinstance(payload, bytes)}
     except (ValueError, RecursionError):
-        raise ApiError(1200, "the body is not valid JSON") from None
-    return Sent(
-        method=request.method,
-        address=address,
-        query=dict(parse_qsl(address.partition("?")[2], keep_blank_values=True)),
-        headers=request.headers,
-        body=body,
-    )
-
-
-def _form(content_type: str, raw: bytes) -> dict[str, str]:
-    """The texts of a form. Raises ValueError for what is none."""
-    parts = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + raw, policy=HTTP).iter_parts()
-    named = ((part.get_param("name", header="Content-Disposition"), part.get_payload(decode=True)) for part in parts)
-    return {str(name): payload.decode() for name, payload in named if isinstance(payload, bytes)}
+        raise ApiError(1200, "the body is neither valid JSON nor a form of texts") from None
 
 
 class Requests:
@@ -79,45 +46,42 @@ class Requests:
     """
 
     def __init__(self, definition: Definition, task: Name | None, prefix: str) -> None:
-        self._prefix = prefix
-        self.steps = sorted(_chain(definition), key=lambda step: bool(step.address_names))  # fixed addresses first
+        named = [
+            definition.steps[name]
+            for name in ("create", "query", "result", "find", "list", "probe")
+            if name in definition.steps
+        ]
+        chain = [each for step in named for each in (step, step.alternative) if each is not None]
+        self.steps = sorted(chain, key=lambda step: bool(step.address_names))  # fixed addresses first
         self._task = task
+        self._prefix = prefix
 
-    def matches(self, request: Sent) -> list[Match]:
-        """Every step that sends such a request: a query and a look-up may be the same one."""
-        return [found for step in self.steps if (found := self._match(step, request)) is not None]
+    def matches(self, request: web.BaseRequest, address: str, body: Any) -> list[tuple[Step, dict[str, Any]]]:  # noqa: ANN401
+        """Every step that sends such a request, with the values in it: a query and a look-up may be the same one."""
+        query = dict(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+        found = []
+        for step in self.steps:
+            values = self._in_address(step, address) if step.method == request.method else None
+            parts = ((step.query, query), (step.headers, request.headers), (step.body, body))
+            if values is not None and all(not node or _reads(node, sent, values) for node, sent in parts):
+                found.append((step, values))
+        return found
 
-    def _match(self, step: Step, request: Sent) -> Match | None:
-        values: dict[str, Any] = {}
-        if step.method != request.method or not self._reads_address(step, request.address, values):
-            return None
-        for node, what in ((step.query, request.query), (step.headers, request.headers), (step.body, request.body)):
-            if node and not _reads(node, what, values):
-                return None
-        return Match(step=step, values=values)
-
-    def _reads_address(self, step: Step, address: str, values: dict[str, Any]) -> bool:
-        source = step.address.source
-        path = source if step.begins_with_task or source.startswith("/") else self._local(source)
-        has_query = "?" in path or (step.begins_with_task and self._task is not None and "?" in self._task.prefix)
-        found = re.fullmatch(self._pattern(path, step), address if has_query else address.partition("?")[0])
-        if found is None and has_query:  # further values after those of the address
-            found = re.match(self._pattern(path, step) + "&", address)
-        if found is None:
-            return False
-        values.update({name.removesuffix("_path"): unquote(text) for name, text in found.groupdict().items()})
-        return True
-
-    def _pattern(self, path: str, step: Step) -> str:
-        if step.begins_with_task and self._task is not None:
-            before, after = re.escape(self._local(self._task.prefix)), re.escape(self._task.suffix)
-            return rf"{before}(?P<task>[\w-]+){after}{pattern(path.partition('}}')[2])}"
-        return pattern(path)
+    def _in_address(self, step: Step, address: str) -> dict[str, Any] | None:
+        """The values in a path with its query; None where it is another step's. More may follow in the query."""
+        known, source = self._task, step.address.source
+        if step.begins_with_task and known is not None:
+            before, after = re.escape(self._local(known.prefix)), re.escape(known.suffix)
+            expected = rf"{before}(?P<task>[\w-]+){after}{pattern(source.partition('}}')[2])}"
+        else:
+            expected = pattern(source if source.startswith("/") else self._local(source))
+        found = re.fullmatch(rf"{expected}(?:[?&].*)?", address)
+        return found and {name.removesuffix("_path"): unquote(text) for name, text in found.groupdict().items()}
 
     def _local(self, url: str) -> str:
         """An address without its host, as it is asked for here."""
         parts = urlsplit(url)
-        return url.removeprefix(f"{parts.scheme}://{parts.netloc}").removeprefix(self._prefix) if parts.netloc else url
+        return url.removeprefix(f"{parts.scheme}://{parts.netloc}").removeprefix(self._prefix)
 
 
 @lru_cache
@@ -132,35 +96,26 @@ def pattern(source: str, *, address: bool = True) -> str:
             parts.append(".*?")
         else:
             known.add(one[1])
-            parts.append(f"(?P<{one[1]}>{'.*?' if one[1].endswith('_path') or not address else '[^/?&]*?'})")
+            parts.append(
+                f"(?P<{one[1]}>{'.*?' if not address else '[^?]*?' if one[1].endswith('_path') else '[^/?&]*?'})"
+            )
     return "".join(parts)
 
 
-def _reads(node: Any, what: Any, values: dict[str, Any]) -> bool:  # noqa: ANN401 - a tree of templates, any JSON
+def _reads(node: Any, sent: Any, values: dict[str, Any]) -> bool:  # noqa: ANN401 - a tree of templates, any JSON
     """Whether a node makes such a value; the names that it holds as they are come into `values`."""
     if isinstance(node, Template):
         if node.name:
-            values.setdefault(node.name, what)
+            values.setdefault(node.name, sent)
         elif node.typed is None:
-            found = re.fullmatch(pattern(node.source, address=False), str(what), re.DOTALL)
+            found = re.fullmatch(pattern(node.source, address=False), str(sent), re.DOTALL)
             values.update(found.groupdict() if found else {})
             return found is not None
         return True
     if isinstance(node, list):
-        same = isinstance(what, list) and len(what) == len(node)
-        return all(_reads(a, b, values) for a, b in zip(node, what, strict=True)) if same else bool(names_in(node))
+        same = isinstance(sent, list) and len(sent) == len(node)
+        return all(_reads(a, b, values) for a, b in zip(node, sent, strict=True)) if same else bool(names_in(node))
     if isinstance(node, dict):
         # What is nothing is left out, and another client leaves out what has a default.
-        return hasattr(what, "get") and all(
-            _reads(child, what[name], values) for name, child in node.items() if name in what
-        )
-    return node == what or (isinstance(what, str) and what == (node if isinstance(node, str) else json.dumps(node)))
-
-
-def _chain(definition: Definition) -> Iterator[Step]:
-    """Each step, with the second steps of look-ups; a query comes before a look-up."""
-    for name in ("create", "query", "result", "find", "list", "probe"):
-        step = definition.steps.get(name)
-        while step is not None:
-            yield step
-            step = step.alternative
+        return hasattr(sent, "get") and all(_reads(node[name], sent[name], values) for name in node if name in sent)
+    return node == sent or (isinstance(sent, str) and sent == (node if isinstance(node, str) else json.dumps(node)))

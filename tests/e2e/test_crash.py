@@ -213,10 +213,10 @@ def answer_never_read(place: SourceLocation) -> None:
         ("list only", LIST_ONLY, ("--emulate", "kapon", "--no-lookup-by-external-id", "--lists"), 19),
         ("neither", NEITHER, ("--emulate", "anyapi"), 19),
         ("made at once", AT_ONCE_MADE, ("--emulate", "openai"), 19),
-        ("declared own id", BY_OWN_ID, ("--emulate", "runware"), 67),
-        ("declared list", BY_LIST, ("--emulate", "fal"), 67),
-        ("declared task", TASK_ONLY, ("--emulate", "bfl"), 67),
-        ("declared answer", IN_ANSWER, ("--emulate", "gemini"), 67),
+        ("declared own id", BY_OWN_ID, ("--emulate", "runware"), 97),
+        ("declared list", BY_LIST, ("--emulate", "fal"), 97),
+        ("declared task", TASK_ONLY, ("--emulate", "bfl"), 97),
+        ("declared answer", IN_ANSWER, ("--emulate", "gemini"), 97),
     ],
 )
 def test_killed_at_any_step_nothing_is_billed_twice_and_nothing_lost(tmp_path, capsys, kind, account, options, stride):

@@ -234,10 +234,10 @@ def test_a_definition_of_the_user_s_own_is_played_from_its_file_and_told_what_it
     (tmp_path / "my.yaml").write_text(text.partition("  - step: query")[0])
     done = batchgen("run", path, "--provider", "sandbox", "--output", tmp_path / "other", cwd=tmp_path)
     assert done.returncode == 2
-    assert "no example of its definition shows such an answer as {step: query" in done.stderr
+    assert "none of its examples shows an answer to the step `query` that gives state: done" in done.stderr
     done = batchgen("sandbox", "--emulate", tmp_path / "my.yaml", "--port", "0", cwd=tmp_path)
     assert done.returncode == 2
-    assert "Add a documented one to `examples`." in done.stderr
+    assert "Add a documented one to `examples`: {step: query" in done.stderr
     done = batchgen("sandbox", "--emulate", "fall", "--port", "0", cwd=tmp_path)
     assert "The sandbox cannot emulate 'fall'." in done.stderr
 
