@@ -174,7 +174,7 @@ class DeclaredApi(Api):
 
     async def _of_task(self, request: web.BaseRequest, steps: Sequence[Step], values: dict[str, Any]) -> web.Response:
         task, now = self._find(values), self.sandbox.clock()
-        if task is None:
+        if task is None or (self._knows_ended(steps[0]) and now < task.ends_at):
             if (found := self._answers.make(steps, Wanted(is_missing=True))) is None:
                 raise ApiError(1203, "there is no such task")
             return self._send(request, *found)
@@ -250,6 +250,11 @@ class DeclaredApi(Api):
         items = tuple(self._named(task, self._state(task, now)) for task in page)
         cursor = str(page[-1].number) if len(page) < len(found) else None
         return self._made(request, [step], Wanted(items=items, cursor=cursor))
+
+    def _knows_ended(self, step: Step) -> bool:
+        """Whether a look-up is the second step of one that searches what waits and runs."""
+        find = self._steps.get("find")
+        return find is not None and step is find.alternative and "items" in find.selectors
 
     @staticmethod
     def _is_in(step: Step, task: Task, now: int) -> bool:

@@ -165,7 +165,8 @@ def comfyui(url, _key):
     done = until(lambda: ask(f"{url}/history/{own}"), bool)
     assert own not in [item[1] for item in ask(f"{url}/queue")[1]["queue_running"]]
     assert ask(f"{url}/history/none")[1] == {}
-    files = done[own]["outputs"]["7"]["images"]
+    newer = ask(f"{url}/api/jobs/{own}")[1]  # which has the same outputs
+    files = (newer.get("outputs") or done[own]["outputs"])["7"]["images"]
     return [
         f"{url}/view?{urlencode({name: file[name] for name in ('filename', 'subfolder', 'type')})}" for file in files
     ]
