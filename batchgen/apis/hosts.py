@@ -59,12 +59,8 @@ def _moved(url: str, old: str, new: str) -> str:
     """An address at a base address, at another one."""
     if url.startswith((f"{old}/", f"{old}?")):
         return new + url.removeprefix(old)
-    return _origin(new) + url.removeprefix(_origin(url))
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    place = urlsplit(new)
+    return urlsplit(url)._replace(scheme=place.scheme, netloc=place.netloc).geturl()
 
 
 def _is_loopback(url: str) -> bool:
