@@ -50,6 +50,7 @@ async def open_gateway(account: Account, root: Path | None) -> AsyncIterator[Acc
 
     settings = Settings(
         emulate=REHEARSED.get(account.protocol, "sandbox"),
+        account=account if account.definition else None,
         models=account.models,
         require_key=False,
         concurrency=account.concurrency,

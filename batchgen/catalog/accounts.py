@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 ANY = "default"  # in place of a model or a resolution: the price of every other one
 
-# The protocols that the sandbox speaks, and the built-in account that it then emulates.
-REHEARSED = {"kling": "sandbox", "openai": "openai"}
+# The protocols that the sandbox speaks, and the built-in account that it then emulates; a declared one is played from
+# its own definition.
+REHEARSED = {"kling": "sandbox", "openai": "openai", "declared": ""}
 
 # The header by which a sandbox says, in each of its answers, that nothing here is paid for.
 SANDBOX_HEADER = "X-Batchgen-Sandbox"

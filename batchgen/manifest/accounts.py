@@ -159,8 +159,6 @@ def in_force(
 
 def _emulating(account: Account, sandbox: Account) -> Account:
     """The sandbox with the protocol of the account that is rehearsed, where it can speak that."""
-    if account.protocol == "declared":  # rehearsed as a task of the sandbox's own protocol
-        return replace(sandbox, models=account.models)
     if account.protocol not in REHEARSED:
         return sandbox
     return replace(

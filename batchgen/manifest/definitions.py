@@ -104,7 +104,7 @@ def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | Non
         "lists_tasks": "yes" if definition.can_list else "no",
         "remembers": seconds(raw["remembers"]) if "remembers" in raw else None,
         "free": raw.get("free", False),
-        "definition": {**{key: value for key, value in raw.items() if key != "examples"}, "auth": auth},
+        "definition": {**raw, "auth": auth},
     }
     if (most := raw.get("fixed", {}).get("n")) is not None:
         settings["limits"] = {**raw.get("limits", {}), "max_n": most}

@@ -107,7 +107,8 @@ def _assembled(
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
         on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
-    defined = json.dumps(rule_account.definition, sort_keys=True) if rule_account.definition else ""
+    known = {name: value for name, value in rule_account.definition.items() if name != "examples"}
+    defined = json.dumps(known, sort_keys=True) if known else ""
     return replace(manifest, digest=_digest(data, f"{account.name}{defined}", axes, references))
 
 

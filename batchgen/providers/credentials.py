@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
+from batchgen.catalog.accounts import Auth
 from batchgen.errors import AccountStopped, CommandError
 from batchgen.redaction import redact
 
@@ -53,9 +54,11 @@ class Credentials:
         """Raise CommandError where no installed package provides the signer."""
         self._header, self._prefix = definition.header, definition.prefix
         self._key = secrets[account.api_key_env] if account.key_settings else ""
-        self._command = TokenCommand(definition.command, definition.token_lasts) if definition.command else None
-        self._sign = signer(definition.signer) if definition.signer else None
-        self._keys = {name: secrets[variable] for name, variable in definition.signer_keys.items()}
+        is_signed = account.auth is Auth.SIGN  # a sandbox that plays the definition needs nothing
+        runs = account.auth is Auth.COMMAND
+        self._command = TokenCommand(definition.command, definition.token_lasts) if runs else None
+        self._sign = signer(definition.signer) if is_signed else None
+        self._keys = {name: secrets[variable] for name, variable in definition.signer_keys.items() if is_signed}
 
     @property
     def can_renew(self) -> bool:
@@ -187,9 +190,9 @@ def signer(name: str) -> Signer:
 def check(account: Account) -> None:
     """Raise CommandError where the account's command or its signer is not there; neither is run."""
     auth = account.definition.get("auth") or {}
-    if "sign" in auth:
+    if account.auth is Auth.SIGN:
         signer(auth["sign"])
-    if "command" in auth and shutil.which(auth["command"][0]) is None:
+    if account.auth is Auth.COMMAND and shutil.which(auth["command"][0]) is None:
         raise CommandError(
             f"The account {account.name!r} gets its token from the command {auth['command'][0]!r}, which is not found."
         )

@@ -113,12 +113,12 @@ class DeclaredProvider(DeclaredRequests):
         if task_id in {".", ".."}:
             return ""
         follow = [self._steps[name] for name in ("query", "result") if name in self._steps]
-        if task_id and any(each.begins_with_task for each in follow) and not self._api.hosts.allow(task_id):
+        if task_id and any(each.begins_with_task for each in follow) and not self._hosts.allow(task_id):
             raise Unclear(
                 f"The API names a task at {task_id[:120]}, where the key may not be sent."
                 " If this is an address of the vendor, add its host to `hosts` of the definition."
             )
-        return task_id
+        return self._hosts.named(task_id)
 
     def _told(self, step: Step, body: Any, external_id: str) -> str | None:  # noqa: ANN401 - any value of JSON
         """Our own id where the answer repeats its mark, another text where it repeats another; None without one."""

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from batchgen.apis.compiler import definition_of
 from batchgen.apis.definition import FILES, OF_IMAGE
+from batchgen.apis.hosts import MovedHosts
 from batchgen.apis.multipart import File, multipart
 from batchgen.apis.values import ABSENT, addressed, rendered
 from batchgen.errors import (
@@ -81,13 +82,14 @@ class DeclaredRequests(Provider):
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, client, secrets)
         try:
-            self._api = definition_of({**account.definition, "base_url": account.base_url})
+            self._api = definition_of(account.definition)
         except ValueError as error:
             raise CommandError(
                 f"The account {account.name!r} has a definition that cannot be used: {error}"
                 " Check it with: batchgen validate"
             ) from error
         self._steps = self._api.steps
+        self._hosts = MovedHosts(self._api.hosts, account.base_url)
         self._credentials = Credentials(account, self._api, secrets)
         self._forms = lru_cache(maxsize=_REFERENCES_KEPT)(_forms)
         self._uploads: dict[str, tuple[str, float]] = {}  # what was given for an image, and until when it is used
@@ -182,8 +184,9 @@ class DeclaredRequests(Provider):
 
     async def _exchange(self, step: Step, url: str, sent: Mapping[str, Any], *, images: int = 1) -> Answer:
         """Send one request, with the key. Raises Unclear instead where the key may not be sent there."""
-        if not self._api.hosts.allow(url):
+        if not self._hosts.allow(url):
             raise Unclear(f"The API names {url[:120]}, where the key may not be sent.")
+        url = self._hosts.reached(url)
         headers = {**self.headers, **{name: str(value) for name, value in (sent.get("headers") or {}).items()}}
         data, body = sent.get("body", ABSENT), None
         if step.is_form:

@@ -40,7 +40,7 @@ LAYERS = {
     "providers": "errors jobs templates apis catalog redaction http",
     "callbacks": "errors",
     "engine": "errors jobs clocks money formatting budget catalog ledger providers",
-    "sandbox": "errors catalog",
+    "sandbox": "errors apis catalog",
     "app": "descriptors errors jobs source money formatting budget catalog storage manifest matrix checks ledger"
     " reports image_checks reconcile planning http providers callbacks engine sandbox",
 }
