@@ -35,12 +35,14 @@ EXAMPLES = """\
 batchgen plan spring.yaml
 batchgen plan spring.yaml --only model=kling-v2* --detailed
 batchgen plan spring.yaml --format csv
+batchgen plan spring.yaml --shard 1/3 --output outputs/spring-1
 """
 _REASONS_SHOWN = 8
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     common.add_remake(parser)
     parser.add_argument(
@@ -57,7 +59,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
-    manifest = load_manifest(options.manifest, provider=options.provider)
+    manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
     selection = Selection.parse(options.only, manifest.var_names)
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit, remake=options.remake) as (plan, ledger):
@@ -85,6 +87,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "name": manifest.name,
         "provider": manifest.provider,
         "output": str(root),
+        "shard": None if manifest.shard is None else str(manifest.shard),
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
         "done": _group(plan.done),
@@ -128,7 +131,8 @@ def _job(job: Job, row: JobState, manifest: Manifest) -> dict[str, Any]:
 
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     unit = manifest.account.prices.unit
-    lines = [f"{manifest.name} by {manifest.provider}, into {root}"]
+    part = "" if manifest.shard is None else f", shard {manifest.shard}"
+    lines = [f"{manifest.name} by {manifest.provider}{part}, into {root}"]
     lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make.reasons.most_common())
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]

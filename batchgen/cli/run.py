@@ -27,11 +27,13 @@ EXAMPLES = """\
 batchgen run spring.yaml --provider sandbox
 batchgen run spring.yaml --limit 2 --max-cost 1.50
 batchgen run nightly.yaml --quiet --deadline 06:00 --metrics batchgen.prom
+batchgen run spring.yaml --shard 1/3 --output outputs/spring-1
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     parser.add_argument(
         "--retry-failed", action="store_true", help="another attempt for jobs that failed, are gone or are partial"
@@ -68,7 +70,8 @@ def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
         progress = _progress(options, hooks)
         hooks.notify = progress.on_message
-        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
+        manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
+        hooks.manifest = manifest
         if hooks.metrics is not None:
             hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
         hooks.result = result = run(

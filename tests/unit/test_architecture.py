@@ -20,6 +20,7 @@ LAYERS = {
     "descriptors": "",
     "clocks": "",
     "errors": "redaction",
+    "shards": "errors",
     "jobs": "errors",
     "source": "errors",
     "templates": "errors",
