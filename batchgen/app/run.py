@@ -128,6 +128,11 @@ def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) 
     check_any(manifest, selection)
     for warning in manifest.warnings:
         observer.on_message(str(replace(warning, warning=False)), "warning")
+    budget = manifest.budget
+    if manifest.shard is not None and (budget.max_images is not None or budget.max_cost is not None):
+        observer.on_message(
+            f"`budget` holds for shard {manifest.shard} alone: each shard may spend as much.", "warning"
+        )
     tree = Tree(output_folder(manifest, arguments.get("output")))
     check_output(tree.root, manifest)
     with callback_listener(manifest, tree.root) as address:

@@ -154,7 +154,8 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if prices.as_of and plan.make.jobs > plan.make.unpriced:
         lines.append(f"  {'prices':<18}as of {prices.as_of}")
     if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
-        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}")
+        alone = "" if manifest.shard is None else "; each shard has a budget of its own"
+        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}{alone}")
     if plan.anything_to_do:
         slots = counted(manifest.account.concurrency, "slot")
         if manifest.account.adaptive_concurrency:
