@@ -73,7 +73,7 @@ def execute(options: Namespace) -> int:
         manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
         hooks.manifest = manifest
         if hooks.metrics is not None:
-            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
+            hooks.metrics.labels |= {"manifest": manifest.name, "account": manifest.account.name}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -102,6 +102,8 @@ def _progress(options: Namespace, hooks: RunHooks) -> Progress:
     from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415 - only where it is asked for
 
     metered = MeteredProgress(options.metrics, options.manifest, quiet=options.quiet, log_format=options.log_format)
+    if options.shard is not None:  # else the files of several shards would have the same series
+        metered.labels["shard"] = str(options.shard)
     metered.check()
     hooks.metrics = metered
     return metered
