@@ -13,6 +13,7 @@ from command import accepted_by, batchgen, billed_by_job, manifest, prompts, sta
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
 
+import batchgen as api
 from batchgen.app.load import load_manifest
 from batchgen.matrix.expand import expand
 from batchgen.shards import Shard
@@ -286,3 +287,50 @@ def test_copies_stand_alone_and_what_is_missing_is_named(tmp_path):
     for root in roots:
         shutil.rmtree(root)
     assert len(check_invariant(tmp_path / "all")) == 8
+
+
+def test_merged_shards_have_what_one_output_of_the_manifest_has(tmp_path):
+    """Failures, marks, equal jobs, several images and repeats; a merge that was killed is done again."""
+    text = "matrix: {prompt: [a, b, a forbidden-word, c, a], n: [2]}\nrepeat: 2\noutput: {spreadsheet_safe: true}\n"
+    path = sandboxed(tmp_path, text)
+    assert batchgen("run", path, "--quiet", "--output", "whole", cwd=tmp_path).returncode == 1
+    for k in (1, 2):
+        words = ("--quiet", "--shard", f"{k}/2", "--output", f"out-{k}")
+        assert batchgen("run", path, *words, cwd=tmp_path).returncode in {0, 1}
+    marked = next(f"out-{k}" for k in (1, 2) if rows_of(tmp_path / f"out-{k}"))
+    file = rows_of(tmp_path / marked)[-1]["file_name"]
+    assert batchgen("review", path, "--output", marked, "--star", file, cwd=tmp_path).returncode == 0
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / ".merged.sqlite3.new").write_text("half a file", encoding="utf-8")
+    assert batchgen("merge", "out-1", "out-2", "--to", "all", cwd=tmp_path).returncode == 0
+    for name, columns in (("index.csv", ["job_id", "image_index"]), ("failures.csv", ["job_id", "status", "message"])):
+        whole, merged = rows_of(tmp_path / "whole", name), rows_of(tmp_path / "all", name)
+        assert whole
+        assert [[row[key] for key in columns] for row in merged] == [[row[key] for key in columns] for row in whole]
+    stars = [row["file_name"] for row in rows_of(tmp_path / "all") if row["mark"] == "star"]
+    assert stars == [file.replace("images/", f"images/{marked}/")]
+    assert sorted(each.name for each in (tmp_path / "all").iterdir()) == [
+        *("failures.csv", "images", "index.csv", "merged.sqlite3")
+    ]
+
+
+def test_python_runs_and_plans_a_shard(tmp_path):
+    path = sandboxed(tmp_path)
+    jobs = [job for job in expand(load_manifest(path)) if Shard(1, 2).has(job.id)]
+    assert api.plan(path, output=tmp_path / "out", shard="1/2").make.jobs == len(jobs)
+    result = api.run(path, output=tmp_path / "out", shard="1/2")
+    assert (result.ok, result.images) == (True, len(jobs))
+    for call in (api.run, api.plan):
+        with pytest.raises(api.BatchgenError, match="holds shard 1/2"):
+            call(path, output=tmp_path / "out")
+        with pytest.raises(api.BatchgenError, match="write K/N"):
+            call(path, output=tmp_path / "out", shard="half")
+
+
+def test_a_budget_that_each_shard_has_for_itself_is_said(tmp_path):
+    path = sandboxed(tmp_path, f"{LETTERS}budget: {{max_images: 1}}\n")
+    words = ("--shard", "1/2", "--output", "out")
+    assert "each shard has a budget of its own" in batchgen("plan", path, *words, cwd=tmp_path).stdout
+    done = batchgen("run", path, *words, cwd=tmp_path)
+    assert (done.returncode, "each shard may spend as much" in done.stderr) == (3, True)
+    assert len(rows_of(tmp_path / "out")) == 1
