@@ -28,7 +28,7 @@ class Shard:
         match = _WRITTEN.fullmatch(text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise CommandError(
-                f"--shard {text}: write K/N, the number of this shard and how many there are, such as 1/3, 2/3 and 3/3."
+                f"{text!r} is no shard; write K/N, the number of this shard and how many there are: 1/3, 2/3 and 3/3"
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -99,8 +99,8 @@ class Ledger(LedgerReader):
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
             db.execute(wanted)
             db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            kept = "INSERT INTO main.meta SELECT * FROM state.meta WHERE key IN (?, ?) OR key LIKE ?"
-            db.execute(kept, (IMAGES_APART, SHARD, f"{REPLACES}%"))
+            kept = "INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ? OR key LIKE ?"
+            db.execute(kept, (IMAGES_APART, f"{REPLACES}%"))
         return cls(db)
 
     def close(self) -> None:

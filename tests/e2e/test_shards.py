@@ -9,7 +9,7 @@ import signal
 import sqlite3
 
 import pytest
-from command import accepted_by, batchgen, billed_by_job, manifest, prompts, started, wait_for
+from command import ROOT, accepted_by, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
 
@@ -120,6 +120,17 @@ def test_an_output_begun_without_a_shard_refuses_one(tmp_path):
     said = refused("run", path, "--shard", "1/3", cwd=tmp_path)
     assert "holds its manifest's jobs without a shard" in said
     assert "Go on here with no --shard." in said
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_output_of_an_earlier_batchgen_refuses_a_shard_and_is_left_as_it_is(version, tmp_path):
+    path = sandboxed(tmp_path)
+    (tmp_path / "out").mkdir()
+    shutil.copyfile(
+        ROOT / "tests" / "cases" / "ledgers" / f"version-{version}.sqlite3", tmp_path / "out" / "state.sqlite3"
+    )
+    said = refused("run", path, "--shard", "1/3", "--output", "out", cwd=tmp_path)
+    assert "holds its manifest's jobs without a shard" in said
 
 
 def test_while_nothing_was_made_the_shard_is_free(tmp_path):
