@@ -142,6 +142,19 @@ def test_while_nothing_was_made_the_shard_is_free(tmp_path):
     refused("run", path, "--shard", "1/3", "--output", "out", cwd=tmp_path)
 
 
+def test_of_two_shards_that_begin_one_new_output_at_once_one_gets_it(tmp_path, gateway):
+    path = manifest(tmp_path, gateway, prompts(8))
+    shards = [Shard(1, 2), Shard(2, 2)]
+    runs = [started("run", path, "--quiet", "--shard", str(each), "--output", "out", cwd=tmp_path) for each in shards]
+    for run in runs:
+        run.communicate(timeout=60)
+    codes = [run.returncode for run in runs]
+    assert sorted(codes) in ([0, 2], [0, 4]), codes
+    winner = shards[codes.index(0)]
+    assert ids_of(tmp_path / "out") == [job.id for job in expand(load_manifest(path)) if winner.has(job.id)]
+    assert all(winner.has(id_) for id_ in billed_by_job(gateway))
+
+
 def test_a_shard_without_a_selected_job_has_nothing_to_do(tmp_path):
     path = sandboxed(tmp_path)
     jobs = {job.prompt: job.id for job in expand(load_manifest(path))}
