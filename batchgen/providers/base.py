@@ -84,12 +84,28 @@ class Task:
             shifts = [index - number for index, number in numbers.items() if number is not None]
             shift = shifts[0] if shifts else _first_number(numbers, n)
             is_counted = any(0 <= index - shift < n for index in numbers)
-            numbers = {index: index - shift if is_counted else place for place, index in enumerate(sorted(numbers))}
+            counted = {index: index - shift if is_counted else place for place, index in enumerate(sorted(numbers))}
+            numbers = _with_free_numbers(numbers, counted, n, {link.index for link in known})
         return tuple(
             replace(link, index=number)
             for link in self.links
             if (number := numbers[link.index]) is not None and 0 <= number < n
         )
+
+
+def _with_free_numbers(
+    numbers: Mapping[int, int | None], counted: Mapping[int, int], n: int, known: Collection[int]
+) -> dict[int, int | None]:
+    """Known numbers stay, others are as `counted`; one that has no place so, takes a number that is free.
+
+    An answer with one image of three does not show whether it is counted from 0 or from 1, and may have been misread.
+    """
+    found = {index: number for index, number in numbers.items() if number is not None}
+    for index in sorted(numbers.keys() - found.keys()):
+        if 0 <= counted[index] < n and counted[index] not in found.values():
+            found[index] = counted[index]
+    free = iter(sorted(set(range(n)) - set(found.values()) - set(known)))
+    return {index: found[index] if index in found else next(free, None) for index in sorted(numbers)}
 
 
 def _first_number(indices: Collection[int], n: int) -> int:
