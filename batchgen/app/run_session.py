@@ -33,7 +33,7 @@ from batchgen.ledger.reserve import Reserve
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
-from batchgen.matrix.expand import expand
+from batchgen.matrix.expand import expand, expand_all
 from batchgen.money import micros, plain
 from batchgen.providers.registry import provider_class, provider_for
 from batchgen.reconcile import reconcile, unrecorded
@@ -73,6 +73,7 @@ class RunArguments(TypedDict, total=False):
     retry_unknown: bool
     refetch: bool
     remake: Literal["rejected"] | None
+    shard: str | None
 
 
 class RunSession:
@@ -161,14 +162,13 @@ class RunSession:
     def _reconcile(self) -> int:
         """Bring files and ledger together; how many files the manifest no longer asks for."""
         ledger, tree, manifest = self._ledger, self._tree, self._manifest
-        retired = 0
-        refetch = self._arguments.get("refetch", False)
+        retired, refetch = 0, self._arguments.get("refetch", False)
         if not refetch:
             reconcile.check_folder(ledger, tree.root)
         reconcile.finish_moves(ledger, tree)
         is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
-            ledger.set_wanted_jobs(expand(manifest))
+            ledger.set_wanted_jobs(expand_all(manifest), manifest.shard)
         if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
             self._observer.on_message(reconcile.missing_sentence(missing, manifest.path))
         if reconcile.record_returned(ledger, tree) or is_new:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.catalog import definitions
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
+from batchgen.shards import Shard
 from batchgen.source import document
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ def add_manifest(parser: ArgumentParser) -> None:
         "--provider",
         metavar="NAME",
         help="another account than the manifest's; `sandbox` rehearses any manifest, into outputs/NAME-sandbox",
+    )
+
+
+def add_shard(parser: ArgumentParser) -> None:
+    """Which of several coordinators this is."""
+    parser.add_argument(
+        "--shard",
+        metavar="K/N",
+        type=shard,
+        help="only shard K of N of the jobs, as one of N coordinators with an --output each; the output keeps K/N",
     )
 
 
@@ -87,6 +98,13 @@ def folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("name a folder")
     return Path(text)
+
+
+def shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except CommandError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:

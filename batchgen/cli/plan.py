@@ -36,12 +36,14 @@ EXAMPLES = """\
 batchgen plan spring.yaml
 batchgen plan spring.yaml --only model=kling-v2* --detailed
 batchgen plan spring.yaml --format csv
+batchgen plan spring.yaml --shard 1/3 --output outputs/spring-1
 """
 _REASONS_SHOWN = 8
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     common.add_remake(parser)
     parser.add_argument(
@@ -58,7 +60,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
-    manifest = load_manifest(options.manifest, provider=options.provider)
+    manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
     selection = Selection.parse(options.only, manifest.var_names)
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit, remake=options.remake) as (plan, ledger):
@@ -86,6 +88,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "name": manifest.name,
         "provider": manifest.provider,
         "output": str(root),
+        "shard": None if manifest.shard is None else str(manifest.shard),
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
         "done": _group(plan.done),
@@ -130,7 +133,8 @@ def _job(job: Job, row: JobState, manifest: Manifest) -> dict[str, Any]:
 
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     unit = manifest.account.prices.unit
-    lines = [f"{manifest.name} by {manifest.provider}, into {root}"]
+    part = "" if manifest.shard is None else f", shard {manifest.shard}"
+    lines = [f"{manifest.name} by {manifest.provider}{part}, into {root}"]
     lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make.reasons.most_common())
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
@@ -152,7 +156,8 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if prices.as_of and plan.make.jobs > plan.make.unpriced:
         lines.append(f"  {'prices':<18}as of {prices.as_of}")
     if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
-        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}")
+        alone = "" if manifest.shard is None else "; each shard has a budget of its own"
+        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}{alone}")
     if plan.anything_to_do:
         slots = counted(manifest.account.concurrency, "slot")
         if manifest.account.adaptive_concurrency:

@@ -37,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """Write the page, or with `--json` print its figures; both where `--to` is given too."""
     root = common.find_output(options)
-    ledger_path = path_in(root, "report on")
+    ledger_path = path_in(root, "report on", merged=True)
     target = options.to or (None if options.json else root / _PAGE)
     if target is not None:
         charts.plotting_library()

@@ -27,11 +27,13 @@ EXAMPLES = """\
 batchgen run spring.yaml --provider sandbox
 batchgen run spring.yaml --limit 2 --max-cost 1.50
 batchgen run nightly.yaml --quiet --deadline 06:00 --metrics batchgen.prom
+batchgen run spring.yaml --shard 1/3 --output outputs/spring-1
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     parser.add_argument(
         "--retry-failed", action="store_true", help="another attempt for jobs that failed, are gone or are partial"
@@ -68,9 +70,10 @@ def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
         progress = _progress(options, hooks)
         hooks.notify = progress.on_message
-        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
+        manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
+        hooks.manifest = manifest
         if hooks.metrics is not None:
-            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
+            hooks.metrics.labels |= {"manifest": manifest.name, "account": manifest.account.name}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -99,6 +102,8 @@ def _progress(options: Namespace, hooks: RunHooks) -> Progress:
     from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415 - only where it is asked for
 
     metered = MeteredProgress(options.metrics, options.manifest, quiet=options.quiet, log_format=options.log_format)
+    if options.shard is not None:  # else the files of several shards would have the same series
+        metered.labels["shard"] = str(options.shard)
     metered.check()
     hooks.metrics = metered
     return metered

@@ -71,6 +71,10 @@ class LedgerReader(ImageReader):
         pending = "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id WHERE coalesce(status, 'pending')"
         return self._value(f"{pending} = 'pending' LIMIT 1") is not None
 
+    def has_jobs(self) -> bool:
+        """Whether any job was ever begun."""
+        return self._value("SELECT 1 FROM job LIMIT 1") is not None
+
     def open_attempts(self) -> list[OpenAttempt]:
         """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
         return self._attempts("WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
     from batchgen.errors import Diagnostic, SourceLocation
     from batchgen.jobs import Job
+    from batchgen.shards import Shard
     from batchgen.storage.paths import PathTemplate
 
 NodePath: TypeAlias = tuple[str | int, ...]
@@ -298,6 +299,11 @@ class Manifest:
     warnings: tuple[Diagnostic, ...] = ()
     skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
+    shard: Shard | None = None  # of its jobs, the part that is asked for; None: all of them
+
+    def of_shard(self, shard: Shard | None) -> Manifest:
+        """The manifest, asking for the jobs of a shard alone."""
+        return self if shard is None else replace(self, shard=shard, digest=f"{self.digest} {shard}")
 
     @property
     def var_names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from batchgen.budget import Budget, BudgetLimits, cost_of
 from batchgen.catalog.accounts import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
-from batchgen.matrix.expand import expand
+from batchgen.matrix.expand import expand, expand_all
 from batchgen.money import micros
 from batchgen.planning.reasons import Reasons
 from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
@@ -44,7 +44,7 @@ FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed ma
 def check_any(manifest: Manifest, selection: Selection) -> None:
     """Raise CommandError where no job is selected: a mistake in `exclude`, `on_illegal: skip` or `--only`."""
     any_job = False
-    for job in expand(manifest):
+    for job in expand_all(manifest):  # a shard may have none of them
         any_job = True
         if selection.takes(job):
             return
@@ -58,7 +58,7 @@ def check_any(manifest: Manifest, selection: Selection) -> None:
 
 def job_states(manifest: Manifest, ledger: LedgerReader) -> Iterator[tuple[Job, JobState]]:
     """Every wanted job once, in the manifest's order, with its state. The ledger holds the list of them."""
-    numbered = enumerate(expand(manifest))
+    numbered = enumerate(expand_all(manifest))
     while page := list(islice(numbered, _PAGE)):
         rows = {row.seq: row for row in ledger.page(page[0][0], page[-1][0] + 1)}
         for seq, job in page:
@@ -124,7 +124,7 @@ def survey(
     account = manifest.account
     painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
     check_folder(ledger, root)
-    ledger.set_wanted_jobs(expand(manifest))
+    ledger.set_wanted_jobs(expand_all(manifest), manifest.shard)
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.formatting import counted
 from batchgen.jobs import INCOMPLETE, Status
 from batchgen.ledger import lock
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import FILE_NAME, SHARD, reading
 from batchgen.money import plain
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def status_report(root: Path, unit: str = "") -> dict[str, Any]:
         spent = ledger.spent()
         return data | {
             "started": True,
+            "shard": ledger.meta(SHARD) or None,
             "jobs": {status.value: counts[status] for status in Status if status in counts},
             "images": ledger.images_in_index(),
             "images_to_come": ledger.images_missing()[1],
@@ -52,6 +53,7 @@ def not_started(root: Path, unit: str = "") -> dict[str, Any]:
     return {
         "output": str(root),
         "started": False,
+        "shard": None,
         "running": None,
         "jobs": {},
         "images": 0,
@@ -75,7 +77,8 @@ def as_text(data: dict[str, Any]) -> str:
     if not data["started"]:
         nothing = f"Nothing has been run into {data['output']} yet"
         return f"{nothing}; {running}." if data["running"] else f"{nothing}."
-    lines = [f"{data['output']}: {running}"]
+    shard = f", shard {data['shard']}" if data["shard"] else ""
+    lines = [f"{data['output']}{shard}: {running}"]
     for status, number in data["jobs"].items():
         lines.append(f"  {status:<11}{counted(number, 'job'):<12}{MEANING[status]}".rstrip())
     lines.append(f"  {counted(data['images'], 'image')} in place")

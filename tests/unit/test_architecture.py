@@ -20,6 +20,7 @@ LAYERS = {
     "descriptors": "",
     "clocks": "",
     "errors": "redaction",
+    "shards": "errors",
     "jobs": "errors",
     "source": "errors",
     "templates": "errors",
@@ -27,10 +28,10 @@ LAYERS = {
     "catalog": "jobs money source",
     "storage": "errors jobs descriptors",
     "http": "errors jobs clocks descriptors redaction",
-    "manifest": "errors jobs source templates apis catalog storage",
+    "manifest": "errors jobs shards source templates apis catalog storage",
     "matrix": "jobs source templates manifest",
     "checks": "errors jobs storage templates manifest matrix",
-    "ledger": "errors jobs redaction storage",
+    "ledger": "errors jobs shards redaction storage",
     "image_checks": "",
     "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money formatting manifest ledger storage",
@@ -41,7 +42,7 @@ LAYERS = {
     "callbacks": "errors",
     "engine": "errors jobs clocks money formatting budget catalog ledger providers",
     "sandbox": "errors apis catalog",
-    "app": "descriptors errors jobs source money formatting budget catalog storage manifest matrix checks ledger"
+    "app": "descriptors errors jobs shards source money formatting budget catalog storage manifest matrix checks ledger"
     " reports image_checks reconcile planning http providers callbacks engine sandbox",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
