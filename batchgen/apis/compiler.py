@@ -25,6 +25,7 @@ Raw: TypeAlias = Any  # what YAML can hold
 VERSION = 1
 OF_ACCOUNT = frozenset(
     {"about", "base_url", "models", "limits", "prices", "sizes", "defaults", "aspect_ratios", "resolutions"}
+    | {"parameters"}
     | {"visibility_delay", "request_timeout"}
 )
 STEPS = ("create", "query", "result", "find", "list", "probe")
@@ -62,14 +63,14 @@ MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing",
 NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
 _LATER = {
     "upload": "Write the image into the request: `{{ image.data_uri }}`.",
-    "parameters": "Put the value into `create` as it is.",
 }
 _OF_JOB = OF_IMAGE | {
     *("prompt", "negative_prompt", "model", "n", "aspect_ratio", "resolution", "width", "height"),
     *("image_fidelity", "callback_url"),
 }
+OF_CREATE = _OF_JOB | OF_ATTEMPT  # the values that batchgen gives to a create
 _NAMES = {
-    "create": _OF_JOB | OF_ATTEMPT,
+    "create": OF_CREATE,
     "query": frozenset({"task"}),
     "result": frozenset({"task"}),
     "find": OF_ATTEMPT,
@@ -113,6 +114,8 @@ class _Compiler:
     def __init__(self, raw: Mapping[str, Raw]) -> None:
         self.raw = raw
         self.faults: list[Fault] = []
+        declared = raw.get("parameters")
+        self.parameters = frozenset(map(str, declared)) if isinstance(declared, dict) else frozenset()
         self.hosts = Hosts(str(raw.get("base_url", "")), [str(host) for host in _list(raw.get("hosts"))])
 
     def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, warning: bool = False) -> None:
@@ -142,6 +145,9 @@ class _Compiler:
             for name in {"find", "list"} & set(steps):
                 steps[name] = replace(steps[name], states=steps["query"].states)
         self.check_create(steps)
+        for name in sorted(self.parameters - steps["create"].names):
+            hint = f'Put it there, as in `{name}: "{{{{ {name} }}}}"`.'
+            self.fault(("parameters", name), f"`create` does not send the parameter `{name}`.", hint, key=True)
         self.check_identity(steps, mark)
         return Definition(
             hosts=self.hosts,
@@ -179,10 +185,11 @@ class _Compiler:
         except TemplateInvalid as error:
             self.fault(path, str(error))
             return None
+        allowed = _NAMES[part] | (self.parameters if part == "create" else frozenset())
         for name in sorted(template.names):
-            if (name.removesuffix("_path") if address else name) not in _NAMES[part]:
+            if (name.removesuffix("_path") if address else name) not in allowed:
                 message = f"There is no value `{DOTTED.get(name, name)}` in `{part}`."
-                known = tuple(sorted(DOTTED.get(each, each) for each in _NAMES[part]))
+                known = tuple(sorted(DOTTED.get(each, each) for each in allowed))
                 self.faults.append(Fault(path=path, message=message, wrong=DOTTED.get(name, name), known=known))
         return template
 

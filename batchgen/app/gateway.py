@@ -51,6 +51,7 @@ async def open_gateway(account: Account, root: Path | None) -> AsyncIterator[Acc
     settings = Settings(
         emulate=REHEARSED.get(account.protocol, "sandbox"),
         models=account.models,
+        further=frozenset(account.parameters),
         require_key=False,
         concurrency=account.concurrency,
         state=None if root is None else root / SANDBOX_STATE,

@@ -178,7 +178,7 @@ class _Check:
         if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
             reason = "others"
         if reason not in self.skipped:
-            example = {name: str(getattr(parameters, name)) for name in violation.of}
+            example = {name: str(parameters.named(name)) for name in violation.of}
             origins = [settings[name].path for name in violation.of if name in settings]
             places = tuple(self.diagnostics.document.place(path) for path in origins)
             self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
@@ -223,7 +223,7 @@ class _Check:
             keys = [  # of the exclusion that would leave the combination out
                 f"{name}: {self._value_text(name, path, str(value))}"
                 for name, path in zip(violation.of, origins, strict=True)
-                if (value := getattr(parameters, name)) is not None and (path is None or path[0] == "matrix")
+                if (value := parameters.named(name)) is not None and (path is None or path[0] == "matrix")
             ]
             hint = f"{hint} Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip.".strip()
         also = [path for path in known[1:] if path != place]

@@ -13,6 +13,7 @@ from batchgen.catalog import definitions
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.manifest import schema
 from batchgen.manifest.diagnostics import Diagnostics, listed, nearest
+from batchgen.manifest.parameters import check_declared
 from batchgen.manifest.settings import check_url, seconds
 from batchgen.source import document, encoding
 
@@ -105,6 +106,7 @@ def _check_account(raw: Mapping[str, Value], diagnostics: Diagnostics) -> None:
     own = {key: raw[key] for key in compiler.OF_ACCOUNT if key in raw}
     for error in schema.check([own], "provider"):
         diagnostics.add(error.path[1:], error.message, error.hint, key=error.key)
+    check_declared(raw.get("parameters"), ("parameters",), diagnostics)
     for key in ("remembers",):
         if key in raw:
             for error in schema.check([raw[key]], "duration"):

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from batchgen.catalog.load import Model, builtin
-from batchgen.manifest.diagnostics import listed, nearest
+from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest.diagnostics import cut, listed, meant, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from batchgen.manifest.model import Settings
 
 _WITH_IMAGE = ("image_reference", "image_fidelity", "human_fidelity")
+_DECLARES_NONE = "It has none beyond batchgen's own; `parameters` of an account declares some."
 _ALWAYS = frozenset({"model", "aspect_ratio", "resolution", "n"})
 
 
@@ -38,9 +40,12 @@ def violations(parameters: Parameters, settings: Settings, account: Account, uni
     if "image" in account.fields:  # otherwise they are reported below as unknown
         yield from _of_image(parameters)
     for name, setting in settings.items():
-        if name not in account.fields and setting.value is not None:
-            message = f"The account `{account.name}` does not know `{name}`."
-            yield Violation(f"field {name}", (name,), message, "Remove it, or use another account.")
+        if name not in account.fields and name not in account.parameters and setting.value is not None:
+            message = f"The account `{account.name}` does not know `{cut(name)}`."
+            hint = "Remove it, or use another account."
+            if name not in PARAMETER_NAMES:
+                hint = meant(name, account.parameters, allowed="It has") or _DECLARES_NONE
+            yield Violation(f"field {name}", (name,), message, hint)
     if parameters.n > units:
         message = f"A task of n {parameters.n} could never start: the account's concurrency is {units}."
         yield Violation("units", ("n",), message, f"Write n: {units} or less, and `repeat` for more images.")
