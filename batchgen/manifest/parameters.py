@@ -79,12 +79,11 @@ def _parts(part: Any, path: NodePath) -> Iterator[tuple[NodePath, str | None]]: 
     pattern = part.get("pattern")
     yield (*path, "pattern"), pattern if isinstance(pattern, str) else None
     keys, choices = part.get("properties"), part.get("anyOf")
-    inside = (
-        [(("properties", name), child) for name, child in properties.items()] if isinstance(properties, dict) else []
-    )
-    inside += [((key,), part[key]) for key in ("items", "additionalProperties") if key in part]
-    choices = part.get("anyOf")
-    inside += [(("anyOf", number), child) for number, child in enumerate(choices if isinstance(choices, list) else [])]
+    inside: list[tuple[NodePath, Any]] = [
+        ((key,), part[key]) for key in ("items", "additionalProperties") if key in part
+    ]
+    inside += [(("properties", name), child) for name, child in (keys.items() if isinstance(keys, dict) else ())]
+    inside += [(("anyOf", at), child) for at, child in enumerate(choices if isinstance(choices, list) else ())]
     for steps, child in inside:
         yield from _parts(child, (*path, *steps))
 
@@ -99,11 +98,8 @@ def _pattern_fault(pattern: str) -> tuple[str, str] | None:
     ways, before = 1 if pattern.startswith("^") and "|" not in pattern else longest, ""
     for part in _PATTERN.findall(pattern):
         times = _TIMES.fullmatch(part)
-        if (before == ")" and (times or token in {"*", "+"})) or (before == "(" and token == "?"):
-            return (
-                "A pattern may not repeat a group, nor look around.",
-                "List the values with `enum`, or bound lengths.",
-            )
+        if (before == ")" and (times or part in {"*", "+"})) or (before == "(" and part == "?"):
+            return "A pattern may not repeat a group, nor look around.", "List the values with `enum` instead."
         if re.fullmatch(r"\\\d", part):
             return "A pattern may not refer back to a group.", "Write what it repeats."
         if part in {"*", "+"}:

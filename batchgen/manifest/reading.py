@@ -47,9 +47,7 @@ class Reader:
     diagnostics: Diagnostics
     references: References
     account: Account  # whose bounds hold
-    further: dict[str, NodePath] = field(
-        default_factory=dict
-    )  # parameters beyond batchgen's own, and where the first is
+    further: dict[str, NodePath] = field(default_factory=dict)  # given beyond batchgen's own; where first
 
     def written(self, path: NodePath) -> str:
         """A scalar's text as written."""
@@ -123,14 +121,14 @@ class Reader:
                 if value is not INVALID:
                     found[name] = Setting(value, (*path, name))
         further = mapping.get("parameters")
-        for name in further if isinstance(further, dict) else ():
+        for name, given in further.items() if isinstance(further, dict) else ():
             at = (*path, "parameters", name)
-            value = self.value_of_further(name, further[name], at)
+            value = self.value_of_further(name, given, at)
             if value is not INVALID:
                 found[name] = Setting(value, at)
         return found
 
-    def value_of_further(self, name: str, value: Value, path: NodePath) -> JsonValue | None:
+    def value_of_further(self, name: str, value: Value, path: NodePath) -> Value:
         """The value of a parameter that the account declares; INVALID where it is invalid, which is reported."""
         if name in PARAMETER_NAMES:
             hint = "Write it beside `parameters`, not inside."

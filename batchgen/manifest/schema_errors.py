@@ -175,7 +175,7 @@ def _suggest_key(key: str, folded: str, schema: Schema) -> str:
     synonym = whole["x-synonyms"].get(folded, "")
     if guess := nearest(key, known) or (synonym if synonym in known else ""):
         return f"Did you mean `{guess}`?"
-    further = f"What the account declares goes into parameters: {{{cut(key)}: …}}. " if _JOBS <= {*known} else ""
+    further = f"What the account declares goes into parameters: {{{cut(key)}: …}}. " if {*known} >= _JOBS else ""
     return f"{further}Known keys are {listed(known, 30)}."
 
 
@@ -265,7 +265,7 @@ def _enum(failure: _Failure) -> tuple[str, str]:
     return message, not_allowed_hint(value, allowed)
 
 
-def not_allowed_hint(value: Value, allowed: Sequence[str]) -> str:
+def not_allowed_hint(value: Value, allowed: Sequence[Value]) -> str:
     """The nearest of the allowed values, and all of them; no ratio is near another, for it is another shape."""
     is_word = isinstance(value, str) and not _RATIO.fullmatch(value)
     guess = nearest(value, [word for word in allowed if isinstance(word, str)]) if is_word else ""
@@ -294,10 +294,8 @@ def _bound(failure: _Failure) -> tuple[str, str]:
 
 
 def _other(failure: _Failure) -> tuple[str, str]:
-    return (
-        f"{_quoted(failure.value)} does not fit.",
-        f"It must fit {failure.keyword}: {cut(json.dumps(failure.bound), 200)}.",
-    )
+    bound = cut(json.dumps(failure.bound, ensure_ascii=False), 200)
+    return f"{_quoted(failure.value)} does not fit.", f"It must fit {failure.keyword}: {bound}."
 
 
 def _long(failure: _Failure) -> tuple[str, str]:

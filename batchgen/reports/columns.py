@@ -1,4 +1,4 @@
-"""The columns of the views after the fixed ones: further parameters, labels, marks and scores, each only where the output has any."""
+"""The columns of the views after the fixed ones, where the output has any: parameters, labels, marks and scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAKEN = frozenset({*_OF_DATASET, "image", "label", "mark", "note"})  # `image` 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnColumns:
-    """What an output has beside what every output has: parameters and labels by name, marks, scores by check and name."""
+    """What an output has beside what every output has: parameters, labels, marks, scores by check and name."""
 
     parameters: tuple[str, ...]  # beyond batchgen's own
     labels: tuple[str, ...]

@@ -53,8 +53,8 @@ class Where:
     """What `--where` selects: an image for which, under every key given, one of the conditions holds.
 
     Conditions are `KEY=VALUE` and `KEY!=VALUE` (wildcards `*` and `?`), and `KEY<NUMBER`, `<=`, `>`, `>=`. Keys are
-    `mark`, `note`, `label.NAME`, `parameter.NAME`, `score.CHECK.NAME` and those of the index. All conditions with another sign than `=`
-    must hold.
+    `mark`, `note`, `label.NAME`, `parameter.NAME`, `score.CHECK.NAME` and those of the index. All conditions with
+    another sign than `=` must hold.
     """
 
     def __init__(self, conditions: Sequence[_Condition]) -> None:
