@@ -75,7 +75,7 @@ class _Check:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
         for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
-        self._report()
+        self._report(quiet=quiet)
         if not self.diagnostics.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
         self._paths()
@@ -187,8 +187,10 @@ class _Check:
 
     # --- what is reported of them
 
-    def _report(self) -> None:
+    def _report(self, *, quiet: bool) -> None:
         for key, (violation, parameters, where) in self._broken.items():
+            if quiet and not any(key[1]):
+                continue  # a default breaks it: in place of a value, it may be, that was refused
             self._report_broken(violation, key[1], parameters, where, self._times[key])
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)

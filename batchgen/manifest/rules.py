@@ -36,7 +36,7 @@ class Violation:
 def violations(parameters: Parameters, settings: Settings, account: Account, units: int) -> Iterator[Violation]:
     """The hard rules that a job breaks; `units` is the concurrency of the account in force."""
     yield from _of_model(parameters, settings, account)
-    yield from _of_size(parameters, account)
+    yield from _of_size(parameters, settings, account)
     if "image" in account.fields:  # otherwise they are reported below as unknown
         yield from _of_image(parameters)
     for name, setting in settings.items():
@@ -73,8 +73,15 @@ def _of_model(parameters: Parameters, settings: Settings, account: Account) -> I
         yield Violation("no image_reference", ("image", "model"), message, "Add `image_reference: subject` or `face`.")
 
 
-def _of_size(parameters: Parameters, account: Account) -> Iterator[Violation]:
-    """Where an account requires pixels, it must have a size for the ratio."""
+def _of_size(parameters: Parameters, settings: Settings, account: Account) -> Iterator[Violation]:
+    """Where an account requires pixels, it must have a size for the ratio; its lists must have the API's defaults."""
+    for name in ("aspect_ratio", "resolution"):
+        allowed, value = account.allowed(name), getattr(parameters, name)
+        is_given = name in settings and settings[name].value is not None
+        if name in account.fields and not is_given and allowed and value not in allowed:
+            message = f"No {name} is given, and the account `{account.name}` does not have the default, {value}."
+            hint = f"Write `defaults: {{{name}: {allowed[0]}}}`, for instance. It has {listed(allowed)}."
+            yield Violation(f"no {name}", (name,), message, hint)
     if not account.sizes or account.size_of(parameters) is not None:
         return
     ratio, resolution = parameters.aspect_ratio, parameters.resolution

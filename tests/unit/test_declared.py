@@ -210,6 +210,8 @@ def faults_of(text):
         ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
         ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
         ("query:", "upload: {}\nquery:", ("upload",), "not supported yet"),
+        ("query:", "parameters: {steps: {type: integer}}\nquery:", ("parameters", "steps"), "does not send"),
+        ("{{ prompt }}", "{{ prompt }} {{ steps }}", ("create", "json", "prompt"), "no value `steps`"),
     ],
 )
 def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):

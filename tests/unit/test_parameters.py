@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs_for_tests import job
 
+from batchgen.apis.values import rendered
 from batchgen.app.load import load_manifest
 from batchgen.catalog.accounts import parse_account
 from batchgen.catalog.load import builtin
@@ -21,8 +22,11 @@ from batchgen.manifest.parameters import _pattern_fault
 from batchgen.matrix.expand import expand
 from batchgen.planning.selection import Selection
 from batchgen.providers.base import Secrets
+from batchgen.providers.declared import DeclaredProvider
+from batchgen.providers.declared_answers import marks_of
 from batchgen.providers.kling import KlingProvider
 from batchgen.providers.openai import OpenAIProvider
+from batchgen.source import document
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -297,6 +301,78 @@ def test_a_declaration_that_the_definition_never_sends_is_refused(faults):
     (found,) = faults("matrix: {prompt: a}\n", head)
     assert "The definition of `fal` does not send the parameter `loras`." in found
     assert found.startswith("4:")
+
+
+DEFINITION = """\
+api: 1
+base_url: https://api.example.org
+auth: {env: A_KEY}
+models: [one]
+defaults: {model: one}
+aspect_ratios: ["1:1", "3:2"]
+limits: {max_n: 4}
+parameters: {seed: {type: integer, minimum: 0}, style: {enum: [anime, photo]}}
+create:
+  post: /v1/images
+  json: {prompt: "{{ prompt }}", n: "{{ n }}", ratio: "{{ aspect_ratio }}", seed: "{{ seed | default(attempt.seed) }}",
+         style: "{{ style }}"}
+  images: {url: images}
+"""
+USING = "version: 1\nname: x\nprovider: mine\nproviders: {mine: {use: ./d.yaml}}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("enum: [anime", "enun: [anime", "8:57 parameters.style.enun: Unknown key `enun`. Did you mean `enum`?"),
+        ("parameters: {", "parameters: {big: {}, ", "8:14 parameters.big: `create` does not send the parameter `big`."),
+        ("parameters: {", "parameters: {attempt_seed: {}, ", "`attempt_seed` is batchgen's own name."),
+        ("model: one}", "model: one, aspect_ratio: 5:7}", '5:38 defaults.aspect_ratio: "5:7" is not allowed'),
+        ("photo]", "photo], pattern: '(a+)+'", "may not repeat a group"),
+    ],
+)
+def test_what_is_wrong_in_a_definition_is_reported_in_it(faults, tmp_path, old, new, said):
+    assert old in DEFINITION
+    (tmp_path / "d.yaml").write_text(DEFINITION.replace(old, new), encoding="utf-8")
+    found = faults("matrix: {prompt: a, aspect_ratio: 1:1}\n", USING)
+    assert any(said in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("n: 5", "matrix.n: 5 is too large. The account `mine` allows from 1 to 4."),
+        ("aspect_ratio: 5:7", "Allowed are 1:1 and 3:2."),
+        ("n: 1, aspect_ratio: ~", "No aspect_ratio is given, and the account `mine` does not have the default, 16:9."),
+        ("parameters: {seed: -1}", "-1 is too small. It must be at least 0."),
+        ("parameters: {styel: anime}", "does not know `styel`. Did you mean `style`?"),
+    ],
+)
+def test_a_manifest_outside_the_bounds_of_a_definition_is_refused_at_its_place(faults, tmp_path, given, said):
+    (tmp_path / "d.yaml").write_text(DEFINITION, encoding="utf-8")
+    body = f"matrix: {{prompt: a, {given}{'' if 'ratio' in given else ', aspect_ratio: 1:1'}}}\n"
+    (found,) = faults(body, USING)
+    assert said in found
+    assert found.startswith("5:")
+
+
+def test_a_ratio_that_nobody_gave_is_refused_where_the_account_lacks_it(faults, tmp_path):
+    (tmp_path / "d.yaml").write_text(DEFINITION, encoding="utf-8")
+    (found,) = faults("matrix: {prompt: a}\n", USING)
+    assert "No aspect_ratio is given, and the account `mine` does not have the default, 16:9." in found
+
+
+@pytest.mark.parametrize(("further", "seed"), [({}, None), ({"seed": 0}, 0), ({"seed": 7, "style": "anime"}, 7)])
+def test_a_declared_request_has_the_values_with_their_types_and_leaves_out_what_is_not_given(further, seed):
+    raw = document.parse(DEFINITION, "d.yaml").value
+    settings = {"protocol": "declared", "models": ["one"], "api_key_env": "A_KEY", "parameters": raw["parameters"]}
+    account = parse_account("mine", {**settings, "base_url": raw["base_url"], "definition": raw})
+    provider = DeclaredProvider(account, None, Secrets({"A_KEY": "k"}))
+    made = job("a fox", further=further_of(further), model="one", aspect_ratio="1:1")
+    marks = marks_of("bg-1-1")
+    body = rendered(provider._steps["create"].body, asyncio.run(provider._of_job(made)) | marks)
+    assert body["seed"] == (marks["attempt_seed"] if seed is None else seed)
+    assert ("style" in body) is ("style" in further)
 
 
 @given(
