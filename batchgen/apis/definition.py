@@ -55,12 +55,12 @@ class Step:
     @property
     def names(self) -> set[str]:
         """The values that the request holds."""
-        return names_in((self.address, self.query, self.headers, self.body))
+        return self.address_names | names_in((self.query, self.headers, self.body))
 
     @property
     def address_names(self) -> set[str]:
         """The values that the address holds."""
-        return names_in(self.address)
+        return {name.removesuffix("_path") for name in self.address.names}
 
     @property
     def begins_with_task(self) -> bool:
@@ -159,7 +159,7 @@ class Definition:
 
 def names_in(node: Any) -> set[str]:  # noqa: ANN401 - a tree of templates
     """The names in a tree of templates."""
-    return {name.removesuffix("_path") for template in templates_in(node) for name in template.names}
+    return {name for template in templates_in(node) for name in template.names}
 
 
 def templates_in(node: Any) -> Iterator[Template]:  # noqa: ANN401 - a tree of templates

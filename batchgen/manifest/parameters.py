@@ -35,7 +35,7 @@ _OF_BODY = frozenset({"model_name", "size", "response_format", "stream"})  # of 
 _MOST_PARTS = 500  # of one declaration, those of its parts included
 _PATTERN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|\(\?:|.", re.DOTALL)
 _TIMES = re.compile(r"\{(\d*),?(\d*)\}")
-_MOST_WAYS = 100_000_000  # in which a pattern may be tried on a text of the greatest length
+_MOST_WAYS = 10_000_000  # in which a pattern may be tried on a text of the greatest length
 
 
 def faults_of(value: Value, declared: Schema) -> list[SchemaError]:

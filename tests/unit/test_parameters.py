@@ -18,7 +18,8 @@ from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.jobs import Job, JsonValue, Parameters, Reference, further_of, job_id
 from batchgen.manifest import schema
-from batchgen.manifest.parameters import _pattern_fault
+from batchgen.manifest.diagnostics import Diagnostics
+from batchgen.manifest.parameters import _pattern_fault, check_declared
 from batchgen.matrix.expand import expand
 from batchgen.planning.selection import Selection
 from batchgen.providers.base import Secrets
@@ -311,11 +312,11 @@ models: [one]
 defaults: {model: one}
 aspect_ratios: ["1:1", "3:2"]
 limits: {max_n: 4}
-parameters: {seed: {type: integer, minimum: 0}, style: {enum: [anime, photo]}}
+parameters: {seed: {type: integer, minimum: 0}, style: {enum: [anime, photo]}, lora_path: {type: string}}
 create:
   post: /v1/images
   json: {prompt: "{{ prompt }}", n: "{{ n }}", ratio: "{{ aspect_ratio }}", seed: "{{ seed | default(attempt.seed) }}",
-         style: "{{ style }}"}
+         style: "{{ style }}", lora: "{{ lora_path }}"}
   images: {url: images}
 """
 USING = "version: 1\nname: x\nprovider: mine\nproviders: {mine: {use: ./d.yaml}}\n"
@@ -415,3 +416,31 @@ def test_kling_and_openai_accounts_send_what_they_declare_and_nothing_of_ours_is
                       {"seed": 7, "quality": "low", "prompt": "evil"}, quality="high", style="natural")  # fmt: skip
     assert body == {"model": "kling-v1", "prompt": "a fox", "n": 1, "size": "1024x1024", "quality": "low",
                     "style": "natural", "seed": 7}  # fmt: skip
+
+
+# --- whatever is declared and given ---------------------------------------------------------------------------------
+
+KEYWORDS = ("type", "enum", "const", "minimum", "maximum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength",
+            "pattern", "items", "minItems", "uniqueItems", "properties", "required", "additionalProperties", "anyOf",
+            "default", "$ref", "oneOf")  # fmt: skip
+WORDS = st.sampled_from(
+    ["integer", "number", "string", "array", "object", "a", "^a+$", "(a", 0, 1, 2.5, True, -1, 10**60]
+)
+DECLARED = st.recursive(
+    st.dictionaries(st.sampled_from(KEYWORDS), WORDS | st.lists(WORDS, max_size=3), max_size=3),
+    lambda inside: st.dictionaries(
+        st.sampled_from(KEYWORDS), WORDS | inside | st.lists(inside, max_size=2) | st.fixed_dictionaries({"a": inside})
+    ),
+    max_leaves=6,
+)
+
+
+@given(DECLARED, JSON)
+def test_no_declaration_and_no_value_ends_in_anything_but_sentences(declared, value):
+    refused = schema.check([{"parameters": {"seed": declared}}], "provider")
+    diagnostics = Diagnostics(document.Document(file="x", text=""))
+    check_declared({"seed": declared}, (), diagnostics)
+    faults = [] if refused or diagnostics.errors else schema.check_by(value, declared)
+    for fault in (*refused, *faults):
+        assert fault.message.endswith(".")
+        assert all(isinstance(step, str | int) for step in fault.path)
