@@ -26,6 +26,7 @@ Raw: TypeAlias = Any  # what YAML can hold
 VERSION = 1
 OF_ACCOUNT = frozenset(
     {"about", "base_url", "models", "limits", "prices", "sizes", "defaults", "aspect_ratios", "resolutions"}
+    | {"parameters"}
     | {"visibility_delay", "request_timeout"}
 )
 STEPS = ("create", "query", "result", "find", "list", "upload", "probe")
@@ -71,15 +72,13 @@ _SECRET = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 STATES = ("running", "done", "failed", "rejected", "missing")
 MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing", "taken", "unclear")
 NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
-_LATER = {
-    "parameters": "Put the value into `create` as it is.",
-}
 _OF_JOB = OF_IMAGE | {
     *("prompt", "negative_prompt", "model", "n", "aspect_ratio", "resolution", "width", "height"),
     *("image_fidelity", "callback_url"),
 }
+OF_CREATE = _OF_JOB | OF_ATTEMPT  # the values that batchgen gives to a create
 _NAMES = {
-    "create": _OF_JOB | OF_ATTEMPT,
+    "create": OF_CREATE,
     "query": frozenset({"task"}),
     "result": frozenset({"task"}),
     "find": OF_ATTEMPT | {"model"},
@@ -124,6 +123,8 @@ class _Compiler:
     def __init__(self, raw: Mapping[str, Raw]) -> None:
         self.raw = raw
         self.faults: list[Fault] = []
+        declared = raw.get("parameters")
+        self.parameters = frozenset(map(str, declared)) if isinstance(declared, dict) else frozenset()
         self.hosts = Hosts(str(raw.get("base_url", "")), [str(host) for host in _list(raw.get("hosts"))])
 
     def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, warning: bool = False) -> None:
@@ -132,10 +133,7 @@ class _Compiler:
     def definition(self) -> Definition | None:
         if self.raw.get("api") != VERSION:
             self.fault(("api",), "This is not a version of definitions.", "Write `api: 1`.")
-        for key in self.raw:
-            if key in _LATER:
-                self.fault((key,), f"`{key}` is not supported yet.", _LATER[key], key=True)
-        self.known((), self.raw, KNOWN | _LATER.keys())
+        self.known((), self.raw, KNOWN)
         for key in ("base_url", "models", "create"):
             if key not in self.raw:
                 self.fault((), f"The key `{key}` is missing.", f"Add `{key}: …`.")
@@ -154,6 +152,9 @@ class _Compiler:
                 steps[name] = replace(steps[name], states=steps["query"].states)
         for path, message, hint in contradictions(steps, mark):
             self.fault(path, message, hint, key=True)
+        for name in sorted(self.parameters - steps["create"].names):
+            hint = f'Put it there, as in `{name}: "{{{{ {name} }}}}"`.'
+            self.fault(("parameters", name), f"`create` does not send the parameter `{name}`.", hint, key=True)
         return Definition(
             hosts=self.hosts,
             **auth,
@@ -189,10 +190,11 @@ class _Compiler:
         except TemplateInvalid as error:
             self.fault(path, str(error))
             return None
+        allowed = _NAMES[part] | (self.parameters if part == "create" else frozenset())
         for name in sorted(template.names):
-            if (name.removesuffix("_path") if address else name) not in _NAMES[part]:
+            if (name.removesuffix("_path") if address else name) not in allowed:
                 message = f"There is no value `{DOTTED.get(name, name)}` in `{part}`."
-                known = tuple(sorted(DOTTED.get(each, each) for each in _NAMES[part]))
+                known = tuple(sorted(DOTTED.get(each, each) for each in allowed))
                 self.faults.append(Fault(path=path, message=message, wrong=DOTTED.get(name, name), known=known))
         return template
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.apis.values import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from batchgen.apis.hosts import Hosts
     from batchgen.apis.selectors import Selector
@@ -57,7 +57,8 @@ class Step:
     @property
     def names(self) -> set[str]:
         """The values that the request holds."""
-        return names_in((self.address, self.query, self.headers, self.body))
+        of_address = {name.removesuffix("_path") for name in self.address.names}
+        return of_address | names_in((self.query, self.headers, self.body))
 
     @property
     def misplaced_files(self) -> frozenset[str]:
@@ -148,6 +149,23 @@ class Definition:
         return frozenset(self.steps["create"].names & OF_IMAGE)
 
     @property
+    def marks(self) -> frozenset[str]:
+        """The values of an attempt by which `find` and `list` know a task of ours."""
+        found: Step | None = self.steps.get("find")
+        names = self.mark.names if self.mark is not None else frozenset()
+        while found is not None:
+            names = names | (found.names & OF_ATTEMPT)
+            found = found.alternative
+        return frozenset(names)
+
+    @property
+    def in_place_of_marks(self) -> frozenset[str]:
+        """What its create may send in place of a mark: the other names in the templates that hold one."""
+        create = self.steps["create"]
+        templates = templates_in((create.address, create.query, create.headers, create.body))
+        return frozenset().union(*(each.names for each in templates if each.names & self.marks)) - OF_ATTEMPT
+
+    @property
     def fields(self) -> frozenset[str]:
         """The parameters that its create can send."""
         create = self.steps["create"]
@@ -158,8 +176,13 @@ class Definition:
 
 def names_in(node: Any) -> set[str]:  # noqa: ANN401 - a tree of templates
     """The names in a tree of templates."""
+    return {name for template in templates_in(node) for name in template.names}
+
+
+def templates_in(node: Any) -> Iterator[Template]:  # noqa: ANN401 - a tree of templates
+    """The templates in a tree of lists and mappings."""
     if isinstance(node, Template):
-        return {name.removesuffix("_path") for name in node.names}
-    if isinstance(node, dict):
-        node = list(node.values())
-    return {name for child in node for name in names_in(child)} if isinstance(node, list | tuple) else set()
+        yield node
+    elif isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from templates_in(child)

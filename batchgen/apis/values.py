@@ -6,6 +6,7 @@ read as a template, and in an address it is quoted.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,6 +98,6 @@ def quoted(values: Values) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)

@@ -52,6 +52,7 @@ async def open_gateway(account: Account, root: Path | None) -> AsyncIterator[Acc
         emulate=REHEARSED.get(account.protocol, "sandbox"),
         account=account if account.definition else None,
         models=account.models,
+        further=frozenset(account.parameters),
         require_key=False,
         concurrency=account.concurrency,
         state=None if root is None else root / SANDBOX_STATE,

@@ -32,7 +32,7 @@ def plan(
     Raises CommandError, also ManifestInvalid, where the run would not start.
     """
     found = loaded(manifest, shard)
-    selection = Selection.parse(only, found.var_names)
+    selection = Selection.parse(only, found.selectable)
     with previewed(found, output_folder(found, output), selection, limit, remake=remake) as (made, _):
         return made
 

@@ -122,7 +122,7 @@ def _check_prices(manifest: Manifest, max_cost: Decimal | float | None) -> None:
 def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) -> Iterator[RunSession]:
     """The output folder, made and locked, with its ledger open and its files reconciled."""
     manifest = loaded(source, arguments.get("shard"))
-    selection = Selection.parse(arguments.get("only", ()), manifest.var_names)
+    selection = Selection.parse(arguments.get("only", ()), manifest.selectable)
     registry.check(manifest.account)
     _check_prices(manifest, arguments.get("max_cost"))
     check_any(manifest, selection)

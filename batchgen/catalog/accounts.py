@@ -95,6 +95,7 @@ class Account:
     models: tuple[str, ...] = ()
     aspect_ratios: tuple[str, ...] = ()  # that it makes; empty: those of `sizes`, or not known here
     resolutions: tuple[str, ...] = ()  # the same
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # that it takes besides, each with its JSON Schema
     max_n: int | None = None  # images that one task may make; None: not known here
     required: frozenset[str] = frozenset({"prompt"})  # fields that are always sent
     fields: frozenset[str] = frozenset()  # that the account knows; no other is sent
@@ -150,6 +151,8 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     merged = {**settings, **changes}
     for key in merged.keys() & {"limits", "prices", "defaults", "sizes"}:
         merged[key] = merge(settings.get(key, {}), changes.get(key, {}))
+    if "parameters" in changes:  # each as a whole: half a schema of another account means nothing
+        merged["parameters"] = {**settings.get("parameters", {}), **changes["parameters"]}
     if "unit" in changes.get("prices", {}):  # prices in another unit say nothing about those of the built-in account
         merged["prices"] = changes["prices"]
     if "concurrency" in changes.get("limits", {}):

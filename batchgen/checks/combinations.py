@@ -75,7 +75,7 @@ class _Check:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
         for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
-        self._report()
+        self._report(quiet=quiet)
         if not self.diagnostics.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
         self._paths()
@@ -178,7 +178,7 @@ class _Check:
         if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
             reason = "others"
         if reason not in self.skipped:
-            example = {name: str(getattr(parameters, name)) for name in violation.of}
+            example = {name: str(parameters.named(name)) for name in violation.of}
             origins = [settings[name].path for name in violation.of if name in settings]
             places = tuple(self.diagnostics.document.place(path) for path in origins)
             self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
@@ -187,8 +187,10 @@ class _Check:
 
     # --- what is reported of them
 
-    def _report(self) -> None:
+    def _report(self, *, quiet: bool) -> None:
         for key, (violation, parameters, where) in self._broken.items():
+            if quiet and not any(key[1]):
+                continue  # a default breaks it: in place of a value, it may be, that was refused
             self._report_broken(violation, key[1], parameters, where, self._times[key])
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)
@@ -223,7 +225,7 @@ class _Check:
             keys = [  # of the exclusion that would leave the combination out
                 f"{name}: {self._value_text(name, path, str(value))}"
                 for name, path in zip(violation.of, origins, strict=True)
-                if (value := getattr(parameters, name)) is not None and (path is None or path[0] == "matrix")
+                if (value := parameters.named(name)) is not None and (path is None or path[0] == "matrix")
             ]
             hint = f"{hint} Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip.".strip()
         also = [path for path in known[1:] if path != place]

@@ -25,7 +25,7 @@ batchgen gallery spring.yaml --where mark=keep --where model=kling-v2*
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
-    common.add_where(parser, "this mark, label.NAME, score.NAME>0.5, model …; wildcards; repeatable")
+    common.add_where(parser, "this mark, label.NAME, parameter.NAME, score.NAME>0.5, model …; wildcards; repeatable")
     parser.add_argument(
         "--serve",
         action="store_true",

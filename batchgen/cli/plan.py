@@ -20,6 +20,7 @@ from batchgen.matrix.expand import expand
 from batchgen.money import plain
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import Group, Plan, job_states
+from batchgen.reports.columns import further_cells
 from batchgen.reports.index import escaped
 from batchgen.reports.status import MEANING
 
@@ -61,7 +62,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
     manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
-    selection = Selection.parse(options.only, manifest.var_names)
+    selection = Selection.parse(options.only, manifest.selectable)
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit, remake=options.remake) as (plan, ledger):
         if manifest.warnings:
@@ -210,17 +211,18 @@ def _print_jobs(manifest: Manifest, listed: Iterable[tuple[Job, JobState]]) -> N
             f"  {row.status.value:<10}{job.id}  {parameters.model} {parameters.aspect_ratio} {parameters.resolution}"
             f" n={parameters.n}  {_file_name(job, manifest)}"
         )
-        labels = ", ".join(f"{name}={value}" for name, value in job.labels.items())
-        for line in filter(None, (labels, job.prompt)):
+        pairs = ", ".join(f"{name}={value}" for name, value in (*parameters.further, *job.labels.items()))
+        for line in filter(None, (pairs, job.prompt)):
             print(terminal.cut(f"{'':<12}{line}", width))
 
 
 def _print_csv(manifest: Manifest, listed: Iterable[tuple[Job, JobState]], names: Sequence[str]) -> None:
-    """One row for each job; no cell is a formula to a spreadsheet. A label is a column of its own."""
+    """One row for each job; no cell is a formula to a spreadsheet. Further parameters and labels have own columns."""
     columns = ("status", "job_id", "file_name", "prompt_id", "prompt", *PARAMETER_NAMES, "repeat", "message")
+    further = [f"parameter.{name}" for name in manifest.further_names]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*columns, *(f"label.{name}" for name in names)])
+    writer.writerow([*columns, *further, *(f"label.{name}" for name in names)])
     for job, row in listed:
-        values = _job(job, row, manifest)
-        cells = [*(values.get(column, "") for column in columns), *(job.labels.get(name, "") for name in names)]
-        writer.writerow(escaped(cells))
+        values = {**_job(job, row, manifest), **further_cells(job)}
+        cells = [values.get(column, "") for column in (*columns, *further)]
+        writer.writerow(escaped([*cells, *(job.labels.get(name, "") for name in names)]))

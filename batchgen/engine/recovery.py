@@ -117,6 +117,10 @@ class Recovery:
         """
         if not self.can_find:
             raise Undecided(f"The account {self._provider.account.name!r} cannot be queried for a task by our own id.")
+        if not attempt.id_sent and not self._provider.sends_id(attempt.job):
+            raise Undecided(
+                "Its create carried a value of the job's own in place of the mark by which the account could be asked."
+            )
         if not self._is_proof(attempt):
             return await self._find_without_proof(attempt)
         began = self._clock()

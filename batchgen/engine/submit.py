@@ -113,7 +113,8 @@ class Submitter:
             self._outage.answered(attempt.external_id)
             self._outcomes.not_begun(attempt)
             return None
-        attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
+        id_sent = self._provider.sends_id(attempt.job)
+        attempt = attempt.sent(self._context.now_ms(), id_sent=id_sent, key_print=self.key_print)
         try:
             task = await self._send(attempt, permit)
         except CreateCancelled as error:
@@ -132,7 +133,7 @@ class Submitter:
             if self._is_closed:
                 raise CreateCancelled("The run ended before the create was sent.")
             self._context.stats.started += 1
-            if self.recovery.can_find:
+            if attempt.id_sent and self.recovery.can_find:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
             task = await self._provider.create(attempt.job, attempt.external_id)

@@ -219,6 +219,14 @@ class LedgerReader(ImageReader):
         )
         return sorted(name for (name,) in rows)
 
+    def parameter_names(self) -> list[str]:
+        """The parameters beyond batchgen's own of the wanted jobs that were begun, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT given.key FROM wanted JOIN job ON job.id = wanted.job_id,"
+            " json_each(request, '$.parameters.further') AS given"
+        )
+        return sorted(name for (name,) in rows)
+
     def has_marks(self) -> bool:
         """Whether anything was decided or written about an image."""
         return self._value("SELECT 1 FROM mark WHERE verdict <> '' OR note <> '' LIMIT 1") is not None

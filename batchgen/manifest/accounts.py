@@ -12,6 +12,7 @@ from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError, SourceLocation
 from batchgen.manifest import definitions as definition_files
 from batchgen.manifest.diagnostics import cut, listed, meant, nearest
+from batchgen.manifest.parameters import check_declared
 from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url
 
@@ -121,6 +122,7 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
             diagnostics.add(
                 ("providers", name, key), message, "Only accounts that start from openai send it.", key=True
             )
+    check_declared(changes.get("parameters"), ("providers", name, "parameters"), diagnostics, account)
     for key, value in changes.get("defaults", {}).items():
         if value is not None and (problem := outside_bounds(account, key, value)):
             diagnostics.add(("providers", name, "defaults", key), *problem)

@@ -7,14 +7,18 @@ import os
 import stat
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from batchgen.apis import compiler
 from batchgen.apis.examples import wrong_examples
 from batchgen.catalog import definitions
+from batchgen.catalog.accounts import parse_account
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.manifest import schema
 from batchgen.manifest.diagnostics import Diagnostics, listed, nearest
+from batchgen.manifest.parameters import check_declared
+from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url, seconds
 from batchgen.source import document, encoding
 
@@ -109,6 +113,10 @@ def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | Non
     if (most := raw.get("fixed", {}).get("n")) is not None:
         settings["limits"] = {**raw.get("limits", {}), "max_n": most}
         settings["fields"] = sorted({*settings["fields"], "n"})
+    account = parse_account(PurePath(found.file).stem, settings)
+    for name, value in raw.get("defaults", {}).items():
+        if value is not None and (problem := outside_bounds(account, name, value)):
+            diagnostics.add(("defaults", name), *problem)
     return DefinedApi(settings=settings, diagnostics=diagnostics)
 
 
@@ -124,6 +132,7 @@ def _check_account(raw: Mapping[str, Value], diagnostics: Diagnostics) -> None:
     own = {key: raw[key] for key in compiler.OF_ACCOUNT if key in raw}
     for error in schema.check([own], "provider"):
         diagnostics.add(error.path[1:], error.message, error.hint, key=error.key)
+    check_declared(raw.get("parameters"), ("parameters",), diagnostics)
     auth = raw.get("auth")
     lasts = auth if isinstance(auth, dict) else {}
     for path, where in ((("remembers",), raw), (("link_ttl",), raw), (("auth", "for"), lasts)):

@@ -24,6 +24,8 @@ from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from batchgen.catalog.accounts import Account
     from batchgen.source.document import Value
 
@@ -82,6 +84,7 @@ def _assembled(
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = axes.unread.union(*(block.placeholders for block in blocks))
     template = _output_path(raw, var_names.union(*(job.placeholders for job in include)), diagnostics)
+    _check_further(reader, var_names.union(*(job.placeholders for job in include)))
     exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
@@ -104,6 +107,7 @@ def _assembled(
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
         callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
+        further_names=tuple(sorted(reader.further)),
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
         on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
@@ -120,6 +124,13 @@ def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     own = {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
     found = {**own, **reader.settings(defaults, ("defaults",))}
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
+
+
+def _check_further(reader: Reader, names: AbstractSet[str]) -> None:
+    """A var or a label with the name of a parameter that the manifest gives: `--only` and `exclude` name either."""
+    for name in sorted(reader.further.keys() & names):
+        message = f"`{name}` is a parameter here, and also a var or a label."
+        reader.diagnostics.add(reader.further[name], message, "Rename the var or the label.", key=True)
 
 
 def _output_path(raw: dict[str, Any], names: set[str], diagnostics: Diagnostics) -> PathTemplate | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from batchgen.shards import Shard
     from batchgen.storage.paths import PathTemplate
 
+_OWN = frozenset(PARAMETER_NAMES)
+
 NodePath: TypeAlias = tuple[str | int, ...]
 
 
@@ -298,6 +300,7 @@ class Manifest:
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
     skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
+    further_names: tuple[str, ...] = ()  # parameters beyond batchgen's own that it gives, in order
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
     shard: Shard | None = None  # of its jobs, the part that is asked for; None: all of them
 
@@ -310,13 +313,14 @@ class Manifest:
         """Every variable and every label that a job of it may have."""
         return tuple(sorted({name for block in (*self.blocks, *self.include) for name in block.placeholders}))
 
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """The keys of `--only` that are this manifest's own."""
+        return (*self.var_names, *self.further_names)
+
 
 def build(settings: Settings) -> Parameters:
     """The parameters of settings; null removes a default, so that the API's own applies."""
-    return Parameters(
-        **{
-            name: setting.value
-            for name, setting in settings.items()
-            if setting.value is not None and name in PARAMETER_NAMES
-        }
-    )
+    given = {name: setting.value for name, setting in settings.items() if setting.value is not None}
+    further = tuple((name, given.pop(name)) for name in sorted(given.keys() - _OWN))
+    return Parameters(**given, further=further)

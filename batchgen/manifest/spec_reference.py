@@ -32,6 +32,7 @@ _SECTIONS = (
     ("`exclude`", "exclusion"),
     ("`include`", "inclusion"),
     ("`providers`: accounts", "provider"),
+    ("`parameters` of an account", "parameter_schema"),
 )
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/*-]*")
 _TYPES = {"object": "mapping", "array": "list", "string": "text", "integer": "whole number", "boolean": "true or false"}

@@ -266,10 +266,13 @@ class Provider(ABC):
         """The task that a callback's body names, or None. Anybody may have sent it."""
         return None
 
-    @property
-    def sends_id(self) -> bool:
-        """Whether a create carries our own id: a create without it can never be found by it."""
+    def sends_id(self, job: Job) -> bool:  # noqa: ARG002 - some protocols have no place for it in some jobs
+        """Whether the job's create carries our own id: a create without it can never be found by it."""
         return self.can_find or self.can_list
+
+    def further(self, job: Job) -> dict[str, Any]:
+        """What the job asks for in parameters that only this account declares, by name."""
+        return {name: given.value for name, given in job.parameters.further if name in self.account.parameters}
 
     @property
     def can_find(self) -> bool:

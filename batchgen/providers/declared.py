@@ -58,6 +58,11 @@ class DeclaredProvider(DeclaredRequests):
         # Where the list goes on, for each reading by itself: another one may have begun at another time.
         self._readings: WeakKeyDictionary[asyncio.Task[Any], tuple[int, str]] = WeakKeyDictionary()
 
+    def sends_id(self, job: Job) -> bool:
+        """Unless the job gives a value that the create sends in place of a mark, such as a seed of the user's own."""
+        given = {name for name, _ in job.parameters.further}
+        return super().sends_id(job) and not (given and given & self._api.in_place_of_marks)
+
     @property
     def can_poll_list(self) -> bool:
         """A list is read for lost answers only: it may say less of a task than the task itself."""
@@ -74,11 +79,12 @@ class DeclaredProvider(DeclaredRequests):
             url = self._url(step, values, sent)
         except TemplateInvalid as error:
             raise OwnRefusal(f"The request cannot be made: {error}", code="local") from error
-        answer = await self._exchange(step, url, sent, images=job.parameters.n)
+        has_mark = self.sends_id(job)
+        answer = await self._exchange(step, url, sent, images=job.parameters.n, new_connection=not has_mark)
         body = responses.json_of(answer)
         if self._is_yes(step, answer, body):
             if (task := self._accepted(step, answer, body, external_id)) is not None:
-                return task
+                return task if has_mark or "task" not in step.selectors else replace(task, external_id=None)
             if not self._api.means(step, answer.status, body) and step.is_blocked(body):
                 raise JobRejected(
                     f"The API made no image: {message(step, body, 'blocked')}",

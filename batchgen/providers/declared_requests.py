@@ -110,6 +110,8 @@ class DeclaredRequests(Provider):
             "image_fidelity": parameters.image_fidelity,
             "callback_url": self.callback_url or None,
             **await self._of_image(parameters.image),
+            **dict.fromkeys(self.account.parameters),
+            **self.further(job),
         }
         for name, words in self._api.words.items():
             if found.get(name) is not None:
@@ -182,7 +184,9 @@ class DeclaredRequests(Provider):
         query = {name: value for name, value in (sent.get("query") or {}).items() if value is not None}
         return f"{url}{'&' if '?' in url else '?'}{urlencode(query, doseq=True)}" if query else url
 
-    async def _exchange(self, step: Step, url: str, sent: Mapping[str, Any], *, images: int = 1) -> Answer:
+    async def _exchange(
+        self, step: Step, url: str, sent: Mapping[str, Any], *, images: int = 1, new_connection: bool = False
+    ) -> Answer:
         """Send one request, with the key. Raises Unclear instead where the key may not be sent there."""
         if not self._hosts.allow(url):
             raise Unclear(f"The API names {url[:120]}, where the key may not be sent.")
@@ -202,7 +206,7 @@ class DeclaredRequests(Provider):
             body=body,
             answer_timeout=self.account.request_timeout,
             max_bytes=_LARGEST_IMAGE * images if step.is_large else LARGEST_ANSWER,
-            new_connection=step.name == "create" and not (self.can_find or self.can_list),
+            new_connection=new_connection,
         )
         answer = await send(headers=(shown := await own()))
         if answer.status == 401 and self._credentials.can_renew and self._made_nothing(step, answer):

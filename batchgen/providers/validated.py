@@ -78,9 +78,8 @@ class ValidatedProvider(Provider):
             return self._inner.parse_callback(call)
         return None
 
-    @property
-    def sends_id(self) -> bool:
-        return self._inner.sends_id
+    def sends_id(self, job: Job) -> bool:
+        return self._inner.sends_id(job)
 
     @property
     def can_find(self) -> bool:

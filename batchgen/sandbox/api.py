@@ -55,6 +55,8 @@ class Api(ABC):
                 raise ApiError(1201, f"{name} is required")
         for name, value in body.items():
             check = self.checks.get(name)
+            if check is None and name in self.sandbox.settings.further:
+                continue
             if check is None:
                 raise ApiError(1201, f"{name} is not a field of this interface")
             check(name, value)

@@ -38,6 +38,7 @@ class Settings:
     latency_sigma: float = 0.0  # of the log-normal distribution of latencies
     response_format: str = "b64_json"  # of the OpenAI API, where a create does not name one: `url` or `b64_json`
     models: tuple[str, ...] = ()  # empty: those of the emulated account
+    further: frozenset[str] = frozenset()  # fields that a create may have besides; they change nothing
     require_key: bool = True  # False: requests need no key, whatever the emulated account wants
     api_key: str | None = None  # the only key accepted; None: any
     access_key: str | None = None  # with secret_key: requests need a JWT made from both

@@ -162,6 +162,41 @@ def test_equal_jobs_are_told_apart_by_their_marks(tmp_path):
         assert len({body["seed"] for body in vendor.creates}) == 3
 
 
+SEEDED = "{prompt: a fox, parameters: {seed: 7}}, {prompt: a cat, parameters: {seed: 7}}"
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate"])
+def test_a_seed_of_the_users_own_is_no_mark(name, tmp_path):
+    """Two jobs with one seed, the second cut after acceptance: no list tells whose it is, and nobody pays twice."""
+    with VENDORS[name](0, "cut", 0, "cut") as vendor:
+        path = written(tmp_path, vendor, SEEDED, "a dog", "an owl")
+        path.write_text(path.read_text(encoding="utf-8").replace("concurrency: 3", "concurrency: 1"), encoding="utf-8")
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 1, done.stdout + done.stderr
+        sent = [(body.get("input") or body) for body in vendor.creates]
+        assert {body["prompt"]: body["seed"] for body in sent if body["seed"] == 7} == {"a fox": 7, "a cat": 7}
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1  # and a second run neither asks nor sends
+        assert len(vendor.creates) == 4
+        assert is_right(tmp_path, vendor)
+        unknown = rows_of(output(tmp_path), "failures.csv")
+        assert [row["status"] for row in unknown] == ["unknown"]
+        assert unknown[0]["parameter.seed"] == "7"
+        assert "in place of the mark" in unknown[0]["message"]
+        rows = check_invariant(output(tmp_path))
+        assert {row["prompt"] for row in rows} == set(vendor.billed) - {unknown[0]["prompt"]}
+        assert {row["parameter.seed"] for row in rows} == {"7", ""}  # the cut one without a seed was found
+
+
+@pytest.mark.parametrize("name", ["comfyui", "runware"])
+def test_a_seed_takes_nothing_away_where_the_mark_is_another_value(name, tmp_path):
+    with VENDORS[name](0, "cut") as vendor:
+        done = batchgen("run", written(tmp_path, vendor, SEEDED), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {row["parameter.seed"] for row in check_invariant(output(tmp_path))} == {"7"}
+        assert vendor.billed == {"a fox": 1, "a cat": 1}
+        assert "7" in str(vendor.creates[0])
+
+
 @pytest.mark.parametrize("name", ["fal", "replicate"])
 def test_a_list_that_does_not_answer_proves_nothing(name, tmp_path):
     with VENDORS[name](0, "lost") as vendor:

@@ -231,7 +231,6 @@ def faults_of(text):
         ("env: A_KEY", "env: sk-123", (), "never the key"),
         ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
         ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
-        ("query:", "parameters: {}\nquery:", ("parameters",), "not supported yet"),
         ("query:", "upload: {post: /f, form: {a: '{{ file }}'}, give: id}\nquery:", ("upload",), "takes two steps"),
         ("seed: ", "i: '{{ image.uploaded }}', seed: ", ("create",), "takes two steps"),
         ("seed: ", "i: '{{ image.file }}', seed: ", ("create",), "whole value of `form`"),
@@ -239,6 +238,8 @@ def faults_of(text):
         ("env: A_KEY", "command: token", ("auth",), "where the key is"),
         ("env: A_KEY", "command: [token], env: A_KEY", ("auth", "env"), "Unknown key"),
         ("env: A_KEY", "sign: tencent, env: {id: sk-1}", (), "never the key"),
+        ("query:", "parameters: {steps: {type: integer}}\nquery:", ("parameters", "steps"), "does not send"),
+        ("{{ prompt }}", "{{ prompt }} {{ steps }}", ("create", "json", "prompt"), "no value `steps`"),
     ],
 )
 def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
