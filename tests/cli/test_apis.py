@@ -63,8 +63,8 @@ def test_an_unknown_name_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("polling_url\n", "polling_url]\n", "my.yaml:19:9: error: create.task: This is not JMESPath"),
-        ("  state: status\n", "  stat: status\n", "my.yaml:22:3: error: query.stat: Unknown key `stat`.\n"),
+        ("polling_url\n", "polling_url]\n", "my.yaml:20:9: error: create.task: This is not JMESPath"),
+        ("  state: status\n", "  stat: status\n", "my.yaml:23:3: error: query.stat: Unknown key `stat`.\n"),
         ("{{ width }}", "{{ widht }}", "There is no value `widht` in `create`."),
         ("{{ width }}", "{{ widht }}", "Did you mean `width`?"),
         ("api: 1\n", "", "This is not a version of definitions."),
@@ -139,7 +139,8 @@ def test_parameters_that_the_api_does_not_have_are_refused(tmp_path):
 def test_a_workflow_beside_the_definition_is_part_of_the_request(tmp_path):
     text = definitions.text_of("comfyui").partition("    prompt:\n")
     rest = "  task: prompt_id\n" + text[2].partition("  task: prompt_id\n")[2].partition("examples:")[0]
-    definition = f"{text[0]}    prompt: {{from: flow.json}}\n{rest}"
+    head = text[0].partition("parameters: ")[0] + "create:" + text[0].partition("create:")[2]
+    definition = f"{head}    prompt: {{from: flow.json}}\n{rest}"
     path = manifest(tmp_path, definition)
     missing = batchgen("validate", path, cwd=tmp_path)
     assert missing.returncode == 2
