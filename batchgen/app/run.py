@@ -90,7 +90,7 @@ def output_folder(manifest: Manifest, output: Path | str | None) -> Path:
     """Where a manifest's output is: `output` always wins, and a rehearsal has a folder of its own."""
     if output is not None:
         return Path(output)
-    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_account is not manifest.account
+    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_accounts != (manifest.account,)
     return Path("outputs") / f"{manifest.name}{'-sandbox' if is_rehearsal else ''}"
 
 

@@ -238,8 +238,10 @@ class LedgerReader(ImageReader):
         )
         return read_rows(Payment, rows)
 
-    def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
-        """What this output has cost; attempts in flight or unknown count at the price when they were sent.
+    def spent(
+        self, price: Callable[[str, Job], int | None] = lambda _account, _job: None, account: str | None = None
+    ) -> Spent:
+        """What this output has cost, or of it one account; what is in flight or unknown counts at the price when sent.
 
         `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
         """
@@ -247,12 +249,14 @@ class LedgerReader(ImageReader):
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0),"
             " coalesce(sum(CASE WHEN cost IS NULL THEN reserved END), 0)"
-            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
+            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost') AND account = coalesce(?, account)",
+            (account,),
         ).fetchone()
         rows = "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id WHERE"
         is_unpriced = "outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
-        for account, job_id, request in self.db.execute(f"{rows} {is_unpriced}") if unpriced else ():
-            today = price(account, Job.from_json(job_id, request))
+        is_unpriced += " AND account = coalesce(?, account)"
+        for name, job_id, request in self.db.execute(f"{rows} {is_unpriced}", (account,)) if unpriced else ():
+            today = price(name, Job.from_json(job_id, request))
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import batchgen
 from batchgen.catalog.load import catalog_text
+from batchgen.catalog.pool import Pool
 from batchgen.jobs import ID_VERSION
-from batchgen.manifest import accounts, schema, settings
+from batchgen.manifest import accounts, pools, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.checks import image_checks, on_reject
 from batchgen.manifest.diagnostics import Diagnostics
@@ -68,16 +69,22 @@ def _assembled(
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    known = accounts.accounts(raw.get("providers", {}), (raw.get("provider"), provider), folder, diagnostics)
-    account, rule_account = accounts.in_force(provider, raw, known, diagnostics) or (known["sandbox"], known["sandbox"])
+    used = (*(name for name, _ in pools.names(raw)), provider)
+    known = accounts.accounts(raw.get("providers", {}), used, folder, diagnostics)
+    sandbox = known["sandbox"]
+    pool, rule_accounts = accounts.in_force(provider, raw, known, diagnostics) or (
+        Pool(accounts=(sandbox,)),
+        (sandbox,),
+    )
+    account = pool.accounts[0]
     reader = Reader(
         document=diagnostics.document,
         folder=folder,
         diagnostics=diagnostics,
         references=references,
-        account=rule_account,
+        accounts=rule_accounts,
     )
-    axes = _axes(reader, raw.get("defaults", {}), rule_account)
+    axes = _axes(reader, raw.get("defaults", {}), rule_accounts[0])
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = axes.unread.union(*(block.placeholders for block in blocks))
@@ -89,7 +96,8 @@ def _assembled(
         provider=account.name,
         account=account,
         accounts=known,
-        rule_account=rule_account,
+        pool=pool,
+        rule_accounts=rule_accounts,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         metadata=raw.get("output", {}).get("metadata") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
@@ -102,13 +110,15 @@ def _assembled(
         budget=settings.budget(raw.get("budget", {})),
         run=settings.run_options(raw.get("run", {})),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), account, diagnostics),
+        callback=settings.callback(raw.get("callback"), pool.accounts, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
         on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
-    defined = json.dumps(rule_account.definition, sort_keys=True) if rule_account.definition else ""
-    return replace(manifest, digest=_digest(data, f"{account.name}{defined}", axes, references))
+    defined = (json.dumps(each.definition, sort_keys=True) for each in rule_accounts if each.definition)
+    names = " ".join(each.name for each in pool.accounts)
+    manifest = replace(manifest, asked=pools.asked(manifest))
+    return replace(manifest, digest=_digest(data, f"{names}{''.join(defined)}", axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:

@@ -45,7 +45,7 @@ class Reader:
     folder: Path
     diagnostics: Diagnostics
     references: References
-    account: Account  # whose bounds hold
+    accounts: tuple[Account, ...]  # one of which must take a value
 
     def written(self, path: NodePath) -> str:
         """A scalar's text as written."""
@@ -141,8 +141,9 @@ class Reader:
         return self._bounded(name, value, path)
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
-        if problem := outside_bounds(self.account, name, value):
-            self.diagnostics.add(path, *problem)
+        problems = [outside_bounds(account, name, value) for account in self.accounts]
+        if problems[0] and all(problems):
+            self.diagnostics.add(path, *problems[0])
             return INVALID
         if name == "n":
             return int(value)

@@ -242,7 +242,7 @@ MUTANTS = [
     # A turn of the quota that has waited for a slot is one more in its minute.
     Mutant("engine/scheduler.py", "_TURN_SECONDS = 1.0", "_TURN_SECONDS = 1e9"),
     # A run whose budget is used up waits for ever.
-    Mutant("engine/scheduler.py", "may_go_on = not self._is_out_of_funds and bool(self._waiting)",
+    Mutant("engine/scheduler.py", "may_go_on = not self._waiting.is_out_of_funds and bool(self._waiting)",
            "may_go_on = bool(self._waiting)"),
     # The answer to a second request that was not sent replaces the first one.
     Mutant("providers/kling.py", "with suppress(NotSent):", "with suppress(ZeroDivisionError):"),
