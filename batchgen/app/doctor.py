@@ -88,10 +88,12 @@ class Health:
 
 
 def accounts_of(manifest: Manifest) -> list[Account]:
-    """The accounts that a manifest uses or names itself, the one in force first."""
+    """The accounts that a manifest uses or names itself, those in force first."""
     known = builtin().accounts
     named = [account for name, account in manifest.accounts.items() if account is not known.get(name)]
-    return [manifest.account, *(account for account in named if account.name != manifest.provider)]
+    own = manifest.pool.accounts
+    used = {account.name for account in own}
+    return [*own, *(account for account in named if account.name not in used)]
 
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question

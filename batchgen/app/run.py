@@ -96,15 +96,21 @@ def output_folder(manifest: Manifest, output: Path | str | None) -> Path:
 
 def _check_prices(manifest: Manifest, max_cost: Decimal | float | None) -> None:
     """A bound in money cannot be kept where a price is not known. Raises CommandError."""
-    if max_cost is None and manifest.budget.max_cost is None:
-        return
-    if missing := unpriced(manifest):
-        names = ", ".join(f"{model} at {resolution}" for model, resolution in sorted(missing))
+    pool = manifest.pool
+    if max_cost is not None and pool.unit is None:
         raise CommandError(
-            f"A bound in money cannot be kept: the price of {names} is not known for the account"
-            f" {manifest.account.name!r}. Give it in the manifest, for instance"
-            f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
-            " with budget.max_images."
+            "--max-cost cannot be kept: the prices of the pool are in different units, which cannot be added up. Give"
+            " each account its own `budget` in the manifest."
+        )
+    is_bounded = max_cost is not None or manifest.budget.max_cost is not None
+    bounded = [account for account in pool.accounts if is_bounded or account.max_cost is not None]
+    if bounded and (missing := sorted(unpriced(manifest, bounded))):
+        account, model, _ = missing[0]
+        names = ", ".join(f"{model} at {resolution}" for name, model, resolution in missing if name == account)
+        raise CommandError(
+            f"A bound in money cannot be kept: the price of {names} is not known for the account {account!r}. Give it"
+            f" in the manifest, for instance providers: {{{account}: {{prices: {{{model}: 0.02}}}}}}, or bound the"
+            " images with budget.max_images."
         )
 
 

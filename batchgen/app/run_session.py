@@ -152,7 +152,7 @@ class RunSession:
                 self._observer.on_message(f"{kept} jobs were made by a real account: they are kept as they are.")
             return 0
         reconcile.finish_moves(ledger, self._tree)
-        jobs, files = reconcile.drop_rehearsals(ledger, self._tree, account.base_url)
+        jobs, files = reconcile.drop_rehearsals(ledger, self._tree, self._manifest.pool.base_urls)
         if jobs:
             self._observer.on_message(
                 f"A sandbox painted {files} images of {jobs} jobs: they do not count for the account"

@@ -40,6 +40,10 @@ class Pool:
         return units.pop() if len(units) == 1 else None
 
     @property
+    def base_urls(self) -> tuple[str, ...]:
+        return tuple(account.base_url for account in self.accounts)
+
+    @property
     def passes_on(self) -> bool:
         """Whether a job goes to another account while the first one is busy."""
         return self.spill or self.by is PoolOrder.SPREAD

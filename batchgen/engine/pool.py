@@ -184,12 +184,13 @@ class PoolQueue:
 
     def take(self, waiting: _Waiting) -> None:
         self._waiting[waiting.takers].remove(waiting)
-        if self._is_spread:
+        if self._pool.passes_on:
             self.wake.set()
 
     def _is_passed_over(self, member: PoolMember, waiting: _Waiting) -> bool:
-        is_held = self._pool.passes_on and member.is_held
-        return is_held or member.has_left or not member.can_afford(waiting.attempt)
+        if member.has_left or not member.can_afford(waiting.attempt):
+            return True
+        return self._pool.passes_on and (member.is_held or not member.has_room(waiting.attempt.units))
 
 
 class PoolMember:
@@ -202,7 +203,8 @@ class PoolMember:
         self.account = account
         self.stop = stop
         self.started = 0
-        self.is_held = False  # whether it would start an attempt, and cannot now
+        self.is_held = False  # whether it would start an attempt, and may not now
+        self.has_room: Callable[[int], bool] = lambda _: True  # whether so many units are free
         self.is_running: Callable[[], bool] = bool  # whether anything of it is in flight
         self.may_put_back: Callable[[], bool] = lambda: True  # until it has begun, and while it may free a job
         self._is_at_end = False
@@ -252,8 +254,8 @@ class PoolMember:
         return self._is_at_end or self.stop.is_asked
 
     def note(self, why: Idle | None) -> None:
-        """Why it starts nothing now; the others may then."""
-        is_held = why not in {None, Idle.NO_JOB}
+        """Why it starts nothing now; the others may then. What is free of its slots, they see for themselves."""
+        is_held = why not in {None, Idle.NO_JOB, Idle.SIZE}
         if is_held is not self.is_held:
             self.is_held = is_held
             self._queue.wake.set()

@@ -104,6 +104,7 @@ class AccountScheduler:
             return WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
         member = self._pool.join(self._account, self.stop, context.budgets[self._account.name])
         member.is_running = lambda: bool(self._running)
+        member.has_room = self._limits.has_room
         return member
 
     def _may_free_a_job(self) -> bool:

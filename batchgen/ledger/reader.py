@@ -18,7 +18,7 @@ from batchgen.ledger.records import (
     UncheckedImage,
     read_rows,
 )
-from batchgen.ledger.transitions import REPLACES
+from batchgen.ledger.transitions import REHEARSED, REPLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -260,6 +260,15 @@ class LedgerReader(ImageReader):
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
 
+    def spent_by_account(self) -> list[tuple[str, int, int]]:
+        """By account: its name, the images that it made, and what it cost or may cost, in millionths of its unit."""
+        rows = self.db.execute(
+            "SELECT account, coalesce(sum(CASE WHEN outcome = 'made' THEN images END), 0),"
+            " coalesce(sum(coalesce(cost, reserved)), 0)"
+            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost') GROUP BY account ORDER BY account"
+        )
+        return [(name, images, cost) for name, images, cost in rows]
+
     def mean_task_seconds(self) -> float | None:
         """The mean time from acceptance to the end of a task, of up to 1,000 that were made; None before any was.
 
@@ -308,10 +317,11 @@ class LedgerReader(ImageReader):
         for job_id, request in rows:
             yield Job.from_json(job_id, request)
 
-    def rehearsed_jobs(self, base_url: str) -> list[str]:
-        """Jobs that another sandbox than the account at this address made."""
+    def rehearsed_jobs(self, base_urls: Sequence[str]) -> list[str]:
+        """Jobs that another sandbox than the accounts at these addresses made."""
         rows = self.db.execute(
-            "SELECT DISTINCT job_id FROM attempt WHERE rehearsal = 1 AND base_url <> ? ORDER BY job_id", (base_url,)
+            f"SELECT DISTINCT job_id FROM attempt WHERE {REHEARSED} ORDER BY job_id",
+            (json.dumps(base_urls),),
         )
         return [job_id for (job_id,) in rows]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
 from collections import Counter
 
 import pytest
-from command import batchgen, prompts
+from command import batchgen, prompts, started
 from output_checks import check_invariant
 from pool_manifest import accepted, billed, pooled
+from sandbox_process import SandboxProcess
 from sandbox_server import SandboxServer
+from scripted_gateway import ScriptedGateway
 
 
 @pytest.fixture
@@ -42,3 +46,188 @@ def test_an_account_without_money_leaves_the_rest_to_the_next_one(tmp_path, sand
     assert [(each["name"], each["images"]) for each in result["accounts"]] == [("a", 5), ("b", 15)]
     assert "1102" in result["accounts"][0]["stopped"]
     assert result["accounts"][1]["stopped"] is None
+
+
+def test_an_account_that_cannot_be_asked_keeps_its_unknown_jobs_while_another_one_is_idle(tmp_path, sandboxes):
+    first = sandboxes("--no-lists", "--no-lookup-by-external-id", "--faults", "drop_after=0.5")
+    second = sandboxes()
+    mute = {"base_url": first.base_url, "lists_tasks": "no", "lookup_by_external_id": "no"}
+    accounts = {"mute": mute, "other": {"base_url": second.base_url}}
+    spread = {"pool": ["mute", "other"], "by": "spread"}
+    path = pooled(tmp_path, prompts(24), accounts, spread)
+    done, result = run(path, tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lost = result["jobs"]["unknown"]
+    by_job = billed([first, second])
+    assert set(by_job.values()) == {1}
+    assert len(by_job) == 24 == lost + len(check_invariant(tmp_path / "outputs" / "pooled"))
+    done, result = run(path, tmp_path)  # nor does a later run send them, to whomever
+    assert billed([first, second]) == by_job
+    first.stop()  # who asks for it may have them made anywhere
+    done, result = run(path, tmp_path, "--retry-unknown")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 24
+    assert accepted(second) >= lost
+
+
+def test_a_job_that_policy_refuses_is_offered_to_nobody_else(tmp_path, sandboxes):
+    first, second = sandboxes(), sandboxes()
+    text = "matrix: {prompt: [a boat, a policy-word, a forbidden-word, a lamp]}\n"
+    accounts = {"a": {"base_url": first.base_url}, "b": {"base_url": second.base_url}}
+    done, result = run(pooled(tmp_path, text, accounts), tmp_path)
+    assert (done.returncode, result["jobs"]) == (1, {"done": 2, "rejected": 2})
+    assert second.usage()["requests"] == {}
+
+
+def test_shares_follow_weights_and_a_budget_of_an_account_is_kept(tmp_path, sandboxes):
+    first, second, third = sandboxes(), sandboxes(), sandboxes()
+    slow = {"limits": {"concurrency": 50}, "prices": {"unit": "USD", "default": 0.5}}
+    accounts = {
+        "a": {"base_url": first.base_url, "weight": 3, **slow},
+        "b": {"base_url": second.base_url, **slow},
+        "c": {"base_url": third.base_url, "budget": {"max_cost": 2.4}, "weight": 9, **slow},
+    }
+    path = pooled(tmp_path, prompts(44), accounts, {"pool": ["a", "b", "c"], "by": "spread"})
+    planned = json.loads(batchgen("plan", path, "--json", cwd=tmp_path).stdout)
+    assert {name: each["jobs"] for name, each in planned["make_by_account"].items()} == {"a": 30, "b": 10, "c": 4}
+    assert (planned["cheapest"], planned["dearest"]) == ("22", "22")
+    done, result = run(path, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [accepted(each) for each in (first, second, third)] == [30, 10, 4]
+    assert "providers.c.budget" in result["accounts"][2]["stopped"]
+    assert result["accounts"][2]["cost"] == "2"
+
+
+def test_the_cheapest_account_makes_what_it_can_and_spills_only_where_that_is_said(tmp_path, sandboxes):
+    dear, cheap = sandboxes(), sandboxes("--latency", "0.3")
+    accounts = {
+        "dear": {"base_url": dear.base_url, "prices": {"unit": "USD", "default": 0.5}},
+        "cheap": {
+            "base_url": cheap.base_url,
+            "prices": {"unit": "USD", "default": 0.1},
+            "limits": {"concurrency": 2},
+            "models": ["kling-v1"],
+        },
+    }
+    text = "matrix: {prompt: [a, b, c, d], model: [kling-v1, kling-v2]}\n"
+    by_price = {"pool": ["dear", "cheap"], "by": "price"}
+    done, _ = run(pooled(tmp_path, text, accounts, by_price), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (accepted(dear), accepted(cheap)) == (4, 4)
+    text = "matrix: {prompt: [e, f, g, h, i, j], model: kling-v1}\n"
+    done, _ = run(pooled(tmp_path, text, accounts, by_price | {"spill": True}, name="spilt"), tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (accepted(dear), accepted(cheap)) == (8, 6)  # the cheap one had two slots
+
+
+def test_the_run_ends_with_every_reason_when_the_last_account_has_stopped(tmp_path, sandboxes):
+    first, second = sandboxes("--balance", "3"), sandboxes("--balance", "4")
+    accounts = {"a": {"base_url": first.base_url}, "b": {"base_url": second.base_url}}
+    path = pooled(tmp_path, prompts(12), accounts)
+    done, result = run(path, tmp_path)
+    assert done.returncode == 6
+    assert result["reason"].count("1102") == 2
+    assert result["jobs"] == {"pending": 5, "done": 7}
+    # One key is refused, the other account has a budget, which time or a retry cures: 3.
+    done, result = run(
+        pooled(tmp_path, prompts(12), accounts | {"b": {**accounts["b"], "budget": {"max_images": 4}}}), tmp_path
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+
+
+def test_two_keys_of_one_account_have_one_set_of_slots(tmp_path, sandboxes):
+    gateway = sandboxes("--concurrency", "3")
+    limits = {"limits": {"concurrency": 3}}
+    accounts = {
+        "one": {"base_url": gateway.base_url, **limits},
+        "two": {"base_url": gateway.base_url, "shares_limits_with": "one"},
+    }
+    path = pooled(tmp_path, prompts(15), accounts, {"pool": ["two", "one"], "by": "spread"})
+    done, result = run(path, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(gateway.usage()["requests"]["create"]) == {"0"}  # none was one too many
+    assert {each["images"] for each in result["accounts"]} == {7, 8}
+
+
+def test_an_account_calls_a_model_by_its_own_name_and_the_pool_can_change(tmp_path, sandboxes):
+    first, second = sandboxes("--balance", "2"), sandboxes()
+    accounts = {
+        "a": {"base_url": first.base_url},
+        "b": {"base_url": second.base_url, "models": ["kling-v2-1"], "model_names": {"kling-v1": "kling-v2-1"}},
+    }
+    path = pooled(tmp_path, prompts(5), accounts)
+    done, _ = run(path, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["model"] for row in check_invariant(tmp_path / "outputs" / "pooled")} == {"kling-v1"}
+    assert {task["request"]["model_name"] for task in second.usage()["tasks"]} == {"kling-v2-1"}
+    before = billed([first, second])
+    for provider in (["b", "a"], "a", {"pool": ["a"]}):
+        done, result = run(pooled(tmp_path, prompts(5), accounts, provider), tmp_path)
+        assert (done.returncode, result["started"]) == (0, 0)
+    done, result = run(pooled(tmp_path, prompts(6), accounts), tmp_path, "--provider", "b")
+    assert (done.returncode, result["started"], result["accounts"]) == (0, 1, [])
+    assert len(billed([first, second])) == len(before) + 1
+
+
+def test_a_pool_is_rehearsed_in_the_sandbox(tmp_path):
+    path = pooled(tmp_path, prompts(3), {"a": {}, "b": {}})
+    done, result = run(path, tmp_path, "--provider", "sandbox")
+    assert (done.returncode, result["images"]) == (0, 3), done.stdout + done.stderr
+    assert "pooled-sandbox" in result["output"]
+
+
+def test_three_accounts_one_poor_one_away_for_a_while_and_the_run_killed_again_and_again(tmp_path):
+    """Each job is billed once: what was sent to an account is asked for there, whoever else is idle."""
+    chance, options = random.Random(7), ("--emulate", "kapon", "--blank-images", "--latency", "0.4")
+    with (
+        SandboxProcess(*options, "--concurrency", "4", "--state", str(tmp_path / "one.jsonl")) as one,
+        SandboxProcess(*options, "--balance", "12") as two,
+        SandboxProcess(*options, "--faults", "drop_after=0.1,error_after=0.1") as three,
+    ):
+        accounts = {
+            "one": {"base_url": one.base_url, "limits": {"concurrency": 4}},
+            "two": {"base_url": two.base_url, "limits": {"concurrency": 3}},
+            "three": {"base_url": three.base_url, "limits": {"concurrency": 3}},
+        }
+        text = prompts(60, "run: {max_attempts: 9}\n")
+        path = pooled(tmp_path, text, accounts, {"pool": ["one", "two", "three"], "spill": True})
+        for kill in range(5):
+            running = started("run", path, "--quiet", cwd=tmp_path)
+            if kill == 1:  # one is away until the next but one
+                one.kill()
+            if kill == 3:
+                port = one.base_url.split(":")[2].split("/")[0]
+                one = SandboxProcess(
+                    *options, "--concurrency", "4", "--port", port, "--state", str(tmp_path / "one.jsonl")
+                )
+            try:
+                running.communicate(timeout=chance.uniform(0.8, 1.6))
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.communicate()
+        done, result = run(path, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 60
+        by_job = billed([one, two, three])
+        assert len(by_job) == 60
+        assert set(by_job.values()) == {1}
+        assert accepted(two) == 12
+        one.stop()
+
+
+def test_an_account_that_is_away_for_a_while_comes_back(tmp_path, sandboxes):
+    """By `spill` the other one goes on meanwhile, and neither job is made twice."""
+    with ScriptedGateway(latency=0.02) as first:
+        second = sandboxes("--latency", "0.2")
+        first.answers["create"] = lambda call: first.no(500, 5000) if call.number <= 6 else None
+        accounts = {
+            "first": {"base_url": first.base_url, "lists_tasks": "no", "limits": {"concurrency": 3}},
+            "second": {"base_url": second.base_url, "limits": {"concurrency": 2}},
+        }
+        path = pooled(tmp_path, prompts(24), accounts, {"pool": ["first", "second"], "spill": True})
+        done, result = run(path, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all(each["images"] > 2 and each["stopped"] is None for each in result["accounts"])
+        assert "answers again" in done.stderr
+        assert set((first.billed_by_job() + billed([second])).values()) == {1}
+        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 24

@@ -35,5 +35,5 @@ def billed(gateways: Iterable[Any]) -> Counter[str]:
     return found
 
 
-def accepted(gateway: Any) -> int:  # noqa: ANN401 - a sandbox in a thread or in a process
+def accepted(gateway: Any) -> int:
     return len(gateway.usage()["tasks"])
