@@ -6,8 +6,12 @@ import json
 import random
 import subprocess
 from collections import Counter
+from contextlib import ExitStack
+from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 from command import batchgen, prompts, started
 from output_checks import check_invariant
 from pool_manifest import accepted, billed, pooled
@@ -178,48 +182,48 @@ def test_a_pool_is_rehearsed_in_the_sandbox(tmp_path):
 
 def test_three_accounts_one_poor_one_away_for_a_while_and_the_run_killed_again_and_again(tmp_path):
     """Each job is billed once: what was sent to an account is asked for there, whoever else is idle."""
-    chance, options = random.Random(7), ("--emulate", "kapon", "--blank-images", "--latency", "0.4")
-    with (
-        SandboxProcess(*options, "--concurrency", "4", "--state", str(tmp_path / "one.jsonl")) as one,
-        SandboxProcess(*options, "--balance", "12") as two,
-        SandboxProcess(*options, "--faults", "drop_after=0.1,error_after=0.1") as three,
-    ):
+    chance, options = random.Random(7), ("--emulate", "kapon", "--blank-images", "--latency", "0.3")
+    with ExitStack() as stack:
+
+        def gateway(*more):
+            return stack.enter_context(SandboxProcess(*options, *more))
+
+        kept = ("--concurrency", "4", "--state", str(tmp_path / "one.jsonl"))
+        one, two = gateway(*kept), gateway("--balance", "12")
+        three = gateway("--faults", "drop_after=0.1,error_after=0.1")
+        slots = {"one": 4, "two": 3, "three": 3}
         accounts = {
-            "one": {"base_url": one.base_url, "limits": {"concurrency": 4}},
-            "two": {"base_url": two.base_url, "limits": {"concurrency": 3}},
-            "three": {"base_url": three.base_url, "limits": {"concurrency": 3}},
+            name: {"base_url": each.base_url, "limits": {"concurrency": slots[name]}}
+            for name, each in zip(slots, (one, two, three), strict=True)
         }
-        text = prompts(60, "run: {max_attempts: 9}\n")
+        text = prompts(50, "run: {max_attempts: 9}\n")
         path = pooled(tmp_path, text, accounts, {"pool": ["one", "two", "three"], "spill": True})
         for kill in range(5):
             running = started("run", path, "--quiet", cwd=tmp_path)
-            if kill == 1:  # one is away until the next but one
+            if kill == 1:
                 one.kill()
             if kill == 3:
-                port = one.base_url.split(":")[2].split("/")[0]
-                one = SandboxProcess(
-                    *options, "--concurrency", "4", "--port", port, "--state", str(tmp_path / "one.jsonl")
-                )
+                one = gateway(*kept, "--port", str(urlsplit(one.base_url).port))
             try:
-                running.communicate(timeout=chance.uniform(0.8, 1.6))
+                running.communicate(timeout=chance.uniform(0.8, 1.4))
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.communicate()
-        done, result = run(path, tmp_path)
+        done, _ = run(path, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 60
+        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 50
         by_job = billed([one, two, three])
-        assert len(by_job) == 60
+        assert len(by_job) == 50
         assert set(by_job.values()) == {1}
-        assert accepted(two) == 12
-        one.stop()
+        assert accepted(two) <= 12
 
 
 def test_an_account_that_is_away_for_a_while_comes_back(tmp_path, sandboxes):
     """By `spill` the other one goes on meanwhile, and neither job is made twice."""
     with ScriptedGateway(latency=0.02) as first:
         second = sandboxes("--latency", "0.2")
-        first.answers["create"] = lambda call: first.no(500, 5000) if call.number <= 6 else None
+        away = partial(web.Response, status=503, text="no healthy upstream")  # says that nothing was passed on
+        first.answers["create"] = lambda call: away() if call.number <= 4 else None
         accounts = {
             "first": {"base_url": first.base_url, "lists_tasks": "no", "limits": {"concurrency": 3}},
             "second": {"base_url": second.base_url, "limits": {"concurrency": 2}},

@@ -138,8 +138,8 @@ MUTANTS = [
     Mutant("providers/kling_responses.py", "_STATES.get(status, TaskState.RUNNING)",
            "_STATES.get(status, TaskState.FAILED)"),
     # 24: what a sandbox painted counts for a real account.
-    Mutant("app/run_session.py", "jobs, files = reconcile.drop_rehearsals(ledger, self._tree, self._manifest.pool.base_urls)",
-           "jobs, files = 0, 0"),
+    Mutant("app/run_session.py", "reconcile.drop_rehearsals(ledger, self._tree, self._manifest.pool.base_urls)",
+           "0, 0"),
     # 26: the refund of an earlier run's attempt counts for this run.
     Mutant("budget.py", "        if earlier:", "        if False:"),
     # 27: a proxy's "not sent" is an unclear answer.
