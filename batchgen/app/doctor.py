@@ -92,8 +92,7 @@ def accounts_of(manifest: Manifest) -> list[Account]:
     known = builtin().accounts
     named = [account for name, account in manifest.accounts.items() if account is not known.get(name)]
     own = manifest.pool.accounts
-    used = {account.name for account in own}
-    return [*own, *(account for account in named if account.name not in used)]
+    return [*own, *(account for account in named if account.name not in {each.name for each in own})]
 
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question

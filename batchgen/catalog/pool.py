@@ -44,6 +44,13 @@ class Pool:
         return tuple(account.base_url for account in self.accounts)
 
     @property
+    def concurrency(self) -> int:
+        """The units of all of them; accounts that share their limits count once."""
+        own = {account.shares_limits_with or account.name: account.concurrency for account in reversed(self.accounts)}
+        own |= {account.name: account.concurrency for account in self.accounts if account.name in own}
+        return sum(own.values())
+
+    @property
     def passes_on(self) -> bool:
         """Whether a job goes to another account while the first one is busy."""
         return self.spill or self.by is PoolOrder.SPREAD

@@ -60,7 +60,7 @@ class _Check:
     _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
     _able: set[str] = field(default_factory=set)  # accounts of a pool that can make one of the jobs
-    _unable: dict[str, Violation] = field(default_factory=dict)  # and the others: what the first job breaks there
+    _unable: dict[str, tuple[Violation, str]] = field(default_factory=dict)  # others: what the first job breaks, model
     _axis_labels: frozenset[str] = frozenset()  # of the block that is looked at
     _most_images: int = 1
     _many_at: NodePath | None = None
@@ -183,19 +183,20 @@ class _Check:
             if why is None:
                 self._able.add(account.name)
             else:
-                self._unable.setdefault(account.name, why)
+                self._unable.setdefault(account.name, (why, parameters.model))
 
     def _report_unable(self) -> None:
         """An account of a pool that can make none of the jobs is a mistake: mostly it calls their model otherwise."""
         at = dict(pools.names(self.diagnostics.document.value))
         for account in self.manifest.rule_accounts:
-            if account.name in self._able or (why := self._unable.get(account.name)) is None:
+            if account.name in self._able or account.name not in self._unable:
                 continue
+            why, model = self._unable[account.name]
             hint = "Take it out of the pool."
             if why.rule in {"model", "no model"}:
                 hint = (
                     "If it has the same model under another name, say so: providers:"
-                    f" {{{account.name}: {{model_names: {{NAME HERE: NAME THERE}}}}}}. It has {listed(account.models)}."
+                    f" {{{account.name}: {{model_names: {{{model}: NAME}}}}}}. It has {listed(account.models)}."
                 )
             message = f"The account `{account.name}` of the pool can make none of the jobs: {why.message}"
             self.diagnostics.add(at[account.name], message, hint)

@@ -165,7 +165,7 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}")
     if plan.anything_to_do:
         accounts = manifest.pool.accounts
-        slots = counted(sum(account.concurrency for account in accounts), "slot")
+        slots = counted(manifest.pool.concurrency, "slot")
         if any(account.adaptive_concurrency for account in accounts):
             slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
         time = "unknown until the first tasks have ended" if plan.seconds is None else f"about {duration(plan.seconds)}"

@@ -265,7 +265,7 @@ class LedgerReader(ImageReader):
         rows = self.db.execute(
             "SELECT account, coalesce(sum(CASE WHEN outcome = 'made' THEN images END), 0),"
             " coalesce(sum(coalesce(cost, reserved)), 0)"
-            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost') GROUP BY account ORDER BY account"
+            " FROM attempt WHERE outcome NOT IN ('refused', 'failed') GROUP BY account ORDER BY account"
         )
         return [(name, images, cost) for name, images, cost in rows]
 

@@ -127,6 +127,10 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
     for key, value in changes.get("defaults", {}).items():
         if value is not None and (problem := outside_bounds(account, key, value)):
             diagnostics.add(("providers", name, "defaults", key), *problem)
+    for model, own in account.model_names.items():
+        if own not in account.models:
+            message = f'The account `{name}` has no model "{cut(own)}".'
+            diagnostics.add(("providers", name, "model_names", model), message, meant(own, account.models))
     if missing := [key for key in account.key_settings if not getattr(account, key)]:
         message = f"The account `{name}` does not say which variable holds its key."
         diagnostics.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
@@ -145,9 +149,10 @@ def in_force(
         if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
             hint = meant(name, (*found, *definitions.names()), allowed="There are")
             diagnostics.add(path, f'There is no account "{cut(name)}".', hint, place=place)
-    if wanted is None and pool is not None and not pool.is_alone:
+    if wanted is None and pool is not None:
         pools.check(pool, raw, diagnostics)
-        return pool, pool.accounts
+        if not pool.is_alone:
+            return pool, pool.accounts
     account = found.get(wanted) if wanted is not None else pool.accounts[0] if pool else None
     if account is None:
         return None

@@ -44,7 +44,8 @@ def check(pool: Pool, raw: Mapping[str, Value], diagnostics: Diagnostics) -> Non
     """Report accounts that do not go together."""
     seen: set[str] = set()
     local = {account.name for account in pool.accounts if account.is_local_sandbox}
-    for name, path in names(raw):
+    named = list(names(raw))
+    for name, path in named if len(named) > 1 else ():
         if name in seen:
             diagnostics.add(path, f'"{cut(name)}" is in the pool twice.', "Name it once.")
         seen.add(name)

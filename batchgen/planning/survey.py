@@ -235,8 +235,7 @@ def _seconds(plan: Plan, manifest: Manifest, ledger: LedgerReader) -> float | No
         by_account = [(manifest.account, plan.make)]
     usual, slowest = ledger.mean_task_seconds(), 0.0
     if manifest.pool.passes_on and usual is not None:  # whichever account has a free slot
-        slots = sum(account.concurrency for account in manifest.pool.accounts)
-        return usual * (plan.make.images + plan.resumed.images) / slots
+        return usual * (plan.make.images + plan.resumed.images) / manifest.pool.concurrency
     for account, make in by_account:
         paced = make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0
         resumed = plan.resumed.images if account is manifest.account else 0
