@@ -91,8 +91,7 @@ def accounts_of(manifest: Manifest) -> list[Account]:
     """The accounts that a manifest uses or names itself, those in force first."""
     known = builtin().accounts
     named = [account for name, account in manifest.accounts.items() if account is not known.get(name)]
-    own = manifest.pool.accounts
-    return [*own, *(account for account in named if account.name not in {each.name for each in own})]
+    return list({account.name: account for account in (*manifest.pool.accounts, *named)}.values())
 
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question
