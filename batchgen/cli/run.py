@@ -70,7 +70,8 @@ def execute(options: Namespace) -> int:
         hooks.notify = progress.on_message
         hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
         if hooks.metrics is not None:
-            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
+            names = ",".join(account.name for account in manifest.pool.accounts)
+            hooks.metrics.labels = {"manifest": manifest.name, "account": names}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),

@@ -318,6 +318,8 @@ class AccountScheduler:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
         await self.stop.asked.wait()
         self._release_refused()
+        if self._pool is not None and self.stop.reason is not self._context.stop.reason:
+            self._context.notify(f"The account {self._account.name!r} makes no more jobs. {self.stop.reason}")
         self._wake.set()
         self._submitter.recovery.stop()
         await self.stop.grace_over()
