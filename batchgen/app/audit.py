@@ -117,7 +117,8 @@ def audit(
     if not state.exists() and not (root / INDEX).exists():
         raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {manifest.path}")
     with ExitStack() as stack:
-        base_url = manifest.account.base_url  # empty for a sandbox in the process
+        base_urls = manifest.pool.base_urls
+        is_real = not manifest.account.is_local_sandbox
         painted = 0  # counts for nothing where the account in force is a real one
         from_output = Adopted()
         if adopt:
@@ -126,19 +127,19 @@ def audit(
             stack.callback(ledger.close)
             keep_shard(ledger, state, manifest.shard)
             from_output = _adopt_rows(ledger, manifest, root, rescue)
-            if base_url and not from_output.left:  # else the next run drops them, once the index is in order
+            if is_real and not from_output.left:  # else the next run drops them, once the index is in order
                 tree = Tree(root)
-                painted, _ = reconcile.drop_rehearsals(ledger, tree, base_url)
+                painted, _ = reconcile.drop_rehearsals(ledger, tree, base_urls)
                 tree.remove_scratch_if_empty()
         else:
             Ledger.check_not_lost(state, root / INDEX, manifest.shard)
             ledger = Ledger.preview(state)
             stack.callback(ledger.close)
             ledger.preview_current_jobs()
-            if base_url:
-                painted = len(ledger.preview_drop_rehearsals(base_url))
+            if is_real:
+                painted = len(ledger.preview_drop_rehearsals(base_urls))
         totals = ledger_totals(ledger, root)
-        names = sorted({manifest.account.name, *totals.oldest})
+        names = sorted({*(account.name for account in manifest.pool.accounts), *totals.oldest})
         gateways = [] if offline else [asyncio.run(_query(manifest, root, totals, name)) for name in names]
         orphans = [orphan for gateway in gateways for orphan in gateway.orphans]
         ids = {orphan.job_id for orphan in orphans}
@@ -170,7 +171,8 @@ async def _query(manifest: Manifest, root: Path, totals: LedgerTotals, name: str
     from batchgen.http.client import HttpClient  # noqa: PLC0415 - `offline` needs no network
     from batchgen.providers.registry import provider_for  # noqa: PLC0415
 
-    account = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
+    own = {account.name: account for account in manifest.pool.accounts}
+    account = own.get(name) or manifest.accounts.get(name)
     if account is None:
         return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
     try:

@@ -87,10 +87,10 @@ class Health:
 
 
 def accounts_of(manifest: Manifest) -> list[Account]:
-    """The accounts that a manifest uses or names itself, the one in force first."""
-    known = builtin().accounts
-    named = [account for name, account in manifest.accounts.items() if account is not known.get(name)]
-    return [manifest.account, *(account for account in named if account.name != manifest.provider)]
+    """The accounts that a manifest uses or names itself, those in force first."""
+    named = [account for name, account in manifest.accounts.items() if account is not builtin().accounts.get(name)]
+    own = {account.name: account for account in manifest.pool.accounts}
+    return [*own.values(), *(account for account in named if account.name not in own)]
 
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question

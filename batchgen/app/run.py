@@ -93,7 +93,7 @@ def output_folder(manifest: Manifest, output: Path | str | None) -> Path:
     """Where a manifest's output is: `output` always wins, and a rehearsal has a folder of its own."""
     if output is not None:
         return Path(output)
-    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_account is not manifest.account
+    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_accounts != (manifest.account,)
     return Path("outputs") / f"{manifest.name}{'-sandbox' if is_rehearsal else ''}"
 
 
@@ -106,15 +106,21 @@ def check_output(root: Path, manifest: Manifest) -> None:
 
 def _check_prices(manifest: Manifest, max_cost: Decimal | float | None) -> None:
     """A bound in money cannot be kept where a price is not known. Raises CommandError."""
-    if max_cost is None and manifest.budget.max_cost is None:
-        return
-    if missing := unpriced(manifest):
-        names = ", ".join(f"{model} at {resolution}" for model, resolution in sorted(missing))
+    pool = manifest.pool
+    if max_cost is not None and pool.unit is None:
         raise CommandError(
-            f"A bound in money cannot be kept: the price of {names} is not known for the account"
-            f" {manifest.account.name!r}. Give it in the manifest, for instance"
-            f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
-            " with budget.max_images."
+            "--max-cost cannot be kept: the prices of the pool are in different units, which cannot be added up. Give"
+            " each account its own `budget` in the manifest."
+        )
+    is_bounded = max_cost is not None or manifest.budget.max_cost is not None
+    bounded = [account for account in pool.accounts if is_bounded or account.max_cost is not None]
+    if bounded and (missing := sorted(unpriced(manifest, bounded))):
+        account, model, _ = missing[0]
+        names = ", ".join(f"{model} at {resolution}" for name, model, resolution in missing if name == account)
+        raise CommandError(
+            f"A bound in money cannot be kept: the price of {names} is not known for the account {account!r}. Give it"
+            f" in the manifest, for instance providers: {{{account}: {{prices: {{{model}: 0.02}}}}}}, or bound the"
+            " images with budget.max_images."
         )
 
 

@@ -110,6 +110,11 @@ class Account:
     remembers: float | None = None  # seconds; of older tasks "not found" proves nothing; None: for ever
     free: bool = False  # its images cost nothing
     definition: Mapping[str, Any] = field(default_factory=dict)  # of the protocol `declared`: how to speak to it
+    weight: float = 1.0  # its share of a pool
+    max_cost: Decimal | None = None  # of its own budget, over all runs of an output; in the unit of its prices
+    max_images: int | None = None  # the same
+    shares_limits_with: str = ""  # another key of the same account: they have one set of slots and one rate
+    model_names: Mapping[str, str] = field(default_factory=dict)  # what it calls the models of a manifest
 
     @property
     def secret_variables(self) -> tuple[str, ...]:
@@ -129,6 +134,10 @@ class Account:
         if self.auth is Auth.API_KEY:
             return ("api_key_env",)
         return ("access_key_env", "secret_key_env") if self.auth is Auth.JWT else ()
+
+    def own_model(self, model: str) -> str:
+        """What the account calls a model of the manifest."""
+        return self.model_names.get(model, model)
 
     def size_of(self, parameters: Parameters) -> str | None:
         """The size in pixels that a ratio means here, as in `1536x1024`; None where the account has none."""
@@ -158,6 +167,8 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     if "concurrency" in changes.get("limits", {}):
         merged["adaptive_concurrency"] = False
     merged |= merged.pop("limits", {})
+    merged |= {key: value for key, value in merged.pop("budget", {}).items() if value is not None}
+    merged["prices"] = _named_prices(merged.get("prices", {}), merged.get("model_names", {}))
     merged.pop("use", None)
     headers = merged.pop("headers", {})
     merged["headers"] = {header: value for header, value in headers.items() if isinstance(value, str)}
@@ -169,6 +180,11 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     return Account(
         name=name, **{key: _PARSERS[key](value) if key in _PARSERS else value for key, value in merged.items()}
     )
+
+
+def _named_prices(prices: Mapping[str, Any], model_names: Mapping[str, str]) -> dict[str, Any]:
+    """The prices also under the names that the manifest has for the account's models."""
+    return {**{name: prices[own] for name, own in model_names.items() if own in prices}, **prices}
 
 
 def merge(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +234,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "lists_tasks": Capability,
     "prices": _parse_prices,
     "base_url": lambda text: text.rstrip("/"),
+    "max_cost": lambda value: Decimal(str(value)),
+    "max_images": int,
 }
 
 

@@ -19,6 +19,7 @@ from batchgen.source import document
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping
 
     from batchgen.engine.shutdown import Deadline
 
@@ -199,12 +200,20 @@ def find_output(options: Namespace) -> Path:
 
 
 def unit_of(options: Namespace, account: str | None = None) -> str:
-    """The unit of an account's costs, by default the manifest's account; empty where the manifest does not say."""
+    """The unit of an account's costs, by default the manifest's; empty where it does not say, or has several."""
     try:
         raw = _mapping(document.read(options.manifest).value)
     except CommandError:
         return ""
-    name = account or str(options.provider or raw.get("provider"))
+    if account or options.provider:
+        return _unit_of(str(account or options.provider), raw)
+    from batchgen.manifest.pools import names  # noqa: PLC0415 - loads the reading of manifests, for one value
+
+    units = {_unit_of(str(name), raw) for name, _ in names(raw)}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _unit_of(name: str, raw: Mapping[str, Any]) -> str:
     given = _mapping(_mapping(raw.get("providers")).get(name))
     prices = _mapping(given.get("prices"))
     if "unit" in prices:

@@ -92,18 +92,28 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "shard": None if manifest.shard is None else str(manifest.shard),
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
+        **({} if manifest.pool.is_alone else _of_pool(plan)),
         "done": _group(plan.done),
         "resumed": _group(plan.resumed),
         "ended": {status.value: _group(group) for status, group in plan.ended.items()},
         "retired_images": plan.retired_images,
         "skipped": [_skipped(group) for group in manifest.skipped],
-        "price_unit": manifest.account.prices.unit,
+        "price_unit": manifest.pool.unit,
         "prices_as_of": manifest.account.prices.as_of,
         "on_unknown": manifest.run.on_unknown.value,
         "seconds": plan.seconds,
         "within_budget": plan.within_budget,
         "disk_bytes": plan.disk_bytes,
         "disk_free": plan.disk_free,
+    }
+
+
+def _of_pool(plan: Plan) -> dict[str, Any]:
+    """Where the jobs of a pool go first, and the bounds of what they cost."""
+    return {
+        "make_by_account": {name: _group(group) for name, group in plan.make_by_account.items()},
+        "cheapest": _group(plan.cheapest)["cost"],
+        "dearest": _group(plan.dearest)["cost"],
     }
 
 
@@ -133,12 +143,14 @@ def _job(job: Job, row: JobState, manifest: Manifest) -> dict[str, Any]:
 
 
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
-    unit = manifest.account.prices.unit
+    unit = manifest.pool.unit or ""
+    names = ", ".join(account.name for account in manifest.pool.accounts)
     part = "" if manifest.shard is None else f", shard {manifest.shard}"
-    lines = [f"{manifest.name} by {manifest.provider}{part}, into {root}"]
+    lines = [f"{manifest.name} by {names}{part}, into {root}"]
     lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make.reasons.most_common())
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
+    lines += _accounts_of(plan, manifest)
     others = {"resumed": (plan.resumed, "; not paid again")} if plan.resumed.jobs else {}
     others |= {"done": (plan.done, "")}
     others |= {status.value: (group, f"; {MEANING[status.value]}") for status, group in plan.ended.items()}
@@ -160,8 +172,9 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         alone = "" if manifest.shard is None else "; each shard has a budget of its own"
         lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}{alone}")
     if plan.anything_to_do:
-        slots = counted(manifest.account.concurrency, "slot")
-        if manifest.account.adaptive_concurrency:
+        accounts = manifest.pool.accounts
+        slots = counted(manifest.pool.concurrency, "slot")
+        if any(account.adaptive_concurrency for account in accounts):
             slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
         time = "unknown until the first tasks have ended" if plan.seconds is None else f"about {duration(plan.seconds)}"
         lines.append(f"  {'time':<18}{time}, with {slots}")
@@ -170,9 +183,24 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
             space += f", and only {size(plan.disk_free)} are free: free some, or choose another --output"
         lines.append(f"  {'disk':<18}{space}")
         if manifest.run.on_unknown is OnUnknown.RESEND:
-            cost = "its images cost nothing" if manifest.rule_account.free else "it may be paid twice"
+            is_free = all(account.free for account in manifest.rule_accounts)
+            cost = "its images cost nothing" if is_free else "it may be paid twice"
             lines.append(f"  {'lost answers':<18}where nobody can be asked, a task is sent again: {cost}")
     return "\n".join(lines)
+
+
+def _accounts_of(plan: Plan, manifest: Manifest) -> list[str]:
+    """Where the jobs of a pool go first, and what all of them cost at least and at most."""
+    unit_of = {account.name: account.prices.unit for account in manifest.pool.accounts}
+    lines = [
+        f"    first to {name:<16}{_line(made)}{_cost(made, unit_of[name])}"
+        for name, made in plan.make_by_account.items()
+    ]
+    least, most = plan.cheapest, plan.dearest
+    if least.jobs and not (least.unpriced or most.unpriced) and least.cost != most.cost:
+        unit = manifest.pool.unit or "units"
+        lines.append(f"    {plain(least.cost)} {unit} at the cheapest accounts, {plain(most.cost)} at the dearest")
+    return lines
 
 
 def _section(title: str, text: str, reasons: Sequence[tuple[str, int]]) -> list[str]:

@@ -73,7 +73,8 @@ def execute(options: Namespace) -> int:
         manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
         hooks.manifest = manifest
         if hooks.metrics is not None:
-            hooks.metrics.labels |= {"manifest": manifest.name, "account": manifest.account.name}
+            names = ",".join(account.name for account in manifest.pool.accounts)
+            hooks.metrics.labels |= {"manifest": manifest.name, "account": names}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -133,7 +134,8 @@ def _lines(result: RunResult) -> list[str]:
     lines = [f"{_are(result.images)} in {result.output / 'images'}; the index is {result.index}."]
     if result.nothing_to_do:
         lines.insert(0, "Nothing to do: everything asked for is there.")
-    if result.cost_by_model:
+    lines += [f"  {account}" for account in result.accounts]
+    if result.cost_by_model and result.unit is not None:
         by_model = ", ".join(f"{model} {cost:f}" for model, cost in result.cost_by_model.items())
         lines.append(f"Cost of this run: {result.cost:f} {result.unit or 'units'} ({by_model}).")
     if result.watermarks_missing:

@@ -133,6 +133,7 @@ class Submitter:
             if self._is_closed:
                 raise CreateCancelled("The run ended before the create was sent.")
             self._context.stats.started += 1
+            self._context.stats.started_at[self._provider.account.name] += 1
             if attempt.id_sent and self.recovery.can_find:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
@@ -185,7 +186,7 @@ class Submitter:
             return None
         # One that is no older than this create is this create, sent twice by a proxy.
         if isinstance(error, RefusedOrTaken) and self._is_older(task, attempt):
-            self._context.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
+            self._outcomes.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
 

@@ -18,7 +18,7 @@ from batchgen.ledger.records import (
     UncheckedImage,
     read_rows,
 )
-from batchgen.ledger.transitions import REPLACES
+from batchgen.ledger.transitions import REHEARSED, REPLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -252,8 +252,10 @@ class LedgerReader(ImageReader):
         )
         return read_rows(Payment, rows)
 
-    def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
-        """What this output has cost; attempts in flight or unknown count at the price when they were sent.
+    def spent(
+        self, price: Callable[[str, Job], int | None] = lambda _account, _job: None, account: str | None = None
+    ) -> Spent:
+        """What this output has cost, or of it one account; what is in flight or unknown counts at the price when sent.
 
         `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
         """
@@ -261,14 +263,25 @@ class LedgerReader(ImageReader):
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0),"
             " coalesce(sum(CASE WHEN cost IS NULL THEN reserved END), 0)"
-            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
+            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost') AND account = coalesce(?, account)",
+            (account,),
         ).fetchone()
         rows = "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id WHERE"
         is_unpriced = "outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
-        for account, job_id, request in self.db.execute(f"{rows} {is_unpriced}") if unpriced else ():
-            today = price(account, Job.from_json(job_id, request))
+        is_unpriced += " AND account = coalesce(?, account)"
+        for name, job_id, request in self.db.execute(f"{rows} {is_unpriced}", (account,)) if unpriced else ():
+            today = price(name, Job.from_json(job_id, request))
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
+
+    def spent_by_account(self) -> list[tuple[str, int, int]]:
+        """By account: its name, the images that it made, and what it cost or may cost, in millionths of its unit."""
+        rows = self.db.execute(
+            "SELECT account, coalesce(sum(CASE WHEN outcome = 'made' THEN images END), 0),"
+            " coalesce(sum(coalesce(cost, reserved)), 0)"
+            " FROM attempt WHERE outcome NOT IN ('refused', 'failed') GROUP BY account ORDER BY account"
+        )
+        return [(name, images, cost) for name, images, cost in rows]
 
     def mean_task_seconds(self) -> float | None:
         """The mean time from acceptance to the end of a task, of up to 1,000 that were made; None before any was.
@@ -318,10 +331,11 @@ class LedgerReader(ImageReader):
         for job_id, request in rows:
             yield Job.from_json(job_id, request)
 
-    def rehearsed_jobs(self, base_url: str) -> list[str]:
-        """Jobs that another sandbox than the account at this address made."""
+    def rehearsed_jobs(self, base_urls: Sequence[str]) -> list[str]:
+        """Jobs that another sandbox than the accounts at these addresses made."""
         rows = self.db.execute(
-            "SELECT DISTINCT job_id FROM attempt WHERE rehearsal = 1 AND base_url <> ? ORDER BY job_id", (base_url,)
+            f"SELECT DISTINCT job_id FROM attempt WHERE {REHEARSED} ORDER BY job_id",
+            (json.dumps(base_urls),),
         )
         return [job_id for (job_id,) in rows]
 

@@ -230,12 +230,12 @@ class Ledger(LedgerReader):
         """Copy the ledger's own list of wanted jobs into the scratch database."""
         self.db.execute("INSERT INTO main.wanted SELECT * FROM state.wanted")
 
-    def preview_drop_rehearsals(self, base_url: str) -> frozenset[str]:
+    def preview_drop_rehearsals(self, base_urls: Sequence[str]) -> frozenset[str]:
         """Drop the jobs that a sandbox made, in the scratch database, as a run would; returns their ids.
 
         Where there are any, the scratch database gets copies of the tables.
         """
-        ids = self.rehearsed_jobs(base_url)
+        ids = self.rehearsed_jobs(base_urls)
         if ids:
             tables = self.db.execute(
                 "SELECT sql FROM state.sqlite_master WHERE tbl_name IN ('job', 'attempt', 'image') AND sql IS NOT NULL"
@@ -247,7 +247,7 @@ class Ledger(LedgerReader):
                 self.db.execute(f"INSERT INTO main.{table} SELECT * FROM state.{table}")  # noqa: S608 - constants
             with self.transaction():
                 for id_ in ids:
-                    apply(RehearsalDropped(job_id=id_, base_url=base_url), self.db)
+                    apply(RehearsalDropped(job_id=id_, base_urls=tuple(base_urls)), self.db)
         return frozenset(ids)
 
     def _rename_jobs(self, batch: list[tuple[int, Job]]) -> None:

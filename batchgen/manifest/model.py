@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.catalog.accounts import Account
+    from batchgen.catalog.pool import Pool
     from batchgen.errors import Diagnostic, SourceLocation
     from batchgen.jobs import Job
     from batchgen.shards import Shard
@@ -279,9 +280,11 @@ class Manifest:
     path: Path
     name: str
     provider: str  # the key of the account that is used
-    account: Account  # that is used
+    account: Account  # that is used; of a pool the first, whose defaults of parameters hold
+    pool: Pool  # every account that makes new images
     accounts: Mapping[str, Account]  # by name, the built-in ones and the manifest's
-    rule_account: Account  # whose rules apply; another one when a manifest is rehearsed in the sandbox
+    rule_accounts: tuple[Account, ...]  # whose rules apply; others when a manifest is rehearsed in the sandbox
+    asked: frozenset[str] = frozenset()  # parameters that it sets anywhere: every account of a pool must know them
     output_path: PathTemplate
     spreadsheet_safe: bool
     metadata: bool = False  # whether metadata.csv is written

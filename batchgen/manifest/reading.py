@@ -46,7 +46,7 @@ class Reader:
     folder: Path
     diagnostics: Diagnostics
     references: References
-    account: Account  # whose bounds hold
+    accounts: tuple[Account, ...]  # one of which must take a value
     further: dict[str, NodePath] = field(default_factory=dict)  # given beyond batchgen's own; where first
 
     def written(self, path: NodePath) -> str:
@@ -137,7 +137,9 @@ class Reader:
         self.further.setdefault(name, path)
         if value is None:
             return None
-        faults = parameters.faults_of(value, self.account.parameters[name]) if name in self.account.parameters else ()
+        declared = [account.parameters[name] for account in self.accounts if name in account.parameters]
+        each = [parameters.faults_of(value, schema) for schema in declared]
+        faults = each[0] if all(each) and each else ()
         for fault in faults:
             self.diagnostics.add((*path, *fault.path), fault.message, fault.hint, key=fault.key)
         return INVALID if faults else JsonValue.of(value)
@@ -165,8 +167,9 @@ class Reader:
         return self._bounded(name, value, path)
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
-        if problem := outside_bounds(self.account, name, value):
-            self.diagnostics.add(path, *problem)
+        problems = [outside_bounds(account, name, value) for account in self.accounts]
+        if problems[0] and all(problems):
+            self.diagnostics.add(path, *problems[0])
             return INVALID
         if name == "n":
             return int(value)

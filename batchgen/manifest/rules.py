@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from batchgen.catalog.load import Model, builtin
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import cut, listed, meant, nearest
+from batchgen.manifest.model import Setting
+from batchgen.manifest.parameters import faults_of
+from batchgen.manifest.reading import outside_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from batchgen.catalog.accounts import Account
     from batchgen.jobs import Parameters
-    from batchgen.manifest.model import Settings
+    from batchgen.manifest.model import Manifest, Settings
 
 _WITH_IMAGE = ("image_reference", "image_fidelity", "human_fidelity")
 _DECLARES_NONE = "It has none beyond batchgen's own; `parameters` of an account declares some."
@@ -51,8 +54,35 @@ def violations(parameters: Parameters, settings: Settings, account: Account, uni
         yield Violation("units", ("n",), message, f"Write n: {units} or less, and `repeat` for more images.")
 
 
+def broken(manifest: Manifest, parameters: Parameters, settings: Settings) -> list[Violation]:
+    """The hard rules that a job breaks at the account in force; of several accounts, none where one can make it."""
+    accounts = manifest.rule_accounts
+    if len(accounts) == 1:
+        return list(violations(parameters, settings, accounts[0], manifest.account.concurrency))
+    if any(can_make(account, parameters, manifest.asked) for account in accounts):
+        return []
+    return list(why_not(accounts[0], parameters, manifest.asked))
+
+
+def can_make(account: Account, parameters: Parameters, asked: Collection[str]) -> bool:
+    """Whether an account of a pool can make such a job; `asked`: the parameters that the manifest sets anywhere."""
+    return next(why_not(account, parameters, asked), None) is None
+
+
+def why_not(account: Account, parameters: Parameters, asked: Collection[str]) -> Iterator[Violation]:
+    """The rules that such a job breaks at an account of a pool."""
+    given = {name: Setting(value, ()) for name in asked if (value := parameters.named(name)) is not None}
+    for name in ("n", "aspect_ratio", "resolution"):  # a single account's are reported where the values are read
+        if name in given and (problem := outside_bounds(account, name, given[name].value)):
+            yield Violation(f"bounds {name}", (name,), *problem)
+    for name, value in parameters.further:
+        for fault in faults_of(value.value, account.parameters[name]) if name in account.parameters else ():
+            yield Violation(f"bounds {name}", (name,), fault.message, fault.hint)
+    yield from violations(parameters, given, account, account.concurrency)
+
+
 def _of_model(parameters: Parameters, settings: Settings, account: Account) -> Iterator[Violation]:
-    name = parameters.model
+    name = account.own_model(parameters.model)
     if name not in account.models and "model" not in settings:
         message = f'No model is given, and the account `{account.name}` does not have the default, "{name}".'
         hint = f"Write `defaults: {{model: {account.models[0]}}}`, for instance. It has {listed(account.models)}."

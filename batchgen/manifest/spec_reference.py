@@ -24,6 +24,7 @@ _PARAMETERS = "Request parameters"
 # The sections after the first: heading, and where in the schema.
 _SECTIONS = (
     ("`matrix`: blocks of axes", "block"),
+    ("`provider`: a pool of accounts", "pool"),
     (_PARAMETERS, "parameters"),
     ("Entries of an axis", "entry"),
     ("Entries of `prompt`", "prompt_mapping"),

@@ -147,8 +147,7 @@ def _is_skipped(manifest: Manifest, parameters: Parameters, settings: Settings) 
     """Whether `on_illegal: skip` leaves it out; with `error` it was refused when the manifest was loaded."""
     if manifest.on_illegal is not OnIllegal.SKIP:
         return False
-    account, units = manifest.rule_account, manifest.account.concurrency
-    return next(rules.violations(parameters, settings, account, units), None) is not None
+    return bool(rules.broken(manifest, parameters, settings))
 
 
 def _repeated(repeat: int, variant: PromptVariant, request: _Request) -> Iterator[Job]:

@@ -7,6 +7,7 @@ that cost money: the attempt is looked for, or marked unknown, as after a lost c
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import AccountStopped, JobError, NotSent, Throttled, Unclear
@@ -33,6 +34,9 @@ class ValidatedProvider(Provider):
 
     async def create(self, job: Job, external_id: str) -> Task:
         """As the provider's own. Raises Unclear for whatever else it raises or returns, as all others here."""
+        if self.account.model_names:  # its id stays that of the manifest's model
+            own = replace(job.parameters, model=self.account.own_model(job.parameters.model))
+            job = replace(job, parameters=own)
         return await self._task("a create", self._inner.create, job, external_id)
 
     async def query(self, task_id: str, external_id: str = "") -> Task:

@@ -45,6 +45,10 @@ def status_report(root: Path, unit: str = "") -> dict[str, Any]:
             "spent": plain(spent.cost - spent.reserved),
             "reserved": plain(spent.reserved),
             "unpriced_tasks": spent.unpriced,
+            "accounts": [
+                {"name": name, "images": images, "cost": plain(cost)}
+                for name, images, cost in ledger.spent_by_account()
+            ],
         }
 
 
@@ -63,6 +67,7 @@ def not_started(root: Path, unit: str = "") -> dict[str, Any]:
         "reserved": "0",
         "unit": unit,
         "unpriced_tasks": 0,
+        "accounts": [],
     }
 
 
@@ -82,6 +87,9 @@ def as_text(data: dict[str, Any]) -> str:
     for status, number in data["jobs"].items():
         lines.append(f"  {status:<11}{counted(number, 'job'):<12}{MEANING[status]}".rstrip())
     lines.append(f"  {counted(data['images'], 'image')} in place")
+    for account in data["accounts"] if len(data["accounts"]) > 1 else ():
+        made = f"{counted(account['images'], 'image')} made"
+        lines.append(f"  {account['name']}: {made}, {account['cost']} spent or reserved")
     unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
     lines.append(f"  {cost(data)}{unpriced}")
     return "\n".join(lines)
