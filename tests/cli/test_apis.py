@@ -63,8 +63,8 @@ def test_an_unknown_name_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("polling_url\n", "polling_url]\n", "my.yaml:19:9: error: create.task: This is not JMESPath"),
-        ("  state: status\n", "  stat: status\n", "my.yaml:22:3: error: query.stat: Unknown key `stat`.\n"),
+        ("polling_url\n", "polling_url]\n", "my.yaml:20:9: error: create.task: This is not JMESPath"),
+        ("  state: status\n", "  stat: status\n", "my.yaml:23:3: error: query.stat: Unknown key `stat`.\n"),
         ("{{ width }}", "{{ widht }}", "There is no value `widht` in `create`."),
         ("{{ width }}", "{{ widht }}", "Did you mean `width`?"),
         ("api: 1\n", "", "This is not a version of definitions."),
