@@ -187,9 +187,8 @@ def test_a_seed_of_the_users_own_is_no_mark(name, tmp_path):
         assert {row["parameter.seed"] for row in rows} == {"7", ""}  # the cut one without a seed was found
 
 
-@pytest.mark.parametrize("name", ["comfyui", "runware"])
-def test_a_seed_takes_nothing_away_where_the_mark_is_another_value(name, tmp_path):
-    with VENDORS[name](0, "cut") as vendor:
+def test_a_seed_takes_nothing_away_where_the_mark_is_another_value(tmp_path):
+    with VENDORS["runware"](0, "cut") as vendor:
         done = batchgen("run", written(tmp_path, vendor, SEEDED), cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert {row["parameter.seed"] for row in check_invariant(output(tmp_path))} == {"7"}
