@@ -139,8 +139,7 @@ def test_parameters_that_the_api_does_not_have_are_refused(tmp_path):
 def test_a_workflow_beside_the_definition_is_part_of_the_request(tmp_path):
     text = definitions.text_of("comfyui").partition("    prompt:\n")
     rest = "  task: prompt_id\n" + text[2].partition("  task: prompt_id\n")[2].partition("examples:")[0]
-    head = text[0].partition("parameters: ")[0] + "create:" + text[0].partition("create:")[2]
-    definition = f"{head}    prompt: {{from: flow.json}}\n{rest}"
+    definition = f"{text[0]}    prompt: {{from: flow.json}}\n{rest}"
     path = manifest(tmp_path, definition)
     missing = batchgen("validate", path, cwd=tmp_path)
     assert missing.returncode == 2

@@ -231,13 +231,13 @@ def test_an_account_that_is_away_for_a_while_comes_back(tmp_path, sandboxes):
             "first": {"base_url": first.base_url, "lists_tasks": "no", "limits": {"concurrency": 3}},
             "second": {"base_url": second.base_url, "limits": {"concurrency": 2}},
         }
-        path = pooled(tmp_path, prompts(24), accounts, {"pool": ["first", "second"], "spill": True})
+        path = pooled(tmp_path, prompts(40), accounts, {"pool": ["first", "second"], "spill": True})
         done, result = run(path, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert all(each["images"] > 2 and each["stopped"] is None for each in result["accounts"])
+        assert all(each["images"] and each["stopped"] is None for each in result["accounts"]), result["accounts"]
         assert "answers again" in done.stderr
         assert set((first.billed_by_job() + billed([second])).values()) == {1}
-        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 24
+        assert len(check_invariant(tmp_path / "outputs" / "pooled")) == 40
 
 
 def test_jobs_that_an_account_refuses_for_no_reason_of_their_own_go_to_the_next_one(tmp_path, sandboxes):
