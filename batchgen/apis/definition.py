@@ -100,6 +100,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """Where the body of a callback names the task, as `create` does, and its state in a word of `query`."""
+
+    task: Selector
+    state: Selector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """The compiled steps of an API."""
 
@@ -110,7 +118,7 @@ class Definition:
     rows: tuple[Row, ...]
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
-    callback_task: Selector | None
+    callback: Callback | None
 
     def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""

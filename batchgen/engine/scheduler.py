@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
 from batchgen.engine.poller import TaskPoller, answer_within
@@ -26,7 +28,6 @@ from batchgen.providers.base import TaskState
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 
-    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
     from batchgen.engine.shutdown import Deadline
@@ -59,7 +60,12 @@ class AccountScheduler:
         self._waiting = WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
         self._submitter = Submitter(
-            context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
+            context,
+            provider,
+            limits=self._limits,
+            outcomes=self._outcomes,
+            account_stop=self.stop,
+            task_seconds=lambda: self._poller.task_seconds() or context.reader.mean_task_seconds(),
         )
         self._query_backoff = Backoff(context)
         self._poller = TaskPoller(
@@ -81,6 +87,7 @@ class AccountScheduler:
         self._unknown_statuses: Counter[str] = Counter()
         self._is_out_of_funds = False  # the next job waits for refunds
         self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
+        self._called: dict[str, Attempt] = {}  # unknown ones of which a callback names the task, by external id
 
     async def run(self, begun: Sequence[tuple[Attempt, Status]], source: Iterator[Attempt | None]) -> None:
         """Resume what was begun, then start what `source` gives, until all has ended or the account is stopped.
@@ -113,6 +120,9 @@ class AccountScheduler:
     async def _feed(self, attempts: asyncio.TaskGroup, source: Iterator[Attempt | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
+            while self._called:
+                _, attempt = self._called.popitem()
+                self._spawn(attempts, attempt, self._limits.resume(attempt.units), Status.UNKNOWN)
             if (reason := self._outage.reason_to_stop()) is not None:
                 self.stop.request(reason, grace=self._context.policy.grace)
                 break
@@ -289,11 +299,31 @@ class AccountScheduler:
         """Money is spent at the manifest's own account only."""
         self._context.stats.defer(f"An attempt at the account {self._account.name!r} made nothing; run again.")
 
-    def on_callback(self, call: Mapping[str, Any]) -> None:
-        """A callback's body: where it says that a task has ended, the task is asked for soon."""
+    async def on_callback(self, external_id: str, call: Mapping[str, Any]) -> None:
+        """A callback's body, at the address of an attempt. Raises RunStopped where the ledger's disk refuses.
+
+        Where it says that a task has ended, the task is asked for soon; where the attempt has no task, that may be it.
+        """
         task = self._provider.parse_callback(call)
-        if task is not None and task.state is not TaskState.RUNNING:
+        if task is None or not task.id:
+            return
+        if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
+        sent = await self._submitter.called.note(external_id, task.id)
+        if sent is None:
+            return
+        self._submitter.recovery.on_callback()
+        if sent.status is Status.UNKNOWN and external_id not in {*self._running.values(), *self._called}:
+            attempt = Attempt.resumed(sent, self._context.address_of(self._account))
+            self._called[external_id] = replace(
+                attempt, called=True, earlier=sent.intended_at < self._submitter.called.began_ms
+            )
+            self._wake.set()
+
+    @property
+    def finds_by_callback(self) -> bool:
+        """Whether a callback can find a task whose create had no answer."""
+        return self._provider.finds_by_callback
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""

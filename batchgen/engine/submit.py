@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.engine.attempt import Attempt
+from batchgen.engine.called import CalledTasks
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.outage import is_trouble
 from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided
@@ -30,7 +32,8 @@ from batchgen.providers.base import TaskState
 from batchgen.providers.registry import key_print
 
 if TYPE_CHECKING:
-    from batchgen.engine.attempt import Attempt
+    from collections.abc import Callable
+
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Outcomes
@@ -60,6 +63,7 @@ class Submitter:
         limits: AccountLimits,
         outcomes: Outcomes,
         account_stop: Stop,
+        task_seconds: Callable[[], float | None],
     ) -> None:
         self._context = context
         self._provider = provider
@@ -70,12 +74,15 @@ class Submitter:
         self._is_closed = False
         self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
         self.controls = Controls(context, delay=provider.account.visibility_delay, earlier=self._accepted_before)
+        self.called = CalledTasks(context, provider)
         self.recovery = Recovery(
             context,
             provider,
             self.controls,
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             changed=limits.wake.set,
+            called=self.called,
+            task_seconds=task_seconds,
         )
         self._gateway_ahead = 0  # ms, as the latest accepted create shows
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -92,6 +99,8 @@ class Submitter:
         """
         if attempt.task_id:
             return attempt
+        if attempt.called:
+            return await self._accepted_after_all(attempt, permit)
         self.undecided += 1
         try:
             if status is not Status.PENDING:
@@ -100,6 +109,7 @@ class Submitter:
         finally:
             self.undecided -= 1
             self.uncancellable.discard(attempt.external_id)
+            self.called.unanswered.discard(attempt.external_id)
         if accepted is not None:
             self._outage.create_accepted()
             self._outcomes.attribution.create_accepted()
@@ -112,6 +122,9 @@ class Submitter:
             self._outage.answered(attempt.external_id)
             self._outcomes.not_begun(attempt)
             return None
+        if (earlier := self._called_before(attempt)) is not None and (task := await self.called.find(earlier)):
+            self._outage.answered(attempt.external_id)
+            return await self._adopt_earlier(earlier, permit, task, instead_of=attempt)
         attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
         try:
             task = await self._send(attempt, permit)
@@ -120,12 +133,14 @@ class Submitter:
             return None
         except (Unclear, NotSent, Throttled, AccountStopped, JobError) as error:
             self._outcomes.attribution.answered(attempt)
+            self.called.unanswered.discard(attempt.external_id)
             return await self._not_accepted(attempt, permit, error)
         return await self._adopt(attempt, permit, task)
 
     async def _send(self, attempt: Attempt, permit: SlotPermit) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
         self.uncancellable.add(attempt.external_id)
+        self.called.unanswered.add(attempt.external_id)
         try:
             await self._record_intent(attempt)
             if self._is_closed:
@@ -137,7 +152,10 @@ class Submitter:
             task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
             self._outage.answered(attempt.external_id)
-        if not task.may_be(attempt.id_to_echo) or self.controls.belongs_to_other(task.id, attempt.external_id):
+        is_of_other = any(
+            known.belongs_to_other(task.id, attempt.external_id) for known in (self.controls, self.called)
+        )
+        if is_of_other or not task.may_be(attempt.id_to_echo):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
 
@@ -199,6 +217,11 @@ class Submitter:
         A refusal of parameters also answers an external id that the account has seen. And a proxy may have sent the
         create twice, so that the second copy was refused.
         """
+        if (task := await self.called.find(attempt)) is not None:
+            return task
+        if isinstance(refusal, PageReceived):  # some time after the gateway may have taken it; its slot is kept
+            permit.enter(Phase.ASKING)
+            return await self.recovery.find_by_callback(attempt)
         if isinstance(refusal, RefusedOrTaken):
             permit.enter(Phase.ASKING)
             try:
@@ -207,7 +230,7 @@ class Submitter:
                 raise
             except Undecided:
                 return None
-        if isinstance(refusal, NotSent | PageReceived) or not (attempt.id_sent and self.recovery.can_find):
+        if isinstance(refusal, NotSent) or not (attempt.id_sent and self.recovery.can_find):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)
@@ -238,7 +261,7 @@ class Submitter:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         permit.enter(Phase.ASKING)
         try:
-            task = await self.recovery.find(attempt, waits=permit.release)
+            task = await self.recovery.find(attempt, waits=permit.release, is_held=status is Status.UNKNOWN)
         except Undecided as error:
             if attempt.base_url_changed:
                 why = f"a task was sent to another base_url than the account has now: {error}"
@@ -259,6 +282,34 @@ class Submitter:
             else:
                 await self._outcomes.refused(attempt, lost)
         return None
+
+    def _called_before(self, attempt: Attempt) -> Attempt | None:
+        """The job's attempt before this one, where a callback has named a task of it since it was given up."""
+        if attempt.number == 1 or not self.called.may_come:
+            return None
+        account, known = self._provider.account, self._context.reader.latest_attempt(attempt.job.id)
+        if known is None or known.account != account.name or known.outcome not in {Outcome.UNKNOWN, Outcome.REFUSED}:
+            return None
+        resumed = Attempt.resumed(known, self._context.address_of(account))
+        return replace(resumed, earlier=known.intended_at < self.called.began_ms)
+
+    async def _adopt_earlier(self, earlier: Attempt, permit: SlotPermit, task: Task, *, instead_of: Attempt) -> Attempt:
+        """Adopt the task of an attempt that was given up; the next one, whose price is reserved, is not sent."""
+        known = self._context.reader.attempt_of(earlier.job.id)
+        if known.outcome is Outcome.UNKNOWN:  # its own price is reserved still
+            self._outcomes.not_begun(instead_of)
+        else:
+            earlier = replace(earlier, earlier=False, reserved=self._outcomes.price(instead_of))
+        return await self._adopt(earlier, permit, task, found=True)
+
+    async def _accepted_after_all(self, attempt: Attempt, permit: SlotPermit) -> Attempt | None:
+        """Adopt the task that a callback has named for an attempt that was marked unknown, once it is confirmed."""
+        permit.enter(Phase.ASKING)
+        if (task := await self.called.find(attempt)) is None:
+            return None
+        if not attempt.earlier:
+            self._context.counters.jobs_failed -= 1
+        return await self._adopt(attempt, permit, task, found=True)
 
     async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
         # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.

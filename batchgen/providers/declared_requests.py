@@ -47,7 +47,7 @@ class DeclaredRequests(Provider):
         self._steps = self._api.steps
         self._encoded = lru_cache(maxsize=_REFERENCES_KEPT)(encoded)
 
-    async def _of_job(self, job: Job) -> dict[str, Any]:
+    async def _of_job(self, job: Job, external_id: str) -> dict[str, Any]:
         parameters = job.parameters
         width, _, height = (self.account.size_of(parameters) or "").partition("x")
         found = {
@@ -60,7 +60,7 @@ class DeclaredRequests(Provider):
             "width": int(width) if width else None,
             "height": int(height) if height else None,
             "image_fidelity": parameters.image_fidelity,
-            "callback_url": self.callback_url or None,
+            "callback_url": self.callback_url_of(external_id) or None,
             **await self._of_image(parameters.image),
         }
         for name, words in self._api.words.items():

@@ -25,7 +25,7 @@ class ValidatedProvider(Provider):
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.account, inner.client, inner.secrets)
-        self.callback_url = inner.callback_url
+        self.callback_url, self.callback_urls = inner.callback_url, inner.callback_urls
         self.can_query = inner.can_query
         self._inner = inner
 
@@ -65,6 +65,10 @@ class ValidatedProvider(Provider):
         with suppress(Exception):
             return self._inner.parse_callback(call)
         return None
+
+    @property
+    def finds_by_callback(self) -> bool:
+        return bool(self.callback_url) and self._inner.finds_by_callback
 
     @property
     def sends_id(self) -> bool:

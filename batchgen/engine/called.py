@@ -1,0 +1,111 @@
+"""Finds a lost task by a callback at the address of its attempt.
+
+Such a callback is a hint, though only the gateway knows the address: it is kept in the ledger, and believed when a query
+finds the task, the task may be the attempt's, and it is nobody else's: neither of an attempt that is known to have it
+nor of one whose create has no answer yet. It is positive only: that no callback comes proves nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from batchgen.engine.poller import answer_within
+from batchgen.engine.retry import FIRST_SECONDS, backoff, query_backoff, query_timeout
+from batchgen.errors import AccountStopped, JobError, NotSent, TaskNotFound, Throttled, Unclear
+from batchgen.jobs import attempt_named
+from batchgen.ledger.events import Called, Outcome
+from batchgen.providers.base import CLOCK_SKEW_MS
+
+if TYPE_CHECKING:
+    from batchgen.engine.attempt import Attempt
+    from batchgen.engine.context import Context
+    from batchgen.ledger.records import OpenAttempt
+    from batchgen.providers.base import Task
+    from batchgen.providers.validated import ValidatedProvider
+
+_NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
+_TRIES = 5  # queries in a row without an answer, then the next callback or the next run asks again
+_OPEN = frozenset({Outcome.LIVE, Outcome.UNKNOWN, Outcome.REFUSED})
+
+
+class CalledTasks:
+    """The tasks that callbacks have named for attempts of one account, which have none.
+
+    `unanswered` are the external ids of the creates under way, of which an answer may name one of these tasks.
+    """
+
+    def __init__(self, context: Context, provider: ValidatedProvider) -> None:
+        self._context = context
+        self._provider = provider
+        self._address = context.address_of(provider.account)
+        self._refuted: set[tuple[str, str]] = set()  # (external id, task id), until it is called again
+        self._owners: dict[str, str] = {}  # external ids by task id, of what was found here
+        self.unanswered: set[str] = set()
+        self.began_ms = context.now_ms()  # what was sent before is an earlier run's
+
+    @property
+    def may_come(self) -> bool:
+        """Whether a callback can find a task now: somebody listens, and the account names tasks in callbacks."""
+        return self._provider.finds_by_callback
+
+    async def note(self, external_id: str, task_id: str) -> OpenAttempt | None:
+        """Keep what a callback names; the attempt, where it has no task yet. Raises RunStopped."""
+        if (named := attempt_named(external_id)) is None or not self.may_come:
+            return None
+        sent = self._context.reader.sent_attempt(*named)
+        if sent is None or sent.task_id is not None or sent.outcome not in _OPEN:
+            return None
+        self._refuted.discard((external_id, task_id))
+        if task_id not in self._context.reader.called_tasks(*named):
+            await self._context.record(Called(job_id=named[0], attempt=named[1], task_id=task_id))
+        return sent
+
+    def belongs_to_other(self, task_id: str, external_id: str) -> bool:
+        """Whether the task was found to be that of another attempt."""
+        return self._owners.get(task_id, external_id) != external_id
+
+    async def find(self, attempt: Attempt) -> Task | None:
+        """The task of this attempt, of those that callbacks have named for it, once a query has confirmed it."""
+        if attempt.base_url_changed:
+            return None
+        for task_id in self._context.reader.called_tasks(attempt.job.id, attempt.number):
+            key = (attempt.external_id, task_id)
+            if key in self._refuted:
+                continue
+            task = await self._query(attempt, task_id)
+            if task is not None and await self._may_take(attempt, task):
+                self._owners[task_id] = attempt.external_id
+                return task
+            self._refuted.add(key)
+        return None
+
+    async def _query(self, attempt: Attempt, task_id: str) -> Task | None:
+        not_found = errors = 0
+        rng = self._context.rng
+        while not_found < _NOT_FOUND and errors < _TRIES:
+            query = partial(self._provider.query, task_id, attempt.id_to_echo)
+            try:
+                return await answer_within(query_timeout(errors), query())
+            except TaskNotFound:
+                not_found += 1
+                pause = backoff(not_found, rng)
+            except (Throttled, Unclear, NotSent, JobError, AccountStopped) as error:
+                errors += 1
+                pause = query_backoff(errors, rng, error)
+            await self._context.sleep(pause)
+        return None
+
+    async def _may_take(self, attempt: Attempt, task: Task) -> bool:
+        """Whether the task can be this attempt's alone.
+
+        The creates that are under way have their answers first: one of them may be the answer to another attempt.
+        """
+        earlier = set(self.unanswered) - {attempt.external_id}
+        while earlier & self.unanswered:
+            await self._context.sleep(FIRST_SECONDS)
+        is_older = task.created_ms is not None and task.created_ms < attempt.sent_at - CLOCK_SKEW_MS
+        is_of_other = self.belongs_to_other(task.id, attempt.external_id) or self._context.reader.is_of_other(
+            task.id, self._address, attempt.job.id, attempt.number
+        )
+        return not (is_older or is_of_other) and task.may_be(attempt.id_to_echo)
