@@ -1,4 +1,4 @@
-"""The addresses that attempts give a gateway: each names its attempt, and nobody can make the one of another attempt."""
+"""The addresses that attempts give a gateway: each names its attempt, and nobody can make another one from it."""
 
 from __future__ import annotations
 

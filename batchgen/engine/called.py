@@ -1,7 +1,7 @@
 """Finds a lost task by a callback at the address of its attempt.
 
-Such a callback is a hint, though only the gateway knows the address: it is kept in the ledger, and believed when a query
-finds the task, the task may be the attempt's, and it is nobody else's: neither of an attempt that is known to have it
+Such a callback is a hint, though only the gateway knows the address. It is kept in the ledger, and believed when a
+query finds the task, the task may be the attempt's, and it is nobody else's: neither that of an attempt which has it,
 nor of one whose create has no answer yet. It is positive only: that no callback comes proves nothing.
 """
 

@@ -189,7 +189,9 @@ class Submitter:
         if isinstance(error, Unclear):
             return await self._recover(attempt, permit, Status.PENDING, error)
         try:
-            task = await self._accepted_before_refused(attempt, permit, error)
+            task = await self._called_though_refused(attempt, permit, error)
+            if task is None:
+                task = await self._accepted_before_refused(attempt, permit, error)
         except NotAnswered as unanswered:  # the next run asks again
             if isinstance(error, RefusedOrTaken):
                 await self._undecided(attempt, NotAnswered(f"{error} {unanswered}"), Status.PENDING)
@@ -209,6 +211,16 @@ class Submitter:
         """Whether a task is older than an attempt, by the gateway's clock as far as it is known."""
         return task.created_ms is not None and task.created_ms < attempt.sent_at + self._gateway_ahead
 
+    async def _called_though_refused(self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError) -> Task | None:
+        """The task that a callback names for a refused create; a proxy's page may come after the gateway has taken it.
+
+        The slot is kept meanwhile: where every create gets a page, the others are not sent before that is clear.
+        """
+        if not isinstance(refusal, PageReceived):
+            return await self.called.find(attempt)
+        permit.enter(Phase.ASKING)
+        return await self.recovery.find_by_callback(attempt)
+
     async def _accepted_before_refused(
         self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError
     ) -> Task | None:
@@ -217,11 +229,6 @@ class Submitter:
         A refusal of parameters also answers an external id that the account has seen. And a proxy may have sent the
         create twice, so that the second copy was refused.
         """
-        if (task := await self.called.find(attempt)) is not None:
-            return task
-        if isinstance(refusal, PageReceived):  # some time after the gateway may have taken it; its slot is kept
-            permit.enter(Phase.ASKING)
-            return await self.recovery.find_by_callback(attempt)
         if isinstance(refusal, RefusedOrTaken):
             permit.enter(Phase.ASKING)
             try:
@@ -230,7 +237,7 @@ class Submitter:
                 raise
             except Undecided:
                 return None
-        if isinstance(refusal, NotSent) or not (attempt.id_sent and self.recovery.can_find):
+        if isinstance(refusal, NotSent | PageReceived) or not (attempt.id_sent and self.recovery.can_find):
             return None
         try:
             await self._context.sleep(FIRST_SECONDS)
