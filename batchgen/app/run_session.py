@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from batchgen.app.check_rounds import CheckRounds
 from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import ImageStore
 from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
+from batchgen.app.run_callbacks import RunCallbacks
 from batchgen.app.run_result import RunResult
 from batchgen.app.workload import Workload
 from batchgen.budget import Budget, BudgetLimits
-from batchgen.callbacks import addresses
-from batchgen.callbacks.addresses import CallbackAddresses
 from batchgen.catalog.accounts import price_at
 from batchgen.descriptors import connections
 from batchgen.engine.attempt import Attempt
@@ -29,10 +28,10 @@ from batchgen.engine.limits import max_units
 from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
 from batchgen.errors import CommandError
-from batchgen.jobs import Status, attempt_named
+from batchgen.jobs import Status
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
-from batchgen.ledger.store import CALLBACK_SECRET, FILE_NAME, VIEWS_STAMP, Ledger
+from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
@@ -42,7 +41,7 @@ from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -97,8 +96,7 @@ class RunSession:
         self._tree = tree
         self._ledger = ledger
         self._observer = observer
-        self._address = address
-        self._addresses = None if address is None else _addresses(address, ledger)
+        self._callbacks = None if address is None else RunCallbacks(address, ledger)
         self._resumed: list[OpenAttempt] = []
         self._remake: frozenset[str] = frozenset()  # jobs that the user wants made again
         self._counters = Counters(unit=manifest.account.prices.unit)
@@ -202,7 +200,9 @@ class RunSession:
             reader.set_busy_timeout(_READER_TIMEOUT_SECONDS)
             context, client = await self._open_context(stack, reader, budget)
             schedulers = await self._schedulers(stack, context, client)
-            await stack.enter_async_context(self._callbacks(schedulers, context))
+            if self._callbacks is not None:
+                receiving = self._callbacks.receiving(schedulers, manifest.account.name, context)
+                await stack.enter_async_context(receiving)
             await stack.enter_async_context(observed(self._counters, self._observer))
             own = schedulers[manifest.account.name]
             signals = self._signals(context.stop, own, before_exit) if handle_signals else nullcontext()
@@ -268,8 +268,9 @@ class RunSession:
         for name in dict.fromkeys([own, *(attempt.account for attempt in self._resumed)]):
             try:
                 account = self._account(name)
+                urls = self._callbacks.urls_of(account) if self._callbacks is not None else None
                 reached = await stack.enter_async_context(open_gateway(account, self._tree.root))
-                provider = provider_for(reached, client, callback_urls=self._callback_urls(account))
+                provider = provider_for(reached, client, callback_urls=urls)
                 schedulers[name] = AccountScheduler(context, provider, starts_new=name == own)
             except CommandError as error:
                 if name == own:
@@ -302,36 +303,6 @@ class RunSession:
         if account is None:
             raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
         return account
-
-    def _callback_urls(self, account: Account) -> Callable[[str], str] | None:
-        """The addresses of an account's attempts; a sandbox in this process reaches us without the public one."""
-        if self._addresses is None or "callback_url" not in account.fields:
-            return None
-        return partial(self._addresses.of, local=account.is_local_sandbox)
-
-    @asynccontextmanager
-    async def _callbacks(self, schedulers: Mapping[str, AccountScheduler], context: Context) -> AsyncIterator[None]:
-        """Take callbacks during the run, and report when none came: a wrong address would go unnoticed otherwise."""
-        if self._address is None or self._addresses is None:
-            yield
-            return
-        from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp takes 0.1 s to load
-
-        async def receive(external_id: str, call: Mapping[str, Any]) -> None:
-            """Pass a callback to the account of its attempt, which may be of an earlier run."""
-            named = attempt_named(external_id)
-            sent = None if named is None else context.reader.sent_attempt(*named)
-            scheduler = schedulers.get(self._manifest.account.name if sent is None else sent.account)
-            if scheduler is not None:
-                await scheduler.on_callback(external_id, call)
-
-        async with open_callback_server(self._address.sockets, self._addresses, receive) as server:
-            yield
-        if not server.received and context.stats.fetched_jobs:
-            self._observer.on_message(
-                "No callback arrived: check that callback.public_url leads to callback.listen."
-                " Nothing is lost, because the tasks were queried as without it."
-            )
 
     def _signals(
         self, stop: Stop, own: AccountScheduler, before_exit: Callable[[int, str], None] | None
@@ -406,13 +377,6 @@ def _reserved_bytes(account: Account) -> int:
     """Disk space kept free for what may arrive at one time: task ids and links, or images where answers hold them."""
     inline = 0 if provider_class(account).can_query else _RESERVED_FOR_IMAGE * account.concurrency
     return min(_RESERVED + inline, _RESERVED_AT_MOST)
-
-
-def _addresses(endpoint: CallbackEndpoint, ledger: Ledger) -> CallbackAddresses:
-    """The addresses of this output's attempts: those of earlier runs are recognised too."""
-    if (secret := ledger.meta(CALLBACK_SECRET)) is None:
-        ledger.set_meta(CALLBACK_SECRET, secret := addresses.new_secret())
-    return CallbackAddresses(public_url=endpoint.public_url, local_url=endpoint.local_url, secret=secret)
 
 
 def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | None:

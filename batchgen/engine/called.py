@@ -7,7 +7,8 @@ nor of one whose create has no answer yet. It is positive only: that no callback
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from batchgen.engine.poller import answer_within
@@ -18,6 +19,8 @@ from batchgen.ledger.events import Called, Outcome
 from batchgen.providers.base import CLOCK_SKEW_MS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.ledger.records import OpenAttempt
@@ -26,18 +29,27 @@ if TYPE_CHECKING:
 
 _NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
 _TRIES = 5  # queries in a row without an answer, then the next callback or the next run asks again
+_TASK_TIMES = 5.0  # a callback is waited for so many times as long as a task takes on the average
+_DELAYS = 8.0  # so many times `visibility_delay` where that is not known
+_LONGEST_WAIT = 900.0  # seconds
 _OPEN = frozenset({Outcome.LIVE, Outcome.UNKNOWN, Outcome.REFUSED})
 
 
 class CalledTasks:
     """The tasks that callbacks have named for attempts of one account, which have none.
 
-    `unanswered` are the external ids of the creates under way, of which an answer may name one of these tasks.
+    `unanswered` are the external ids of the creates under way, of which an answer may name one of these tasks;
+    `task_seconds` gives how long tasks take.
     """
 
-    def __init__(self, context: Context, provider: ValidatedProvider) -> None:
+    def __init__(
+        self, context: Context, provider: ValidatedProvider, task_seconds: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._context = context
         self._provider = provider
+        self._task_seconds = task_seconds
+        self._news = asyncio.Event()  # set, and replaced, at each
+        self._is_last_call = self._stopped = False
         self._address = context.address_of(provider.account)
         self._refuted: set[tuple[str, str]] = set()  # (external id, task id), until it is called again
         self._owners: dict[str, str] = {}  # external ids by task id, of what was found here
@@ -59,7 +71,46 @@ class CalledTasks:
         self._refuted.discard((external_id, task_id))
         if task_id not in self._context.reader.called_tasks(*named):
             await self._context.record(Called(job_id=named[0], attempt=named[1], task_id=task_id))
+        self._notify()
         return sent
+
+    def set_last_call(self, is_last: bool) -> None:  # noqa: FBT001 - what it sets is its name
+        """Whether nothing else goes on in this run, which would go on without those that wait for a callback."""
+        self._is_last_call = is_last
+        self._notify()
+
+    def stop(self) -> None:
+        """The run stops: leave what waits to the next one."""
+        self._stopped = True
+        self._notify()
+
+    def _notify(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def wait(self, attempt: Attempt, *, only_briefly: bool = False) -> Task | None:
+        """The task that a callback names; None where none comes as long as a task may take, or the run stops.
+
+        It may come later while anything else goes on in this run, unless it is waited for `only_briefly`.
+        """
+        ends = self._context.clock() + self._patience
+        while self.may_come:
+            news = self._news
+            if (task := await self.find(attempt)) is not None or self._stopped:
+                return task
+            left = ends - self._context.clock()
+            if left <= 0 and (only_briefly or self._is_last_call):
+                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if left > 0 else None):
+                    await news.wait()
+        return None
+
+    @property
+    def _patience(self) -> float:
+        """Seconds after a loss in which the callback at the end of the task has to be expected."""
+        delay, mean = self._provider.account.visibility_delay, self._task_seconds()
+        return min(_LONGEST_WAIT, max(delay, _TASK_TIMES * mean) if mean is not None else _DELAYS * delay)
 
     def belongs_to_other(self, task_id: str, external_id: str) -> bool:
         """Whether the task was found to be that of another attempt."""
@@ -84,9 +135,9 @@ class CalledTasks:
         not_found = errors = 0
         rng = self._context.rng
         while not_found < _NOT_FOUND and errors < _TRIES:
-            query = partial(self._provider.query, task_id, attempt.id_to_echo)
+            query = self._provider.query(task_id, attempt.id_to_echo)
             try:
-                return await answer_within(query_timeout(errors), query())
+                return await answer_within(query_timeout(errors), query)
             except TaskNotFound:
                 not_found += 1
                 pause = backoff(not_found, rng)

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 _PAGE = 200  # so many tasks, with nine signed links each, are well within the largest answer
 _PAGES_AT_MOST = 100
 _TRIES = 8
-_TASK_TIMES = 5.0  # a callback is waited for so many times as long as a task takes on the average
-_DELAYS = 8.0  # so many times `visibility_delay` where that is not known
-_LONGEST_WAIT = 900.0  # seconds
 
 T = TypeVar("T")
 
@@ -60,8 +57,7 @@ class Recovery:
     """Looks for the lost creates of one account.
 
     `is_proof(attempt)`: whether "not found" can prove anything about an attempt; `changed` is called when an attempt
-    starts or ends to wait for a control or a callback; `waiting` is the number of those that wait. `task_seconds` gives
-    how long tasks take.
+    starts or ends to wait for a control or a callback; `waiting` is the number of those that wait.
     """
 
     def __init__(
@@ -72,21 +68,19 @@ class Recovery:
         *,
         is_proof: Callable[[Attempt], bool],
         changed: Callable[[], None],
-        called: CalledTasks | None = None,
-        task_seconds: Callable[[], float | None] = lambda: None,
+        called: CalledTasks,
     ) -> None:
         self._provider = provider
         self._controls = controls
         self._is_proof = is_proof
         self._called = called
-        self._task_seconds = task_seconds
         self._sleep = context.sleep
         self._clock = context.clock
         self._wall = context.wall
         self._rng = context.rng
         self._changed = changed
         self._news = asyncio.Event()
-        self._decides_one = self._decides_all = self._is_last_call = self._stopped = False
+        self._decides_one = self._decides_all = self._stopped = False
         self.waiting = 0
 
     @property
@@ -106,20 +100,18 @@ class Recovery:
         `only_one`: for one attempt alone, which will be sent again and may be the control of the others.
         """
         self._decides_one, self._decides_all = only_one, not only_one
-        self._is_last_call = True
+        self._called.set_last_call(True)
         self._notify()
 
     def keep_waiting(self) -> None:
         """Something is running again, which may bring a control."""
-        self._decides_one = self._decides_all = self._is_last_call = False
-
-    def on_callback(self) -> None:
-        """A callback has named a task of an attempt that has none."""
-        self._notify()
+        self._decides_one = self._decides_all = False
+        self._called.set_last_call(False)
 
     def stop(self) -> None:
         """The run stops: leave what waits to the next one."""
         self._stopped = True
+        self._called.stop()
         self._notify()
 
     # --- what became of it ------------------------------------------------------------------------------------
@@ -131,8 +123,6 @@ class Recovery:
         before, and its job is held. Raises Undecided where nobody can say; Postponed; AccountStopped where the account
         cannot be queried now.
         """
-        if self._called is None:
-            return await self._search(attempt, waits=waits)
         if (task := await self._called.find(attempt)) is not None:
             return task
         try:
@@ -140,18 +130,20 @@ class Recovery:
         except Undecided as error:
             if is_held or not self._called.may_come or attempt.base_url_changed:
                 raise
-            waits()
-            return await self._wait_for_callback(attempt, error)
-        return task if task is not None else await self._called.find(attempt)
-
-    async def find_by_callback(self, attempt: Attempt) -> Task | None:
-        """The task of an attempt that a proxy refused, where a callback soon shows that the gateway has taken it."""
-        if self._called is None or not self._called.may_come:
-            return None
-        ends = self._clock() + self._patience
-        while (task := await self._next_called(attempt, ends)) is None:
-            if self._stopped or self._clock() >= ends:
-                return None
+            undecided = error
+        else:
+            return task if task is not None else await self._called.find(attempt)
+        waits()
+        self.waiting += 1
+        self._changed()
+        try:
+            task = await self._called.wait(attempt)
+        finally:
+            self.waiting -= 1
+            self._changed()
+        if task is None:
+            why = f"{undecided} No callback has named its task."
+            raise Postponed(why) if self._stopped else type(undecided)(why)
         return task
 
     async def _search(self, attempt: Attempt, *, waits: Callable[[], None]) -> Task | None:
@@ -224,41 +216,6 @@ class Recovery:
             await self._sleep(pause)
         return None
 
-    async def _wait_for_callback(self, attempt: Attempt, undecided: Undecided) -> Task:
-        """Wait while anything else goes on in this run, and as long as a task may take; then raise Undecided."""
-        ends = self._clock() + self._patience
-        self.waiting += 1
-        self._changed()
-        try:
-            while (task := await self._next_called(attempt, ends)) is None:
-                if self._stopped:
-                    raise Postponed(str(undecided))
-                if self._is_last_call and self._clock() >= ends:
-                    raise type(undecided)(f"{undecided} No callback has named its task.")
-            return task
-        finally:
-            self.waiting -= 1
-            self._changed()
-
-    async def _next_called(self, attempt: Attempt, ends: float) -> Task | None:
-        """The task that a callback names, at once or after the next news; None where that was other news, or `ends`."""
-        assert self._called is not None  # noqa: S101 - for the type checker
-        news = self._news
-        if (task := await self._called.find(attempt)) is not None or self._stopped:
-            return task
-        left = ends - self._clock()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(left if left > 0 else None):
-                if left > 0 or not self._is_last_call:
-                    await news.wait()
-        return await self._called.find(attempt)
-
-    @property
-    def _patience(self) -> float:
-        """Seconds after a loss in which the callback at the end of the task has to be expected."""
-        delay, mean = self._provider.account.visibility_delay, self._task_seconds()
-        return min(_LONGEST_WAIT, max(delay, _TASK_TIMES * mean) if mean is not None else _DELAYS * delay)
-
     async def _find_with_control(self, attempt: Attempt, began: float, undecided: Undecided) -> Task | None:
         """Look again when one more task of this run has become visible, and a last time at the end of the run."""
         self.waiting += 1
@@ -269,7 +226,7 @@ class Recovery:
                 is_last = await self._wait_for_control(tried, not_before, LONGEST_SECONDS * min(10, times + 1))
                 if self._stopped:
                     raise Postponed(str(undecided))
-                if self._called is not None and (task := await self._called.find(attempt)) is not None:
+                if (task := await self._called.find(attempt)) is not None:
                     return task
                 tried = self._controls.latest_visible
                 try:

@@ -310,10 +310,10 @@ class AccountScheduler:
         if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
         sent = await self._submitter.called.note(external_id, task.id)
-        if sent is None:
+        latest = None if sent is None else self._context.reader.latest_attempt(sent.job.id)
+        if sent is None or sent != latest or external_id in {*self._running.values(), *self._called}:
             return
-        self._submitter.recovery.on_callback()
-        if sent.status is Status.UNKNOWN and external_id not in {*self._running.values(), *self._called}:
+        if sent.status is Status.UNKNOWN:
             attempt = Attempt.resumed(sent, self._context.address_of(self._account))
             self._called[external_id] = replace(
                 attempt, called=True, earlier=sent.intended_at < self._submitter.called.began_ms

@@ -74,7 +74,7 @@ class Submitter:
         self._is_closed = False
         self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
         self.controls = Controls(context, delay=provider.account.visibility_delay, earlier=self._accepted_before)
-        self.called = CalledTasks(context, provider)
+        self.called = CalledTasks(context, provider, task_seconds)
         self.recovery = Recovery(
             context,
             provider,
@@ -82,7 +82,6 @@ class Submitter:
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             changed=limits.wake.set,
             called=self.called,
-            task_seconds=task_seconds,
         )
         self._gateway_ahead = 0  # ms, as the latest accepted create shows
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -219,7 +218,7 @@ class Submitter:
         if not isinstance(refusal, PageReceived):
             return await self.called.find(attempt)
         permit.enter(Phase.ASKING)
-        return await self.recovery.find_by_callback(attempt)
+        return await self.called.wait(attempt, only_briefly=True)
 
     async def _accepted_before_refused(
         self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError
