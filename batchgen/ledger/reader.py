@@ -128,8 +128,8 @@ class LedgerReader(ImageReader):
             self._value(
                 "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ?1 AND base_url = ?2"
                 "  AND (job_id, number) <> (?3, ?4))"
-                " OR EXISTS (SELECT 1 FROM meta, json_each(meta.value) AS called WHERE key >= ?5 AND key < ?6"
-                "  AND key <> ?7 AND called.value = ?1)",
+                " OR EXISTS (SELECT 1 FROM meta, json_each(meta.value) AS called WHERE meta.key >= ?5 AND meta.key < ?6"
+                "  AND meta.key <> ?7 AND called.value = ?1)",
                 (task_id, base_url, job_id, attempt, CALLED, f"{CALLED}~", called_key(job_id, attempt)),
             )
         )

@@ -12,25 +12,12 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+from called_back import addresses, callback, free_port
 from command import KEY, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant
 from sandbox_server import SandboxServer
 
 QUICK = ("--emulate", "kapon", "--latency", "0.4", "--latency-sigma", "0.4", "--blank-images")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
-def callback(port, path="/hook", more=""):
-    return f"callback: {{public_url: http://127.0.0.1:{port}{path}, listen: 127.0.0.1:{port}}}\n{more}"
-
-
-def addresses(gateway):
-    """The address that each create named, by task."""
-    return {task["task_id"]: task["request"].get("callback_url", "") for task in gateway.usage()["tasks"]}
 
 
 def asked(gateway):
