@@ -8,11 +8,12 @@ nor of one whose create has no answer yet. It is positive only: that no callback
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from batchgen.engine.poller import answer_within
-from batchgen.engine.retry import FIRST_SECONDS, backoff, query_backoff, query_timeout
+from batchgen.engine.retry import FIRST_SECONDS, backoff, query_timeout
 from batchgen.errors import AccountStopped, JobError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.jobs import attempt_named
 from batchgen.ledger.events import Called, Outcome
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from batchgen.providers.validated import ValidatedProvider
 
 _NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
-_TRIES = 5  # queries in a row without an answer, then the next callback or the next run asks again
+_TRIES = 5  # queries in a row without an answer, then it is asked again after the next callback or in the next run
 _TASK_TIMES = 5.0  # a callback is waited for so many times as long as a task takes on the average
 _DELAYS = 8.0  # so many times `visibility_delay` where that is not known
 _LONGEST_WAIT = 900.0  # seconds
@@ -99,7 +100,7 @@ class CalledTasks:
             if (task := await self.find(attempt)) is not None or self._stopped:
                 return task
             left = ends - self._context.clock()
-            if left <= 0 and (only_briefly or self._is_last_call):
+            if left <= 0 and not news.is_set() and (only_briefly or self._is_last_call):
                 return None
             with suppress(TimeoutError):
                 async with asyncio.timeout(left if left > 0 else None):
@@ -118,34 +119,35 @@ class CalledTasks:
 
     async def find(self, attempt: Attempt) -> Task | None:
         """The task of this attempt, of those that callbacks have named for it, once a query has confirmed it."""
-        if attempt.base_url_changed:
-            return None
-        for task_id in self._context.reader.called_tasks(attempt.job.id, attempt.number):
-            key = (attempt.external_id, task_id)
-            if key in self._refuted:
-                continue
-            task = await self._query(attempt, task_id)
-            if task is not None and await self._may_take(attempt, task):
-                self._owners[task_id] = attempt.external_id
-                return task
-            self._refuted.add(key)
+        not_found: Counter[str] = Counter()
+        for tries in range(1, _TRIES + 1):
+            for task_id in self._named(attempt):
+                query = self._provider.query(task_id, attempt.id_to_echo)
+                try:
+                    task = await answer_within(query_timeout(tries - 1), query)
+                except TaskNotFound:
+                    not_found[task_id] += 1
+                    is_refuted = not_found[task_id] >= _NOT_FOUND
+                except (Throttled, Unclear, NotSent, JobError, AccountStopped):
+                    is_refuted = False
+                else:
+                    if await self._may_take(attempt, task):
+                        self._owners[task_id] = attempt.external_id
+                        return task
+                    is_refuted = True
+                if is_refuted:
+                    self._refuted.add((attempt.external_id, task_id))
+            if self._stopped or not self._named(attempt):
+                break
+            await self._context.sleep(backoff(tries, self._context.rng))
         return None
 
-    async def _query(self, attempt: Attempt, task_id: str) -> Task | None:
-        not_found = errors = 0
-        rng = self._context.rng
-        while not_found < _NOT_FOUND and errors < _TRIES:
-            query = self._provider.query(task_id, attempt.id_to_echo)
-            try:
-                return await answer_within(query_timeout(errors), query)
-            except TaskNotFound:
-                not_found += 1
-                pause = backoff(not_found, rng)
-            except (Throttled, Unclear, NotSent, JobError, AccountStopped) as error:
-                errors += 1
-                pause = query_backoff(errors, rng, error)
-            await self._context.sleep(pause)
-        return None
+    def _named(self, attempt: Attempt) -> list[str]:
+        """The tasks that callbacks have named for an attempt, without those that are certainly not its own."""
+        if attempt.base_url_changed:
+            return []
+        named = self._context.reader.called_tasks(attempt.job.id, attempt.number)
+        return [task_id for task_id in named if (attempt.external_id, task_id) not in self._refuted]
 
     async def _may_take(self, attempt: Attempt, task: Task) -> bool:
         """Whether the task can be this attempt's alone.
