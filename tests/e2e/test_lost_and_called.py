@@ -119,11 +119,12 @@ def test_a_callback_during_a_later_run_finds_what_is_unknown(tmp_path):
     port = free_port()
     with VENDORS["bfl"]("cut") as vendor:
         path, address = held(tmp_path, vendor, port)
-        vendor.rounds = 10  # the other task takes a while
+        vendor.rounds = 10**6  # the other task runs until the callback has come
         written(tmp_path, vendor, "a fox", "a cat", more=callback(port))
         with started("run", path, cwd=tmp_path) as run:
             wait_for(lambda: len(vendor.tasks) == 2)
             wait_for(lambda: vendor.post(address, vendor.call("b0")) == 200)
+            vendor.rounds = 1
             _, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
         assert len(check_invariant(output(tmp_path))) == 2
@@ -191,10 +192,11 @@ def test_a_task_that_turns_up_after_its_job_was_sent_again_is_counted_and_named(
     port = free_port()
     with VENDORS["bfl"]("cut") as vendor:
         path, address = held(tmp_path, vendor, port)
-        vendor.rounds = 10
+        vendor.rounds = 10**6
         with started("run", path, "--retry-unknown", cwd=tmp_path) as run:
             wait_for(lambda: len(vendor.tasks) == 2)
             wait_for(lambda: vendor.post(address, vendor.call("b0")) == 200)
+            vendor.rounds = 1
             _, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
         done = batchgen("audit", path, "--offline", "--json", cwd=tmp_path)
@@ -210,11 +212,12 @@ def test_a_task_that_turns_up_before_its_job_is_sent_again_is_taken_instead(tmp_
     port = free_port()
     with VENDORS["bfl"]("cut") as vendor:
         path, address = held(tmp_path, vendor, port)
-        vendor.rounds = 14
+        vendor.rounds = 10**6
         written(tmp_path, vendor, "a cat", "a fox", more=callback(port), concurrency=1)
         with started("run", path, "--retry-unknown", cwd=tmp_path) as run:
             wait_for(lambda: len(vendor.tasks) == 2)
             assert vendor.post(address, vendor.call("b0")) == 200
+            vendor.rounds = 1
             _, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
         assert vendor.billed == {"a fox": 1, "a cat": 1}
