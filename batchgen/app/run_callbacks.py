@@ -52,7 +52,7 @@ class RunCallbacks:
             sent = None if named is None else context.reader.sent_attempt(*named)
             scheduler = schedulers.get(own if sent is None else sent.account)
             if scheduler is not None:
-                await scheduler.on_callback(external_id, call)
+                await scheduler.on_callback(call, sent)
 
         async with open_callback_server(self._endpoint.sockets, self._addresses, receive) as server:
             yield

@@ -55,6 +55,8 @@ def _api(name: str) -> dict[str, Any]:
     elif "list" in definition:
         lost = "found in the list by a mark"
         lost += f", for {definition['remembers']}" if "remembers" in definition else ""
+    elif "callback" in definition:
+        lost = "found by a callback only, else `unknown`"
     return {
         "name": name,
         "about": str(settings.get("about", "")).partition(";")[0],

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from batchgen.engine.poller import answer_within
 from batchgen.engine.retry import FIRST_SECONDS, backoff, query_timeout
 from batchgen.errors import AccountStopped, JobError, NotSent, TaskNotFound, Throttled, Unclear
-from batchgen.jobs import attempt_named
 from batchgen.ledger.events import Called, Outcome
 from batchgen.providers.base import CLOCK_SKEW_MS
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 _NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
 _TRIES = 5  # queries in a row without an answer, then it is asked again after the next callback or in the next run
 _TASK_TIMES = 5.0  # a callback is waited for so many times as long as a task takes on the average
-_DELAYS = 8.0  # so many times `visibility_delay` where that is not known
+_DELAYS, _FEW_DELAYS = 8.0, 2.0  # so many times `visibility_delay` where that is not known
 _LONGEST_WAIT = 900.0  # seconds
 _OPEN = frozenset({Outcome.LIVE, Outcome.UNKNOWN, Outcome.REFUSED})
 
@@ -60,20 +59,17 @@ class CalledTasks:
     @property
     def may_come(self) -> bool:
         """Whether a callback can find a task now: somebody listens, and the account names tasks in callbacks."""
-        return self._provider.finds_by_callback
+        return bool(self._provider.callback_url) and self._provider.finds_by_callback
 
-    async def note(self, external_id: str, task_id: str) -> OpenAttempt | None:
-        """Keep what a callback names; the attempt, where it has no task yet. Raises RunStopped."""
-        if (named := attempt_named(external_id)) is None or not self.may_come:
-            return None
-        sent = self._context.reader.sent_attempt(*named)
-        if sent is None or sent.task_id is not None or sent.outcome not in _OPEN:
-            return None
-        self._refuted.discard((external_id, task_id))
-        if task_id not in self._context.reader.called_tasks(*named):
-            await self._context.record(Called(job_id=named[0], attempt=named[1], task_id=task_id))
+    async def note(self, sent: OpenAttempt, task_id: str) -> bool:
+        """Keep what a callback names for an attempt, unless it has a task; whether it was kept. Raises RunStopped."""
+        if not self.may_come or sent.task_id is not None or sent.outcome not in _OPEN:
+            return False
+        self._refuted.discard((sent.external_id, task_id))
+        if task_id not in self._context.reader.called_tasks(sent.job.id, sent.attempt):
+            await self._context.record(Called(job_id=sent.job.id, attempt=sent.attempt, task_id=task_id))
         self._notify()
-        return sent
+        return True
 
     def set_last_call(self, is_last: bool) -> None:  # noqa: FBT001 - what it sets is its name
         """Whether nothing else goes on in this run, which would go on without those that wait for a callback."""
@@ -94,24 +90,23 @@ class CalledTasks:
 
         It may come later while anything else goes on in this run, unless it is waited for `only_briefly`.
         """
-        ends = self._context.clock() + self._patience
+        ends = self._context.clock() + self._patience(_FEW_DELAYS if only_briefly else _DELAYS)
         while self.may_come:
             news = self._news
             if (task := await self.find(attempt)) is not None or self._stopped:
                 return task
             left = ends - self._context.clock()
-            if left <= 0 and not news.is_set() and (only_briefly or self._is_last_call):
-                return None
+            if left <= 0 and (only_briefly or self._is_last_call):
+                return await self.find(attempt)  # what came since; whoever goes on calling does not hold up the run
             with suppress(TimeoutError):
                 async with asyncio.timeout(left if left > 0 else None):
                     await news.wait()
         return None
 
-    @property
-    def _patience(self) -> float:
+    def _patience(self, delays: float) -> float:
         """Seconds after a loss in which the callback at the end of the task has to be expected."""
         delay, mean = self._provider.account.visibility_delay, self._task_seconds()
-        return min(_LONGEST_WAIT, max(delay, _TASK_TIMES * mean) if mean is not None else _DELAYS * delay)
+        return min(_LONGEST_WAIT, max(delay, _TASK_TIMES * mean) if mean is not None else delays * delay)
 
     def belongs_to_other(self, task_id: str, external_id: str) -> bool:
         """Whether the task was found to be that of another attempt."""
@@ -127,16 +122,15 @@ class CalledTasks:
                     task = await answer_within(query_timeout(tries - 1), query)
                 except TaskNotFound:
                     not_found[task_id] += 1
-                    is_refuted = not_found[task_id] >= _NOT_FOUND
+                    if not_found[task_id] >= _NOT_FOUND:
+                        self._refuted.add((attempt.external_id, task_id))
+                    continue
                 except (Throttled, Unclear, NotSent, JobError, AccountStopped):
-                    is_refuted = False
-                else:
-                    if await self._may_take(attempt, task):
-                        self._owners[task_id] = attempt.external_id
-                        return task
-                    is_refuted = True
-                if is_refuted:
-                    self._refuted.add((attempt.external_id, task_id))
+                    continue
+                # Some gateways answer with a task of ours when they are asked by our own id.
+                if task.id == task_id and await self._may_take(attempt, task):
+                    self._owners[task_id] = attempt.external_id
+                    return task
             if self._stopped or not self._named(attempt):
                 break
             await self._context.sleep(backoff(tries, self._context.rng))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
     from batchgen.engine.shutdown import Deadline
+    from batchgen.ledger.records import OpenAttempt
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
@@ -299,31 +300,31 @@ class AccountScheduler:
         """Money is spent at the manifest's own account only."""
         self._context.stats.defer(f"An attempt at the account {self._account.name!r} made nothing; run again.")
 
-    async def on_callback(self, external_id: str, call: Mapping[str, Any]) -> None:
-        """A callback's body, at the address of an attempt. Raises RunStopped where the ledger's disk refuses.
+    async def on_callback(self, call: Mapping[str, Any], sent: OpenAttempt | None) -> None:
+        """A callback's body, at the address of an attempt of this account, or of none.
 
         Where it says that a task has ended, the task is asked for soon; where the attempt has no task, that may be it.
+        Raises RunStopped where the ledger's disk refuses.
         """
         task = self._provider.parse_callback(call)
         if task is None or not task.id:
             return
         if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
-        sent = await self._submitter.called.note(external_id, task.id)
-        latest = None if sent is None else self._context.reader.latest_attempt(sent.job.id)
-        if sent is None or sent != latest or external_id in {*self._running.values(), *self._called}:
+        called = self._submitter.called
+        if sent is None or not await called.note(sent, task.id) or sent.status is not Status.UNKNOWN:
             return
-        if sent.status is Status.UNKNOWN:
+        is_latest = self._context.reader.attempt_of(sent.job.id).attempt == sent.attempt
+        if is_latest and sent.external_id not in {*self._running.values(), *self._called}:
             attempt = Attempt.resumed(sent, self._context.address_of(self._account))
-            self._called[external_id] = replace(
-                attempt, called=True, earlier=sent.intended_at < self._submitter.called.began_ms
-            )
+            is_earlier = sent.intended_at < called.began_ms
+            self._called[sent.external_id] = replace(attempt, called=True, earlier=is_earlier)
             self._wake.set()
 
     @property
     def finds_by_callback(self) -> bool:
         """Whether a callback can find a task whose create had no answer."""
-        return self._provider.finds_by_callback
+        return self._submitter.called.may_come
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""

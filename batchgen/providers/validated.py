@@ -68,7 +68,7 @@ class ValidatedProvider(Provider):
 
     @property
     def finds_by_callback(self) -> bool:
-        return bool(self.callback_url) and self._inner.finds_by_callback
+        return self._inner.finds_by_callback
 
     @property
     def sends_id(self) -> bool:
