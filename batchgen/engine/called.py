@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
-_NOT_FOUND = 3  # "not found" is believed when it is said so many times in a row
-_TRIES = 5  # queries in a row without an answer, then it is asked again after the next callback or in the next run
+_TRIES = 3  # so many times "not found" is believed; what was not answered is asked again after the next callback
 _TASK_TIMES = 5.0  # a callback is waited for so many times as long as a task takes on the average
 _DELAYS, _FEW_DELAYS = 8.0, 2.0  # so many times `visibility_delay` where that is not known
 _LONGEST_WAIT = 900.0  # seconds
@@ -122,7 +121,7 @@ class CalledTasks:
                     task = await answer_within(query_timeout(tries - 1), query)
                 except TaskNotFound:
                     not_found[task_id] += 1
-                    if not_found[task_id] >= _NOT_FOUND:
+                    if not_found[task_id] >= _TRIES:
                         self._refuted.add((attempt.external_id, task_id))
                     continue
                 except (Throttled, Unclear, NotSent, JobError, AccountStopped):
@@ -131,7 +130,7 @@ class CalledTasks:
                 if task.id == task_id and await self._may_take(attempt, task):
                     self._owners[task_id] = attempt.external_id
                     return task
-            if self._stopped or not self._named(attempt):
+            if self._stopped or tries == _TRIES or not self._named(attempt):
                 break
             await self._context.sleep(backoff(tries, self._context.rng))
         return None

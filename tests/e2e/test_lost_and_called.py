@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
 
@@ -188,6 +191,30 @@ def test_a_callback_that_names_a_task_of_a_create_under_way_waits_for_its_answer
         assert unknown(tmp_path) == lost
 
 
+def test_a_flood_of_junk_at_the_address_of_a_lost_attempt_ends_with_the_run(tmp_path):
+    """The address was learnt by somebody, who names ever new tasks there. The wait of a lost attempt is bounded."""
+    end = threading.Event()
+    port = free_port()
+    with VENDORS["luma"]("cut") as vendor:
+        vendor.is_calling = False
+
+        def flood():
+            wait_for(lambda: vendor.addresses)
+            for number in itertools.takewhile(lambda _: not end.is_set(), itertools.count()):
+                vendor.post(vendor.addresses["a fox"], {"id": f"junk-{number}", "more": [[[{}]]] * 99})
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        try:
+            done = batchgen("run", written(tmp_path, vendor, "a fox", more=callback(port)), cwd=tmp_path)
+        finally:
+            end.set()
+            flooding.join()
+        assert done.returncode == 1, done.stderr
+        assert statuses(tmp_path) == ["unknown"]
+        assert len(vendor.paths) < 100
+
+
 def test_a_task_that_turns_up_after_its_job_was_sent_again_is_counted_and_named(tmp_path):
     port = free_port()
     with VENDORS["bfl"]("cut") as vendor:
@@ -224,10 +251,31 @@ def test_a_task_that_turns_up_before_its_job_is_sent_again_is_taken_instead(tmp_
         assert len(check_invariant(output(tmp_path))) == 2
 
 
+def test_ctrl_c_and_doctor_say_what_becomes_of_a_lost_answer(tmp_path):
+    with SandboxServer("--emulate", "anyapi", "--latency", "5", "--blank-images") as gateway:
+        path = manifest(tmp_path, gateway, prompts(1), use="anyapi")
+        without = batchgen("doctor", path, cwd=tmp_path).stdout
+        path = manifest(tmp_path, gateway, prompts(1, callback(free_port())), use="anyapi")
+        assert "With `callback` in the manifest, a callback can find it." in without
+        assert "unless a callback names its task" in batchgen("doctor", path, cwd=tmp_path).stdout
+        with started("run", path, cwd=tmp_path) as run:
+            wait_for(lambda: addresses(gateway))
+            run.send_signal(signal.SIGINT)
+            run.send_signal(signal.SIGINT)
+            _, errors = run.communicate(timeout=30)
+    assert "a callback during a later run finds it all the same" in errors
+
+
 def test_a_copy_of_the_output_has_the_same_addresses_and_a_new_output_others(tmp_path):
     port = free_port()
     with SandboxServer("--emulate", "anyapi", "--latency", "0.1", "--blank-images") as gateway:
         path = manifest(tmp_path, gateway, prompts(1, callback(port)), use="anyapi")
-        for name in ("one", "two"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("number 0", "number one"), encoding="utf-8")
+        assert batchgen("run", path, "--output", "one", cwd=tmp_path).returncode == 0
+        shutil.copytree(tmp_path / "one", tmp_path / "copy")
+        path.write_text(text, encoding="utf-8")
+        for name in ("one", "copy", "two"):
             assert batchgen("run", path, "--output", name, cwd=tmp_path).returncode == 0
-        assert len(set(addresses(gateway).values())) == 2
+        _, one, copy, two = addresses(gateway).values()
+    assert one == copy != two
