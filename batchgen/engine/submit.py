@@ -151,12 +151,13 @@ class Submitter:
             task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
             self._outage.answered(attempt.external_id)
-        is_of_other = any(
-            known.belongs_to_other(task.id, attempt.external_id) for known in (self.controls, self.called)
-        )
-        if is_of_other or not task.may_be(attempt.id_to_echo):
+        if not task.may_be(attempt.id_to_echo) or self._belongs_to_other(task, attempt):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
+
+    def _belongs_to_other(self, task: Task, attempt: Attempt) -> bool:
+        """Whether the task is known as that of another create, by its answer or by a callback."""
+        return any(known.belongs_to_other(task.id, attempt.external_id) for known in (self.controls, self.called))
 
     async def _record_intent(self, attempt: Attempt) -> None:
         context = self._context
