@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from batchgen.apis.hosts import Hosts
     from batchgen.apis.selectors import Selector
 
-_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri")}
+_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri", "file", "uploaded")}
 DOTTED = {f"{whole}_{part}": f"{whole}.{part}" for whole, parts in _PARTS.items() for part in parts}
 OF_ATTEMPT = frozenset(name for name in DOTTED if name.startswith("attempt"))
 OF_IMAGE = frozenset(DOTTED) - OF_ATTEMPT
+FILES = frozenset({"file", "image_file"})  # values that only a form can hold, each as a whole part
+TOKEN_LASTS = 300.0  # seconds, of a command that does not say; one that has gone bad is renewed anyway
 _SIZED = frozenset({"width", "height"})
 
 
@@ -58,9 +60,12 @@ class Step:
         return names_in((self.address, self.query, self.headers, self.body))
 
     @property
-    def address_names(self) -> set[str]:
-        """The values that the address holds."""
-        return names_in(self.address)
+    def misplaced_files(self) -> frozenset[str]:
+        """Files that are not the whole value of a part of a form."""
+        body = self.body
+        if self.is_form:
+            body = [part for part in body.values() if not (isinstance(part, Template) and part.name in FILES)]
+        return FILES & names_in((self.address, self.query, self.headers, body))
 
     @property
     def begins_with_task(self) -> bool:
@@ -119,6 +124,10 @@ class Definition:
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
     callback: Callback | None
+    command: tuple[str, ...] = ()  # prints the key
+    token_lasts: float = TOKEN_LASTS  # seconds
+    signer: str = ""  # an entry point
+    signer_keys: Mapping[str, str] = field(default_factory=dict)  # variables of the environment, by the signer's names
 
     def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""
@@ -128,6 +137,13 @@ class Definition:
     def can_find(self) -> bool:
         """Whether a task can be asked for by an id of ours."""
         return "find" in self.steps
+
+    @property
+    def looks_by_model(self) -> bool:
+        """Whether a question what became of a create names its model."""
+        asking = [self.steps[name] for name in ("find", "list") if name in self.steps]
+        asking += [step.alternative for step in asking if step.alternative is not None]
+        return any("model" in step.names for step in asking)
 
     @property
     def can_list(self) -> bool:

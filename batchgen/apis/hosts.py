@@ -20,9 +20,15 @@ class Hosts:
         self._scheme = base_url.partition(":")[0].lower()
         places = [_place(base_url), *(_place(f"{self._scheme}://{host}") for host in more)]
         self._places = frozenset(place for place in places if place is not None)
+        self._origins = tuple(f"{self._scheme}://{host}:{port}/" for host, port in self._places)
+        self._origins += tuple(
+            f"{self._scheme}://{host}/" for host, port in self._places if port == _PORTS.get(self._scheme)
+        )
 
     def allow(self, url: str) -> bool:
         """Whether the key may be sent to this address."""
+        if url.startswith(self._origins) and _is_plain(url):  # as nearly all do
+            return True
         return urlsplit_scheme(url) == self._scheme and (place := _place(url)) is not None and place in self._places
 
 
@@ -34,7 +40,7 @@ def urlsplit_scheme(url: str) -> str:
 
 def _place(url: str) -> tuple[str, int] | None:
     """Host and port; None for what is no plain address."""
-    if not _PLAIN.fullmatch(url) or "\\" in url or "#" in url:
+    if not _is_plain(url):
         return None
     try:
         parts = urlsplit(url)
@@ -44,3 +50,7 @@ def _place(url: str) -> tuple[str, int] | None:
     if not parts.hostname or "@" in parts.netloc or not port:
         return None
     return parts.hostname.lower(), port
+
+
+def _is_plain(url: str) -> bool:
+    return _PLAIN.fullmatch(url) is not None and "\\" not in url and "#" not in url

@@ -80,6 +80,15 @@ def rendered(node: Node, values: Values) -> Any:  # noqa: ANN401 - any value of 
     return node
 
 
+def addressed(template: Template, values: Values) -> str:
+    """An address with its values: each as one step of a path, and NAME_path as several."""
+    texts = {}
+    for name in template.names:
+        plain = name.removesuffix("_path")
+        texts[name] = quote(_text(values[plain]), safe="" if plain == name else "/")
+    return template.text(texts)
+
+
 def quoted(values: Values) -> dict[str, str]:
     """The values as an address takes them: as one step of a path, and under NAME_path as several."""
     texts = {name: _text(value) for name, value in values.items()}

@@ -35,6 +35,8 @@ class Auth(StrEnum):
     NONE = "none"
     API_KEY = "api_key"  # a bearer key from the environment
     JWT = "jwt"  # a bearer token made from an access key and a secret key
+    COMMAND = "command"  # a token that a command prints
+    SIGN = "sign"  # a signature that a package makes with keys from the environment
 
 
 class Capability(StrEnum):
@@ -115,6 +117,8 @@ class Account:
     @property
     def key_variables(self) -> tuple[str, ...]:
         """The environment variables that must be set before a request can be sent."""
+        if self.auth is Auth.SIGN:
+            return tuple(self.definition["auth"].get("env", {}).values())
         return tuple(getattr(self, name) for name in self.key_settings)
 
     @property

@@ -15,6 +15,7 @@ from batchgen.cli.outcome import header, print_problems, print_result
 from batchgen.errors import ExitCode, ReasonCode
 from batchgen.formatting import counted, duration, size
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.money import plain
 from batchgen.planning.selection import Selection
@@ -94,6 +95,7 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "skipped": [_skipped(group) for group in manifest.skipped],
         "price_unit": manifest.account.prices.unit,
         "prices_as_of": manifest.account.prices.as_of,
+        "on_unknown": manifest.run.on_unknown.value,
         "seconds": plan.seconds,
         "within_budget": plan.within_budget,
         "disk_bytes": plan.disk_bytes,
@@ -161,6 +163,9 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         if plan.disk_bytes > plan.disk_free:
             space += f", and only {size(plan.disk_free)} are free: free some, or choose another --output"
         lines.append(f"  {'disk':<18}{space}")
+        if manifest.run.on_unknown is OnUnknown.RESEND:
+            cost = "its images cost nothing" if manifest.rule_account.free else "it may be paid twice"
+            lines.append(f"  {'lost answers':<18}where nobody can be asked, a task is sent again: {cost}")
     return "\n".join(lines)
 
 

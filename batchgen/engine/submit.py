@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.catalog.accounts import Auth
 from batchgen.engine.attempt import Attempt
 from batchgen.engine.called import CalledTasks
 from batchgen.engine.controls import KNOWN, Controls
@@ -347,14 +348,16 @@ class Submitter:
             return attempt.accepted(task.id, at, made=True)
         await self._context.record(accepted)
         if self._carries_our_id(attempt):
-            self.recovery.on_accepted(task.id, attempt.external_id, at)
+            self.recovery.on_accepted(task.id, attempt.external_id, at, attempt.job.parameters.model)
         return attempt.accepted(task.id, at)
 
     def _carries_our_id(self, attempt: Attempt) -> bool:
         """Whether the create was sent with its id and the present key."""
-        return attempt.id_sent and attempt.key_print == self.key_print
+        # A command may print another account's token by now, which nothing shows.
+        is_certain = not attempt.earlier or self._provider.account.auth is not Auth.COMMAND
+        return attempt.id_sent and attempt.key_print == self.key_print and is_certain
 
-    def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
+    def _accepted_before(self, at: int | None) -> list[tuple[str, str, int, str]]:
         """Tasks that this account is known to have accepted in earlier runs, the latest first."""
         account = self._provider.account
         address = self._context.address_of(account)

@@ -96,17 +96,19 @@ class LedgerReader(ImageReader):
 
     def accepted_tasks(
         self, account: str, base_url: str, key_print: str, before: int | None, most: int
-    ) -> list[tuple[str, str, int]]:
+    ) -> list[tuple[str, str, int, str]]:
         """The latest tasks that an account accepted under a key and that carried our id, up to so many.
 
-        `before`: only those accepted at this time (Unix ms) or earlier. As (task id, external id, accepted at).
+        `before`: only those accepted at this time (Unix ms) or earlier. As (task id, external id, accepted at, model).
         """
-        return self.db.execute(
-            "SELECT task_id, external_id, accepted_at FROM attempt WHERE account = ? AND base_url = ? AND key_print = ?"
+        rows = self.db.execute(
+            "SELECT task_id, external_id, accepted_at, job.id, request FROM attempt JOIN job ON job.id = job_id"
+            " WHERE account = ? AND base_url = ? AND key_print = ?"
             " AND id_sent AND task_id IS NOT NULL AND accepted_at <= coalesce(?, accepted_at)"
             " ORDER BY accepted_at DESC LIMIT ?",
             (account, base_url, key_print, before, most),
-        ).fetchall()
+        )
+        return [(*row[:3], Job.from_json(row[3], row[4]).parameters.model) for row in rows]
 
     def has_accepted(self, account: str, base_url: str) -> bool:
         """Whether this account, at this address, has ever accepted a create of this output."""

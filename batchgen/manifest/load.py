@@ -100,7 +100,7 @@ def _assembled(
         repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
-        run=settings.run_options(raw.get("run", {})),
+        run=settings.run_options(raw.get("run", {}), rule_account),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
         callback=settings.callback(raw.get("callback"), account, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),

@@ -27,7 +27,7 @@ def seconds(value: str | float) -> float:
     return float(value)
 
 
-def run_options(raw: Mapping[str, Value]) -> RunOptions:
+def run_options(raw: Mapping[str, Value], account: Account) -> RunOptions:
     """How to run; what is absent takes its default."""
     keys = manifest_schema()["properties"]["run"]["properties"]
     options = {name: default("run", name) for name in keys} | dict(raw)
@@ -35,6 +35,8 @@ def run_options(raw: Mapping[str, Value]) -> RunOptions:
         options[name] = None if options[name] is None else seconds(options[name])
     for name in ("max_attempts", "downloads"):
         options[name] = int(options[name])
+    if account.free and "on_unknown" not in raw:
+        options["on_unknown"] = OnUnknown.RESEND
     options["on_unknown"] = OnUnknown(options["on_unknown"])
     return RunOptions(**options)
 

@@ -59,10 +59,10 @@ class KlingProvider(Provider):
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
         return Page(tasks=tuple(kling_responses.task_from(item, "").noting(answer) for item in known))
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As `Provider.probe`; 1202 to a query says that there is no such path, not that there is no such task."""
         try:
-            await super().probe()
+            return await super().probe()
         except TaskNotFound as error:
             if error.code == kling_responses.NO_SUCH_PATH:
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from batchgen.jobs import Job
+    from batchgen.providers.base import SentCreate
 
 _LONGEST = 200  # characters of a foreign error
 
@@ -27,6 +28,7 @@ class ValidatedProvider(Provider):
         super().__init__(inner.account, inner.client, inner.secrets)
         self.callback_url, self.callback_urls = inner.callback_url, inner.callback_urls
         self.can_query = inner.can_query
+        self.looks_by_model, self.lists_since = inner.looks_by_model, inner.lists_since
         self._inner = inner
 
     async def create(self, job: Job, external_id: str) -> Task:
@@ -43,9 +45,18 @@ class ValidatedProvider(Provider):
     async def find(self, external_id: str) -> Task:
         return await self._task("a query by our own id", self._inner.find, external_id)
 
+    async def find_sent(self, sent: SentCreate) -> Task:
+        return await self._task("a query by our own id", self._inner.find_sent, sent)
+
     async def page(self, number: int, size: int) -> Page:
+        return await self._page(self._inner.page, number, size)
+
+    async def page_for(self, sent: SentCreate, number: int, size: int) -> Page:
+        return await self._page(self._inner.page_for, sent, number, size)
+
+    async def _page(self, ask: Callable[..., Awaitable[object]], *asked: object) -> Page:
         with self._translated(operation := "a list of tasks"):
-            page = await self._inner.page(number, size)
+            page = await ask(*asked)
             if not isinstance(page, Page):
                 raise self._defect(operation, f"returned no Page but {page!r}")
             for task in page.tasks:
@@ -55,10 +66,11 @@ class ValidatedProvider(Provider):
     def expect(self, external_ids: Iterable[str]) -> None:
         self._inner.expect(external_ids)
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As the provider's own, which may have none (NotImplementedError)."""
         with self._translated("its probe"):
-            await self._inner.probe()
+            balance = await self._inner.probe()
+        return balance if isinstance(balance, str) else None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """As the provider's own; None for what it cannot read, since anybody may call."""

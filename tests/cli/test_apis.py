@@ -26,8 +26,19 @@ def test_they_are_listed_with_what_is_known_of_each(tmp_path):
     lost = {api["name"]: api["lost_answer"] for api in listed}
     assert lost["runware"] == lost["comfyui"] == "found by our own id"
     assert lost["replicate"] == "found in the list by a mark, for 50m"
-    assert lost["bfl"] == lost["gemini"] == "`unknown`, nobody can be asked"
+    assert lost["gemini"] == "`unknown`, nobody can be asked"
+    assert lost["bfl"] == lost["luma"] == "found by a callback only, else `unknown`"
     assert {api["name"]: api["kind"] for api in listed}["gemini"] == "images in the answer"
+    results = {api["name"]: api["results"] for api in listed}
+    assert (results["bfl"], results["gemini"]) == ("links for 10m", "in the answer")
+    assert results["comfyui"] == "links to your own server"
+    assert results["luma"] == "links, for how long is not known"
+    assert "price: 0.03 to 0.07 USD an image (as of 2026-11); read 2026-11" in done.stdout
+    assert next(api for api in listed if api["name"] == "recraft")["prices"] == {
+        "recraftv4_1": 0.035,
+        "recraftv4": 0.04,
+    }
+    assert [api["name"] for api in listed if api["free"]] == ["a1111", "comfyui"]
 
 
 @pytest.mark.parametrize("name", definitions.names())
@@ -47,7 +58,7 @@ def test_a_copy_of_a_definition_is_one_of_the_users_own(name, tmp_path):
 def test_an_unknown_name_is_one_sentence(tmp_path):
     done = batchgen("apis", "fall", cwd=tmp_path)
     assert done.returncode == 2
-    assert "There is no API 'fall'. There are: " in done.stderr
+    assert "There is no API 'fall'. Did you mean fal? There are: " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -62,6 +73,7 @@ def test_an_unknown_name_is_one_sentence(tmp_path):
         ("concurrency: 24", "concurency: 24", "Did you mean `concurrency`?"),
         ('images: ["https://delivery', 'images: ["https://other', "gives.images: This gives"),
         ("fixed: {n: 1}", "fixed: {seed: 1}", "Only the number of images can be fixed."),
+        ("link_ttl: 10m", "link_ttl: soon", ':11: error: link_ttl: "soon" is not a duration.'),
         ("read: 2026-11", "read: 2026-11\nread: 2026-11", "`read` is given twice."),
         ("create:\n", "create: 3\nprobe:\n", "A step is a mapping."),
     ],

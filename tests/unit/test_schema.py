@@ -57,7 +57,7 @@ def test_the_stated_defaults_are_those_in_force():
     assert stated == {name: getattr(account, name) for name in stated}
     assert len(stated) == 4
     assert default("output", "path") == DEFAULT_TEMPLATE
-    run = settings.run_options({})
+    run = settings.run_options({}, account)
     assert (run.task_timeout, run.give_up_after, run.grace) == (7200.0, 600.0, 5.0)
 
 

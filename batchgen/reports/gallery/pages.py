@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.records import Mark
+from batchgen.storage.replacement import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -194,6 +195,5 @@ def _bytes(text: str) -> bytes:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(_bytes(text))
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_bytes(_bytes(text))
