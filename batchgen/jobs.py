@@ -233,6 +233,14 @@ def external_id(job: str, attempt: int) -> str:
     return f"bg-{job}-{attempt}"
 
 
+def attempt_named(external_id: str) -> tuple[str, int] | None:
+    """The job and the attempt of an external id of ours; None for any other text."""
+    head, _, number = external_id.rpartition("-")
+    job = head.removeprefix("bg-")
+    is_ours = head.startswith("bg-") and is_id(job) and number.isascii() and number.isdigit() and len(number) < 10
+    return (job, int(number)) if is_ours else None
+
+
 INLINE = "data:"  # the scheme of a link that contains the image itself (RFC 2397)
 
 

@@ -18,6 +18,7 @@ _SHORTEST = 8  # characters: what is shorter is no real key, and a word such as 
 _RECOGNISED = 12  # characters by which a key is recognised, also where the rest of it was cut off
 _ESCAPED = re.compile(r"\\|&(?:#|[a-z]{2,6};)")  # without these and %, no character is escaped
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?")  # a JSON Web Token: signed with a key
+_CALLBACK = re.compile(r"(bg-[0-9a-z]{26}-[0-9]+)\.[0-9a-z]{12,32}", re.IGNORECASE)  # an attempt's callback address
 _HIDDEN = "***"
 _BACKSLASHES = r"\\{0,8}"  # text that was escaped, once or more
 
@@ -35,7 +36,7 @@ class Redactor:
         self._secrets: dict[str, _Secret] = {}
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Remove these from every text from now on."""
+        """Remove these from every text from now on; the codes of callback addresses need not be added."""
         for secret in secrets:
             if len(secret) >= _SHORTEST:
                 for spelling in _spellings(secret):
@@ -51,6 +52,8 @@ class Redactor:
         text = text.replace("\0", "")  # UTF-16 that was read as UTF-8 is full of them
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode()
+        if "bg-" in text:
+            text = _CALLBACK.sub(rf"\1.{_HIDDEN}", text)
         is_escaped = _ESCAPED.search(text) is not None
         unquoted = _unquoted(text)
         for secret in self._secrets.values():

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from batchgen.apis import selectors, values
 from batchgen.apis.consistency import contradictions
-from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Definition, Images, Row, Step
+from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Callback, Definition, Images, Row, Step
 from batchgen.apis.hosts import Hosts
 from batchgen.apis.selectors import SelectorInvalid
 from batchgen.templates import TemplateInvalid
@@ -143,8 +143,6 @@ class _Compiler:
             filter(None, (self.row(row, ("errors", n)) for n, row in enumerate(_list(self.raw.get("errors")))))
         )
         auth = self.auth()
-        callback = self.raw.get("callback")
-        task = self.selector(callback.get("task"), ("callback", "task")) if isinstance(callback, dict) else None
         if "create" not in steps:
             return None
         if "query" in steps:
@@ -162,8 +160,20 @@ class _Compiler:
             rows=rows,
             mark=mark,
             words=self.raw.get("words") or {},
-            callback_task=task,
+            callback=self.callback(steps) if "callback" in self.raw else None,
         )
+
+    def callback(self, steps: Mapping[str, Step]) -> Callback | None:
+        raw, path = self.raw["callback"], ("callback",)
+        if not isinstance(raw, dict):
+            self.fault(path, "A callback is a mapping.", "As in `{task: id, state: status}`.")
+            return None
+        self.known(path, raw, {"task", "state"})
+        if "query" not in steps:
+            self.fault(path, "A callback is believed only when a query confirms it.", "Add `query: …`.")
+        task = self.selector(raw.get("task"), (*path, "task"))
+        state = self.selector(raw["state"], (*path, "state")) if "state" in raw else None
+        return Callback(task=task, state=state) if task is not None else None
 
     # --- parts --------------------------------------------------------------------------------------------
 

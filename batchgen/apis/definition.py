@@ -106,6 +106,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """Where the body of a callback names the task, as `create` does, and its state in a word of `query`."""
+
+    task: Selector
+    state: Selector | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """The compiled steps of an API."""
 
@@ -116,7 +124,7 @@ class Definition:
     rows: tuple[Row, ...]
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
-    callback_task: Selector | None
+    callback: Callback | None
     command: tuple[str, ...] = ()  # prints the key
     token_lasts: float = TOKEN_LASTS  # seconds
     signer: str = ""  # an entry point

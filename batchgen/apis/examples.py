@@ -24,11 +24,15 @@ def wrong_examples(definition: Definition, raw: Mapping[str, Any]) -> Iterator[W
         if not isinstance(example, dict) or not set(example) <= _KEYS or not isinstance(example.get("gives"), dict):
             yield path, "An example has `step`, `answer` and `gives`, and `status` where it is not 200."
             continue
-        if (step := definition.steps.get(str(example.get("step")))) is None:
+        step, called = definition.steps.get(str(example.get("step"))), definition.callback
+        if example.get("step") == "callback" and called is not None:
+            found = {"task": called.task.word(example.get("answer"))}
+        elif step is not None:
+            status = example.get("status", 200)
+            found = read(definition, step, status if isinstance(status, int) else 0, example.get("answer"))
+        else:
             yield path, f"The definition has no step `{str(example.get('step'))[:40]}`."
             continue
-        status = example.get("status", 200)
-        found = read(definition, step, status if isinstance(status, int) else 0, example.get("answer"))
         for name, wanted in example["gives"].items():
             if (got := found.get(name)) != wanted:
                 yield (*path, "gives", name), f"This gives {str(got)[:200]!r}, not {str(wanted)[:200]!r}."

@@ -78,6 +78,7 @@ class AuditReport:
     adoptable: list[OrphanTask]
     adopted: bool = False
     from_output: Adopted
+    called: list[tuple[str, list[str]]]  # attempts without a task, by external id, and the tasks that callbacks name
     painted: int  # jobs of which a sandbox painted something, which counts for nothing
 
     @property
@@ -156,6 +157,7 @@ def audit(
             shard=manifest.shard,
             adoptable=adoptable(orphans, jobs, totals),
             from_output=from_output,
+            called=ledger.called_attempts(),
             painted=painted,
         )
         if adopt:

@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from batchgen.app.gateway import open_gateway
+from batchgen.app.gateway import open_gateway, without_own_id
 from batchgen.catalog.accounts import Auth, Capability
 from batchgen.catalog.load import builtin
 from batchgen.errors import (
@@ -93,20 +93,20 @@ def accounts_of(manifest: Manifest) -> list[Account]:
     return [*own.values(), *(account for account in named if account.name not in own)]
 
 
-async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question
-    """Check one account; `timeout` is in seconds, for each question. A problem is a finding, never an error."""
+async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS, listens: bool = False) -> Health:  # noqa: ASYNC109
+    """Check one account; a problem is a finding, no error. `timeout`: in seconds; `listens`: a run takes callbacks."""
     from batchgen.http.client import GetOnlyClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
     try:
         async with open_gateway(account, None) as reached, GetOnlyClient(1) as client:
-            return await _Examination(reached, client, timeout).run(account)
+            return await _Examination(reached, client, timeout, listens=listens).run(account)
     except CommandError as error:  # the sandbox in this process could not be started
         return Health(account=account, checks=(Check(name="host", verdict=Verdict.PROBLEM, text=str(error)),))
 
 
 class _Examination:
-    def __init__(self, account: Account, client: GetOnlyClient, timeout: float) -> None:
-        self._account = account
+    def __init__(self, account: Account, client: GetOnlyClient, timeout: float, *, listens: bool) -> None:
+        self._account, self._listens = account, listens
         self._client = client
         self._timeout = timeout
         self._checks: list[Check] = []
@@ -297,9 +297,7 @@ class _Examination:
             self._ok("find", "a job whose answer was lost is looked for in its list")
             return
         if not provider.can_find:
-            self._note(
-                "find", "a task cannot be found by batchgen's own id: a job whose answer was lost is marked `unknown`"
-            )
+            self._note("find", *without_own_id(provider, listens=self._listens))
             return
         never = self._set("lookup_by_external_id")
         try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
     from batchgen.manifest.model import Manifest
+    from batchgen.providers.base import Provider
 
 SANDBOX_STATE = ".sandbox.jsonl"
 
@@ -37,6 +38,19 @@ def callback_listener(manifest: Manifest, root: Path) -> AbstractContextManager[
     except CommandError:
         lock.check_free(root)
         raise
+
+
+def without_own_id(provider: Provider, *, listens: bool) -> tuple[str, str]:
+    """What becomes of lost answers at an account that cannot be asked by our own id, and advice.
+
+    `listens`: whether the manifest has an address for callbacks.
+    """
+    lost = "a task cannot be found by batchgen's own id: a job whose answer was lost is marked `unknown`"
+    if not (provider.finds_by_callback and "callback_url" in provider.account.fields):
+        return lost, ""
+    if listens:
+        return f"{lost}, unless a callback names its task", ""
+    return lost, "With `callback` in the manifest, a callback can find it."
 
 
 @asynccontextmanager

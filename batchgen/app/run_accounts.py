@@ -18,17 +18,18 @@ from batchgen.money import micros
 from batchgen.providers.registry import provider_for
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine, Iterator, Sequence
+    from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
     from contextlib import AsyncExitStack
     from pathlib import Path
 
-    from batchgen.callbacks.endpoint import CallbackEndpoint
+    from batchgen.app.run_callbacks import RunCallbacks
     from batchgen.catalog.accounts import Account
     from batchgen.engine.context import Context
     from batchgen.http.client import HttpClient
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import OpenAttempt
     from batchgen.manifest.model import Manifest
+    from batchgen.providers.validated import ValidatedProvider
 
 
 class RunAccounts:
@@ -62,9 +63,9 @@ class RunAccounts:
         context: Context,
         client: HttpClient,
         root: Path,
-        address: CallbackEndpoint | None,
-    ) -> list[AccountScheduler]:
-        """Make the schedulers; those of the manifest's accounts are returned."""
+        callbacks: RunCallbacks | None,
+    ) -> Mapping[str, AccountScheduler]:
+        """Make the schedulers, by account."""
         if len(self._own) > 1:
             able = partial(can_make, asked=self._manifest.asked)
             self._pool = PoolQueue(self._manifest.pool, able, clock=context.clock, wake=asyncio.Event())
@@ -74,15 +75,15 @@ class RunAccounts:
             try:
                 account = self._account(name)
                 reached = await stack.enter_async_context(open_gateway(account, root))
-                url = self._callback_url(account, address)
-                self._schedule(context, reached, client, callback_url=url)
+                urls = callbacks.urls_of(account) if callbacks is not None else None
+                self._schedule(context, reached, provider_for(reached, client, callback_urls=urls))
             except CommandError as error:
                 if name in self._own:
                     raise
                 for attempt in self._resumed_at(name):
                     reason = f"A task that was started at {name!r} cannot be queried: {error}"
                     context.stats.defer(reason, wanted=attempt.wanted)
-        return [self._schedulers[name] for name in self._own]
+        return self._schedulers
 
     def work(self, pending: Iterator[Attempt | None]) -> Iterator[Coroutine[None, None, None]]:
         """What each account has to do: the attempts of earlier runs, then new ones."""
@@ -100,12 +101,12 @@ class RunAccounts:
         """Whether the accounts of a pool have all ended, and have left jobs that were to be started."""
         return self._pool is not None and self._pool.is_anything_left(self._new)
 
-    def _schedule(self, context: Context, account: Account, client: HttpClient, *, callback_url: str) -> None:
+    def _schedule(self, context: Context, account: Account, provider: ValidatedProvider) -> None:
         is_own = account.name in self._own
         owner = account.shares_limits_with or account.name
         self._schedulers[account.name] = scheduler = AccountScheduler(
             context,
-            provider_for(account, client, callback_url=callback_url),
+            provider,
             starts_new=is_own,
             pool=self._pool if is_own else None,
             shares_limits_with=self._limits.get(owner) if is_own else None,
@@ -121,12 +122,6 @@ class RunAccounts:
         if account is None:
             raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
         return account
-
-    def _callback_url(self, account: Account, address: CallbackEndpoint | None) -> str:
-        """Other accounts start nothing; a sandbox in this process reaches us without the public address."""
-        if address is None or account.name not in self._own:
-            return ""
-        return address.local_url if account.is_local_sandbox else address.url
 
 
 def _own_limits(account: Account) -> BudgetLimits:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from batchgen.app.check_rounds import CheckRounds
 from batchgen.app.image_store import ImageStore
 from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
 from batchgen.app.run_accounts import RunAccounts
+from batchgen.app.run_callbacks import RunCallbacks
 from batchgen.app.run_result import RunResult, account_results
 from batchgen.app.workload import Workload
 from batchgen.budget import Budget, BudgetLimits
@@ -39,7 +40,7 @@ from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -96,7 +97,7 @@ class RunSession:
         self._tree = tree
         self._ledger = ledger
         self._observer = observer
-        self._address = address
+        self._callbacks = None if address is None else RunCallbacks(address, ledger)
         self._resumed: list[OpenAttempt] = []
         self._remake: frozenset[str] = frozenset()  # jobs that the user wants made again
         self._unit = manifest.pool.unit  # None: the accounts of the pool have several
@@ -202,10 +203,11 @@ class RunSession:
             stack.callback(reader.close)
             reader.set_busy_timeout(_READER_TIMEOUT_SECONDS)
             context, client = await self._open_context(stack, reader, budget, budgets)
-            schedulers = await accounts.open(stack, context, client, self._tree.root, self._address)
-            await stack.enter_async_context(self._callbacks(schedulers, context))
+            schedulers = await accounts.open(stack, context, client, self._tree.root, self._callbacks)
+            if self._callbacks is not None:
+                await stack.enter_async_context(self._callbacks.receiving(schedulers, context))
             await stack.enter_async_context(observed(self._counters, self._observer))
-            signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
+            signals = self._signals(context.stop, schedulers, before_exit) if handle_signals else nullcontext()
             with signals, rare_collections():
                 await run_accounts(context, accounts.work(self._workload.pending(reader)), self._deadline)
                 is_left = not context.stop.is_asked and accounts.is_anything_left()
@@ -268,27 +270,9 @@ class RunSession:
         )
         return context, client
 
-    @asynccontextmanager
-    async def _callbacks(self, schedulers: Sequence[AccountScheduler], context: Context) -> AsyncIterator[None]:
-        """Take callbacks during the run, and report when none came: a wrong address would go unnoticed otherwise."""
-        if self._address is None:
-            yield
-            return
-        from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp takes 0.1 s to load
-
-        def on_callback(call: Mapping[str, Any]) -> None:
-            for scheduler in schedulers:  # a task's id is known to one of them
-                scheduler.on_callback(call)
-
-        async with open_callback_server(self._address, on_callback) as server:
-            yield
-        if not server.received and context.stats.fetched_jobs:
-            self._observer.on_message(
-                "No callback arrived: check that callback.public_url leads to callback.listen."
-                " Nothing is lost, because the tasks were queried as without it."
-            )
-
-    def _signals(self, stop: Stop, before_exit: Callable[[int, str], None] | None) -> AbstractContextManager[None]:
+    def _signals(
+        self, stop: Stop, schedulers: Mapping[str, AccountScheduler], before_exit: Callable[[int, str], None] | None
+    ) -> AbstractContextManager[None]:
         consequence = "nothing is lost either way"
         names = [account.name for account in self._manifest.pool.accounts]
         if unaskable := [name for name in names if not self._workload.can_find_lost_creates(name)]:
@@ -296,6 +280,8 @@ class RunSession:
             consequence = (
                 f"a task whose answer has not arrived is then marked `unknown`, because {which} cannot be queried"
             )
+            if schedulers[unaskable[0]].finds_by_callback:
+                consequence += " for it; a callback during a later run finds it all the same"
         return graceful_signals(
             stop,
             grace=self._policy.grace,

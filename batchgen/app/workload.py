@@ -115,7 +115,10 @@ class Workload:
         return [attempt for attempt in ledger.open_attempts() if attempt.job.id not in self._replaced] + [
             attempt
             for attempt in ended
-            if attempt.status in RECHECKED or resend_unknown or self.can_find_lost_creates(attempt.account)
+            if attempt.status in RECHECKED
+            or resend_unknown
+            or self.can_find_lost_creates(attempt.account)
+            or ledger.called_tasks(attempt.job.id, attempt.attempt)
         ]
 
     def can_find_lost_creates(self, name: str) -> bool:

@@ -1,14 +1,13 @@
-"""The address for callbacks to a run: a port of its own, and a URL that nobody can guess."""
+"""The port on which a run listens for callbacks."""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 from ipaddress import ip_address
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from batchgen.errors import CommandError
 
@@ -22,23 +21,15 @@ _ADVICE = {
 
 
 class CallbackEndpoint:
-    """Listens on its port until it is closed. The last part of its URL is a secret of this run, sent in creates only.
+    """Listens on its port until it is closed. `local_url` is `public_url` for a sandbox in this process.
 
     Raises CommandError where it cannot listen.
     """
 
     def __init__(self, public_url: str, host: str, port: int) -> None:
-        self._secret = secrets.token_urlsafe(24)
-        parts = urlsplit(public_url)
-        path = f"{parts.path.rstrip('/')}/{self._secret}"
-        self.url = urlunsplit(parts._replace(path=path))
+        self.public_url = public_url
         self.sockets = _listening(host, port)
-        self.local_url = f"http://{_reachable(self.sockets[0])}:{port}{path}"  # for a sandbox in this process
-
-    def is_target(self, target: str) -> bool:
-        """Whether a request's target ends in the secret; a reverse proxy may have removed the path before it."""
-        secret = target.partition("?")[0].rstrip("/").rpartition("/")[2]
-        return secrets.compare_digest(secret.encode("utf-8", "surrogateescape"), self._secret.encode())
+        self.local_url = f"http://{_reachable(self.sockets[0])}:{port}{urlsplit(public_url).path.rstrip('/')}"
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,8 @@
 """The HTTP server for callbacks: during a run, a gateway may report here that a task has changed.
 
-Anybody can connect, so it accepts little: one request a connection, a few seconds, a small body. A callback only brings
-a query forward and is never believed. Every JSON object gets 200, so that a gateway does not repeat it.
+Anybody can connect, so it accepts little: one request a connection, a few seconds, a small body. A callback brings a
+query and is never believed. Every JSON object gets 200, so that a gateway does not repeat it; 503 where the ledger
+cannot keep what it names, so that it does.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from batchgen.errors import RunStopped
+
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from aiohttp.web_protocol import RequestHandler
 
-    from batchgen.callbacks.endpoint import CallbackEndpoint
+    from batchgen.callbacks.addresses import CallbackAddresses
+
+    OnCallback = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
 LARGEST_BODY = 256 * 1024
 MOST_CONNECTIONS = 128
@@ -33,14 +38,12 @@ _SILENT.disabled = True
 
 
 class CallbackServer(web.Server):
-    """Answers callbacks, and passes the body of each to `on_callback`.
+    """Answers callbacks, and passes the external id of the attempt and the body of each to `on_callback`.
 
     Limits the number of connections and the seconds of each; further connections wait to be accepted.
     """
 
-    def __init__(
-        self, endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None], seconds: float
-    ) -> None:
+    def __init__(self, addresses: CallbackAddresses, on_callback: OnCallback, seconds: float) -> None:
         super().__init__(
             self.answer,
             access_log=None,
@@ -48,7 +51,7 @@ class CallbackServer(web.Server):
             auto_decompress=False,  # nobody compresses a callback, except to fill our memory
             lingering_time=1.0,  # seconds to read the rest of a refused body, so that the answer arrives
         )
-        self._endpoint = endpoint
+        self._addresses = addresses
         self._on_callback = on_callback
         self._seconds = seconds
         self._timers: dict[RequestHandler, asyncio.TimerHandle] = {}
@@ -64,7 +67,7 @@ class CallbackServer(web.Server):
         return response
 
     async def _status(self, request: web.BaseRequest) -> int:
-        if not self._endpoint.is_target(request.raw_path):
+        if (external_id := self._addresses.external_id_of(request.raw_path)) is None:
             return 404
         if request.method != "POST":
             return 405
@@ -78,7 +81,10 @@ class CallbackServer(web.Server):
         if not isinstance(call, dict):
             return 400
         self.received += 1
-        self._on_callback(call)
+        try:
+            await self._on_callback(external_id, call)
+        except RunStopped:
+            return 503
         return 200
 
     async def listen(self, port: socket.socket) -> None:
@@ -142,12 +148,16 @@ def _most_connections() -> int:
 
 @asynccontextmanager
 async def open_callback_server(
-    endpoint: CallbackEndpoint, on_callback: Callable[[Mapping[str, Any]], None], *, seconds: float = REQUEST_SECONDS
+    sockets: Sequence[socket.socket],
+    addresses: CallbackAddresses,
+    on_callback: OnCallback,
+    *,
+    seconds: float = REQUEST_SECONDS,
 ) -> AsyncIterator[CallbackServer]:
     """Receive callbacks while the context is open; `seconds` is the time limit of one connection."""
-    server = CallbackServer(endpoint, on_callback, seconds)
+    server = CallbackServer(addresses, on_callback, seconds)
     async with asyncio.TaskGroup() as group:
-        listening = [group.create_task(server.listen(port)) for port in endpoint.sockets]
+        listening = [group.create_task(server.listen(port)) for port in sockets]
         try:
             yield server
         finally:

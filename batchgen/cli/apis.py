@@ -76,6 +76,8 @@ def _lost_answer(definition: dict[str, Any]) -> str:
     if "list" in definition:
         remembers = definition.get("remembers")
         return f"found in the list by a mark{f', for {remembers}' if remembers else ''}"
+    if "callback" in definition:
+        return "found by a callback only, else `unknown`"
     return "sent again, it costs nothing" if definition.get("free") else "`unknown`, nobody can be asked"
 
 

@@ -77,6 +77,7 @@ def _as_data(report: AuditReport) -> dict[str, Any]:
             "files": report.from_output.files,
         },
         "not_restored": report.from_output.left,
+        "named_by_callbacks": [{"external_id": name, "task_ids": tasks} for name, tasks in report.called],
         "unknown": [_payment(payment) for payment in totals.unknown],
         "paid_but_not_delivered": [_payment(payment) for payment in totals.undelivered],
         "gateways": [
@@ -134,6 +135,10 @@ def _as_text(report: AuditReport) -> str:
     if report.painted:
         lines.append(f"  {report.painted} jobs were painted by a sandbox, and do not count")
     lines += _listed("unknown: sent, and nobody can say whether it was accepted", [_line(p) for p in totals.unknown])
+    lines += _listed(
+        "given up, and a callback has named a task of it since: it may have been paid besides",
+        [f"{name}: task {' or '.join(tasks)}" for name, tasks in report.called],
+    )
     lines += _listed("paid for, but not all delivered", [_line(p) for p in totals.undelivered])
     for gateway in report.gateways:
         if gateway.error:

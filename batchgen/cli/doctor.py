@@ -43,7 +43,8 @@ def execute(options: Namespace) -> int:
     manifest = load_manifest(options.manifest, provider=options.provider)
     found = []
     for account in accounts_of(manifest) if options.provider is None else [manifest.account]:
-        health = asyncio.run(examine(account, timeout=options.timeout))
+        listens = manifest.callback is not None and account is manifest.account
+        health = asyncio.run(examine(account, timeout=options.timeout, listens=listens))
         found.append(health)
         if not options.json:
             print(_as_text(health), flush=True)

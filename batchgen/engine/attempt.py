@@ -30,6 +30,7 @@ class Attempt:
     accepted_at: int = 0  # Unix ms, 0 before it is accepted
     made: bool = False  # whether its links are in the ledger
     earlier: bool = False  # sent by an earlier run, or another output's: its cost is not this run's
+    called: bool = False  # it was marked unknown, and a callback names its task
     reserved: int | None = None  # the price when it was sent, in millionths; None: today's is taken
     replaces: Rejected | None = None  # its job has images, of which one was rejected: they stay until it has delivered
     remake: bool = False  # the user wants it made anew, and paid again, where the gateway does not have it

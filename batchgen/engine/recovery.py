@@ -10,6 +10,7 @@ believed when
 - the same query, at that moment, finds a task that is known to exist (see `controls`).
 
 Where there is no such task yet, the attempt waits, its slots released, until this run has one or comes to its end.
+Where a callback may name its task (see `called`), it waits for that in the same way, and longer than tasks take.
 Then the answer is `Undecided`, and nothing is sent again unless the user asks for it.
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from batchgen.engine.attempt import Attempt
+    from batchgen.engine.called import CalledTasks
     from batchgen.engine.context import Context
     from batchgen.engine.controls import Control, Controls
     from batchgen.providers.base import Provider, Task
@@ -55,7 +57,7 @@ class Recovery:
     """Looks for the lost creates of one account.
 
     `is_proof(attempt)`: whether "not found" can prove anything about an attempt; `changed` is called when an attempt
-    starts or ends to wait for a control; `waiting` is the number of those that wait.
+    starts or ends to wait for a control or a callback; `waiting` is the number of those that wait.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Recovery:
         *,
         is_proof: Callable[[Attempt], bool],
         changed: Callable[[], None],
+        called: CalledTasks,
     ) -> None:
         self._provider = provider
         self._controls = controls
         self._is_proof = is_proof
+        self._called = called
         self._sleep = context.sleep
         self._clock = context.clock
         self._wall = context.wall
@@ -96,25 +100,54 @@ class Recovery:
         `only_one`: for one attempt alone, which will be sent again and may be the control of the others.
         """
         self._decides_one, self._decides_all = only_one, not only_one
+        self._called.set_last_call(True)
         self._notify()
 
     def keep_waiting(self) -> None:
         """Something is running again, which may bring a control."""
         self._decides_one = self._decides_all = False
+        self._called.set_last_call(False)
 
     def stop(self) -> None:
         """The run stops: leave what waits to the next one."""
         self._stopped = True
+        self._called.stop()
         self._notify()
 
     # --- what became of it ------------------------------------------------------------------------------------
 
-    async def find(self, attempt: Attempt, *, waits: Callable[[], None]) -> Task | None:
+    async def find(self, attempt: Attempt, *, waits: Callable[[], None], is_held: bool = False) -> Task | None:
         """The task of this attempt, or None when it certainly does not exist.
 
-        `waits` is called when the attempt starts to wait for a control. Raises Undecided where nobody can say;
-        Postponed; AccountStopped where the account cannot be queried now.
+        `waits` is called when the attempt starts to wait for a control or a callback; `is_held`: it was waited for
+        before, and its job is held. Raises Undecided where nobody can say; Postponed; AccountStopped where the account
+        cannot be queried now.
         """
+        if (task := await self._called.find(attempt)) is not None:
+            return task
+        try:
+            task = await self._search(attempt, waits=waits)
+        except Undecided as error:
+            if is_held or not self._called.may_come or attempt.base_url_changed:
+                raise
+            undecided = error
+        else:
+            return task if task is not None else await self._called.find(attempt)
+        waits()
+        self.waiting += 1
+        self._changed()
+        try:
+            task = await self._called.wait(attempt)
+        finally:
+            self.waiting -= 1
+            self._changed()
+        if task is None:
+            why = f"{undecided} No callback has named its task."
+            raise Postponed(why) if self._stopped else type(undecided)(why)
+        return task
+
+    async def _search(self, attempt: Attempt, *, waits: Callable[[], None]) -> Task | None:
+        """As `find`, by questions alone."""
         if not self.can_find:
             raise Undecided(f"The account {self._provider.account.name!r} cannot be queried for a task by our own id.")
         if not attempt.id_sent and not self._provider.sends_id(attempt.job):
@@ -197,6 +230,8 @@ class Recovery:
                 is_last = await self._wait_for_control(tried, not_before, LONGEST_SECONDS * min(10, times + 1))
                 if self._stopped:
                     raise Postponed(str(undecided))
+                if (task := await self._called.find(attempt)) is not None:
+                    return task
                 tried = self._controls.latest_visible
                 try:
                     return await self._confirm_not_found(attempt, began)

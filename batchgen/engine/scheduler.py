@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from batchgen.engine.attempt import Attempt
 from batchgen.engine.limits import AccountLimits, quota
 from batchgen.engine.outcomes import Outcomes
 from batchgen.engine.poller import TaskPoller, answer_within
@@ -26,10 +28,10 @@ from batchgen.providers.base import TaskState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
     from batchgen.engine.pool import PoolMember, PoolQueue
+    from batchgen.ledger.records import OpenAttempt
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
@@ -75,7 +77,12 @@ class AccountScheduler:
         self._waiting = self._waiting_attempts()
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
         self._submitter = Submitter(
-            context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
+            context,
+            provider,
+            limits=self._limits,
+            outcomes=self._outcomes,
+            account_stop=self.stop,
+            task_seconds=lambda: self._poller.task_seconds() or context.reader.mean_task_seconds(),
         )
         self._query_backoff = Backoff(context)
         self._poller = TaskPoller(
@@ -97,6 +104,7 @@ class AccountScheduler:
         self._unknown_statuses: Counter[str] = Counter()
         self._counted = (0, 0)  # units in use, and units, that the counters have of this account
         self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
+        self._called: dict[str, Attempt] = {}  # unknown ones of which a callback names the task, by external id
 
     def _waiting_attempts(self) -> WaitingAttempts | PoolMember:
         context, starts_new = self._context, self._starts_new
@@ -153,6 +161,9 @@ class AccountScheduler:
     async def _feed(self, attempts: asyncio.TaskGroup, source: Iterator[Attempt | None]) -> None:
         while not self.stop.is_asked:
             self._wake.clear()
+            while self._called:
+                _, attempt = self._called.popitem()
+                self._spawn(attempts, attempt, self._limits.resume(attempt.units), Status.UNKNOWN)
             if (reason := self._outage.reason_to_stop()) is not None:
                 self.stop.request(reason, grace=self._context.policy.grace)
                 break
@@ -341,11 +352,31 @@ class AccountScheduler:
         """Money is spent at the manifest's own account only."""
         self._context.stats.defer(f"An attempt at the account {self._account.name!r} made nothing; run again.")
 
-    def on_callback(self, call: Mapping[str, Any]) -> None:
-        """A callback's body: where it says that a task has ended, the task is asked for soon."""
+    async def on_callback(self, call: Mapping[str, Any], sent: OpenAttempt | None) -> None:
+        """A callback's body, at the address of an attempt of this account, or of none.
+
+        Where it says that a task has ended, the task is asked for soon; where the attempt has no task, that may be it.
+        Raises RunStopped where the ledger's disk refuses.
+        """
         task = self._provider.parse_callback(call)
-        if task is not None and task.state is not TaskState.RUNNING:
+        if task is None or not task.id:
+            return
+        if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
+        called = self._submitter.called
+        if sent is None or not await called.note(sent, task.id) or sent.status is not Status.UNKNOWN:
+            return
+        is_latest = self._context.reader.attempt_of(sent.job.id).attempt == sent.attempt
+        if is_latest and sent.external_id not in {*self._running.values(), *self._called}:
+            attempt = Attempt.resumed(sent, self._context.address_of(self._account))
+            is_earlier = sent.intended_at < called.began_ms
+            self._called[sent.external_id] = replace(attempt, called=True, earlier=is_earlier)
+            self._wake.set()
+
+    @property
+    def finds_by_callback(self) -> bool:
+        """Whether a callback can find a task whose create had no answer."""
+        return self._submitter.called.may_come
 
     def _query_failed(self, error: BatchgenError) -> None:
         """A query failed: it is free to repeat, but an account that never answers is stopped."""

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchgen.catalog.accounts import Auth
+from batchgen.engine.attempt import Attempt
+from batchgen.engine.called import CalledTasks
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.outage import is_trouble
 from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided
@@ -31,7 +33,8 @@ from batchgen.providers.base import TaskState
 from batchgen.providers.registry import key_print
 
 if TYPE_CHECKING:
-    from batchgen.engine.attempt import Attempt
+    from collections.abc import Callable
+
     from batchgen.engine.context import Context
     from batchgen.engine.limits import AccountLimits, SlotPermit
     from batchgen.engine.outcomes import Outcomes
@@ -61,6 +64,7 @@ class Submitter:
         limits: AccountLimits,
         outcomes: Outcomes,
         account_stop: Stop,
+        task_seconds: Callable[[], float | None],
     ) -> None:
         self._context = context
         self._provider = provider
@@ -71,12 +75,14 @@ class Submitter:
         self._is_closed = False
         self.key_print = key_print(provider.account, context.reader.meta("lineage") or "")
         self.controls = Controls(context, delay=provider.account.visibility_delay, earlier=self._accepted_before)
+        self.called = CalledTasks(context, provider, task_seconds)
         self.recovery = Recovery(
             context,
             provider,
             self.controls,
             is_proof=lambda attempt: self._carries_our_id(attempt) and not attempt.base_url_changed,
             changed=limits.wake.set,
+            called=self.called,
         )
         self._gateway_ahead = 0  # ms, as the latest accepted create shows
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
@@ -93,6 +99,8 @@ class Submitter:
         """
         if attempt.task_id:
             return attempt
+        if attempt.called:
+            return await self._accepted_after_all(attempt, permit)
         self.undecided += 1
         try:
             if status is not Status.PENDING:
@@ -101,6 +109,7 @@ class Submitter:
         finally:
             self.undecided -= 1
             self.uncancellable.discard(attempt.external_id)
+            self.called.unanswered.discard(attempt.external_id)
         if accepted is not None:
             self._outage.create_accepted()
             self._outcomes.attribution.create_accepted()
@@ -113,6 +122,9 @@ class Submitter:
             self._outage.answered(attempt.external_id)
             self._outcomes.not_begun(attempt)
             return None
+        if (earlier := self._called_before(attempt)) is not None and (task := await self.called.find(earlier)):
+            self._outage.answered(attempt.external_id)
+            return await self._adopt_earlier(earlier, permit, task, instead_of=attempt)
         id_sent = self._provider.sends_id(attempt.job)
         attempt = attempt.sent(self._context.now_ms(), id_sent=id_sent, key_print=self.key_print)
         try:
@@ -122,12 +134,14 @@ class Submitter:
             return None
         except (Unclear, NotSent, Throttled, AccountStopped, JobError) as error:
             self._outcomes.attribution.answered(attempt)
+            self.called.unanswered.discard(attempt.external_id)
             return await self._not_accepted(attempt, permit, error)
         return await self._adopt(attempt, permit, task)
 
     async def _send(self, attempt: Attempt, permit: SlotPermit) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
         self.uncancellable.add(attempt.external_id)
+        self.called.unanswered.add(attempt.external_id)
         try:
             await self._record_intent(attempt)
             if self._is_closed:
@@ -140,9 +154,13 @@ class Submitter:
             task = await self._provider.create(attempt.job, attempt.external_id)
         finally:
             self._outage.answered(attempt.external_id)
-        if not task.may_be(attempt.id_to_echo) or self.controls.belongs_to_other(task.id, attempt.external_id):
+        if not task.may_be(attempt.id_to_echo) or self._belongs_to_other(task, attempt):
             raise Unclear("The answer to the create was that of another one, by its ids.")
         return task
+
+    def _belongs_to_other(self, task: Task, attempt: Attempt) -> bool:
+        """Whether the task is known as that of another create, by its answer or by a callback."""
+        return any(known.belongs_to_other(task.id, attempt.external_id) for known in (self.controls, self.called))
 
     async def _record_intent(self, attempt: Attempt) -> None:
         context = self._context
@@ -174,7 +192,9 @@ class Submitter:
         if isinstance(error, Unclear):
             return await self._recover(attempt, permit, Status.PENDING, error)
         try:
-            task = await self._accepted_before_refused(attempt, permit, error)
+            task = await self._called_though_refused(attempt, permit, error)
+            if task is None:
+                task = await self._accepted_before_refused(attempt, permit, error)
         except NotAnswered as unanswered:  # the next run asks again
             if isinstance(error, RefusedOrTaken):
                 await self._undecided(attempt, NotAnswered(f"{error} {unanswered}"), Status.PENDING)
@@ -193,6 +213,16 @@ class Submitter:
     def _is_older(self, task: Task, attempt: Attempt) -> bool:
         """Whether a task is older than an attempt, by the gateway's clock as far as it is known."""
         return task.created_ms is not None and task.created_ms < attempt.sent_at + self._gateway_ahead
+
+    async def _called_though_refused(self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError) -> Task | None:
+        """The task that a callback names for a refused create; a proxy's page may come after the gateway has taken it.
+
+        The slot is kept meanwhile: where every create gets a page, the others are not sent before that is clear.
+        """
+        if not isinstance(refusal, PageReceived):
+            return await self.called.find(attempt)
+        permit.enter(Phase.ASKING)
+        return await self.called.wait(attempt, only_briefly=True)
 
     async def _accepted_before_refused(
         self, attempt: Attempt, permit: SlotPermit, refusal: BatchgenError
@@ -241,7 +271,7 @@ class Submitter:
         """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
         permit.enter(Phase.ASKING)
         try:
-            task = await self.recovery.find(attempt, waits=permit.release)
+            task = await self.recovery.find(attempt, waits=permit.release, is_held=status is Status.UNKNOWN)
         except Undecided as error:
             if attempt.base_url_changed:
                 why = f"a task was sent to another base_url than the account has now: {error}"
@@ -262,6 +292,34 @@ class Submitter:
             else:
                 await self._outcomes.refused(attempt, lost)
         return None
+
+    def _called_before(self, attempt: Attempt) -> Attempt | None:
+        """The job's attempt before this one, where a callback has named a task of it since it was given up."""
+        if attempt.number == 1 or not self.called.may_come:
+            return None
+        account, known = self._provider.account, self._context.reader.latest_attempt(attempt.job.id)
+        if known is None or known.account != account.name or known.outcome not in {Outcome.UNKNOWN, Outcome.REFUSED}:
+            return None
+        resumed = Attempt.resumed(known, self._context.address_of(account))
+        return replace(resumed, earlier=known.intended_at < self.called.began_ms)
+
+    async def _adopt_earlier(self, earlier: Attempt, permit: SlotPermit, task: Task, *, instead_of: Attempt) -> Attempt:
+        """Adopt the task of an attempt that was given up; the next one, whose price is reserved, is not sent."""
+        known = self._context.reader.attempt_of(earlier.job.id)
+        if known.outcome is Outcome.UNKNOWN:  # its own price is reserved still
+            self._outcomes.not_begun(instead_of)
+        else:
+            earlier = replace(earlier, earlier=False, reserved=self._outcomes.price(instead_of))
+        return await self._adopt(earlier, permit, task, found=True)
+
+    async def _accepted_after_all(self, attempt: Attempt, permit: SlotPermit) -> Attempt | None:
+        """Adopt the task that a callback has named for an attempt that was marked unknown, once it is confirmed."""
+        permit.enter(Phase.ASKING)
+        if (task := await self.called.find(attempt)) is None:
+            return None
+        if not attempt.earlier:
+            self._context.counters.jobs_failed -= 1
+        return await self._adopt(attempt, permit, task, found=True)
 
     async def _undecided(self, attempt: Attempt, error: Undecided, status: Status) -> None:
         # What could not be asked just now stays unknown in this run: only a later one sends it again, if asked to.

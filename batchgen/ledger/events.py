@@ -77,6 +77,13 @@ class Accepted(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Called(AttemptEvent):
+    """A callback names a task of an attempt that has none: kept until a query has confirmed it."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotMade(AttemptEvent):
     """The attempt certainly made nothing: the job is pending again. `counts`: whether against max_attempts."""
 
@@ -185,7 +192,7 @@ def redacted(event: Event) -> Event:
     changes: dict[str, Any] = {
         name: redact(text[: 2 * MAX_TEXT]) for name in _TEXTS if (text := getattr(event, name, ""))
     }
-    if isinstance(event, Accepted):
+    if isinstance(event, Accepted | Called):
         changes["task_id"] = redact.in_address(event.task_id)
     if isinstance(event, Made | Relinked):
         changes["links"] = tuple(map(_link, event.links))

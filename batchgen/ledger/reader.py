@@ -18,7 +18,7 @@ from batchgen.ledger.records import (
     UncheckedImage,
     read_rows,
 )
-from batchgen.ledger.transitions import REHEARSED, REPLACES
+from batchgen.ledger.transitions import CALLED, REHEARSED, REPLACES, called_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,11 +87,12 @@ class LedgerReader(ImageReader):
         """The latest attempt of a job that was begun, however it ended."""
         return self._attempts("WHERE job.id = ?", (job_id,))[0]
 
-    def _attempts(self, where: str, values: tuple[object, ...] = ()) -> list[OpenAttempt]:
+    def _attempts(self, where: str, values: tuple[object, ...] = (), number: int | None = None) -> list[OpenAttempt]:
+        latest = "job.attempt" if number is None else str(int(number))
         rows = self.db.execute(
             "SELECT job.id, request, job.status, number, failures, account, base_url, external_id, task_id,"
             " intended_at, accepted_at, wanted.job_id IS NOT NULL, id_sent, key_print, reserved, outcome FROM job"
-            " JOIN attempt ON attempt.job_id = job.id AND attempt.number = job.attempt"
+            f" JOIN attempt ON attempt.job_id = job.id AND attempt.number = {latest}"
             f" LEFT JOIN wanted ON wanted.job_id = job.id {where}",
             values,
         )
@@ -117,6 +118,32 @@ class LedgerReader(ImageReader):
         """Whether this account, at this address, has ever accepted a create of this output."""
         accepted = "SELECT 1 FROM attempt WHERE account = ? AND base_url = ? AND accepted_at IS NOT NULL LIMIT 1"
         return self._value(accepted, (account, base_url)) is not None
+
+    def called_tasks(self, job_id: str, attempt: int) -> list[str]:
+        """The tasks that callbacks have named for an attempt that has none, the latest last."""
+        return list(json.loads(self.meta(called_key(job_id, attempt)) or "[]"))
+
+    def called_attempts(self) -> list[tuple[str, list[str]]]:
+        """Each attempt without a task for which callbacks have named some: its external id, and the tasks."""
+        rows = self.db.execute("SELECT key, value FROM meta WHERE key >= ? AND key < ?", (CALLED, f"{CALLED}~"))
+        return [(f"bg-{key.removeprefix(CALLED)}", json.loads(value)) for key, value in rows]
+
+    def is_of_other(self, task_id: str, base_url: str, job_id: str, attempt: int) -> bool:
+        """Whether another attempt has this task of the gateway at `base_url`, or a callback names it for one."""
+        return bool(
+            self._value(
+                "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ?1 AND base_url = ?2"
+                "  AND (job_id, number) <> (?3, ?4))"
+                " OR EXISTS (SELECT 1 FROM meta, json_each(meta.value) AS called WHERE meta.key >= ?5 AND meta.key < ?6"
+                "  AND meta.key <> ?7 AND called.value = ?1)",
+                (task_id, base_url, job_id, attempt, CALLED, f"{CALLED}~", called_key(job_id, attempt)),
+            )
+        )
+
+    def sent_attempt(self, job_id: str, attempt: int) -> OpenAttempt | None:
+        """One attempt, whether or not it is the latest of its job; None where it was never begun."""
+        found = self._attempts("WHERE job.id = ?", (job_id,), number=attempt)
+        return found[0] if found else None
 
     def incomplete(self, statuses: frozenset[Status]) -> list[str]:
         """Ids of wanted jobs that ended in one of these ways, in manifest order."""

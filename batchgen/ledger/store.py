@@ -18,7 +18,7 @@ from batchgen.ledger import versions
 from batchgen.ledger.connection import closed_on_error, connect, connect_to_scratch, opening
 from batchgen.ledger.events import RehearsalDropped
 from batchgen.ledger.reader import TOTALS, LedgerReader
-from batchgen.ledger.transitions import REPLACES, apply
+from batchgen.ledger.transitions import CALLED, REPLACES, apply
 from batchgen.storage.tree import check_own_names
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ FOLDER_TIMES = "folders"  # the times of the image folders when each file was la
 IMAGES_APART = "images_apart"  # whether images/ was on a disk of its own when a run ended
 WANTED_DIGEST = "wanted"  # the digest of the manifest that the wanted jobs and the places of the files are of
 SHARD = "shard"  # K/N, where the output has only the jobs of a shard; see `sharding`
+CALLBACK_SECRET = "callback_secret"  # noqa: S105 - the key; from the value follow the addresses of all attempts
 
 T = TypeVar("T")
 _BATCH = 1000  # jobs or events
@@ -99,8 +100,8 @@ class Ledger(LedgerReader):
             (wanted,) = db.execute("SELECT sql FROM state.sqlite_master WHERE name = 'wanted'").fetchone()
             db.execute(wanted)
             db.execute("CREATE TABLE main.meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
-            kept = "INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ? OR key LIKE ?"
-            db.execute(kept, (IMAGES_APART, f"{REPLACES}%"))
+            kept = "INSERT INTO main.meta SELECT * FROM state.meta WHERE key = ? OR key LIKE ? OR key LIKE ?"
+            db.execute(kept, (IMAGES_APART, f"{REPLACES}%", f"{CALLED}%"))
         return cls(db)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from batchgen.jobs import Status, is_inline
 from batchgen.ledger.events import (
     MAX_TEXT,
     Accepted,
+    Called,
     Ended,
     Event,
     Fetched,
@@ -40,6 +41,8 @@ _MAX_TASK_ID = 1000
 _MAX_LINK = 64 * 1024
 _MAX_INTEGER = 2**63 - 1
 REPLACES = "replaces:"
+CALLED = "called:"
+_MOST_CALLED = 8  # tasks that are kept of what callbacks name for one attempt, the latest
 
 
 class IllegalTransition(AssertionError):
@@ -97,12 +100,29 @@ def _accepted(event: Accepted, db: sqlite3.Connection) -> None:
             f"The gateway's task id has {len(event.task_id):,} characters; up to {_MAX_TASK_ID:,} are kept."
         )
     _move(db, event, Status.SUBMITTED, "'intent', 'unknown', 'pending'")
+    key = called_key(event.job_id, event.attempt)
     changed = db.execute(  # an unknown attempt may be found later, also when its job has ended
         "UPDATE attempt SET task_id = ?, accepted_at = ?, found = ?, outcome = '', rehearsal = max(rehearsal, ?),"
-        " id_sent = min(id_sent, ?) WHERE job_id = ? AND number = ? AND outcome IN ('', 'unknown')",
-        (event.task_id, event.at, event.found, event.rehearsal, event.has_own_id, event.job_id, event.attempt),
+        " id_sent = min(id_sent, ?) WHERE job_id = ? AND number = ? AND (outcome IN ('', 'unknown')"
+        # a proxy refused it, and a callback has shown since that the gateway had taken it
+        " OR outcome = 'refused' AND EXISTS (SELECT 1 FROM meta WHERE key = ?))",
+        (event.task_id, event.at, event.found, event.rehearsal, event.has_own_id, event.job_id, event.attempt, key),
     )
     _exactly_one(changed, event)
+    db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+
+@apply.register
+def _called(event: Called, db: sqlite3.Connection) -> None:
+    """Nothing where the attempt has a task, or the id is longer than any that is kept."""
+    key, job = called_key(event.job_id, event.attempt), (event.job_id, event.attempt)
+    is_open = db.execute("SELECT 1 FROM attempt WHERE job_id = ? AND number = ? AND task_id IS NULL", job).fetchone()
+    if not is_open or len(event.task_id) > _MAX_TASK_ID:
+        return
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    known = [each for each in (json.loads(row[0]) if row else []) if each != event.task_id]
+    value = json.dumps([*known, event.task_id][-_MOST_CALLED:])
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
 
 @apply.register
@@ -196,6 +216,11 @@ def replaces_key(job_id: str, attempt: int | str) -> str:
     return f"{REPLACES}{job_id}-{attempt}"
 
 
+def called_key(job_id: str, attempt: int | str) -> str:
+    """The key of `meta` for the tasks that callbacks have named for an attempt, as a list in JSON."""
+    return f"{CALLED}{job_id}-{attempt}"
+
+
 @apply.register
 def _ended(event: Ended, db: sqlite3.Connection) -> None:
     _move(db, event, event.status, "'pending', 'intent', 'submitted', 'made', 'unknown'")
@@ -266,8 +291,8 @@ def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
         " WHERE id = ?1",
         (event.job_id,),
     )
-    first = replaces_key(event.job_id, "")
-    db.execute("DELETE FROM meta WHERE key >= ? AND key < ?", (first, f"{first}:"))
+    for first in (replaces_key(event.job_id, ""), called_key(event.job_id, "")):
+        db.execute("DELETE FROM meta WHERE key >= ? AND key < ?", (first, f"{first}:"))
     db.execute(
         "DELETE FROM job WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM attempt WHERE job_id = ?1)", (event.job_id,)
     )

@@ -18,7 +18,7 @@ from batchgen.http.decompression import LARGEST_ANSWER
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from decimal import Decimal
 
     from batchgen.catalog.accounts import Account
@@ -156,10 +156,12 @@ UNUSED_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin wit
 class Provider(ABC):
     """The protocol of one account. What it can do depends on the account's profile.
 
-    `callback_url` goes with a create where the account knows the field; empty where nobody listens.
+    `callback_url` is an address at which the gateway may report on any task, `callback_url_of` gives that of one
+    attempt; both are empty where nobody listens. One goes with a create where the account knows the field.
     """
 
     callback_url: str = ""
+    callback_urls: Callable[[str], str] | None = None  # the address of an attempt, by its external id
     can_query: bool = True  # whether a task can be queried; if not, only the create's answer names its images
     looks_by_model: bool = False  # whether `find_sent` and `page_for` meet only tasks of the create's own model
     lists_since: bool = False  # whether `page_for` shows only tasks since `SINCE_MS` before the create was sent
@@ -262,9 +264,24 @@ class Provider(ABC):
         await self.query(UNUSED_ID)
         return None
 
+    def callback_url_of(self, external_id: str) -> str:
+        """The address at which the gateway may report on this attempt, and on no other one; empty where nobody listens.
+
+        A callback there can also find the attempt's task, where the answer to the create was lost.
+        """
+        return self.callback_urls(external_id) if self.callback_urls is not None else ""
+
     def parse_callback(self, _body: Mapping[str, Any]) -> Task | None:
-        """The task that a callback's body names, or None. Anybody may have sent it."""
+        """The task that a callback's body names, or None. Anybody may have sent it.
+
+        Its id has to be the one that `create` returns; a state other than running brings a query of the task forward.
+        """
         return None
+
+    @property
+    def finds_by_callback(self) -> bool:
+        """Whether a callback at the address of an attempt names its task, and a query can confirm that."""
+        return self.can_query and type(self).parse_callback is not Provider.parse_callback
 
     def sends_id(self, job: Job) -> bool:  # noqa: ARG002 - some protocols have no place for it in some jobs
         """Whether the job's create carries our own id: a create without it can never be found by it."""

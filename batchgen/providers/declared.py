@@ -74,7 +74,7 @@ class DeclaredProvider(DeclaredRequests):
         """Send the create's request; the answer names a task, or holds the images."""
         step = self._steps["create"]
         try:
-            values = {**await self._of_job(job), **marks_of(external_id)}
+            values = {**await self._of_job(job, external_id), **marks_of(external_id)}
             sent = rendered({"query": step.query, "headers": step.headers, "body": step.body}, values)
             url = self._url(step, values, sent)
         except TemplateInvalid as error:
@@ -118,13 +118,17 @@ class DeclaredProvider(DeclaredRequests):
         task_id = step.selectors["task"].word(body)
         if task_id in {".", ".."}:
             return ""
-        follow = [self._steps[name] for name in ("query", "result") if name in self._steps]
-        if task_id and any(each.begins_with_task for each in follow) and not self._hosts.allow(task_id):
+        if task_id and not self._may_follow(task_id):
             raise Unclear(
                 f"The API names a task at {task_id[:120]}, where the key may not be sent."
                 " If this is an address of the vendor, add its host to `hosts` of the definition."
             )
         return self._hosts.named(task_id)
+
+    def _may_follow(self, task_id: str) -> bool:
+        """Whether the key may go where a task is: its id, or its address."""
+        follow = [self._steps[name] for name in ("query", "result") if name in self._steps]
+        return not any(each.begins_with_task for each in follow) or self._hosts.allow(task_id)
 
     def _told(self, step: Step, body: Any, external_id: str) -> str | None:  # noqa: ANN401 - any value of JSON
         """Our own id where the answer repeats its mark, another text where it repeats another; None without one."""
@@ -328,6 +332,16 @@ class DeclaredProvider(DeclaredRequests):
         return None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
-        """The task that a call names."""
-        task_id = self._api.callback_task.word(dict(call)) if self._api.callback_task is not None else ""
-        return Task(id=task_id, state=TaskState.RUNNING) if task_id else None
+        """The task that a call names; without a word for its state, the call comes at its end."""
+        callback = self._api.callback
+        task_id = callback.task.word(dict(call)) if callback is not None else ""
+        if callback is None or task_id in {"", ".", ".."} or not self._may_follow(task_id):
+            return None
+        state = TaskState.SUCCEEDED
+        if callback.state is not None and (query := self._steps.get("query")) is not None:
+            state = _STATES.get(query.states.get(callback.state.word(dict(call)).lower(), ""), TaskState.RUNNING)
+        return Task(id=self._hosts.named(task_id), state=state)
+
+    @property
+    def finds_by_callback(self) -> bool:
+        return self.can_query and self._api.callback is not None

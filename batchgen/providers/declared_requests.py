@@ -95,7 +95,7 @@ class DeclaredRequests(Provider):
         self._uploads: dict[str, tuple[str, float]] = {}  # what was given for an image, and until when it is used
         self._uploading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def _of_job(self, job: Job) -> dict[str, Any]:
+    async def _of_job(self, job: Job, external_id: str) -> dict[str, Any]:
         parameters = job.parameters
         width, _, height = (self.account.size_of(parameters) or "").partition("x")
         found = {
@@ -108,7 +108,7 @@ class DeclaredRequests(Provider):
             "width": int(width) if width else None,
             "height": int(height) if height else None,
             "image_fidelity": parameters.image_fidelity,
-            "callback_url": self.callback_url or None,
+            "callback_url": self.callback_url_of(external_id) or None,
             **await self._of_image(parameters.image),
             **dict.fromkeys(self.account.parameters),
             **self.further(job),

@@ -98,7 +98,7 @@ class KlingProvider(Provider):
             "n": parameters.n,
             "aspect_ratio": parameters.aspect_ratio,
             "watermark_info": (None if parameters.watermark_info is None else {"enabled": parameters.watermark_info}),
-            "callback_url": self.callback_url or None,
+            "callback_url": self.callback_url_of(external_id) or None,
             "external_task_id": external_id,
         }
         known = self.account.fields | self.account.required

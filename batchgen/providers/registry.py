@@ -17,6 +17,8 @@ from batchgen.providers.base import Provider, Secrets
 from batchgen.providers.validated import ValidatedProvider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchgen.catalog.accounts import Account
     from batchgen.http.client import HttpClient
 
@@ -25,13 +27,16 @@ _FINDS = ("mark", "create", "find", "list")  # of a definition
 _ANY_IMAGE = "https://images.invalid/"  # a gateway behind a proxy may have its images on any host
 
 
-def provider_for(account: Account, client: HttpClient, *, callback_url: str = "") -> ValidatedProvider:
-    """The provider of this account's protocol; `callback_url` goes with its creates.
+def provider_for(
+    account: Account, client: HttpClient, *, callback_urls: Callable[[str], str] | None = None
+) -> ValidatedProvider:
+    """The provider of this account's protocol; `callback_urls` gives the address of an attempt by its external id.
 
     Raises CommandError, with the variable's or the package's name, before anything is sent.
     """
     kind = provider_class(account)
     keys = secrets_of(account)
+    callback_url = callback_urls("") if callback_urls is not None else ""
     if callback_url:  # whoever knows it can call us, so it is redacted in answers that repeat it
         keys = Secrets({**keys.values, "callback_url": urlsplit(callback_url).path.rpartition("/")[2]})
     try:
@@ -40,7 +45,7 @@ def provider_for(account: Account, client: HttpClient, *, callback_url: str = ""
         raise
     except Exception as error:
         raise CommandError(f"The provider {account.protocol!r} cannot be used: {_defect(error)}") from error
-    provider.callback_url = callback_url
+    provider.callback_url, provider.callback_urls = callback_url, callback_urls
     return ValidatedProvider(provider)
 
 

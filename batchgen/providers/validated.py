@@ -27,7 +27,7 @@ class ValidatedProvider(Provider):
 
     def __init__(self, inner: Provider) -> None:
         super().__init__(inner.account, inner.client, inner.secrets)
-        self.callback_url = inner.callback_url
+        self.callback_url, self.callback_urls = inner.callback_url, inner.callback_urls
         self.can_query = inner.can_query
         self.looks_by_model, self.lists_since = inner.looks_by_model, inner.lists_since
         self._inner = inner
@@ -81,6 +81,10 @@ class ValidatedProvider(Provider):
         with suppress(Exception):
             return self._inner.parse_callback(call)
         return None
+
+    @property
+    def finds_by_callback(self) -> bool:
+        return self._inner.finds_by_callback
 
     def sends_id(self, job: Job) -> bool:
         return self._inner.sends_id(job)

@@ -267,7 +267,7 @@ class DeclaredApi(Api):
     # --- callbacks ----------------------------------------------------------------------------------------
 
     def follow(self, task: Task, after: int) -> None:
-        if self._definition.callback_task is not None and "query" in self._steps:
+        if self._definition.callback is not None and "query" in self._steps:
             super().follow(task, max(after, task.ends_at - 1))  # a call at its end
 
     def callback_body(self, task: Task, moment: int) -> bytes:

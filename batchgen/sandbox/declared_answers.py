@@ -151,8 +151,8 @@ class Answers:
         )
 
     def _names_task(self, word: str, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
-        selector = self._definition.callback_task
-        name = Name.of(selector.word(body)) if selector is not None else None
+        callback = self._definition.callback
+        name = Name.of(callback.task.word(body)) if callback is not None else None
         return name is not None and name.word == word
 
     def linked(self, file: str) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def test_they_are_listed_with_what_is_known_of_each(tmp_path):
     lost = {api["name"]: api["lost_answer"] for api in listed}
     assert lost["runware"] == lost["comfyui"] == "found by our own id"
     assert lost["replicate"] == "found in the list by a mark, for 50m"
-    assert lost["bfl"] == lost["gemini"] == "`unknown`, nobody can be asked"
+    assert lost["gemini"] == "`unknown`, nobody can be asked"
+    assert lost["bfl"] == lost["luma"] == "found by a callback only, else `unknown`"
     assert {api["name"]: api["kind"] for api in listed}["gemini"] == "images in the answer"
     results = {api["name"]: api["results"] for api in listed}
     assert (results["bfl"], results["gemini"]) == ("links for 10m", "in the answer")

@@ -69,16 +69,18 @@ def test_the_apis_that_come_with_batchgen_are_in_the_table_as_the_command_lists_
 
 
 def test_who_can_be_asked_after_a_lost_answer_is_said_of_each_account():
-    found = {"find": set(), "list": set(), "remembers": {}, "nobody": set(), "free": set()}
+    found = {"find": set(), "list": set(), "remembers": {}, "called": set(), "nobody": set(), "free": set()}
     for name in (*builtin().accounts, *definitions.names()):
         account = account_of(name)
         asked = "find" if account.lookup_by_external_id != "no" else "list" if account.lists_tasks != "no" else "nobody"
         asked = "free" if asked == "nobody" and account.free else asked
+        calls = account.protocol == "kling" or "callback" in account.definition
+        asked = "called" if asked == "nobody" and calls else asked
         found[asked].add(name)
         if account.remembers is not None:
             found["remembers"][name] = account.definition["remembers"]
     cells = [row[3] for row in rows(APIS, "Who can be asked after a lost answer")]
-    assert [set(re.findall(r"`(\w+)`", cells[number])) for number in (0, 1, 3, 4)] == [
-        found[asked] for asked in ("find", "list", "nobody", "free")
+    assert [set(re.findall(r"`(\w+)`", cells[number])) for number in (0, 1, 3, 4, 5)] == [
+        found[asked] for asked in ("find", "list", "called", "nobody", "free")
     ]
     assert dict(re.findall(r"`(\w+)` \((\w+)\)", cells[2])) == found["remembers"]

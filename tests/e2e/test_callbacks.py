@@ -12,25 +12,12 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+from called_back import addresses, callback, free_port
 from command import KEY, batchgen, billed_by_job, manifest, prompts, started, wait_for
 from output_checks import check_invariant
 from sandbox_server import SandboxServer
 
 QUICK = ("--emulate", "kapon", "--latency", "0.4", "--latency-sigma", "0.4", "--blank-images")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
-def callback(port, path="/hook", more=""):
-    return f"callback: {{public_url: http://127.0.0.1:{port}{path}, listen: 127.0.0.1:{port}}}\n{more}"
-
-
-def addresses(gateway):
-    """The address that each create named, by task."""
-    return {task["task_id"]: task["request"].get("callback_url", "") for task in gateway.usage()["tasks"]}
 
 
 def asked(gateway):
@@ -48,7 +35,7 @@ def check_all_done(folder, gateway, images, done):
 
 def check_no_secret(folder, gateway, done):
     """Neither the streams nor any file that the run left holds a secret part of an address."""
-    found = {urlsplit(address).path.rpartition("/")[2] for address in addresses(gateway).values()} - {""}
+    found = {urlsplit(address).path.rpartition(".")[2] for address in addresses(gateway).values()} - {""}
     assert found
     streams = (done.stdout + done.stderr).encode()
     files = [path.read_bytes() for path in (folder / "outputs").rglob("*") if path.is_file()]
@@ -58,18 +45,18 @@ def check_no_secret(folder, gateway, done):
         assert not [text for text in (streams, *files) if secret.encode() in text]
 
 
-def test_every_create_names_an_address_of_this_run_and_all_is_made_once(tmp_path):
+def test_every_create_names_an_address_of_its_own_and_all_is_made_once(tmp_path):
     with SandboxServer(*QUICK) as gateway:
         path = manifest(tmp_path, gateway, prompts(12, callback(free_port())), concurrency=6)
         done = batchgen("run", path, cwd=tmp_path)
         check_all_done(tmp_path, gateway, 12, done)
-        assert len(set(addresses(gateway).values())) == 1
-        assert "/hook/" in set(addresses(gateway).values()).pop()
+        assert len(set(addresses(gateway).values())) == 12
+        assert all("/hook/bg-" in address for address in addresses(gateway).values())
         assert "callback" not in done.stderr
         first = addresses(gateway)
         path.write_text(path.read_text(encoding="utf-8").replace("number 0", "number zero"), encoding="utf-8")
         assert batchgen("run", path, cwd=tmp_path).returncode == 0
-        assert len(set(addresses(gateway).values())) == 2
+        assert len(set(addresses(gateway).values())) == 13
         assert first.items() <= addresses(gateway).items()
 
 
@@ -278,7 +265,7 @@ def test_a_gateway_that_repeats_the_address_in_a_refusal_does_not_make_it_known(
         path = manifest(tmp_path, gateway, prompts(1, callback(free_port())))
         done = batchgen("run", path, cwd=tmp_path)
         assert done.returncode == 1
-        secret = named[0].rpartition("/")[2].encode()
+        secret = named[0].rpartition(".")[2].encode()
         output = tmp_path / "outputs" / "tried"
         assert "is not reachable" in (output / "failures.csv").read_text(encoding="utf-8")
         files = [file.read_bytes() for file in output.rglob("*") if file.is_file()]

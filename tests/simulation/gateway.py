@@ -102,9 +102,8 @@ class _Callbacks(Callbacks):
                 world.at(due + late, lambda moment=moment: self._call(task, moment))
 
     def _call(self, task: Task, moment: int) -> None:
-        target = self._gateway.world.callback_targets.get(task.request.callback_url)
-        if target is not None:
-            target(json.loads(self.body_of(task, moment)))
+        if (receive := self._gateway.world.on_callback) is not None:
+            receive(task.request.callback_url, json.loads(self.body_of(task, moment)))
 
 
 class Gateway:

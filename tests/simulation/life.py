@@ -26,7 +26,7 @@ import batchgen
 from batchgen.app import gateway_query, run, run_session
 from batchgen.app.audit import audit
 from batchgen.app.plan import plan
-from batchgen.callbacks import endpoint, server
+from batchgen.callbacks import addresses, endpoint, server
 from batchgen.engine.context import Context
 from batchgen.errors import BatchgenError, CommandError, DiskRefused, ImageBroken
 from batchgen.http import client, downloads
@@ -115,6 +115,7 @@ def install() -> None:
     downloads.open_downloader = network.open_downloader
     endpoint.CallbackEndpoint = network.Endpoint
     server.open_callback_server = network.open_callback_server
+    addresses.new_secret = network.new_secret
     sandbox_server.Sandbox = _LocalSandbox
     ValidatedProvider.create = network.create
     run_session.Context = lambda **given: Context(rng=worlds.current.random(f"engine {worlds.current.began}"), **given)
@@ -276,7 +277,7 @@ class Life:
             world.restart()
             result = None
         has_rescued, world.disk_full = world.disk_full, False  # the user does not read what was rescued
-        world.loop, world.callback_targets = None, {}
+        world.loop = world.on_callback = None
         self.troubled |= network.troubled
         self.may_fail |= network.may_fail
         if has_rescued:

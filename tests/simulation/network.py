@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from batchgen.errors import ImageBroken, LinkExpired, NotSent, Unclear
+from batchgen.errors import ImageBroken, LinkExpired, NotSent, RunStopped, Unclear
 from batchgen.http.client import Answer
 from batchgen.http.downloads import _decoded
 from batchgen.jobs import is_inline
@@ -22,6 +22,7 @@ from tests.simulation.world import MOST_REQUESTS, Crash, Violation
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from batchgen.callbacks.addresses import CallbackAddresses
     from batchgen.sandbox.tasks import Task
     from tests.simulation.gateway import Gateway
     from tests.simulation.oracle import Books
@@ -345,14 +346,12 @@ async def open_downloader(_in_flight: int, _gateways: object) -> AsyncIterator[D
 
 
 class Endpoint:
-    """The address for callbacks, without a port."""
+    """Where a run listens for callbacks, without a port."""
 
     sockets: tuple[()] = ()
 
     def __init__(self, public_url: str, _host: str, port: int) -> None:
-        number = int(8 * worlds.current.chance("secret", worlds.current.now))  # few, for redaction keeps them all
-        secret = f"callback-secret-{number}"
-        self.url, self.local_url = f"{public_url}/{secret}", f"http://127.0.0.1:{port}/{secret}"
+        self.public_url, self.local_url = public_url, f"http://127.0.0.1:{port}"
 
     def __enter__(self) -> Self:
         return self
@@ -362,20 +361,34 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def open_callback_server(endpoint: Endpoint, on_callback: Any) -> AsyncIterator[Any]:
+async def open_callback_server(_sockets: object, addresses: CallbackAddresses, on_callback: Any) -> AsyncIterator[Any]:
     world = worlds.current
     server = type("Server", (), {"received": 0})()
 
-    def receive(call: Mapping[str, Any]) -> None:
-        if not world.is_dead:
-            server.received += 1
-            on_callback(call)
+    calls: set[asyncio.Task[None]] = set()
 
-    world.callback_targets = {endpoint.url: receive, endpoint.local_url: receive}
+    def receive(url: str, call: Mapping[str, Any]) -> None:
+        if world.loop is not None and not world.is_dead and (external_id := addresses.external_id_of(url)) is not None:
+            server.received += 1
+            calls.add(task := world.loop.create_task(answer(external_id, call)))
+            task.add_done_callback(calls.discard)
+
+    async def answer(external_id: str, call: Mapping[str, Any]) -> None:
+        with suppress(RunStopped):
+            await on_callback(external_id, call)
+
+    world.on_callback = receive
     try:
         yield server
     finally:
-        world.callback_targets = {}
+        world.on_callback = None
+        for each in tuple(calls):
+            each.cancel()
+
+
+def new_secret() -> str:
+    """One of a few, for redaction keeps the address that follows from it."""
+    return f"callback-secret-{int(8 * worlds.current.chance('secret', worlds.current.now))}"
 
 
 _create = ValidatedProvider.create

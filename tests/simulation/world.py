@@ -57,7 +57,7 @@ class World:
         self._posted = 0
         self.is_honest = False  # no fault happens any more
         self.loop: Loop | None = None
-        self.callback_targets: dict[str, Callable[[dict[str, Any]], None]] = {}  # by address, of the run that goes on
+        self.on_callback: Callable[[str, dict[str, Any]], None] | None = None  # with its address, while a run listens
         self.begin_run({})
 
     def begin_run(self, events: dict[int, Callable[[], None]]) -> None:

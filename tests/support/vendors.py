@@ -1,7 +1,9 @@
 """Servers of image APIs, written after their vendors' pages, without batchgen's own code: they count what is billed.
 
-`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection lost before), a number
-(5xx: taken, and answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed.
+`troubles` are of the first creates: `cut` (taken, and the answer lost), `lost` (the connection lost before), `page`
+(taken, and answered with a proxy's 404), `slow` (taken, and answered when the test says so), a number (5xx: taken, and
+answered so; 4xx: a proxy's page, nothing taken). Each create that is taken is billed. Those that name an address are
+called back until that answers, as vendors do.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.error import HTTPError
 from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import Request, urlopen
 
 from batchgen.catalog.definitions import text_of
 from batchgen.sandbox.painter import blank
@@ -34,12 +38,17 @@ class Vendor:
     hosts: tuple[str, ...] = ()  # of the shipped definition, all of which are this server here
     key_header, key_prefix = "Authorization", "Bearer "
     rounds = 2  # a task is done when it is asked for so often
+    hook = ""  # where a create's body names the address to call
 
     def __init__(self, *troubles: int | str) -> None:
         self.troubles = list(troubles)
         self.unanswered = ""  # a part of paths that a proxy answers with its own 404
         self.refusal: tuple[int, Any] | None = None  # how each create is refused
         self.named_url = ""  # where the tasks are said to be, in place of this server
+        self.addresses: dict[str, str] = {}  # by prompt, as they came
+        self.call_after = 0.1  # seconds after a create was taken
+        self.is_calling = True
+        self.slow = threading.Event()  # when the answers of `slow` creates may come
         self.tasks: dict[str, dict[str, Any]] = {}  # in the order of acceptance
         self.creates: list[Any] = []
         self.wrong_keys: list[str] = []
@@ -83,6 +92,33 @@ class Vendor:
         self.queries[task_id] += 1
         return self.queries[task_id] >= self.rounds
 
+    def taken(self, body: Any) -> None:
+        """Call back later, where the create's body says so."""
+        if self.hook and (url := body.get(self.hook)):
+            task_id = next(reversed(self.tasks))
+            self.addresses[self.tasks[task_id]["prompt"]] = url
+            threading.Timer(self.call_after, self.call_back, (task_id, url)).start()
+
+    def call_back(self, task_id: str, url: str) -> None:
+        """Call until somebody listens, or the server ends."""
+        while self.is_calling and self.post(url, self.call(task_id)) != 200:
+            time.sleep(self.call_after)
+
+    def post(self, url: str, body: Any) -> int:
+        """The status of the answer; 0 where nobody listens."""
+        try:
+            with urlopen(Request(url, data=json.dumps(body).encode()), timeout=5) as answer:  # noqa: S310
+                return answer.status
+        except HTTPError as error:
+            error.close()
+            return error.code
+        except OSError:
+            return 0
+
+    def call(self, task_id: str) -> Any:
+        """The body of a callback: the task as a query tells of it."""
+        return self.answer(f"/{task_id}", {"id": [task_id]}, None)[1]
+
     # Of each vendor: (status, answer); an answer of bytes is sent as it is.
 
     def create(self, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
@@ -99,6 +135,7 @@ class Vendor:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.is_calling = False
         self._server.shutdown()
         self._server.server_close()
 
@@ -113,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._take("GET")
 
-    def _take(self, method: str) -> None:  # noqa: PLR0911 - one answer for each case
+    def _take(self, method: str) -> None:  # noqa: C901, PLR0911 - one answer for each case
         parts, vendor = urlsplit(self.path), self.of
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         is_form = self.headers.get("Content-Type", "").startswith("multipart/form-data")
@@ -142,10 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
             if vendor.refusal is not None:
                 return self._say(*vendor.refusal)
             status, answer = vendor.create(parts.path, parse_qs(parts.query), body)
+            vendor.taken(body)
             if trouble == "cut":
                 return self._hang_up()
+            if trouble == "page":
+                status, answer = 404, b"<html>nothing here</html>"
             if isinstance(trouble, int) and trouble:
                 return self._say(trouble, {"error": "internal"})
+        if trouble == "slow":
+            vendor.slow.wait(30)
         return self._say(status, answer)
 
     def _form(self, raw: bytes) -> dict[str, str]:
@@ -258,7 +300,8 @@ class Replicate(Vendor):
 class Bfl(Vendor):
     """A polling address, and nothing to ask by."""
 
-    name = "bfl"
+    name, hook = "bfl", "webhook_url"
+    hosts = ("api.bfl.ai",)
     key_header, key_prefix = "x-key", ""
 
     def create(self, path, query, body):
@@ -270,8 +313,13 @@ class Bfl(Vendor):
             "cost": 4.0,
         }
 
+    def call(self, task_id):
+        return {"task_id": task_id, "status": "SUCCESS", "result": {"sample": "http://10.0.0.1/not-this-one"}}
+
     def answer(self, path, query, body):
         task_id = query["id"][0]
+        if task_id not in self.tasks:
+            return 200, {"id": task_id, "status": "Task not found", "result": None}
         if not self.is_done(task_id):
             return 200, {"id": task_id, "status": "Pending", "result": None}
         if "forbidden" in self.tasks[task_id]["prompt"]:
@@ -449,7 +497,7 @@ class MiniMax(A1111):
 class Luma(Vendor):
     """Generations, asked for by their id."""
 
-    name = "luma"
+    name, hook = "luma", "callback_url"
 
     def create(self, path, query, body):
         task_id = f"l{len(self.tasks)}"

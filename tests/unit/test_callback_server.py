@@ -18,10 +18,12 @@ import aiohttp
 import pytest
 
 from batchgen.callbacks import endpoint as endpoint_module
+from batchgen.callbacks.addresses import CallbackAddresses, new_secret
 from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import LARGEST_BODY, MOST_CONNECTIONS, open_callback_server
 from batchgen.engine.running import CallbackReliability, RunningTask
-from batchgen.errors import CommandError
+from batchgen.errors import CommandError, RunStopped
+from batchgen.redaction import redact
 
 
 def free_port():
@@ -29,15 +31,25 @@ def free_port():
         return taken.getsockname()[1]
 
 
+ATTEMPT = "bg-1abcdefghijklmnopqrstuvwxy-1"
+
+
+def addresses_of(endpoint):
+    return CallbackAddresses(public_url=endpoint.public_url, local_url=endpoint.local_url, secret="a secret")
+
+
 class Calls:
     """An open callback server, what it received, and how to send to it."""
 
     def __init__(self, endpoint, port, session):
-        self.endpoint = endpoint
-        self.secret = endpoint.url.rpartition("/")[2]
+        self.secret = addresses_of(endpoint).of(ATTEMPT).rpartition("/")[2]
         self.port = port
         self.session = session
         self.received = []
+
+    async def receive(self, external_id, call):
+        assert external_id == ATTEMPT
+        self.received.append(call)
 
     async def post(self, data=b'{"task_id": "1"}', path=None, method="POST", **more):
         url = f"http://127.0.0.1:{self.port}{path or f'/hook/{self.secret}'}"
@@ -64,31 +76,49 @@ async def serving(seconds=10.0, public_url="https://example.org/hook"):
     with CallbackEndpoint(public_url, "127.0.0.1", port) as endpoint:
         async with aiohttp.ClientSession() as session:
             calls = Calls(endpoint, port, session)
-            async with open_callback_server(endpoint, calls.received.append, seconds=seconds):
+            async with open_callback_server(endpoint.sockets, addresses_of(endpoint), calls.receive, seconds=seconds):
                 yield calls
 
 
 # --- the endpoint -----------------------------------------------------------------------------------------
 
 
-def test_the_secret_is_the_last_part_of_the_path_whatever_the_public_address_is():
+def test_an_address_names_its_attempt_wherever_a_proxy_leads_and_whatever_the_public_address_is():
     made = []
     for public in ("https://example.org", "https://example.org/", "https://example.org/a/b/", "http://h:1/a?key=x"):
-        with CallbackEndpoint(public, "127.0.0.1", free_port()) as endpoint:
-            made.append(endpoint.url)
-            secret = endpoint.url.partition("?")[0].rpartition("/")[2]
-            assert endpoint.url.startswith(public.partition("?")[0].rstrip("/") + "/")
-            assert endpoint.is_target(f"/{secret}")
-            assert endpoint.is_target(f"/proxied/elsewhere/{secret}/?x=1")
-            assert not endpoint.is_target(f"/{secret}0")
-            assert not endpoint.is_target(f"/{secret[:-1]}")
-            assert not endpoint.is_target(f"/x?{secret}")
-            assert not endpoint.is_target("/")
-            assert not endpoint.is_target("/\udcff\u1234")
-            assert secret not in repr(endpoint)
-            assert endpoint.local_url.startswith("http://127.0.0.1:")
-    assert made[3].endswith("?key=x")
-    assert len({url.partition("?")[0].rpartition("/")[2] for url in made}) == 4
+        addresses = CallbackAddresses(public_url=public, local_url="http://127.0.0.1:1/hook", secret=new_secret())
+        for attempt in (ATTEMPT, ""):
+            made.append(url := addresses.of(attempt))
+            name = url.partition("?")[0].rpartition("/")[2]
+            assert url.startswith(public.partition("?")[0].rstrip("/") + "/")
+            assert addresses.external_id_of(f"/{name}") == attempt
+            assert addresses.external_id_of(f"/proxied/elsewhere/{name}/?x=1") == attempt
+            for wrong in (f"/{name}0", f"/{name[:-1]}", f"/x?{name}", "/", "/\udcff\u1234", f"/{name.upper()}"):
+                assert addresses.external_id_of(wrong) is None
+            assert addresses.of(attempt, local=True) == f"http://127.0.0.1:1/hook/{name}"
+        assert addresses.secret not in repr(addresses)
+    assert made[-1].endswith("?key=x")
+    assert len({url.partition("?")[0].rpartition("/")[2] for url in made}) == 8
+
+
+def test_who_knows_the_addresses_of_some_attempts_cannot_make_another():
+    addresses = CallbackAddresses(public_url="https://h/hook", local_url="", secret=new_secret())
+    one, two = (addresses.of(f"{ATTEMPT[:-1]}{number}").rpartition("/")[2] for number in (1, 2))
+    code = one.rpartition(".")[2]
+    forged = [
+        f"{ATTEMPT[:-1]}2.{code}",
+        f"{ATTEMPT[:-1]}12.{code}",
+        f"{one}.{code}",
+        code,
+        f".{code}",
+        f"{two}/../{one}x",
+    ]
+    assert [addresses.external_id_of(f"/hook/{name}") for name in forged] == [None] * len(forged)
+    other = CallbackAddresses(public_url="https://h/hook", local_url="", secret=new_secret())
+    assert other.external_id_of(f"/hook/{one}") is None
+    assert (
+        redact(f"see https://h/hook/{one}, and {ATTEMPT}.png") == f"see https://h/hook/{ATTEMPT}.***, and {ATTEMPT}.png"
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,7 @@ def test_the_secret_is_the_last_part_of_the_path_whatever_the_public_address_is(
 def test_this_machine_reaches_what_listens_wherever_that_is(host, reached):
     port = free_port()
     with CallbackEndpoint("https://example.org/hook", host, port) as endpoint:
-        assert endpoint.local_url.startswith(f"http://{reached}:{port}/hook/")
+        assert endpoint.local_url == f"http://{reached}:{port}/hook"
 
 
 @pytest.mark.parametrize(
@@ -224,16 +254,21 @@ async def test_connections_are_bounded_and_who_comes_later_is_let_in_when_one_en
 
 BURST = """
 import asyncio, resource, socket, struct, sys
+from batchgen.callbacks.addresses import CallbackAddresses
 from batchgen.callbacks.endpoint import CallbackEndpoint
 from batchgen.callbacks.server import open_callback_server
+
+async def heard(attempt, call):
+    print("heard", call)
 
 allowed, port = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 async def main():
     with CallbackEndpoint("https://example.org/hook", "127.0.0.1", port) as endpoint:
-        async with open_callback_server(endpoint, lambda call: print("heard", call), seconds=0.5):
-            print(endpoint.url.rpartition("/")[2], flush=True)
+        addresses = CallbackAddresses(public_url=endpoint.public_url, local_url=endpoint.local_url, secret="s")
+        async with open_callback_server(endpoint.sockets, addresses, heard, seconds=0.5):
+            print(addresses.of("").rpartition("/")[2], flush=True)
             await asyncio.to_thread(sys.stdin.readline)
             open("/dev/null").close()  # there are file descriptors left
 
@@ -277,14 +312,20 @@ def test_a_burst_of_connects_is_quiet_and_leaves_file_descriptors_and_calls_alon
 async def test_the_handler_of_a_callback_may_fail_and_the_server_stays_open():
     port = free_port()
 
-    def stumble(_call):
-        raise KeyError("a provider of somebody's own")
+    errors = [KeyError("a provider of somebody's own"), RunStopped("the disk is full"), KeyError()]
+
+    async def stumble(_attempt, _call):
+        raise errors.pop(0)
 
     with CallbackEndpoint("https://example.org", "127.0.0.1", port) as endpoint:
-        async with open_callback_server(endpoint, stumble), aiohttp.ClientSession() as session:
-            for _ in range(2):
-                async with session.post(endpoint.local_url, data=b"{}") as answer:
-                    assert answer.status == 500
+        addresses = addresses_of(endpoint)
+        async with (
+            open_callback_server(endpoint.sockets, addresses, stumble),
+            aiohttp.ClientSession() as session,
+        ):
+            for status in (500, 503, 500):
+                async with session.post(addresses.of(ATTEMPT, local=True), data=b"{}") as answer:
+                    assert answer.status == status
 
 
 async def test_it_closes_while_a_sender_is_slow_and_releases_its_port():

@@ -231,6 +231,9 @@ def faults_of(text):
         ("env: A_KEY", "env: sk-123", (), "never the key"),
         ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
         ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
+        ("query:", "callback: id\nquery:", ("callback",), "is a mapping"),
+        ("query:", "callback: {tusk: id}\nquery:", ("callback", "tusk"), "Unknown key"),
+        ("query:", "callback: {task: 'a['}\nquery:", ("callback", "task"), "not JMESPath"),
         ("query:", "upload: {post: /f, form: {a: '{{ file }}'}, give: id}\nquery:", ("upload",), "takes two steps"),
         ("seed: ", "i: '{{ image.uploaded }}', seed: ", ("create",), "takes two steps"),
         ("seed: ", "i: '{{ image.file }}', seed: ", ("create",), "whole value of `form`"),
@@ -290,6 +293,35 @@ def provider(name, *answers, **options):
     account = parse_account(name, settings)
     client = Client(*answers, **options)
     return DeclaredProvider(account, client, Secrets({account.api_key_env: KEY} if account.api_key_env else {})), client
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "task"),
+    [
+        ("bfl", {"task_id": "a1", "status": "SUCCESS"}, ("https://api.bfl.ai/v1/get_result?id=a1", "succeeded")),
+        ("bfl", {"task_id": None, "id": ["a1"]}, None),
+        ("luma", {"id": "l1", "state": "dreaming"}, ("l1", "running")),
+        ("luma", {"id": "l1", "state": {"odd": []}}, ("l1", "running")),
+        ("luma", {"id": ".."}, None),
+        ("replicate", {"id": "p1", "status": "failed"}, ("p1", "failed")),
+        ("runware", {"data": [{"taskUUID": "u"}]}, ("u", "succeeded")),
+        ("runware", [], None),
+        ("fal", {"request_id": "r1", "status": "OK"}, None),
+    ],
+)
+def test_a_callback_names_the_task_as_the_create_does(name, body, task):
+    called = ValidatedProvider(provider(name)[0]).parse_callback(body)
+    assert (called and (called.id, called.state)) == task
+
+
+def test_a_callback_names_no_task_where_the_key_may_not_go():
+    settings = shipped("bfl").settings
+    definition = {**settings["definition"], "callback": {"task": "polling_url"}}
+    mine = DeclaredProvider(
+        parse_account("bfl", {**settings, "definition": definition}), Client(), Secrets({"BFL_API_KEY": KEY})
+    )
+    assert mine.parse_callback({"polling_url": "https://api.eu.bfl.ai/v1/x"}).id == "https://api.eu.bfl.ai/v1/x"
+    assert mine.parse_callback({"polling_url": "https://evil.example/v1/x"}) is None
 
 
 def job_of(name):

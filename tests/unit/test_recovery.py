@@ -67,6 +67,21 @@ class Account(Provider):
         return Page(tasks=tuple(self.tasks[(number - 1) * size : number * size]))
 
 
+class NotCalled:
+    """Nobody listens for callbacks."""
+
+    may_come = False
+
+    async def find(self, _attempt):
+        return None
+
+    def set_last_call(self, _is_last):
+        pass
+
+    def stop(self):
+        pass
+
+
 def task(number, *, at=SENT, external_id=""):
     return Task(
         id=f"T{number}",
@@ -95,6 +110,7 @@ def recovery_of(provider, clock, *earlier, began=SENT + 1):
         controls,
         is_proof=lambda work: work.id_sent and work.key_print == "k" and not work.base_url_changed,
         changed=lambda: None,
+        called=NotCalled(),
     )
 
 
