@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from batchgen.app.check_rounds import CheckRounds
 from batchgen.app.gateway import open_gateway
-from batchgen.app.image_store import ImageStore
+from batchgen.app.image_store import open_image_store
 from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
 from batchgen.app.run_result import RunResult
@@ -73,6 +73,7 @@ class RunArguments(TypedDict, total=False):
     retry_unknown: bool
     refetch: bool
     remake: Literal["rejected"] | None
+    workers: str | int | None
 
 
 class RunSession:
@@ -219,11 +220,9 @@ class RunSession:
 
     async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
         from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
-        from batchgen.http.downloads import open_downloader  # noqa: PLC0415
 
         account, downloads = self._manifest.account, self._manifest.run.downloads
-        slots = max_units(account)
-        in_flight = connections(slots + _SPARE_CONNECTIONS, downloads)
+        in_flight = connections(max_units(account) + _SPARE_CONNECTIONS, self._manifest.run.downloads)
         client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()
         writer = Writer(
@@ -233,17 +232,18 @@ class RunSession:
             on_refusal=lambda reason: stop.request(reason, grace=self._policy.grace),
         )
         await stack.enter_async_context(writer)
-        storage = ImageStore(
+        storage = open_image_store(
             self._tree,
-            self._manifest.output_path,
+            self._manifest,
             writer=writer,
             reader=reader,
-            downloader=await stack.enter_async_context(open_downloader(downloads, client.gateways)),
-            at_once=downloads,
+            gateways=client.gateways,
+            workers=self._arguments.get("workers"),
+            notify=self._observer.on_message,
         )
         context = Context(
             recorder=writer,
-            storage=storage,
+            storage=await stack.enter_async_context(storage),
             reader=reader,
             policy=self._policy,
             budget=budget,

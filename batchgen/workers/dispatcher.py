@@ -1,0 +1,211 @@
+"""Hands downloads to a crew in batches, and says what came of each. The coordinator judges: no answer here is final.
+
+A worker may answer falsely (its network blocks what ours does not), late, or never. What is lost is reported as lost,
+to be done by the coordinator itself. Only what was lost because its worker died is tried again here, alone, for the
+coordinator might die of it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import BrokenExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from batchgen.errors import CommandError, ImageBroken
+from batchgen.storage.tree import scratch_name
+from batchgen.workers import functions
+from batchgen.workers.protocol import PROTOCOL, Answer, DownloadRequest, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from batchgen.http.downloads import Reach
+    from batchgen.jobs import ImageKey
+    from batchgen.workers.crews import Crew
+
+LARGEST_BATCH = 16  # after a death, so many are downloaded again
+WITHIN_SECONDS = 60.0  # for a batch in a worker; what takes longer is downloaded by the coordinator, with its patience
+GRACE_SECONDS = 30.0
+START_SECONDS = 60.0  # for the first worker to answer
+_DEATHS = 2  # so often an image may end its worker while nothing else is being done
+DIED, HUNG, LOST = "Died", "Hung", "Lost"  # kinds of failures, beside those that a worker reports
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    key: ImageKey
+    request: DownloadRequest
+    answer: asyncio.Future[Answer]
+
+
+class Dispatcher:
+    """One run's downloads at a crew. `open_dispatcher` starts it."""
+
+    def __init__(self, crew: Crew, folder: Path, batch: int) -> None:
+        self._crew = crew
+        self._folder = folder.absolute()
+        self._batch = max(1, min(batch, LARGEST_BATCH))
+        self._waiting: deque[_Waiting] = deque()
+        self._unanswered: set[_Waiting] = set()
+        self._broken: Failure | None = None
+        self._suspects: deque[_Waiting] = deque()  # whose worker died: each is tried again while nothing else is
+        self._deadly: set[ImageKey] = set()
+        self._out = 0
+        self._generation = 0  # of workers
+        self._ended_for: dict[int, str] = {}  # why all workers of a generation were ended
+        self._changed = asyncio.Event()
+
+    async def fetch(self, key: ImageKey, url: str, reach: Reach, idle_timeout: float) -> tuple[str, Answer]:
+        """The name of the scratch file, and what a worker says of it.
+
+        A Failure says nothing about the image: the caller downloads it itself. Raises ImageBroken where workers died of
+        it, for whoever tries it would.
+        """
+        if self._broken is not None:
+            return "", self._broken
+        waiting = _Waiting(key, _request(key, url, reach, idle_timeout), asyncio.get_running_loop().create_future())
+        if key not in self._deadly:
+            self._waiting.append(waiting)
+            self._unanswered.add(waiting)
+            self._changed.set()
+            try:
+                answer = await waiting.answer
+            finally:
+                self._unanswered.discard(waiting)
+            if key not in self._deadly:
+                return waiting.request.name, answer
+        raise ImageBroken(
+            f"The image ended the worker that downloaded it, {_DEATHS} times: it may need more memory than there is. It"
+            " is not tried again in this run."
+        )
+
+    async def check(self) -> None:
+        """Let a worker show that it can do what will be asked. Raises CommandError, before anything is paid for."""
+        probe = self._folder / f"probe.{token_hex(8)}"
+        content = token_hex(16)
+        try:
+            probe.write_text(content, encoding="ascii")
+            future = self._crew.submit(functions.check, PROTOCOL, str(self._folder), probe.name, content)
+            failure = await asyncio.wait_for(asyncio.wrap_future(future), START_SECONDS)
+        except Exception as error:
+            detail = str(error) or f"no answer in {START_SECONDS:.0f} s"
+            raise CommandError(f"No worker can be used ({type(error).__name__}: {detail}).") from error
+        finally:
+            probe.unlink(missing_ok=True)
+        if failure is not None:
+            raise CommandError(failure.message)
+
+    async def run(self) -> None:
+        """Hand out what waits, as fast as the crew takes it; until it is cancelled, or the crew has no workers more."""
+        try:
+            await self._hand_out()
+        except Exception as error:  # noqa: BLE001 - of a crew, which is anybody's code: all is downloaded here then
+            self._broken = Failure(kind=LOST, message=f"No worker is left ({type(error).__name__}: {error}).")
+            for waiting in self._unanswered:
+                _answer(waiting, self._broken)
+
+    async def _hand_out(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self._suspects:
+                    if not self._out:
+                        await self._try_alone(self._suspects.popleft())
+                        self._changed.set()
+                    continue
+                while self._waiting and self._out < self._crew.slots:
+                    free = self._crew.slots - self._out
+                    size = min(self._batch, -(-len(self._waiting) // free))
+                    batch = [self._waiting.popleft() for _ in range(size)]
+                    self._out += 1
+                    group.create_task(self._carry(batch))
+
+    async def _carry(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            answers = await self._answers(batch)
+            for waiting, answer in zip(batch, answers, strict=True):
+                if isinstance(answer, Failure) and answer.kind == DIED:
+                    self._suspects.append(waiting)
+                else:
+                    _answer(waiting, answer)
+        finally:
+            self._out -= 1
+            self._changed.set()
+
+    async def _try_alone(self, suspect: _Waiting) -> None:
+        """Again, while nothing else is out, and twice at most: whatever dies now, dies of this image."""
+        answer: Answer | None = None
+        for _ in range(_DEATHS):
+            if suspect.answer.done():
+                return
+            before = suspect.request
+            suspect.request = _request(suspect.key, before.url, before.reach, before.idle_timeout)
+            (answer,) = await self._answers([suspect])
+            if not (isinstance(answer, Failure) and answer.kind == DIED):
+                break
+        else:
+            self._deadly.add(suspect.key)
+        if answer is not None:
+            _answer(suspect, answer)
+
+    async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
+        generation = self._generation
+        limit = 2 * WITHIN_SECONDS + GRACE_SECONDS  # another batch may be before it
+        try:
+            requests = tuple(each.request for each in batch)
+            future = self._crew.submit(functions.fetch, PROTOCOL, requests, str(self._folder), WITHIN_SECONDS)
+            answers = await asyncio.wait_for(asyncio.wrap_future(future), limit)
+            if len(answers) == len(batch):
+                return answers
+            lost = Failure(kind=LOST, message="It answered for another number of images.")
+        except TimeoutError:
+            self._renew(generation, HUNG)
+            lost = Failure(kind=HUNG, message=f"It did not answer in {limit:.0f} s.")
+        except BrokenExecutor:
+            self._renew(generation, DIED)
+            lost = Failure(kind=self._ended_for[generation], message="It ended.")
+        except Exception as error:  # noqa: BLE001 - a crew is anybody's code, and what it loses is downloaded here
+            lost = Failure(kind=LOST, message=f"{type(error).__name__}: {error}")
+        return [lost] * len(batch)
+
+    def _renew(self, generation: int, reason: str) -> None:
+        """New workers, once for all that the old ones lost."""
+        if generation == self._generation:
+            self._ended_for[generation] = reason
+            self._generation += 1
+            self._crew.renew()
+
+
+def _request(key: ImageKey, url: str, reach: Reach, idle_timeout: float) -> DownloadRequest:
+    """A try of its own: a late worker must not write to the file of another one."""
+    return DownloadRequest(url=url, name=f"{scratch_name(key)}.{token_hex(8)}", reach=reach, idle_timeout=idle_timeout)
+
+
+def _answer(waiting: _Waiting, answer: Answer) -> None:
+    if not waiting.answer.done():  # else its download was cancelled
+        waiting.answer.set_result(answer)
+
+
+@asynccontextmanager
+async def open_dispatcher(crew: Crew, folder: Path, *, batch: int) -> AsyncIterator[Dispatcher]:
+    """Downloads at this crew, `batch` at a time in one call at most; the crew is closed at the end.
+
+    Raises CommandError where its workers cannot be used.
+    """
+    dispatcher = Dispatcher(crew, folder, batch)
+    try:
+        await dispatcher.check()
+        running = asyncio.create_task(dispatcher.run())
+        try:
+            yield dispatcher
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+    finally:
+        await asyncio.to_thread(crew.close)
