@@ -221,7 +221,7 @@ class RunSession:
     async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
         from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
-        account, downloads = self._manifest.account, self._manifest.run.downloads
+        account = self._manifest.account
         in_flight = connections(max_units(account) + _SPARE_CONNECTIONS, self._manifest.run.downloads)
         client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()

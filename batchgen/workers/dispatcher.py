@@ -85,19 +85,24 @@ class Dispatcher:
         )
 
     async def check(self) -> None:
-        """Let a worker show that it can do what will be asked. Raises CommandError, before anything is paid for."""
+        """Start the workers, and let them show that they can do what will be asked.
+
+        Raises CommandError, before anything is paid for.
+        """
         probe = self._folder / f"probe.{token_hex(8)}"
         content = token_hex(16)
         try:
             probe.write_text(content, encoding="ascii")
-            future = self._crew.submit(functions.check, PROTOCOL, str(self._folder), probe.name, content)
-            failure = await asyncio.wait_for(asyncio.wrap_future(future), START_SECONDS)
+            arguments = (PROTOCOL, str(self._folder), probe.name, content)
+            checks = [self._crew.submit(functions.check, *arguments) for _ in range(self._crew.slots)]
+            async with asyncio.timeout(START_SECONDS):
+                answers = [await asyncio.wrap_future(each) for each in checks]
         except Exception as error:
             detail = str(error) or f"no answer in {START_SECONDS:.0f} s"
             raise CommandError(f"No worker can be used ({type(error).__name__}: {detail}).") from error
         finally:
             probe.unlink(missing_ok=True)
-        if failure is not None:
+        for failure in filter(None, answers):
             raise CommandError(failure.message)
 
     async def run(self) -> None:
