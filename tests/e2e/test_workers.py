@@ -20,7 +20,7 @@ from command import KEY, ROOT, batchgen_process, billed_by_job, manifest, starte
 from output_checks import check_invariant
 from sandbox_process import SandboxProcess
 
-JOBS = 24
+JOBS = 16
 
 
 @pytest.fixture(scope="module")
