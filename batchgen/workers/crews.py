@@ -25,6 +25,7 @@ class Crew(Protocol):
     """
 
     slots: int  # calls that may be out at a time; few, because links expire while they wait
+    here: bool  # whether its workers are on this machine, and private addresses mean the same to them
 
     def submit(self, work: Callable[..., T], /, *arguments: object) -> Future[T]:
         """Have a worker call a function; both go by pickle."""

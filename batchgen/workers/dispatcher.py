@@ -33,7 +33,7 @@ WITHIN_SECONDS = 60.0  # for a batch in a worker; what takes longer is downloade
 GRACE_SECONDS = 30.0
 START_SECONDS = 60.0  # for the first worker to answer
 _DEATHS = 2  # so often an image may end its worker while nothing else is being done
-DIED, HUNG, LOST = "Died", "Hung", "Lost"  # kinds of failures, beside those that a worker reports
+DIED, HUNG, LOST, PRIVATE = "Died", "Hung", "Lost", "Private"  # kinds of failures, beside those that a worker reports
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +68,10 @@ class Dispatcher:
         """
         if self._broken is not None:
             return "", self._broken
+        if reach.is_private and not self._crew.here:
+            return "", Failure(
+                kind=PRIVATE, message="Its link may lead into a network that is private to this machine."
+            )
         waiting = _Waiting(key, _request(key, url, reach, idle_timeout), asyncio.get_running_loop().create_future())
         if key not in self._deadly:
             self._waiting.append(waiting)

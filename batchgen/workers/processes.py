@@ -25,6 +25,8 @@ class ProcessCrew:
     Forked ones would hold the lock of the output after this process has ended.
     """
 
+    here = True
+
     def __init__(self, number: int, secret_variables: Collection[str]) -> None:
         self.slots = 2 * number  # one is carried out while the next one waits
         self._number = number

@@ -111,6 +111,7 @@ class Unreliable:
     """A crew of threads that does the real work, and loses, kills, doubles and delays answers by its seed."""
 
     slots = 4
+    here = True
 
     def __init__(self, seed):
         self._rng = random.Random(seed)
@@ -192,6 +193,17 @@ async def test_the_image_that_ends_its_workers_is_the_only_one_that_fails(tmp_pa
     assert isinstance(came.pop(2), ImageBroken)
     assert came == [True] * 15
     assert renewed <= 4
+
+
+class OnAnotherMachine(Deadly):
+    here = False
+
+
+async def test_a_link_into_a_private_network_is_not_given_to_another_machine(tmp_path):
+    with image_host() as host:
+        async with open_dispatcher(OnAnotherMachine(0), tmp_path, batch=4) as opened:
+            assert not await fetched(opened, tmp_path, host.server_port, 1)
+        assert host.requested == []
 
 
 class Spent(Unreliable):
