@@ -146,7 +146,7 @@ def test_a_stopped_worker_is_given_up_and_this_process_downloads(work, faults, g
 def test_an_image_that_ends_its_workers_harms_no_other_and_not_this_process(work, faults, gateway_process):
     planned = batchgen_process("plan", work, "--format", "csv", cwd=work.parent).stdout
     poison = list(csv.DictReader(planned.splitlines()))[5]["job_id"]
-    faults(poison=[poison])
+    faults(poison=[poison], tries=2)
     done = run(work, code=1)
     assert "The image ended the worker that downloaded it, 2 times" in done.stdout + done.stderr
     assert poison not in {row["job_id"] for row in check(work, gateway_process, images=JOBS - 1)}
@@ -197,7 +197,7 @@ def refusing():
 def test_a_worker_that_sees_no_link_makes_nothing_gone(work, faults, gateway_process, trusts):
     with refusing() as server:
         blind = f"http://127.0.0.1:{server.server_port}/"
-        faults(blind=blind, **({"trusts": 1} if trusts else {}))
+        faults(blind=blind, **({"trusts": 1, "tries": 1} if trusts else {}))
         first = run(work, code=int(trusts))
         assert server.count >= JOBS
         run(work, "--retry-failed", code=int(trusts))

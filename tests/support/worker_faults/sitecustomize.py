@@ -3,8 +3,8 @@
 `WORKER_FAULTS` is JSON. Of the workers: `log` (a folder: what each was given), `slow` (seconds before a download),
 `poison` (jobs whose image ends its worker, as a lack of memory does), `blind` (a server that all links lead to, as a
 filtering proxy does), `late` (truncates its file when another has written it), `protocol`. Of the coordinator:
-`within`, `grace` (seconds), and two controls that switch a rule off: `trusts` (a worker's failure counts), `one_name`
-(all tries have one scratch file).
+`within`, `grace` (seconds), `tries` (of one image), and two controls that switch a rule off: `trusts` (a worker's
+failure counts), `one_name` (all tries have one scratch file).
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def in_coordinator():
     from batchgen.engine import download, runner
     from batchgen.workers import dispatcher
 
+    if "tries" in faults:
+        download.Fetcher.fetch.__kwdefaults__["tries"] = faults["tries"]
     dispatcher.WITHIN_SECONDS = faults.get("within", dispatcher.WITHIN_SECONDS)
     dispatcher.GRACE_SECONDS = faults.get("grace", dispatcher.GRACE_SECONDS)
     if "one_name" in faults:
@@ -89,7 +91,6 @@ def in_coordinator():
             return answer
 
         ImageStore.fetch = trusting
-        download._TRIES = 1
         download._REFUSED_MS = download.GONE_AFTER_MS = runner.GONE_AFTER_MS = -1  # a day has passed
 
 
