@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+_WARNINGS = "PYTHONWARNINGS"
+_NO_LEAKS = "ignore::UserWarning:multiprocessing.resource_tracker"  # else it prints what a killed run left, and removed
 T = TypeVar("T")
 
 
@@ -85,13 +87,15 @@ def _bare(secret_variables: frozenset[str]) -> Iterator[None]:
     A key that a process removes from its own environment is still in its /proc/PID/environ.
     """
     main = sys.modules["__main__"]
-    keys = {name: os.environ.pop(name) for name in secret_variables if name in os.environ}
+    before = {name: os.environ.pop(name) for name in {*secret_variables, _WARNINGS} if name in os.environ}
+    os.environ[_WARNINGS] = ",".join(filter(None, [before.get(_WARNINGS), _NO_LEAKS]))
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        os.environ.update(keys)
+        del os.environ[_WARNINGS]
+        os.environ.update(before)
 
 
 def _end_with_parent() -> None:
