@@ -66,14 +66,10 @@ class Dispatcher:
         A Failure says nothing about the image: the caller downloads it itself. Raises ImageBroken where workers died of
         it, for whoever tries it would.
         """
-        if self._broken is not None:
-            return "", self._broken
-        if reach.is_private and not self._crew.here:
-            return "", Failure(
-                kind=PRIVATE, message="Its link may lead into a network that is private to this machine."
-            )
-        waiting = _Waiting(key, _request(key, url, reach, idle_timeout), asyncio.get_running_loop().create_future())
-        if key not in self._deadly:
+        name = ""
+        answer: Answer | None = self._refusal(reach)
+        if answer is None and key not in self._deadly:
+            waiting = _Waiting(key, _request(key, url, reach, idle_timeout), asyncio.get_running_loop().create_future())
             self._waiting.append(waiting)
             self._unanswered.add(waiting)
             self._changed.set()
@@ -81,12 +77,19 @@ class Dispatcher:
                 answer = await waiting.answer
             finally:
                 self._unanswered.discard(waiting)
-            if key not in self._deadly:
-                return waiting.request.name, answer
-        raise ImageBroken(
-            f"The image ended the worker that downloaded it, {_DEATHS} times: it may need more memory than there is. It"
-            " is not tried again in this run."
-        )
+            name = waiting.request.name
+        if answer is None or key in self._deadly:
+            raise ImageBroken(
+                "The image ended the workers that downloaded it: it may need more memory than there is. It is not tried"
+                " again in this run."
+            )
+        return name, answer
+
+    def _refusal(self, reach: Reach) -> Failure | None:
+        """Why no worker is asked."""
+        if reach.is_private and not self._crew.here:
+            return Failure(kind=PRIVATE, message="Its link may lead into a network that is private to this machine.")
+        return self._broken
 
     async def check(self) -> None:
         """Start the workers, and let them show that they can do what will be asked.
@@ -114,7 +117,9 @@ class Dispatcher:
         try:
             await self._hand_out()
         except Exception as error:  # noqa: BLE001 - of a crew, which is anybody's code: all is downloaded here then
-            self._broken = Failure(kind=LOST, message=f"No worker is left ({type(error).__name__}: {error}).")
+            cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            self._broken = Failure(kind=LOST, message=f"No worker is left ({type(cause).__name__}: {cause}).")
+            self._deadly.update(each.key for each in self._suspects)  # nobody can tell, so the next run tries
             for waiting in self._unanswered:
                 _answer(waiting, self._broken)
 
@@ -125,7 +130,8 @@ class Dispatcher:
                 self._changed.clear()
                 if self._suspects:
                     if not self._out:
-                        await self._try_alone(self._suspects.popleft())
+                        await self._try_alone(self._suspects[0])
+                        self._suspects.popleft()
                         self._changed.set()
                     continue
                 while self._waiting and self._out < self._crew.slots:
@@ -138,6 +144,10 @@ class Dispatcher:
     async def _carry(self, batch: Sequence[_Waiting]) -> None:
         try:
             answers = await self._answers(batch)
+        except Exception:
+            self._suspects += batch
+            raise
+        else:
             for waiting, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Failure) and answer.kind == DIED:
                     self._suspects.append(waiting)
@@ -159,9 +169,20 @@ class Dispatcher:
             if not (isinstance(answer, Failure) and answer.kind == DIED):
                 break
         else:
+            try:
+                await self._check_lives()
+            except Exception:
+                self._suspects.clear()  # workers die without an image, too
+                raise
             self._deadly.add(suspect.key)
         if answer is not None:
             _answer(suspect, answer)
+
+    async def _check_lives(self) -> None:
+        """The control: a worker that has no image must live, or it was not the image. Raises what a dead one raises."""
+        future = self._crew.submit(functions.check, PROTOCOL, str(self._folder), "", "")
+        async with asyncio.timeout(START_SECONDS):
+            await asyncio.wrap_future(future)
 
     async def _answers(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
         generation = self._generation
