@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from batchgen.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class ExitCode(IntEnum):
@@ -162,6 +162,16 @@ class AccountStopped(RunStopped):
 
     exit_code = ExitCode.ACCOUNT
     reason_code = ReasonCode.ACCOUNT
+
+
+class PoolStopped(RunStopped):
+    """The accounts of a pool have stopped, and jobs are left. It ends as the one that the clock or a retry cures."""
+
+    def __init__(self, reasons: Mapping[str, RunStopped]) -> None:
+        best = min(reasons.values(), key=lambda reason: reason.exit_code)
+        self.exit_code, self.reason_code = best.exit_code, best.reason_code
+        why = " ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        super().__init__(f"No account of the pool goes on with the jobs that are left. {why}")
 
 
 class _Answered(BatchgenError):

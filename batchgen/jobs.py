@@ -62,6 +62,40 @@ class Reference:
         return self.url or self.path or ""
 
 
+@dataclass(frozen=True, slots=True)
+class JsonValue:
+    """A value of JSON as its canonical text: hashable, `1.0` is 1, true is not, and the order of keys is nothing."""
+
+    text: str
+
+    @classmethod
+    def of(cls, value: Any) -> JsonValue:  # noqa: ANN401 - any value of JSON
+        """The value of what `json` reads. Raises ValueError for a number that JSON cannot hold."""
+        return cls(_canonical(_whole(value), allow_nan=False))
+
+    @property
+    def value(self) -> Any:  # noqa: ANN401 - any value of JSON
+        """What `json` reads."""
+        return json.loads(self.text)
+
+    def __str__(self) -> str:
+        """A text as it is, anything else as JSON: as exclusions, `--only` and columns have it."""
+        value = self.value
+        return value if isinstance(value, str) else self.text
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - any value of JSON
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _whole(child) for name, child in value.items()}
+    return [_whole(child) for child in value] if isinstance(value, list) else value
+
+
+def _canonical(value: object, *, allow_nan: bool = True) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """What is asked for besides the prompt. `None` means: not asked for.
@@ -79,6 +113,11 @@ class Parameters:
     image_fidelity: float | None = None
     human_fidelity: float | None = None
     watermark_info: bool | None = None  # whether a watermarked copy is wanted too
+    further: tuple[tuple[str, JsonValue], ...] = ()  # beyond these, as the account declares them; in order of names
+
+    def named(self, name: str) -> Any:  # noqa: ANN401 - of one of the types above
+        """The value of a parameter by its name, one of `further` too; None where it is not asked for."""
+        return getattr(self, name) if name in PARAMETER_NAMES else dict(self.further).get(name)
 
     def canonical(self) -> dict[str, Any]:
         """The parameters as the id sees them: what is absent is left out, `1.0` is `1`."""
@@ -92,15 +131,16 @@ class Parameters:
             elif isinstance(value, float) and value.is_integer():
                 value = int(value)
             values[name] = value
+        for name, given in self.further:  # no name is one of those above
+            values[name] = given.value
         return values
 
     def digest(self) -> bytes:
         """Hash of the canonical parameters; many jobs share one, so that a job's id costs a microsecond."""
-        text = json.dumps(self.canonical(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(_canonical(self.canonical()).encode()).digest()
 
 
-PARAMETER_NAMES = tuple(Parameters.__dataclass_fields__)
+PARAMETER_NAMES = tuple(name for name in Parameters.__dataclass_fields__ if name != "further")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +160,7 @@ class Job:
             return self.labels[key]
         if key == "job_id":
             return self.id
-        value = getattr(self if key in {"prompt", "prompt_id"} else self.parameters, key, None)
+        value = getattr(self, key) if key in {"prompt", "prompt_id"} else self.parameters.named(key)
         return "" if value is None else str(value)
 
     def to_json(self) -> str:
@@ -129,6 +169,8 @@ class Job:
         parameters = {name: value for name, value in given if value is not None}
         if self.parameters.image is not None:
             parameters["image"] = asdict(self.parameters.image)
+        if self.parameters.further:
+            parameters["further"] = {name: given.value for name, given in self.parameters.further}
         return json.dumps(
             {
                 "prompt": self.prompt,
@@ -150,6 +192,7 @@ class Job:
         known = {k: v for k, v in record["parameters"].items() if k in PARAMETER_NAMES}
         if image := known.get("image"):
             known["image"] = Reference(**image)
+        known["further"] = further_of(record["parameters"].get("further", {}))
         return cls(
             id=job_id,
             prompt=record["prompt"],
@@ -158,6 +201,11 @@ class Job:
             repeat=record["repeat"],
             labels=record["labels"],
         )
+
+
+def further_of(values: Mapping[str, Any]) -> tuple[tuple[str, JsonValue], ...]:
+    """Values by name, as `Parameters.further` has them; null is not asked for."""
+    return tuple((name, JsonValue.of(values[name])) for name in sorted(values) if values[name] is not None)
 
 
 def job_id(prompt: str, parameters_digest: bytes, repeat: int = 0) -> str:

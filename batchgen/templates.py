@@ -171,8 +171,16 @@ def _environment() -> Any:  # noqa: ANN401 - an environment of a package that is
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
     environment.filters = {name: environment.filters[name] for name in _FILTERS}
     environment.filters["replace"] = _replace
+    environment.filters["default"] = environment.filters["d"] = _default
     environment.globals.clear()
     return environment
+
+
+def _default(value: Any, other: Any = "", boolean: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 - as Jinja2's
+    """As Jinja2's, which takes None for a value: here it is a parameter that is not given."""
+    from jinja2 import Undefined  # noqa: PLC0415
+
+    return other if value is None or isinstance(value, Undefined) or (boolean and not value) else value
 
 
 def _replace(text: object, old: object, new: object) -> str:

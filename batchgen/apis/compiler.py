@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from batchgen.apis import selectors, values
-from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, Definition, Images, Row, Step
+from batchgen.apis.consistency import contradictions
+from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Definition, Images, Row, Step
 from batchgen.apis.hosts import Hosts
 from batchgen.apis.selectors import SelectorInvalid
 from batchgen.templates import TemplateInvalid
@@ -25,10 +26,13 @@ Raw: TypeAlias = Any  # what YAML can hold
 VERSION = 1
 OF_ACCOUNT = frozenset(
     {"about", "base_url", "models", "limits", "prices", "sizes", "defaults", "aspect_ratios", "resolutions"}
+    | {"parameters"}
     | {"visibility_delay", "request_timeout"}
 )
-STEPS = ("create", "query", "result", "find", "list", "probe")
-_OWN = frozenset({"api", "hosts", "auth", "remembers", "free", "fixed", "words", "mark", "errors", "examples"})
+STEPS = ("create", "query", "result", "find", "list", "upload", "probe")
+_OWN = frozenset(
+    {"api", "hosts", "auth", "remembers", "link_ttl", "free", "fixed", "words", "mark", "errors", "examples"}
+)
 KNOWN = OF_ACCOUNT | _OWN | {*STEPS, "callback", "sources", "read"}
 _METHODS = {"get": "GET", "post": "POST", "put": "PUT"}
 _REQUEST = frozenset({*_METHODS, "query", "headers", "json", "form", "fine"})
@@ -38,7 +42,8 @@ _SELECTORS: Mapping[str, frozenset[str]] = {
     "result": frozenset({"blocked", "message", "cost"}),
     "find": frozenset({"task", "mark", "state", "missing", "items"}),
     "list": frozenset({"items", "mark", "task", "state", "created"}),
-    "probe": frozenset(),
+    "upload": frozenset({"give"}),
+    "probe": frozenset({"balance"}),
 }
 _MORE: Mapping[str, frozenset[str]] = {
     "create": frozenset({"images"}),
@@ -46,34 +51,39 @@ _MORE: Mapping[str, frozenset[str]] = {
     "result": frozenset({"images"}),
     "find": frozenset({"or"}),
     "list": frozenset({"next"}),
+    "upload": frozenset(),
     "probe": frozenset(),
 }
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "query": ("state", "states"),
     "find": ("task",),
     "list": ("items", "mark", "task"),
+    "upload": ("give",),
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_AUTHS = {  # by the key that tells them apart
+    "command": frozenset({"command", "for", "header", "prefix"}),
+    "sign": frozenset({"sign", "env"}),
+    "env": frozenset({"env", "header", "prefix"}),
+}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"})
 _SECRET = re.compile(r"auth|cookie|key|password|secret|token", re.IGNORECASE)
 STATES = ("running", "done", "failed", "rejected", "missing")
 MEANS = ("account", "slower", "busy", "rejected", "refused", "again", "missing", "taken", "unclear")
 NOTHING_MADE = frozenset({"account", "slower", "busy", "rejected", "refused", "again"})  # claims, of a create
-_LATER = {
-    "upload": "Write the image into the request: `{{ image.data_uri }}`.",
-    "parameters": "Put the value into `create` as it is.",
-}
 _OF_JOB = OF_IMAGE | {
     *("prompt", "negative_prompt", "model", "n", "aspect_ratio", "resolution", "width", "height"),
     *("image_fidelity", "callback_url"),
 }
+OF_CREATE = _OF_JOB | OF_ATTEMPT  # the values that batchgen gives to a create
 _NAMES = {
-    "create": _OF_JOB | OF_ATTEMPT,
+    "create": OF_CREATE,
     "query": frozenset({"task"}),
     "result": frozenset({"task"}),
-    "find": OF_ATTEMPT,
-    "list": frozenset({"models"}),
+    "find": OF_ATTEMPT | {"model"},
+    "list": frozenset({"models", "model", "sent_at"}),
+    "upload": frozenset({"file", "image_b64", "image_data_uri"}),
     "probe": frozenset({"models"}),
     "mark": OF_ATTEMPT,
 }
@@ -113,6 +123,8 @@ class _Compiler:
     def __init__(self, raw: Mapping[str, Raw]) -> None:
         self.raw = raw
         self.faults: list[Fault] = []
+        declared = raw.get("parameters")
+        self.parameters = frozenset(map(str, declared)) if isinstance(declared, dict) else frozenset()
         self.hosts = Hosts(str(raw.get("base_url", "")), [str(host) for host in _list(raw.get("hosts"))])
 
     def fault(self, path: Path, message: str, hint: str = "", *, key: bool = False, warning: bool = False) -> None:
@@ -121,10 +133,7 @@ class _Compiler:
     def definition(self) -> Definition | None:
         if self.raw.get("api") != VERSION:
             self.fault(("api",), "This is not a version of definitions.", "Write `api: 1`.")
-        for key in self.raw:
-            if key in _LATER:
-                self.fault((key,), f"`{key}` is not supported yet.", _LATER[key], key=True)
-        self.known((), self.raw, KNOWN | _LATER.keys())
+        self.known((), self.raw, KNOWN)
         for key in ("base_url", "models", "create"):
             if key not in self.raw:
                 self.fault((), f"The key `{key}` is missing.", f"Add `{key}: …`.")
@@ -133,7 +142,7 @@ class _Compiler:
         rows = tuple(
             filter(None, (self.row(row, ("errors", n)) for n, row in enumerate(_list(self.raw.get("errors")))))
         )
-        header, prefix = self.auth()
+        auth = self.auth()
         callback = self.raw.get("callback")
         task = self.selector(callback.get("task"), ("callback", "task")) if isinstance(callback, dict) else None
         if "create" not in steps:
@@ -141,12 +150,14 @@ class _Compiler:
         if "query" in steps:
             for name in {"find", "list"} & set(steps):
                 steps[name] = replace(steps[name], states=steps["query"].states)
-        self.check_create(steps)
-        self.check_identity(steps, mark)
+        for path, message, hint in contradictions(steps, mark):
+            self.fault(path, message, hint, key=True)
+        for name in sorted(self.parameters - steps["create"].names):
+            hint = f'Put it there, as in `{name}: "{{{{ {name} }}}}"`.'
+            self.fault(("parameters", name), f"`create` does not send the parameter `{name}`.", hint, key=True)
         return Definition(
             hosts=self.hosts,
-            header=header,
-            prefix=prefix,
+            **auth,
             steps=steps,
             rows=rows,
             mark=mark,
@@ -179,10 +190,11 @@ class _Compiler:
         except TemplateInvalid as error:
             self.fault(path, str(error))
             return None
+        allowed = _NAMES[part] | (self.parameters if part == "create" else frozenset())
         for name in sorted(template.names):
-            if (name.removesuffix("_path") if address else name) not in _NAMES[part]:
+            if (name.removesuffix("_path") if address else name) not in allowed:
                 message = f"There is no value `{DOTTED.get(name, name)}` in `{part}`."
-                known = tuple(sorted(DOTTED.get(each, each) for each in _NAMES[part]))
+                known = tuple(sorted(DOTTED.get(each, each) for each in allowed))
                 self.faults.append(Fault(path=path, message=message, wrong=DOTTED.get(name, name), known=known))
         return template
 
@@ -315,59 +327,40 @@ class _Compiler:
             return None
         return Row(statuses=statuses, when=when, means=raw["means"], steps=steps)
 
-    def auth(self) -> tuple[str, str]:
-        raw = self.raw.get("auth")
+    def auth(self) -> dict[str, Any]:
+        """The fields of a definition that say how a request shows whose it is."""
+        raw: Raw = self.raw.get("auth")
         if raw == {}:
-            return "", ""
-        if not isinstance(raw, dict) or not isinstance(raw.get("env"), str):
+            return {"header": "", "prefix": ""}
+        kind = next((key for key in _AUTHS if key in raw), "") if isinstance(raw, dict) else ""
+        env = raw.get("env", {}) if kind else {}
+        variables = list(env.values()) if isinstance(env, dict) else [env]
+        is_right = {
+            "command": lambda: _is_words(raw["command"]),
+            "sign": lambda: isinstance(env, dict) and isinstance(raw["sign"], str),
+            "env": lambda: isinstance(env, str),
+        }
+        if not kind or not is_right[kind]():
             hint = "Write `auth: {env: NAME_OF_THE_VARIABLE}`, or `auth: {}` where no key is needed."
             self.fault(("auth",) if "auth" in self.raw else (), "It does not say where the key is.", hint)
-            return "", ""
-        self.known(("auth",), raw, {"env", "header", "prefix"})
-        if not _VARIABLE.fullmatch(raw["env"]):  # not at its place, of which the line would be shown
+            return {"header": "", "prefix": ""}
+        self.known(("auth",), raw, _AUTHS[kind])
+        if not all(_VARIABLE.fullmatch(str(each)) for each in variables):  # not at its place: the line would be shown
             self.fault(
                 (), "`auth.env` is the name of a variable of the environment, never the key.", "As in MY_API_KEY."
             )
-        header = str(raw.get("header", "Authorization"))
-        return header, str(raw.get("prefix", "Bearer " if "header" not in raw else ""))
+        return {
+            "header": str(raw.get("header", "Authorization")),
+            "prefix": str(raw.get("prefix", "Bearer " if "header" not in raw else "")),
+            "command": tuple(raw.get("command", ())),
+            "token_lasts": raw.get("for", TOKEN_LASTS),
+            "signer": raw.get("sign", ""),
+            "signer_keys": env if kind == "sign" else {},
+        }
 
-    # --- parts together -----------------------------------------------------------------------------------
 
-    def check_create(self, steps: Mapping[str, Step]) -> None:
-        create, query, result = steps["create"], steps.get("query"), steps.get("result")
-        if create.method == "GET":
-            self.fault(("create",), "A create is a post or a put.")
-        if "task" in create.selectors:
-            if query is None:
-                self.fault(("create", "task"), "A task is named, but there is no `query`.", "Add the step.", key=True)
-            elif query.images is None and (result is None or result.images is None):
-                self.fault(("query",), "Nothing says where the images are.", "Add `images` to `query` or `result`.")
-        elif create.images is None:
-            hint = "Add `task: S` for a task that is queried, or `images: {…}` for an answer that has them."
-            self.fault(("create",), "Nothing is read out of the answer.", hint)
-        elif names := sorted(set(steps) & {"query", "result", "find", "list"}):
-            message = f"`{names[0]}` is never used: `create` names no task."
-            self.fault((names[0],), message, "Add `task: S` to `create`, or take the step out.", key=True)
-
-    def check_identity(self, steps: Mapping[str, Step], mark: Template | None) -> None:
-        """What `find` and `list` look for has to be in the create."""
-        sent = steps["create"].names
-        if "find" in steps:
-            found: Step | None = steps["find"]
-            asked = mark.names if mark is not None else frozenset()
-            while found is not None:
-                asked = asked | (found.names & OF_ATTEMPT)
-                if "items" in found.selectors and ("mark" not in found.selectors or mark is None):
-                    hint = "Add `mark` here, and at the top of the definition."
-                    self.fault(("find",), "A list of tasks is searched, but nothing says by what.", hint, key=True)
-                found = found.alternative
-            if not asked or not asked <= sent:
-                hint = "Both have to hold the same one of {{ attempt.id }}, {{ attempt.uuid }} and {{ attempt.seed }}."
-                self.fault(("find",), "It asks for an id that `create` does not send.", hint, key=True)
-        if "list" in steps and mark is None:
-            self.fault(("list",), "A list needs `mark`, by which it names our tasks.", "Add `mark: …`.", key=True)
-        if mark is not None and (not mark.names or not mark.names <= sent):
-            self.fault(("mark",), "`create` does not send this mark.", "Put the same value into the create.")
+def _is_words(raw: Raw) -> bool:
+    return isinstance(raw, list) and bool(raw) and all(isinstance(word, str) and word for word in raw)
 
 
 def _list(raw: Raw) -> list[Raw]:

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 from batchgen.apis.values import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from batchgen.apis.hosts import Hosts
     from batchgen.apis.selectors import Selector
 
-_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri")}
+_PARTS = {"attempt": ("id", "seed", "uuid"), "image": ("url", "b64", "data_uri", "file", "uploaded")}
 DOTTED = {f"{whole}_{part}": f"{whole}.{part}" for whole, parts in _PARTS.items() for part in parts}
 OF_ATTEMPT = frozenset(name for name in DOTTED if name.startswith("attempt"))
 OF_IMAGE = frozenset(DOTTED) - OF_ATTEMPT
+FILES = frozenset({"file", "image_file"})  # values that only a form can hold, each as a whole part
+TOKEN_LASTS = 300.0  # seconds, of a command that does not say; one that has gone bad is renewed anyway
 _SIZED = frozenset({"width", "height"})
 
 
@@ -55,12 +57,16 @@ class Step:
     @property
     def names(self) -> set[str]:
         """The values that the request holds."""
-        return names_in((self.address, self.query, self.headers, self.body))
+        of_address = {name.removesuffix("_path") for name in self.address.names}
+        return of_address | names_in((self.query, self.headers, self.body))
 
     @property
-    def address_names(self) -> set[str]:
-        """The values that the address holds."""
-        return names_in(self.address)
+    def misplaced_files(self) -> frozenset[str]:
+        """Files that are not the whole value of a part of a form."""
+        body = self.body
+        if self.is_form:
+            body = [part for part in body.values() if not (isinstance(part, Template) and part.name in FILES)]
+        return FILES & names_in((self.address, self.query, self.headers, body))
 
     @property
     def begins_with_task(self) -> bool:
@@ -111,6 +117,10 @@ class Definition:
     mark: Template | None
     words: Mapping[str, Mapping[str, str]]
     callback_task: Selector | None
+    command: tuple[str, ...] = ()  # prints the key
+    token_lasts: float = TOKEN_LASTS  # seconds
+    signer: str = ""  # an entry point
+    signer_keys: Mapping[str, str] = field(default_factory=dict)  # variables of the environment, by the signer's names
 
     def means(self, step: Step, status: int, body: Any) -> str:  # noqa: ANN401 - any value of JSON
         """What the first row that fits says; empty where none does."""
@@ -120,6 +130,13 @@ class Definition:
     def can_find(self) -> bool:
         """Whether a task can be asked for by an id of ours."""
         return "find" in self.steps
+
+    @property
+    def looks_by_model(self) -> bool:
+        """Whether a question what became of a create names its model."""
+        asking = [self.steps[name] for name in ("find", "list") if name in self.steps]
+        asking += [step.alternative for step in asking if step.alternative is not None]
+        return any("model" in step.names for step in asking)
 
     @property
     def can_list(self) -> bool:
@@ -132,6 +149,23 @@ class Definition:
         return frozenset(self.steps["create"].names & OF_IMAGE)
 
     @property
+    def marks(self) -> frozenset[str]:
+        """The values of an attempt by which `find` and `list` know a task of ours."""
+        found: Step | None = self.steps.get("find")
+        names = self.mark.names if self.mark is not None else frozenset()
+        while found is not None:
+            names = names | (found.names & OF_ATTEMPT)
+            found = found.alternative
+        return frozenset(names)
+
+    @property
+    def in_place_of_marks(self) -> frozenset[str]:
+        """What its create may send in place of a mark: the other names in the templates that hold one."""
+        create = self.steps["create"]
+        templates = templates_in((create.address, create.query, create.headers, create.body))
+        return frozenset().union(*(each.names for each in templates if each.names & self.marks)) - OF_ATTEMPT
+
+    @property
     def fields(self) -> frozenset[str]:
         """The parameters that its create can send."""
         create = self.steps["create"]
@@ -142,8 +176,13 @@ class Definition:
 
 def names_in(node: Any) -> set[str]:  # noqa: ANN401 - a tree of templates
     """The names in a tree of templates."""
+    return {name for template in templates_in(node) for name in template.names}
+
+
+def templates_in(node: Any) -> Iterator[Template]:  # noqa: ANN401 - a tree of templates
+    """The templates in a tree of lists and mappings."""
     if isinstance(node, Template):
-        return {name.removesuffix("_path") for name in node.names}
-    if isinstance(node, dict):
-        node = list(node.values())
-    return {name for child in node for name in names_in(child)} if isinstance(node, list | tuple) else set()
+        yield node
+    elif isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from templates_in(child)

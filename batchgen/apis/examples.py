@@ -43,13 +43,13 @@ def read(definition: Definition, step: Step, status: int, answer: Any) -> dict[s
     if items is not None:
         found["items"] = len(items) if isinstance(items, list) else 0
         answer = items[0] if isinstance(items, list) and items else None
-    for name in ("task", "mark", "created"):
+    for name in ("task", "mark", "created", "give"):
         if name in step.selectors:
             found[name] = step.selectors[name].word(answer)
     for name in ("blocked", "missing"):
         if name in step.selectors:
             found[name] = step.selectors[name].holds(answer)
-    for name in ("cost", "message"):
+    for name in ("cost", "message", "balance"):
         if name in step.selectors:
             found[name] = step.selectors[name].of(answer)
     if "state" in step.selectors:

@@ -6,6 +6,7 @@ read as a template, and in an address it is quoted.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,15 @@ def rendered(node: Node, values: Values) -> Any:  # noqa: ANN401 - any value of 
     return node
 
 
+def addressed(template: Template, values: Values) -> str:
+    """An address with its values: each as one step of a path, and NAME_path as several."""
+    texts = {}
+    for name in template.names:
+        plain = name.removesuffix("_path")
+        texts[name] = quote(_text(values[plain]), safe="" if plain == name else "/")
+    return template.text(texts)
+
+
 def quoted(values: Values) -> dict[str, str]:
     """The values as an address takes them: as one step of a path, and under NAME_path as several."""
     texts = {name: _text(value) for name, value in values.items()}
@@ -88,6 +98,6 @@ def quoted(values: Values) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)

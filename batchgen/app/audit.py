@@ -20,7 +20,8 @@ from batchgen.ledger import lock
 from batchgen.ledger.adoption import events_of_attempt, events_of_delivery
 from batchgen.ledger.events import Accepted, Outcome, Reopened, redacted
 from batchgen.ledger.rescue import adopt_rescued
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.sharding import check_shard, keep_shard
+from batchgen.ledger.store import FILE_NAME, Ledger, check_not_merged
 from batchgen.matrix.expand import expand
 from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import INDEX
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
     from batchgen.manifest.model import Manifest
+    from batchgen.shards import Shard
 
 
 _SHOWN = 5
@@ -71,7 +73,8 @@ class AuditReport:
     gateways: list[GatewayReport]
     orphans: list[OrphanTask]  # tasks of this manifest's or this ledger's jobs that the ledger does not count as paid
     paid_besides: tuple[int, int]  # images of these: paid for, and how many of those are duplicates
-    of_other_outputs: int  # tasks of jobs that neither knows
+    of_other_outputs: int  # tasks of jobs that neither knows, such as those of other shards
+    shard: Shard | None = None
     adoptable: list[OrphanTask]
     adopted: bool = False
     from_output: Adopted
@@ -109,30 +112,34 @@ def audit(
     state = root / FILE_NAME
     if rescue is not None and not adopt:
         raise CommandError("--rescue names what --adopt is to take in: give both.")
+    check_not_merged(root)
+    check_shard(state, manifest.shard)
     if not state.exists() and not (root / INDEX).exists():
         raise CommandError(f"There is no output in {root} to audit. Make it with: batchgen run {manifest.path}")
     with ExitStack() as stack:
-        base_url = manifest.account.base_url  # empty for a sandbox in the process
+        base_urls = manifest.pool.base_urls
+        is_real = not manifest.account.is_local_sandbox
         painted = 0  # counts for nothing where the account in force is a real one
         from_output = Adopted()
         if adopt:
             stack.enter_context(lock.held(root))
             ledger = Ledger.open(state)
             stack.callback(ledger.close)
+            keep_shard(ledger, state, manifest.shard)
             from_output = _adopt_rows(ledger, manifest, root, rescue)
-            if base_url and not from_output.left:  # else the next run drops them, once the index is in order
+            if is_real and not from_output.left:  # else the next run drops them, once the index is in order
                 tree = Tree(root)
-                painted, _ = reconcile.drop_rehearsals(ledger, tree, base_url)
+                painted, _ = reconcile.drop_rehearsals(ledger, tree, base_urls)
                 tree.remove_scratch_if_empty()
         else:
-            Ledger.check_not_lost(state, root / INDEX)
+            Ledger.check_not_lost(state, root / INDEX, manifest.shard)
             ledger = Ledger.preview(state)
             stack.callback(ledger.close)
             ledger.preview_current_jobs()
-            if base_url:
-                painted = len(ledger.preview_drop_rehearsals(base_url))
+            if is_real:
+                painted = len(ledger.preview_drop_rehearsals(base_urls))
         totals = ledger_totals(ledger, root)
-        names = sorted({manifest.account.name, *totals.oldest})
+        names = sorted({*(account.name for account in manifest.pool.accounts), *totals.oldest})
         gateways = [] if offline else [asyncio.run(_query(manifest, root, totals, name)) for name in names]
         orphans = [orphan for gateway in gateways for orphan in gateway.orphans]
         ids = {orphan.job_id for orphan in orphans}
@@ -146,6 +153,7 @@ def audit(
             orphans=here,
             paid_besides=paid_besides(here, images, totals),
             of_other_outputs=len(orphans) - len(here),
+            shard=manifest.shard,
             adoptable=adoptable(orphans, jobs, totals),
             from_output=from_output,
             painted=painted,
@@ -163,7 +171,8 @@ async def _query(manifest: Manifest, root: Path, totals: LedgerTotals, name: str
     from batchgen.http.client import HttpClient  # noqa: PLC0415 - `offline` needs no network
     from batchgen.providers.registry import provider_for  # noqa: PLC0415
 
-    account = manifest.account if name == manifest.account.name else manifest.accounts.get(name)
+    own = {account.name: account for account in manifest.pool.accounts}
+    account = own.get(name) or manifest.accounts.get(name)
     if account is None:
         return GatewayReport(account=name, base_url="", error="the manifest no longer names it in `providers`")
     try:
@@ -234,6 +243,9 @@ def _adopt_rows(ledger: Ledger, manifest: Manifest, root: Path, rescue: Path | N
     for each in found:
         if isinstance(each, dict):
             adopted.left.append(each["file_name"])
+            continue
+        if manifest.shard is not None and not manifest.shard.has(each.job.id):
+            adopted.left.append(each.job.id)  # of another shard: its own ledger has it
             continue
         events = events_of_delivery(ledger, each)
         if events:

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TIMEOUT_SECONDS = 10.0  # for each question
 _PAGE_SIZE = 30  # tasks of the list: enough to meet one with an id of its caller's
-_MAX_SKEW_SECONDS = CLOCK_SKEW_MS / 1000
 _PROXY_SECONDS = 60  # nginx's proxy_read_timeout, where nobody sets it
 _OWN_SERVICE = "https://api.openai.com"
 _NOTED_SKEW_SECONDS = 60.0  # nothing fails because of it
@@ -88,10 +87,10 @@ class Health:
 
 
 def accounts_of(manifest: Manifest) -> list[Account]:
-    """The accounts that a manifest uses or names itself, the one in force first."""
-    known = builtin().accounts
-    named = [account for name, account in manifest.accounts.items() if account is not known.get(name)]
-    return [manifest.account, *(account for account in named if account.name != manifest.provider)]
+    """The accounts that a manifest uses or names itself, those in force first."""
+    named = [account for name, account in manifest.accounts.items() if account is not builtin().accounts.get(name)]
+    own = {account.name: account for account in manifest.pool.accounts}
+    return [*own.values(), *(account for account in named if account.name not in own)]
 
 
 async def examine(account: Account, *, timeout: float = TIMEOUT_SECONDS) -> Health:  # noqa: ASYNC109 - of each question
@@ -155,7 +154,7 @@ class _Examination:
             self._problem("key", str(error))
             return
         if not names:
-            self._ok("key", "none is needed")
+            self._ok("key", "a command prints it" if self._account.auth is Auth.COMMAND else "none is needed")
             return
         for name in names:
             if problem := _problem_of_key(os.environ[name].strip()):
@@ -211,7 +210,8 @@ class _Examination:
         before = len(self._client.exchanges)
         not_there: TaskNotFound | NoSuchPath | None = None
         try:
-            await self._ask(provider.probe())
+            if balance := await self._ask(provider.probe()):
+                self._ok("balance", f"{balance} {self._account.prices.unit}".rstrip())
         except NotImplementedError:
             self._note("auth", "this provider has no free question that shows whether the key is accepted")
             return True
@@ -353,7 +353,7 @@ class _Examination:
         text = f"this machine's clock is {duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the gateway's"
         if abs(skew) < 2:
             self._ok("clock", "this machine's and the gateway's agree")
-        elif abs(skew) >= _MAX_SKEW_SECONDS:
+        elif abs(skew) >= CLOCK_SKEW_MS / 1000:
             breaks = "recovery would search for tasks at the wrong time"
             self._problem("clock", f"{text}: {breaks}", "Set it, preferably from the network (NTP).")
         elif abs(skew) > _NOTED_SKEW_SECONDS:

@@ -52,7 +52,7 @@ class GalleryWriter:
 
     def write_page(self) -> Gallery:
         """Write the page and its data. Raises CommandError where there is no output, or a file is in the way."""
-        ledger_path = path_in(self._root, "show")
+        ledger_path = path_in(self._root, "show", merged=True)
         self._check_folder()
         self._shown.clear()
         self._known.clear()

@@ -30,7 +30,7 @@ def callback_listener(manifest: Manifest, root: Path) -> AbstractContextManager[
     from batchgen.callbacks.endpoint import CallbackEndpoint  # noqa: PLC0415 - only where it is needed
 
     callback = manifest.callback
-    if callback is None or "callback_url" not in manifest.account.fields:
+    if callback is None or not any("callback_url" in account.fields for account in manifest.pool.accounts):
         return nullcontext()
     try:
         return CallbackEndpoint(callback.public_url, callback.host, callback.port)
@@ -50,7 +50,9 @@ async def open_gateway(account: Account, root: Path | None) -> AsyncIterator[Acc
 
     settings = Settings(
         emulate=REHEARSED.get(account.protocol, "sandbox"),
+        account=account if account.definition else None,
         models=account.models,
+        further=frozenset(account.parameters),
         require_key=False,
         concurrency=account.concurrency,
         state=None if root is None else root / SANDBOX_STATE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from batchgen.engine.retry import backoff
 from batchgen.errors import BatchgenError, NotSent, TaskNotFound, Throttled, Unclear
 from batchgen.ledger.events import Outcome
-from batchgen.providers.base import CLOCK_SKEW_MS, TaskState
+from batchgen.providers.base import CLOCK_SKEW_MS, SentCreate, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -81,11 +81,15 @@ class GatewayQuery:
 
     async def _search_list(self, report: GatewayReport) -> bool:
         """Every task back to our first; False where the account has no list after all."""
-        first = self._totals.oldest.get(report.account, 0) - CLOCK_SKEW_MS
         self._provider.expect(self._totals.sent)
+        return all([await self._search_list_of(report, model) for model in self._models])
+
+    async def _search_list_of(self, report: GatewayReport, model: str) -> bool:
+        first = self._totals.oldest.get(report.account, 0) - CLOCK_SKEW_MS
+        asked = SentCreate(external_id="", model=model)
         for number in range(1, _MAX_PAGES + 1):
             try:
-                page: Page = await self._with_retries(partial(self._provider.page, number, _PAGE))
+                page: Page = await self._with_retries(partial(self._provider.page_for, asked, number, _PAGE))
             except TaskNotFound:
                 return False
             for task in page.tasks:
@@ -97,16 +101,22 @@ class GatewayQuery:
                 return True
         return True
 
+    @property
+    def _models(self) -> tuple[str, ...]:
+        """Those that have to be asked for one by one."""
+        return self._provider.account.models if self._provider.looks_by_model else ("",)
+
     async def _find_unknown(self, report: GatewayReport) -> None:
         for payment in self._totals.unknown:
-            if payment.account != report.account:
-                continue
-            try:
-                task: Task = await self._with_retries(partial(self._provider.find, payment.external_id))
-            except TaskNotFound:
-                continue
-            if task.may_be(payment.external_id):  # else it is another task
-                self._note(report, task, payment.external_id)
+            for model in self._models if payment.account == report.account else ():
+                asked = SentCreate(external_id=payment.external_id, model=model)
+                try:
+                    task: Task = await self._with_retries(partial(self._provider.find_sent, asked))
+                except TaskNotFound:
+                    continue
+                if task.may_be(payment.external_id):  # else it is another task
+                    self._note(report, task, payment.external_id)
+                    break
 
     def _note(self, report: GatewayReport, task: Task, asked: str = "") -> None:
         report.tasks += 1

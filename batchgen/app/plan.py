@@ -5,11 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from batchgen.app.run import loaded, output_folder
+from batchgen.app.run import check_output, loaded, output_folder
 from batchgen.ledger.store import FILE_NAME, Ledger
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import Plan, check_any, survey
-from batchgen.reports.index import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,13 +25,14 @@ def plan(
     only: Sequence[str] = (),
     limit: int | None = None,
     remake: Literal["rejected"] | None = None,
+    shard: str | None = None,
 ) -> Plan:
     """Count what `run` with the same arguments would make, finish and keep, and what it would cost.
 
     Raises CommandError, also ManifestInvalid, where the run would not start.
     """
-    found = loaded(manifest)
-    selection = Selection.parse(only, found.var_names)
+    found = loaded(manifest, shard)
+    selection = Selection.parse(only, found.selectable)
     with previewed(found, output_folder(found, output), selection, limit, remake=remake) as (made, _):
         return made
 
@@ -44,7 +44,7 @@ def previewed(
     """A plan, and the preview of the ledger that it was made from."""
     check_any(manifest, selection)
     state = root / FILE_NAME
-    Ledger.check_not_lost(state, root / INDEX)
+    check_output(root, manifest)
     ledger = Ledger.preview(state if state.exists() else None)
     try:
         yield survey(manifest, ledger, root, selection, limit, remake=remake is not None), ledger

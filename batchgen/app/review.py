@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError, OutputBusy
@@ -11,6 +10,7 @@ from batchgen.ledger import lock
 from batchgen.ledger.marks import write_marks
 from batchgen.ledger.records import Mark, NewMark
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger, path_in, reading
+from batchgen.manifest.wildcards import matches
 from batchgen.reports.index import INDEX, write_views
 from batchgen.reports.where import Where
 from batchgen.storage.paths import IMAGES
@@ -94,8 +94,8 @@ class Images:
         for each in (*inside, _relative(os.path.realpath(name), os.path.realpath(self._root))):
             if each in self._by_name:
                 return self._by_name[each]
-        patterns = {each for each in inside if any(sign in each for sign in "*?[")}
-        return [row for row in self._rows if any(fnmatchcase(row.path, pattern) for pattern in patterns)]
+        patterns = {each for each in inside if "*" in each or "?" in each}
+        return [row for row in self._rows if any(matches(pattern, row.path) for pattern in patterns)]
 
 
 def _relative(path: str, root: str) -> str:

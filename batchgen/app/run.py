@@ -15,12 +15,14 @@ from batchgen.app.run_session import RunArguments, RunSession
 from batchgen.errors import CommandError
 from batchgen.ledger import lock
 from batchgen.ledger.mounts import shared_kind
-from batchgen.ledger.store import FILE_NAME, Ledger
+from batchgen.ledger.sharding import check_shard, keep_shard
+from batchgen.ledger.store import FILE_NAME, Ledger, check_not_merged
 from batchgen.manifest.model import Manifest
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import check_any, unpriced
 from batchgen.providers import registry
 from batchgen.reports.index import INDEX
+from batchgen.shards import shard_of
 from batchgen.storage.tree import Tree
 
 if TYPE_CHECKING:
@@ -81,45 +83,64 @@ async def run_async(
         return session.finish()
 
 
-def loaded(manifest: ManifestLike) -> Manifest:
+def loaded(manifest: ManifestLike, shard: str | None = None) -> Manifest:
     """The manifest, read from its file where that is given. Raises ManifestInvalid and CommandError."""
-    return manifest if isinstance(manifest, Manifest) else load_manifest(manifest)
+    found = shard_of(shard)
+    return (manifest if isinstance(manifest, Manifest) else load_manifest(manifest)).of_shard(found)
 
 
 def output_folder(manifest: Manifest, output: Path | str | None) -> Path:
     """Where a manifest's output is: `output` always wins, and a rehearsal has a folder of its own."""
     if output is not None:
         return Path(output)
-    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_account is not manifest.account
+    is_rehearsal = manifest.provider == "sandbox" and manifest.rule_accounts != (manifest.account,)
     return Path("outputs") / f"{manifest.name}{'-sandbox' if is_rehearsal else ''}"
+
+
+def check_output(root: Path, manifest: Manifest) -> None:
+    """Raise CommandError where the folder is no output of this manifest's shard, or its ledger is missing."""
+    check_not_merged(root)
+    Ledger.check_not_lost(root / FILE_NAME, root / INDEX, manifest.shard)
+    check_shard(root / FILE_NAME, manifest.shard)
 
 
 def _check_prices(manifest: Manifest, max_cost: Decimal | float | None) -> None:
     """A bound in money cannot be kept where a price is not known. Raises CommandError."""
-    if max_cost is None and manifest.budget.max_cost is None:
-        return
-    if missing := unpriced(manifest):
-        names = ", ".join(f"{model} at {resolution}" for model, resolution in sorted(missing))
+    pool = manifest.pool
+    if max_cost is not None and pool.unit is None:
         raise CommandError(
-            f"A bound in money cannot be kept: the price of {names} is not known for the account"
-            f" {manifest.account.name!r}. Give it in the manifest, for instance"
-            f" providers: {{{manifest.account.name}: {{prices: {{{min(missing)[0]}: 0.02}}}}}}, or bound the images"
-            " with budget.max_images."
+            "--max-cost cannot be kept: the prices of the pool are in different units, which cannot be added up. Give"
+            " each account its own `budget` in the manifest."
+        )
+    is_bounded = max_cost is not None or manifest.budget.max_cost is not None
+    bounded = [account for account in pool.accounts if is_bounded or account.max_cost is not None]
+    if bounded and (missing := sorted(unpriced(manifest, bounded))):
+        account, model, _ = missing[0]
+        names = ", ".join(f"{model} at {resolution}" for name, model, resolution in missing if name == account)
+        raise CommandError(
+            f"A bound in money cannot be kept: the price of {names} is not known for the account {account!r}. Give it"
+            f" in the manifest, for instance providers: {{{account}: {{prices: {{{model}: 0.02}}}}}}, or bound the"
+            " images with budget.max_images."
         )
 
 
 @contextmanager
 def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) -> Iterator[RunSession]:
     """The output folder, made and locked, with its ledger open and its files reconciled."""
-    manifest = loaded(source)
-    selection = Selection.parse(arguments.get("only", ()), manifest.var_names)
+    manifest = loaded(source, arguments.get("shard"))
+    selection = Selection.parse(arguments.get("only", ()), manifest.selectable)
     registry.check(manifest.account)
     _check_prices(manifest, arguments.get("max_cost"))
     check_any(manifest, selection)
     for warning in manifest.warnings:
         observer.on_message(str(replace(warning, warning=False)), "warning")
+    budget = manifest.budget
+    if manifest.shard is not None and (budget.max_images is not None or budget.max_cost is not None):
+        observer.on_message(
+            f"`budget` holds for shard {manifest.shard} alone: each shard may spend as much.", "warning"
+        )
     tree = Tree(output_folder(manifest, arguments.get("output")))
-    Ledger.check_not_lost(tree.root / FILE_NAME, tree.root / INDEX)
+    check_output(tree.root, manifest)
     with callback_listener(manifest, tree.root) as address:
         tree.prepare()
         if kind := shared_kind(tree.root):
@@ -131,6 +152,7 @@ def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) 
         with lock.held(tree.root):
             ledger = Ledger.open(tree.root / FILE_NAME)
             try:
+                keep_shard(ledger, tree.root / FILE_NAME, manifest.shard)  # it was free until now
                 session = RunSession(manifest, arguments, selection, tree, ledger, observer, address)
                 session.prepare()
                 yield session

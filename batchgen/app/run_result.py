@@ -3,26 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import ReasonCode
 from batchgen.formatting import counted
 from batchgen.jobs import INCOMPLETE, LIVE, Status
+from batchgen.money import plain
 from batchgen.reports.index import FAILURES, INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from decimal import Decimal
     from pathlib import Path
 
     from batchgen.app.check import CheckReport
+    from batchgen.catalog.pool import Pool
+    from batchgen.engine.context import RunStats
     from batchgen.engine.timings import SlotTime
     from batchgen.errors import BatchgenError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountResult:
+    """What one account of a pool did in a run; `cost` is in its own `unit`."""
+
+    name: str
+    started: int  # attempts that were sent
+    images: int  # that it made
+    cost: Decimal
+    unit: str
+    stopped: BatchgenError | None  # why it made no more
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "started": self.started,
+            "images": self.images,
+            "cost": f"{self.cost:f}",
+            "unit": self.unit,
+            "stopped": None if self.stopped is None else str(self.stopped),
+        }
+
+    def __str__(self) -> str:
+        cost = f", {self.cost:f} {self.unit or 'units'}" if self.cost else ""
+        why = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"{self.name}: {counted(self.images, 'image')} made{cost}{why}"
+
+
+def account_results(pool: Pool, stats: RunStats, costs: Mapping[str, int]) -> tuple[AccountResult, ...]:
+    """What each account of a pool did in a run, which cost so many millionths there; empty where there is only one."""
+    if pool.is_alone:
+        return ()
+    return tuple(
+        AccountResult(
+            name=account.name,
+            started=stats.started_at[account.name],
+            images=stats.made[account.name],
+            cost=Decimal(plain(costs[account.name])),
+            unit=account.prices.unit,
+            stopped=stats.stopped.get(account.name),
+        )
+        for account in pool.accounts
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """What a run leaves. `jobs` counts the selected jobs by status; `cost` is this run's, in `unit`."""
+    """What a run leaves. `jobs` counts the selected jobs by status; `cost` is this run's, in `unit`.
+
+    Where the accounts of a pool have prices in several units, `unit` is None and `cost` means nothing.
+    """
 
     output: Path
     images: int  # in the index
@@ -32,11 +82,12 @@ class RunResult:
     unfinished: int  # jobs left for the next run
     unfinished_reasons: tuple[str, ...]  # the first few
     cost: Decimal
-    unit: str
+    unit: str | None
     retired: int  # files that the manifest no longer asks for
     watermarks_missing: int
     warnings: int  # images that are unusual
     error: BatchgenError | None  # why the run stopped early
+    accounts: tuple[AccountResult, ...] = ()  # of a pool
     checks: tuple[CheckReport, ...] = ()
     cost_by_model: Mapping[str, Decimal] = field(default_factory=dict)  # its sum is `cost`
     slot_times: Mapping[str, SlotTime] = field(default_factory=dict, repr=False)  # by account
@@ -113,9 +164,10 @@ class RunResult:
             "jobs": {status.value: self.jobs[status] for status in Status if self.jobs.get(status)},
             "started": self.started,
             "unfinished": list(self.unfinished_reasons),
-            "cost": f"{self.cost:f}",
+            "cost": None if self.unit is None else f"{self.cost:f}",
             "cost_by_model": {model: f"{cost:f}" for model, cost in self.cost_by_model.items()},
             "unit": self.unit,
+            "accounts": [account.as_data() for account in self.accounts],
             "retired": self.retired,
             "watermarks_missing": self.watermarks_missing,
             "warnings": self.warnings,

@@ -8,45 +8,45 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from batchgen.app.check_rounds import CheckRounds
-from batchgen.app.gateway import open_gateway
 from batchgen.app.image_store import open_image_store
 from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
-from batchgen.app.run_result import RunResult
+from batchgen.app.run_accounts import RunAccounts
+from batchgen.app.run_result import RunResult, account_results
 from batchgen.app.workload import Workload
 from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.accounts import price_at
 from batchgen.descriptors import connections
-from batchgen.engine.attempt import Attempt
+from batchgen.engine.accounts import run_accounts
 from batchgen.engine.context import Context, RunPolicy, RunStats
 from batchgen.engine.counters import Counters
 from batchgen.engine.limits import max_units
-from batchgen.engine.scheduler import AccountScheduler, run_accounts
 from batchgen.engine.shutdown import Deadline, Stop, graceful_signals
-from batchgen.errors import CommandError
-from batchgen.jobs import Status
+from batchgen.errors import PoolStopped
+from batchgen.jobs import LIVE, Status
 from batchgen.ledger.rescue import Rescue
 from batchgen.ledger.reserve import Reserve
 from batchgen.ledger.store import FILE_NAME, VIEWS_STAMP, Ledger
 from batchgen.ledger.writer import Writer
 from batchgen.manifest.model import OnUnknown
-from batchgen.matrix.expand import expand
+from batchgen.matrix.expand import expand, expand_all
 from batchgen.money import micros, plain
-from batchgen.providers.registry import provider_class, provider_for
+from batchgen.providers.registry import provider_class
 from batchgen.reconcile import reconcile, unrecorded
 from batchgen.reports.index import write_views
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from batchgen.app.observer import Observer
     from batchgen.callbacks.endpoint import CallbackEndpoint
     from batchgen.catalog.accounts import Account
+    from batchgen.engine.scheduler import AccountScheduler
     from batchgen.errors import BatchgenError
     from batchgen.http.client import HttpClient
     from batchgen.ledger.records import OpenAttempt
@@ -74,6 +74,7 @@ class RunArguments(TypedDict, total=False):
     refetch: bool
     remake: Literal["rejected"] | None
     workers: str | int | None
+    shard: str | None
 
 
 class RunSession:
@@ -99,7 +100,8 @@ class RunSession:
         self._address = address
         self._resumed: list[OpenAttempt] = []
         self._remake: frozenset[str] = frozenset()  # jobs that the user wants made again
-        self._counters = Counters(unit=manifest.account.prices.unit)
+        self._unit = manifest.pool.unit  # None: the accounts of the pool have several
+        self._counters = Counters(unit=self._unit)
         run = manifest.run
         self._policy = RunPolicy(
             max_attempts=run.max_attempts,
@@ -113,6 +115,7 @@ class RunSession:
         self._error: BatchgenError | None = None
         self._cost = 0  # millionths
         self._cost_by_model: Counter[str] = Counter()  # the same by model
+        self._cost_by_account: Counter[str] = Counter()  # of a pool
         self._retired = 0  # files
         self._has_run = False
         self._rounds = CheckRounds(manifest, tree.root, self._workload, observer.on_message)
@@ -151,7 +154,7 @@ class RunSession:
                 self._observer.on_message(f"{kept} jobs were made by a real account: they are kept as they are.")
             return 0
         reconcile.finish_moves(ledger, self._tree)
-        jobs, files = reconcile.drop_rehearsals(ledger, self._tree, account.base_url)
+        jobs, files = reconcile.drop_rehearsals(ledger, self._tree, self._manifest.pool.base_urls)
         if jobs:
             self._observer.on_message(
                 f"A sandbox painted {files} images of {jobs} jobs: they do not count for the account"
@@ -162,14 +165,13 @@ class RunSession:
     def _reconcile(self) -> int:
         """Bring files and ledger together; how many files the manifest no longer asks for."""
         ledger, tree, manifest = self._ledger, self._tree, self._manifest
-        retired = 0
-        refetch = self._arguments.get("refetch", False)
+        retired, refetch = 0, self._arguments.get("refetch", False)
         if not refetch:
             reconcile.check_folder(ledger, tree.root)
         reconcile.finish_moves(ledger, tree)
         is_new = not ledger.is_reconciled(manifest.digest)
         if is_new:
-            ledger.set_wanted_jobs(expand(manifest))
+            ledger.set_wanted_jobs(expand_all(manifest), manifest.shard)
         if missing := reconcile.record_missing(ledger, tree, refetch=refetch):
             self._observer.on_message(reconcile.missing_sentence(missing, manifest.path))
         if reconcile.record_returned(ledger, tree) or is_new:
@@ -190,44 +192,54 @@ class RunSession:
             images=manifest.budget.max_images,
             cost=micros(manifest.budget.max_cost),
             run_cost=None if max_cost is None else (micros(Decimal(str(max_cost))) or 0) - self._cost,
-            unit=manifest.account.prices.unit,
+            unit=self._unit or "",
         )
         budget = Budget(ledger.spent(partial(price_at, manifest.accounts)), limits)
+        accounts = RunAccounts(manifest, self._resumed, self._remake)
+        budgets = accounts.budgets(ledger, budget)
         self._count()
         async with AsyncExitStack() as stack:
             reader = Ledger.read(self._tree.root / FILE_NAME)
             stack.callback(reader.close)
             reader.set_busy_timeout(_READER_TIMEOUT_SECONDS)
-            context, client = await self._open_context(stack, reader, budget)
-            schedulers = await self._schedulers(stack, context, client)
-            await stack.enter_async_context(self._callbacks(schedulers[manifest.account.name], context))
+            context, client = await self._open_context(stack, reader, budget, budgets)
+            schedulers = await accounts.open(stack, context, client, self._tree.root, self._address)
+            await stack.enter_async_context(self._callbacks(schedulers, context))
             await stack.enter_async_context(observed(self._counters, self._observer))
             signals = self._signals(context.stop, before_exit) if handle_signals else nullcontext()
             with signals, rare_collections():
-                await run_accounts(context, self._work(schedulers, reader), self._deadline)
+                await run_accounts(context, accounts.work(self._workload.pending(reader)), self._deadline)
+                is_left = not context.stop.is_asked and accounts.is_anything_left()
         self._has_run = True
+        self._cost_by_account.update({name: each.cost_of_run for name, each in budgets.items()})
+        stopped = self._stats.stopped
+        if stopped and not context.stop.is_asked and (is_left or LIVE & ledger.counts().keys()):
+            context.stop.request(PoolStopped(stopped), grace=None)
         self._error = context.stop.reason
         self._cost += budget.cost_of_run
         self._cost_by_model.update(budget.run_cost_by_model)
 
     def _count(self) -> None:
         counters = self._counters
+        counters.slots = counters.slots_in_use = 0
         counters.images_done = self._ledger.images_in_index()
         counters.jobs_wanted, images = self._workload.to_come(self._ledger)
         unknown = [attempt for attempt in self._resumed if attempt.status is Status.UNKNOWN]
         images += sum(attempt.job.parameters.n for attempt in unknown)
         counters.images_wanted = counters.images_done + images
 
-    async def _open_context(self, stack: AsyncExitStack, reader: Ledger, budget: Budget) -> tuple[Context, HttpClient]:
+    async def _open_context(
+        self, stack: AsyncExitStack, reader: Ledger, budget: Budget, budgets: Mapping[str, Budget]
+    ) -> tuple[Context, HttpClient]:
         from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
-        account = self._manifest.account
-        in_flight = connections(max_units(account) + _SPARE_CONNECTIONS, self._manifest.run.downloads)
+        accounts, downloads = self._manifest.pool.accounts, self._manifest.run.downloads
+        in_flight = connections(sum(map(max_units, accounts)) + _SPARE_CONNECTIONS, downloads)
         client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()
         writer = Writer(
             self._ledger,
-            stack.enter_context(Reserve(self._tree.root, _reserved_bytes(account))),
+            stack.enter_context(Reserve(self._tree.root, _reserved_bytes(accounts))),
             Rescue(lambda message: self._observer.on_message(message, "error")),
             on_refusal=lambda reason: stop.request(reason, grace=self._policy.grace),
         )
@@ -247,6 +259,7 @@ class RunSession:
             reader=reader,
             policy=self._policy,
             budget=budget,
+            budgets=budgets,
             counters=self._counters,
             notify=self._observer.on_message,
             local_accounts=frozenset(name for name, known in self._manifest.accounts.items() if known.is_local_sandbox),
@@ -255,65 +268,19 @@ class RunSession:
         )
         return context, client
 
-    async def _schedulers(
-        self, stack: AsyncExitStack, context: Context, client: HttpClient
-    ) -> dict[str, AccountScheduler]:
-        """One for the manifest's account, and one for each other account at which an earlier run started something."""
-        schedulers: dict[str, AccountScheduler] = {}
-        own = self._manifest.account.name
-        for name in dict.fromkeys([own, *(attempt.account for attempt in self._resumed)]):
-            try:
-                account = self._account(name)
-                reached = await stack.enter_async_context(open_gateway(account, self._tree.root))
-                provider = provider_for(reached, client, callback_url=self._callback_url(account))
-                schedulers[name] = AccountScheduler(context, provider, starts_new=name == own)
-            except CommandError as error:
-                if name == own:
-                    raise
-                for attempt in self._resumed_at(name):
-                    reason = f"A task that was started at {name!r} cannot be queried: {error}"
-                    context.stats.defer(reason, wanted=attempt.wanted)
-        return schedulers
-
-    def _work(self, schedulers: dict[str, AccountScheduler], reader: Ledger) -> Iterator[Coroutine[None, None, None]]:
-        """What each account has to do: the attempts of earlier runs, then new ones."""
-        resumed = {attempt.job.id for attempt in self._resumed}
-        pending = self._workload.pending(reader)
-        new = (work for work in pending if work is None or work.job.id not in resumed)
-        for name, scheduler in schedulers.items():
-            base_url = self._account(name).base_url
-            works = [
-                (Attempt.resumed(attempt, base_url, remake=attempt.job.id in self._remake), attempt.status)
-                for attempt in self._resumed_at(name)
-            ]
-            source = new if name == self._manifest.account.name else iter(())
-            yield scheduler.run(works, source)
-
-    def _resumed_at(self, name: str) -> list[OpenAttempt]:
-        return [attempt for attempt in self._resumed if attempt.account == name]
-
-    def _account(self, name: str) -> Account:
-        own = self._manifest.account
-        account = own if name == own.name else self._manifest.accounts.get(name)
-        if account is None:
-            raise CommandError(f"The account {name!r} is not in the manifest any more; name it in `providers`.")
-        return account
-
-    def _callback_url(self, account: Account) -> str:
-        """Other accounts start nothing; a sandbox in this process reaches us without the public address."""
-        if self._address is None or account.name != self._manifest.account.name:
-            return ""
-        return self._address.local_url if account.is_local_sandbox else self._address.url
-
     @asynccontextmanager
-    async def _callbacks(self, scheduler: AccountScheduler, context: Context) -> AsyncIterator[None]:
+    async def _callbacks(self, schedulers: Sequence[AccountScheduler], context: Context) -> AsyncIterator[None]:
         """Take callbacks during the run, and report when none came: a wrong address would go unnoticed otherwise."""
         if self._address is None:
             yield
             return
         from batchgen.callbacks.server import open_callback_server  # noqa: PLC0415 - aiohttp takes 0.1 s to load
 
-        async with open_callback_server(self._address, scheduler.on_callback) as server:
+        def on_callback(call: Mapping[str, Any]) -> None:
+            for scheduler in schedulers:  # a task's id is known to one of them
+                scheduler.on_callback(call)
+
+        async with open_callback_server(self._address, on_callback) as server:
             yield
         if not server.received and context.stats.fetched_jobs:
             self._observer.on_message(
@@ -323,9 +290,11 @@ class RunSession:
 
     def _signals(self, stop: Stop, before_exit: Callable[[int, str], None] | None) -> AbstractContextManager[None]:
         consequence = "nothing is lost either way"
-        if not self._workload.can_find_lost_creates(self._manifest.account.name):
+        names = [account.name for account in self._manifest.pool.accounts]
+        if unaskable := [name for name in names if not self._workload.can_find_lost_creates(name)]:
+            which = "this account" if len(names) == 1 else f"the account {unaskable[0]!r}"
             consequence = (
-                "a task whose answer has not arrived is then marked `unknown`, because this account cannot be queried"
+                f"a task whose answer has not arrived is then marked `unknown`, because {which} cannot be queried"
             )
         return graceful_signals(
             stop,
@@ -355,6 +324,11 @@ class RunSession:
         manifest = self._manifest
         write_views(ledger, tree, escape_formulas=manifest.spreadsheet_safe, metadata=manifest.metadata)
 
+    def _cost_by_each_model(self) -> dict[str, Decimal]:
+        if self._unit is None:
+            return {}
+        return {model: Decimal(plain(cost)) for model, cost in self._cost_by_model.most_common() if cost}
+
     def finish(self) -> RunResult:
         """Finish the files and the ledger, and say how the run ended."""
         ledger, tree = self._ledger, self._tree
@@ -375,8 +349,9 @@ class RunSession:
             unfinished=stats.unfinished,
             unfinished_reasons=tuple(stats.reasons),
             cost=Decimal(plain(self._cost)),
-            cost_by_model={model: Decimal(plain(cost)) for model, cost in self._cost_by_model.most_common() if cost},
-            unit=self._manifest.account.prices.unit,
+            cost_by_model=self._cost_by_each_model(),
+            unit=self._unit,
+            accounts=account_results(self._manifest.pool, stats, self._cost_by_account),
             retired=self._retired,
             watermarks_missing=stats.without_watermark,
             warnings=stats.warned,
@@ -386,10 +361,10 @@ class RunSession:
         )
 
 
-def _reserved_bytes(account: Account) -> int:
+def _reserved_bytes(accounts: Sequence[Account]) -> int:
     """Disk space kept free for what may arrive at one time: task ids and links, or images where answers hold them."""
-    inline = 0 if provider_class(account).can_query else _RESERVED_FOR_IMAGE * account.concurrency
-    return min(_RESERVED + inline, _RESERVED_AT_MOST)
+    inline = sum(account.concurrency for account in accounts if not provider_class(account).can_query)
+    return min(_RESERVED + _RESERVED_FOR_IMAGE * inline, _RESERVED_AT_MOST)
 
 
 def _deadline(deadline: Deadline | datetime | timedelta | None) -> Deadline | None:

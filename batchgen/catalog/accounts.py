@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 ANY = "default"  # in place of a model or a resolution: the price of every other one
 
-# The protocols that the sandbox speaks, and the built-in account that it then emulates.
-REHEARSED = {"kling": "sandbox", "openai": "openai"}
+# The protocols that the sandbox speaks, and the built-in account that it then emulates; a declared one is played from
+# its own definition.
+REHEARSED = {"kling": "sandbox", "openai": "openai", "declared": ""}
 
 # The header by which a sandbox says, in each of its answers, that nothing here is paid for.
 SANDBOX_HEADER = "X-Batchgen-Sandbox"
@@ -35,6 +36,8 @@ class Auth(StrEnum):
     NONE = "none"
     API_KEY = "api_key"  # a bearer key from the environment
     JWT = "jwt"  # a bearer token made from an access key and a secret key
+    COMMAND = "command"  # a token that a command prints
+    SIGN = "sign"  # a signature that a package makes with keys from the environment
 
 
 class Capability(StrEnum):
@@ -92,6 +95,7 @@ class Account:
     models: tuple[str, ...] = ()
     aspect_ratios: tuple[str, ...] = ()  # that it makes; empty: those of `sizes`, or not known here
     resolutions: tuple[str, ...] = ()  # the same
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # that it takes besides, each with its JSON Schema
     max_n: int | None = None  # images that one task may make; None: not known here
     required: frozenset[str] = frozenset({"prompt"})  # fields that are always sent
     fields: frozenset[str] = frozenset()  # that the account knows; no other is sent
@@ -106,6 +110,11 @@ class Account:
     remembers: float | None = None  # seconds; of older tasks "not found" proves nothing; None: for ever
     free: bool = False  # its images cost nothing
     definition: Mapping[str, Any] = field(default_factory=dict)  # of the protocol `declared`: how to speak to it
+    weight: float = 1.0  # its share of a pool
+    max_cost: Decimal | None = None  # of its own budget, over all runs of an output; in the unit of its prices
+    max_images: int | None = None  # the same
+    shares_limits_with: str = ""  # another key of the same account: they have one set of slots and one rate
+    model_names: Mapping[str, str] = field(default_factory=dict)  # what it calls the models of a manifest
 
     @property
     def secret_variables(self) -> tuple[str, ...]:
@@ -115,6 +124,8 @@ class Account:
     @property
     def key_variables(self) -> tuple[str, ...]:
         """The environment variables that must be set before a request can be sent."""
+        if self.auth is Auth.SIGN:
+            return tuple(self.definition["auth"].get("env", {}).values())
         return tuple(getattr(self, name) for name in self.key_settings)
 
     @property
@@ -123,6 +134,10 @@ class Account:
         if self.auth is Auth.API_KEY:
             return ("api_key_env",)
         return ("access_key_env", "secret_key_env") if self.auth is Auth.JWT else ()
+
+    def own_model(self, model: str) -> str:
+        """What the account calls a model of the manifest."""
+        return self.model_names.get(model, model)
 
     def size_of(self, parameters: Parameters) -> str | None:
         """The size in pixels that a ratio means here, as in `1536x1024`; None where the account has none."""
@@ -145,11 +160,15 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     merged = {**settings, **changes}
     for key in merged.keys() & {"limits", "prices", "defaults", "sizes"}:
         merged[key] = merge(settings.get(key, {}), changes.get(key, {}))
+    if "parameters" in changes:  # each as a whole: half a schema of another account means nothing
+        merged["parameters"] = {**settings.get("parameters", {}), **changes["parameters"]}
     if "unit" in changes.get("prices", {}):  # prices in another unit say nothing about those of the built-in account
         merged["prices"] = changes["prices"]
     if "concurrency" in changes.get("limits", {}):
         merged["adaptive_concurrency"] = False
     merged |= merged.pop("limits", {})
+    merged |= {key: value for key, value in merged.pop("budget", {}).items() if value is not None}
+    merged["prices"] = _named_prices(merged.get("prices", {}), merged.get("model_names", {}))
     merged.pop("use", None)
     headers = merged.pop("headers", {})
     merged["headers"] = {header: value for header, value in headers.items() if isinstance(value, str)}
@@ -161,6 +180,11 @@ def parse_account(name: str, settings: Mapping[str, Any], changes: Mapping[str, 
     return Account(
         name=name, **{key: _PARSERS[key](value) if key in _PARSERS else value for key, value in merged.items()}
     )
+
+
+def _named_prices(prices: Mapping[str, Any], model_names: Mapping[str, str]) -> dict[str, Any]:
+    """The prices also under the names that the manifest has for the account's models."""
+    return {**{name: prices[own] for name, own in model_names.items() if own in prices}, **prices}
 
 
 def merge(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,6 +234,8 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "lists_tasks": Capability,
     "prices": _parse_prices,
     "base_url": lambda text: text.rstrip("/"),
+    "max_cost": lambda value: Decimal(str(value)),
+    "max_images": int,
 }
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from batchgen.checks.forms import check_forms
 from batchgen.checks.templates import MOST_OF_A_KIND, check_block
-from batchgen.manifest import rules
-from batchgen.manifest.diagnostics import cut, written_path
+from batchgen.manifest import pools, rules
+from batchgen.manifest.diagnostics import cut, listed, written_path
 from batchgen.manifest.model import OnIllegal, Skipped, build
 from batchgen.matrix import expand, sample
 from batchgen.matrix.exclusions import matches_parameters
@@ -59,6 +59,8 @@ class _Check:
     _broken: dict[_Rule, tuple[Violation, Parameters, NodePath]] = field(default_factory=dict)
     _times: Counter[_Rule] = field(default_factory=Counter)
     _clashes: Counter[tuple[str, NodePath, NodePath]] = field(default_factory=Counter)
+    _able: set[str] = field(default_factory=set)  # accounts of a pool that can make one of the jobs
+    _unable: dict[str, tuple[Violation, str]] = field(default_factory=dict)  # others: what the first job breaks, model
     _axis_labels: frozenset[str] = frozenset()  # of the block that is looked at
     _most_images: int = 1
     _many_at: NodePath | None = None
@@ -75,7 +77,7 @@ class _Check:
             check_block(self.manifest, job, self.diagnostics, quiet=True)
         for block in (*self.manifest.blocks, *self.manifest.include):
             self._block(block)
-        self._report()
+        self._report(quiet=quiet)
         if not self.diagnostics.errors:
             self.manifest = replace(self.manifest, blocks=tuple(map(self._sampled, self.manifest.blocks)))
         self._paths()
@@ -159,8 +161,8 @@ class _Check:
         return bool(matching)
 
     def _examine(self, parameters: Parameters, settings: Settings, where: NodePath, count: int) -> None:
-        account, units = self.manifest.rule_account, self.manifest.account.concurrency
-        broken = list(rules.violations(parameters, settings, account, units))
+        broken = rules.broken(self.manifest, parameters, settings)
+        self._note_able(parameters)
         if broken and self.manifest.on_illegal is OnIllegal.SKIP:
             self._skip(broken[0], parameters, settings, count)
             return
@@ -172,13 +174,40 @@ class _Check:
             self._broken.setdefault((violation.rule, origins), (violation, parameters, where))
             self._times[violation.rule, origins] += count
 
+    def _note_able(self, parameters: Parameters) -> None:
+        """Which accounts of a pool can make anything, and why the others cannot."""
+        for account in self.manifest.rule_accounts if len(self.manifest.rule_accounts) > 1 else ():
+            if account.name in self._able:
+                continue
+            why = next(rules.why_not(account, parameters, self.manifest.asked), None)
+            if why is None:
+                self._able.add(account.name)
+            else:
+                self._unable.setdefault(account.name, (why, parameters.model))
+
+    def _report_unable(self) -> None:
+        """An account of a pool that can make none of the jobs is a mistake: mostly it calls their model otherwise."""
+        at = dict(pools.names(self.diagnostics.document.value))
+        for account in self.manifest.rule_accounts:
+            if account.name in self._able or account.name not in self._unable:
+                continue
+            why, model = self._unable[account.name]
+            hint = "Take it out of the pool."
+            if why.rule in {"model", "no model"}:
+                hint = (
+                    "If it has the same model under another name, say so: providers:"
+                    f" {{{account.name}: {{model_names: {{{model}: NAME}}}}}}. It has {listed(account.models)}."
+                )
+            message = f"The account `{account.name}` of the pool can make none of the jobs: {why.message}"
+            self.diagnostics.add(at[account.name], message, hint)
+
     def _skip(self, violation: Violation, parameters: Parameters, settings: Settings, count: int) -> None:
         """Count what is skipped: under the first rule it breaks, so that the counts add up."""
         reason = violation.message
         if reason not in self.skipped and len(self.skipped) >= _MOST_REASONS:
             reason = "others"
         if reason not in self.skipped:
-            example = {name: str(getattr(parameters, name)) for name in violation.of}
+            example = {name: str(parameters.named(name)) for name in violation.of}
             origins = [settings[name].path for name in violation.of if name in settings]
             places = tuple(self.diagnostics.document.place(path) for path in origins)
             self.skipped[reason] = Skipped(reason=reason, jobs=0, example=example, places=places)
@@ -187,8 +216,10 @@ class _Check:
 
     # --- what is reported of them
 
-    def _report(self) -> None:
+    def _report(self, *, quiet: bool) -> None:
         for key, (violation, parameters, where) in self._broken.items():
+            if quiet and not any(key[1]):
+                continue  # a default breaks it: in place of a value, it may be, that was refused
             self._report_broken(violation, key[1], parameters, where, self._times[key])
         for name, *both in list(self._clashes)[:MOST_OF_A_KIND]:
             first, second = sorted(both, key=self._order)
@@ -198,6 +229,7 @@ class _Check:
             )
         if self.diagnostics.errors:
             return
+        self._report_unable()
         for rule in self.manifest.exclude:
             if rule.path not in self._used_exclusions:
                 hint = "Check its spelling, or remove it."
@@ -223,7 +255,7 @@ class _Check:
             keys = [  # of the exclusion that would leave the combination out
                 f"{name}: {self._value_text(name, path, str(value))}"
                 for name, path in zip(violation.of, origins, strict=True)
-                if (value := getattr(parameters, name)) is not None and (path is None or path[0] == "matrix")
+                if (value := parameters.named(name)) is not None and (path is None or path[0] == "matrix")
             ]
             hint = f"{hint} Or leave it out: exclude: [{{{', '.join(keys)}}}], or on_illegal: skip.".strip()
         also = [path for path in known[1:] if path != place]

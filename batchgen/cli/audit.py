@@ -26,6 +26,7 @@ _SHOWN = 20  # lines of a kind, in text
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     parser.add_argument("--offline", action="store_true", help="query no gateway, compare ledger and files only")
     parser.add_argument(
         "--adopt",
@@ -46,7 +47,7 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """0 when all that was paid for is here, once; 1 when something is missing, in doubt or paid twice."""
-    manifest = load_manifest(options.manifest, provider=options.provider)
+    manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
     root = common.output_folder(options, manifest.name)
     report = audit(manifest, root, offline=options.offline, adopt=options.adopt, rescue=options.rescue)
     if options.json:
@@ -61,6 +62,7 @@ def _as_data(report: AuditReport) -> dict[str, Any]:
     return {
         **checked(ok=report.is_consistent),
         "output": str(report.root),
+        "shard": None if report.shard is None else str(report.shard),
         "consistent": report.is_consistent,
         "images": {
             "paid": report.paid,
@@ -143,7 +145,10 @@ def _as_text(report: AuditReport) -> str:
             )
     lines += _listed("at the gateway, but not in this ledger as paid", [_found(s, report) for s in report.orphans])
     if report.of_other_outputs:
-        lines.append(f"  {report.of_other_outputs} tasks there were created by batchgen, for no job of this output.")
+        of_shard = "" if report.shard is None else f", which has shard {report.shard} alone"
+        lines.append(
+            f"  {report.of_other_outputs} tasks there were created by batchgen, for no job of this output{of_shard}."
+        )
     if report.adoptable and not report.adopted:
         lines.append("  Adopt what can be adopted with --adopt; the next run fetches it, unpaid.")
     if report.adoptable and report.adopted:

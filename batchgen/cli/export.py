@@ -40,8 +40,8 @@ def configure(parser: ArgumentParser) -> None:
     add("--to", required=True, type=common.folder, metavar="PATH", help="the file or folder to write")
     common.add_where(
         parser,
-        "this mark, label.NAME, score.CHECK.NAME, model …; also !=, <, <=, >, >=; wildcards; repeatable. Without a"
-        " condition on mark, images marked reject are left out",
+        "this mark, label.NAME, parameter.NAME, score.CHECK.NAME, model …; also !=, <, <=, >, >=; wildcards; repeatable"
+        ". Without a condition on mark, images marked reject are left out",
     )
     add("--split", metavar="NAME=FRACTION,…", default="", help="such as train=0.8,test=0.2; no prompt is in two splits")
     add(

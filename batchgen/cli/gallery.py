@@ -8,6 +8,7 @@ from batchgen.cli import options as common
 from batchgen.cli.outcome import header, print_result
 from batchgen.errors import CommandError, ExitCode, ReasonCode
 from batchgen.formatting import counted
+from batchgen.ledger.store import check_not_merged
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -24,7 +25,7 @@ batchgen gallery spring.yaml --where mark=keep --where model=kling-v2*
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
-    common.add_where(parser, "this mark, label.NAME, score.NAME>0.5, model …; wildcards; repeatable")
+    common.add_where(parser, "this mark, label.NAME, parameter.NAME, score.NAME>0.5, model …; wildcards; repeatable")
     parser.add_argument(
         "--serve",
         action="store_true",
@@ -44,6 +45,8 @@ def execute(options: Namespace) -> int:
     if options.port is not None and not options.serve:
         raise CommandError("--port is an option of --serve: add --serve, or leave it out.")
     root = common.find_output(options)
+    if options.serve:
+        check_not_merged(root)  # marks belong into an output
     writer = GalleryWriter(root, Where.parse(options.where), common.unit_of(options))
     progress = Progress(quiet=options.quiet, log_format=options.log_format)
     gallery = writer.write_page()

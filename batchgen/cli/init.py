@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 batchgen init spring.yaml
 batchgen init spring.yaml --from prompts.csv
+batchgen init spring.yaml --provider fal
 """
 _HEAD = """\
 # A manifest of batchgen. Try it:   batchgen plan {file}   then   batchgen run {file}
@@ -28,7 +29,7 @@ _HEAD = """\
 
 version: 1
 name: {name}
-provider: sandbox                # later: kapon, anyapi, kling or openai, with the key in the environment
+provider: sandbox                # for another account: batchgen init --provider NAME
 
 defaults:                        # of every job; each can be an axis of `matrix` too
   n: 1                           # images a task, 1 to 9
@@ -77,6 +78,9 @@ def configure(parser: ArgumentParser) -> None:
         type=Path,
         help="take the prompts of this .txt .csv .tsv .jsonl .yaml",
     )
+    parser.add_argument(
+        "--provider", metavar="NAME", default="sandbox", help="for this account or API (default: sandbox)"
+    )
 
 
 def execute(options: Namespace) -> int:
@@ -84,17 +88,28 @@ def execute(options: Namespace) -> int:
     path: Path = options.file
     if path.suffix.lower() in _FORMATS[:4]:
         raise CommandError(f"{path} is no manifest. To make one with its prompts: batchgen init --from {path}")
-    prompts = _OWN_PROMPTS if options.source is None else _FILE_PROMPTS.format(entry=_entry(options.source, path))
+    entry = "" if options.source is None else _entry(options.source, path)
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-") or "images"
+    text = _starter(options.provider, entry, file=shlex.quote(str(path)), name=_scalar(name))
     try:
         with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(_HEAD.format(file=shlex.quote(str(path)), name=_scalar(name)) + prompts)
+            file.write(text)
     except FileExistsError as error:
         raise CommandError(f"{path} exists already; give another name: batchgen init OTHER.yaml") from error
     except OSError as error:
         raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
-    print(f"{path} is written. Read it, then: batchgen run {shlex.quote(str(path))}")
+    then = "run" if options.provider == "sandbox" else "plan"
+    print(f"{path} is written. Read it, then: batchgen {then} {shlex.quote(str(path))}")
     return 0
+
+
+def _starter(provider: str, entry: str, *, file: str, name: str) -> str:
+    """The manifest's text. Raises CommandError for an account that is not known."""
+    if provider == "sandbox":
+        return _HEAD.format(file=file, name=name) + (_FILE_PROMPTS.format(entry=entry) if entry else _OWN_PROMPTS)
+    from batchgen.cli.starters import account_of, starter  # noqa: PLC0415 - reads the catalogue
+
+    return starter(account_of(provider), file=file, name=name, prompts=entry)
 
 
 def _entry(source: Path, manifest: Path) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "gallery": "write a page to look at the images, to compare and to mark them",
     "audit": "compare what was paid for with what is there",
     "export": "write chosen images as a dataset, a table, an archive or a contact sheet",
+    "merge": "put the indexes of several outputs together, to export, show and report on them",
     "report": "write an HTML page about an output: cost, time, failures",
     "sandbox": "serve the local gateway",
     "models": "list the catalogue of models and accounts",

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from batchgen.catalog import definitions
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
+from batchgen.shards import Shard
 from batchgen.source import document
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Mapping
 
     from batchgen.engine.shutdown import Deadline
 
@@ -35,6 +37,16 @@ def add_manifest(parser: ArgumentParser) -> None:
         "--provider",
         metavar="NAME",
         help="another account than the manifest's; `sandbox` rehearses any manifest, into outputs/NAME-sandbox",
+    )
+
+
+def add_shard(parser: ArgumentParser) -> None:
+    """Which of several coordinators this is."""
+    parser.add_argument(
+        "--shard",
+        metavar="K/N",
+        type=shard,
+        help="only shard K of N of the jobs, as one of N coordinators with an --output each; the output keeps K/N",
     )
 
 
@@ -87,6 +99,13 @@ def folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("name a folder")
     return Path(text)
+
+
+def shard(text: str) -> Shard:
+    try:
+        return Shard.parse(text)
+    except CommandError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:
@@ -181,12 +200,20 @@ def find_output(options: Namespace) -> Path:
 
 
 def unit_of(options: Namespace, account: str | None = None) -> str:
-    """The unit of an account's costs, by default the manifest's account; empty where the manifest does not say."""
+    """The unit of an account's costs, by default the manifest's; empty where it does not say, or has several."""
     try:
         raw = _mapping(document.read(options.manifest).value)
     except CommandError:
         return ""
-    name = account or str(options.provider or raw.get("provider"))
+    if account or options.provider:
+        return _unit_of(str(account or options.provider), raw)
+    from batchgen.manifest.pools import names  # noqa: PLC0415 - loads the reading of manifests, for one value
+
+    units = {_unit_of(str(name), raw) for name, _ in names(raw)}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _unit_of(name: str, raw: Mapping[str, Any]) -> str:
     given = _mapping(_mapping(raw.get("providers")).get(name))
     prices = _mapping(given.get("prices"))
     if "unit" in prices:

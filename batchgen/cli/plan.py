@@ -15,10 +15,12 @@ from batchgen.cli.outcome import header, print_problems, print_result
 from batchgen.errors import ExitCode, ReasonCode
 from batchgen.formatting import counted, duration, size
 from batchgen.jobs import PARAMETER_NAMES
+from batchgen.manifest.model import OnUnknown
 from batchgen.matrix.expand import expand
 from batchgen.money import plain
 from batchgen.planning.selection import Selection
 from batchgen.planning.survey import Group, Plan, job_states
+from batchgen.reports.columns import further_cells
 from batchgen.reports.index import escaped
 from batchgen.reports.status import MEANING
 
@@ -35,12 +37,14 @@ EXAMPLES = """\
 batchgen plan spring.yaml
 batchgen plan spring.yaml --only model=kling-v2* --detailed
 batchgen plan spring.yaml --format csv
+batchgen plan spring.yaml --shard 1/3 --output outputs/spring-1
 """
 _REASONS_SHOWN = 8
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     common.add_remake(parser)
     parser.add_argument(
@@ -57,8 +61,8 @@ def configure(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Print the plan; 0, or with `--exit-code` whether there is anything to do."""
-    manifest = load_manifest(options.manifest, provider=options.provider)
-    selection = Selection.parse(options.only, manifest.var_names)
+    manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
+    selection = Selection.parse(options.only, manifest.selectable)
     root = common.output_folder(options, manifest.name)
     with previewed(manifest, root, selection, options.limit, remake=options.remake) as (plan, ledger):
         if manifest.warnings:
@@ -85,19 +89,31 @@ def _as_data(plan: Plan, manifest: Manifest, root: Path) -> dict[str, Any]:
         "name": manifest.name,
         "provider": manifest.provider,
         "output": str(root),
+        "shard": None if manifest.shard is None else str(manifest.shard),
         "make": _group(plan.make),
         "make_by_model": {model: _group(group) for model, group in plan.make_by_model.items()},
+        **({} if manifest.pool.is_alone else _of_pool(plan)),
         "done": _group(plan.done),
         "resumed": _group(plan.resumed),
         "ended": {status.value: _group(group) for status, group in plan.ended.items()},
         "retired_images": plan.retired_images,
         "skipped": [_skipped(group) for group in manifest.skipped],
-        "price_unit": manifest.account.prices.unit,
+        "price_unit": manifest.pool.unit,
         "prices_as_of": manifest.account.prices.as_of,
+        "on_unknown": manifest.run.on_unknown.value,
         "seconds": plan.seconds,
         "within_budget": plan.within_budget,
         "disk_bytes": plan.disk_bytes,
         "disk_free": plan.disk_free,
+    }
+
+
+def _of_pool(plan: Plan) -> dict[str, Any]:
+    """Where the jobs of a pool go first, and the bounds of what they cost."""
+    return {
+        "make_by_account": {name: _group(group) for name, group in plan.make_by_account.items()},
+        "cheapest": _group(plan.cheapest)["cost"],
+        "dearest": _group(plan.dearest)["cost"],
     }
 
 
@@ -127,11 +143,14 @@ def _job(job: Job, row: JobState, manifest: Manifest) -> dict[str, Any]:
 
 
 def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
-    unit = manifest.account.prices.unit
-    lines = [f"{manifest.name} by {manifest.provider}, into {root}"]
+    unit = manifest.pool.unit or ""
+    names = ", ".join(account.name for account in manifest.pool.accounts)
+    part = "" if manifest.shard is None else f", shard {manifest.shard}"
+    lines = [f"{manifest.name} by {names}{part}, into {root}"]
     lines += _section("to make", f"{_line(plan.make)}{_cost(plan.make, unit)}", plan.make.reasons.most_common())
     if len(plan.make_by_model) > 1:
         lines += [f"    {model:<16}{_line(made)}{_cost(made, unit)}" for model, made in plan.make_by_model.items()]
+    lines += _accounts_of(plan, manifest)
     others = {"resumed": (plan.resumed, "; not paid again")} if plan.resumed.jobs else {}
     others |= {"done": (plan.done, "")}
     others |= {status.value: (group, f"; {MEANING[status.value]}") for status, group in plan.ended.items()}
@@ -150,10 +169,12 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
     if prices.as_of and plan.make.jobs > plan.make.unpriced:
         lines.append(f"  {'prices':<18}as of {prices.as_of}")
     if plan.within_budget is not None and plan.within_budget < plan.make.jobs:
-        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}")
+        alone = "" if manifest.shard is None else "; each shard has a budget of its own"
+        lines.append(f"  {'budget':<18}stops the run after {counted(plan.within_budget, 'job')}{alone}")
     if plan.anything_to_do:
-        slots = counted(manifest.account.concurrency, "slot")
-        if manifest.account.adaptive_concurrency:
+        accounts = manifest.pool.accounts
+        slots = counted(manifest.pool.concurrency, "slot")
+        if any(account.adaptive_concurrency for account in accounts):
             slots += "; a run tries to use more (to set a limit: providers.*.limits.concurrency)"
         time = "unknown until the first tasks have ended" if plan.seconds is None else f"about {duration(plan.seconds)}"
         lines.append(f"  {'time':<18}{time}, with {slots}")
@@ -161,7 +182,25 @@ def _as_text(plan: Plan, manifest: Manifest, root: Path) -> str:
         if plan.disk_bytes > plan.disk_free:
             space += f", and only {size(plan.disk_free)} are free: free some, or choose another --output"
         lines.append(f"  {'disk':<18}{space}")
+        if manifest.run.on_unknown is OnUnknown.RESEND:
+            is_free = all(account.free for account in manifest.rule_accounts)
+            cost = "its images cost nothing" if is_free else "it may be paid twice"
+            lines.append(f"  {'lost answers':<18}where nobody can be asked, a task is sent again: {cost}")
     return "\n".join(lines)
+
+
+def _accounts_of(plan: Plan, manifest: Manifest) -> list[str]:
+    """Where the jobs of a pool go first, and what all of them cost at least and at most."""
+    unit_of = {account.name: account.prices.unit for account in manifest.pool.accounts}
+    lines = [
+        f"    first to {name:<16}{_line(made)}{_cost(made, unit_of[name])}"
+        for name, made in plan.make_by_account.items()
+    ]
+    least, most = plan.cheapest, plan.dearest
+    if least.jobs and not (least.unpriced or most.unpriced) and least.cost != most.cost:
+        unit = manifest.pool.unit or "units"
+        lines.append(f"    {plain(least.cost)} {unit} at the cheapest accounts, {plain(most.cost)} at the dearest")
+    return lines
 
 
 def _section(title: str, text: str, reasons: Sequence[tuple[str, int]]) -> list[str]:
@@ -200,17 +239,18 @@ def _print_jobs(manifest: Manifest, listed: Iterable[tuple[Job, JobState]]) -> N
             f"  {row.status.value:<10}{job.id}  {parameters.model} {parameters.aspect_ratio} {parameters.resolution}"
             f" n={parameters.n}  {_file_name(job, manifest)}"
         )
-        labels = ", ".join(f"{name}={value}" for name, value in job.labels.items())
-        for line in filter(None, (labels, job.prompt)):
+        pairs = ", ".join(f"{name}={value}" for name, value in (*parameters.further, *job.labels.items()))
+        for line in filter(None, (pairs, job.prompt)):
             print(terminal.cut(f"{'':<12}{line}", width))
 
 
 def _print_csv(manifest: Manifest, listed: Iterable[tuple[Job, JobState]], names: Sequence[str]) -> None:
-    """One row for each job; no cell is a formula to a spreadsheet. A label is a column of its own."""
+    """One row for each job; no cell is a formula to a spreadsheet. Further parameters and labels have own columns."""
     columns = ("status", "job_id", "file_name", "prompt_id", "prompt", *PARAMETER_NAMES, "repeat", "message")
+    further = [f"parameter.{name}" for name in manifest.further_names]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*columns, *(f"label.{name}" for name in names)])
+    writer.writerow([*columns, *further, *(f"label.{name}" for name in names)])
     for job, row in listed:
-        values = _job(job, row, manifest)
-        cells = [*(values.get(column, "") for column in columns), *(job.labels.get(name, "") for name in names)]
-        writer.writerow(escaped(cells))
+        values = {**_job(job, row, manifest), **further_cells(job)}
+        cells = [values.get(column, "") for column in (*columns, *further)]
+        writer.writerow(escaped([*cells, *(job.labels.get(name, "") for name in names)]))

@@ -148,6 +148,7 @@ def describe(counters: Counters, rate: float | None, *, width: int | None = None
     """The counters in words, without those that are 0; beside a bar in `width` cells, the most important ones."""
     done, wanted = counters.images_done, counters.images_wanted
     left = seconds_left(counters, rate)
+    has_unit = counters.unit is not None
     parts = {
         "images": f"{done} of {wanted} images" if width is None else f"{done}/{wanted}",
         "failed": f"{counters.jobs_failed} failed" if counters.jobs_failed else "",
@@ -156,7 +157,7 @@ def describe(counters: Counters, rate: float | None, *, width: int | None = None
         "refusals": f"{counters.refusals} refusals" if counters.refusals else "",
         "rate": f"{rate:.2g}/s" if rate is not None and rate < 10 else f"{rate:.0f}/s" if rate is not None else "",
         "left": f"{duration(left)} left" if left is not None else "",
-        "cost": f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost else "",
+        "cost": f"{plain(counters.cost)} {counters.unit or 'charged'}" if counters.cost and has_unit else "",
         "note": counters.note,
     }
     parts = {name: terminal.harmless(text) for name, text in parts.items() if text}
@@ -191,7 +192,7 @@ def facts(counters: Counters, rate: float | None) -> dict[str, Any]:
         "task_seconds": None if counters.task_seconds is None else round(counters.task_seconds, 1),
         "images_a_second": None if rate is None else round(rate, 3),
         "seconds_left": None if left is None else round(left),
-        "cost": None if counters.cost is None else plain(counters.cost),
+        "cost": None if counters.cost is None or counters.unit is None else plain(counters.cost),
     }
 
 

@@ -12,6 +12,7 @@ from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
 from batchgen.ledger.store import path_in, reading
 from batchgen.reports import charts, page, report
+from batchgen.storage.replacement import replacing
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -36,7 +37,7 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """Write the page, or with `--json` print its figures; both where `--to` is given too."""
     root = common.find_output(options)
-    ledger_path = path_in(root, "report on")
+    ledger_path = path_in(root, "report on", merged=True)
     target = options.to or (None if options.json else root / _PAGE)
     if target is not None:
         charts.plotting_library()
@@ -59,13 +60,8 @@ def _write(path: Path, text: str) -> None:
     with suppress(OSError), path.open("rb") as file:
         if file.read(len(_BEGINS)) not in {b"", _BEGINS}:
             raise CommandError(f"{path} is no report, and would be replaced. Name another file with --to.")
-    beside = path.with_name(f".{path.name}.new")
     try:
-        beside.unlink(missing_ok=True)
-        with beside.open("x", encoding="utf-8", errors="replace") as file:  # no link of that name is followed
-            file.write(text)
-        beside.replace(path)
+        with replacing(path) as beside:
+            beside.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise CommandError(f"The page could not be written to {path}: {error.strerror}.") from error

@@ -39,7 +39,9 @@ def configure(parser: ArgumentParser) -> None:
     for action, about in _HELP.items():
         parser.add_argument(f"--{action}", metavar="FILE", nargs="*", help=about)
     parser.add_argument("--why", "--note", metavar="TEXT", dest="note", help="why, or any note, of the images selected")
-    common.add_where(parser, "this mark, label.NAME, model …, such as mark=reject or 'score.blank.contrast<0.1'")
+    common.add_where(
+        parser, "this mark, label.NAME, parameter.NAME, model …, such as mark=reject or 'score.blank.contrast<0.1'"
+    )
     parser.add_argument(
         "--from",
         metavar="FILE",

@@ -27,11 +27,13 @@ EXAMPLES = """\
 batchgen run spring.yaml --provider sandbox
 batchgen run spring.yaml --limit 2 --max-cost 1.50
 batchgen run nightly.yaml --quiet --deadline 06:00 --metrics batchgen.prom
+batchgen run spring.yaml --shard 1/3 --output outputs/spring-1
 """
 
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     common.add_selection(parser)
     parser.add_argument(
         "--retry-failed", action="store_true", help="another attempt for jobs that failed, are gone or are partial"
@@ -73,9 +75,11 @@ def execute(options: Namespace) -> int:
     with signals_raised(), RunHooks(options.manifest, options.summary) as hooks:
         progress = _progress(options, hooks)
         hooks.notify = progress.on_message
-        hooks.manifest = manifest = load_manifest(options.manifest, provider=options.provider)
+        manifest = load_manifest(options.manifest, provider=options.provider).of_shard(options.shard)
+        hooks.manifest = manifest
         if hooks.metrics is not None:
-            hooks.metrics.labels = {"manifest": manifest.name, "account": manifest.account.name}
+            names = ",".join(account.name for account in manifest.pool.accounts)
+            hooks.metrics.labels |= {"manifest": manifest.name, "account": names}
         hooks.result = result = run(
             manifest,
             output=common.output_folder(options, manifest.name),
@@ -105,6 +109,8 @@ def _progress(options: Namespace, hooks: RunHooks) -> Progress:
     from batchgen.cli.metrics import MeteredProgress  # noqa: PLC0415 - only where it is asked for
 
     metered = MeteredProgress(options.metrics, options.manifest, quiet=options.quiet, log_format=options.log_format)
+    if options.shard is not None:  # else the files of several shards would have the same series
+        metered.labels["shard"] = str(options.shard)
     metered.check()
     hooks.metrics = metered
     return metered
@@ -134,7 +140,8 @@ def _lines(result: RunResult) -> list[str]:
     lines = [f"{_are(result.images)} in {result.output / 'images'}; the index is {result.index}."]
     if result.nothing_to_do:
         lines.insert(0, "Nothing to do: everything asked for is there.")
-    if result.cost_by_model:
+    lines += [f"  {account}" for account in result.accounts]
+    if result.cost_by_model and result.unit is not None:
         by_model = ", ".join(f"{model} {cost:f}" for model, cost in result.cost_by_model.items())
         lines.append(f"Cost of this run: {result.cost:f} {result.unit or 'units'} ({by_model}).")
     if result.watermarks_missing:

@@ -11,11 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.errors import CommandError
+from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.sandbox.formats import Format
 from batchgen.sandbox.settings import PROFILES, Settings
 
 if TYPE_CHECKING:
+    from batchgen.catalog.accounts import Account
     from batchgen.sandbox.faults.schedule import FaultSettings
 
 EXAMPLES = """\
@@ -59,7 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8080, help="port; 0 chooses a free one (default: 8080)")
     add("--state", type=Path, metavar="FILE", help="keep tasks in FILE, so that a restart knows them")
     switch = argparse.BooleanOptionalAction
-    add("--emulate", choices=PROFILES, default="kling", help="account whose API and limits it has (default: kling)")
+    known = f"{', '.join(PROFILES)}, an API of `batchgen apis`, or a definition as in ./my.yaml"
+    add("--emulate", metavar="ACCOUNT", default="kling", help=f"whose API it has: {known} (default: kling)")
     add("--lists", dest="lists_tasks", action=switch, help="whether it lists tasks (default: as the emulated account)")
     add("--lookup-by-external-id", action=switch, help="whether a task is found by its external id (default: as above)")
     add("--unmarked", action="store_false", dest="marked", help="omit the header that tells it from a real account")
@@ -87,7 +89,7 @@ def execute(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     if options.host is not None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
         print(f"Everyone who can reach {settings.host} can use the sandbox.", file=sys.stderr)
-    asyncio.run(_serve(settings, _keys(options)))
+    asyncio.run(_serve(settings, _keys(options, settings)))
     return 0
 
 
@@ -107,13 +109,18 @@ async def _serve(settings: Settings, keys: str) -> None:
         await end.wait()
 
 
-def _keys(options: argparse.Namespace) -> str:
+def _keys(options: argparse.Namespace, settings: Settings) -> str:
     """The part of the example that names the environment variables of the keys."""
     if options.jwt_env:
         return ", auth: jwt, access_key_env: {}, secret_key_env: {}".format(*options.jwt_env)
-    if options.emulate == "sandbox" and not options.api_key_env:
+    if not options.api_key_env and (options.emulate == "sandbox" or _is_open(settings)):
         return ""
     return f", auth: api_key, api_key_env: {options.api_key_env or 'SANDBOX_KEY'}"
+
+
+def _is_open(settings: Settings) -> bool:
+    """Whether a declared account needs no key."""
+    return settings.account is not None and not settings.account.key_settings
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -122,6 +129,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     names = {field.name for field in fields(Settings)}
     given = {name: value for name, value in vars(options).items() if name in names}
     special = {
+        "account": _declared(options.emulate),
         "host": options.host or "127.0.0.1",
         "allow_network": options.host is not None,
         "api_key": _variable(options.api_key_env) if options.api_key_env else None,
@@ -129,6 +137,25 @@ def settings_from(options: argparse.Namespace) -> Settings:
         "secret_key": secret_key,
     }
     return Settings(**given | special)
+
+
+def _declared(name: str) -> Account | None:
+    """The account of a definition, shipped or in a file; None for one that has none. Raises CommandError."""
+    from batchgen.catalog import definitions  # noqa: PLC0415 - the next ones read files
+    from batchgen.catalog.accounts import parse_account  # noqa: PLC0415
+    from batchgen.manifest import definitions as files  # noqa: PLC0415
+
+    if name in PROFILES:
+        return None
+    if name not in definitions.names() and not files.is_file(name):
+        raise CommandError(
+            f"The sandbox cannot emulate {name!r}. Choose one of {', '.join((*PROFILES, *definitions.names()))},"
+            " or a definition as in ./my.yaml."
+        )
+    defined = files.read(Path(name)) if files.is_file(name) else files.shipped(name)
+    if defined.settings is None:
+        raise ManifestInvalid(defined.diagnostics.problems)
+    return parse_account(Path(name).stem, defined.settings)
 
 
 def _faults(text: str) -> FaultSettings:

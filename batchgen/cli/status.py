@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from batchgen.cli import options as common
 from batchgen.cli.outcome import checked, print_result
 from batchgen.errors import CommandError
+from batchgen.ledger.sharding import check_shard
+from batchgen.ledger.store import FILE_NAME, check_not_merged
 from batchgen.reports.status import as_text, exit_code, status_report
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ batchgen status spring.yaml --watch --interval 5
 
 def configure(parser: ArgumentParser) -> None:
     common.add_manifest(parser)
+    common.add_shard(parser)
     parser.add_argument(
         "--watch",
         action="store_true",
@@ -36,6 +39,9 @@ def configure(parser: ArgumentParser) -> None:
 def execute(options: Namespace) -> int:
     """1 when there are failed, rejected, unknown, gone or partial jobs, else 0."""
     root = common.find_output(options)
+    check_not_merged(root)
+    if options.shard is not None:
+        check_shard(root / FILE_NAME, options.shard)
     if options.interval is not None and not options.watch:
         raise CommandError("--interval is an option of --watch: add --watch, or leave it out.")
     if options.watch:

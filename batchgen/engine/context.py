@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -13,12 +14,13 @@ from batchgen.engine.shutdown import Stop
 from batchgen.ledger.events import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from batchgen.budget import Budget
     from batchgen.catalog.accounts import Account
     from batchgen.engine.counters import Counters
     from batchgen.engine.timings import SlotTime
+    from batchgen.errors import RunStopped
     from batchgen.jobs import ImageKey, Job, ReceivedImage
     from batchgen.ledger.events import Event
     from batchgen.ledger.reader import LedgerReader
@@ -64,6 +66,9 @@ class RunStats:
     """What this run did."""
 
     started: int = 0  # attempts that were sent
+    started_at: Counter[str] = field(default_factory=Counter)  # the same by account
+    made: Counter[str] = field(default_factory=Counter)  # images by account
+    stopped: dict[str, RunStopped] = field(default_factory=dict)  # accounts of a pool that stopped early, and why
     fetched_jobs: int = 0
     unfinished: int = 0  # jobs that stay for the next run
     reasons: list[str] = field(default_factory=list)  # why jobs are unfinished, the first few
@@ -91,6 +96,7 @@ class Context:
     budget: Budget
     counters: Counters
     notify: Callable[[str], None]  # a line for whoever watches
+    budgets: Mapping[str, Budget] = field(default_factory=dict)  # of accounts that have their own, by name
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
     stats: RunStats = field(default_factory=RunStats)

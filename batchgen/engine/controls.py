@@ -36,10 +36,15 @@ class Control:
     external_id: str
     accepted_at: int
     since: float
+    model: str = ""
+
+    def is_of(self, model: str) -> bool:
+        """Whether a question about tasks of this model has to meet it; empty: of any."""
+        return model in {"", self.model}
 
 
-# (task id, external id, accepted at in Unix ms), the latest first; of those up to a time where one is given.
-Earlier = Callable[[int | None], Iterable[tuple[str, str, int]]]
+# (task id, external id, accepted at in Unix ms, model), the latest first; of those up to a time where one is given.
+Earlier = Callable[[int | None], Iterable[tuple[str, str, int, str]]]
 
 
 class Controls:
@@ -58,9 +63,9 @@ class Controls:
         self._of_earlier_runs: list[Control] | None = None
         self._running: dict[str, Control] = {}  # the same of those that have not ended
 
-    def accepted(self, task_id: str, external_id: str, at: int) -> None:
+    def accepted(self, task_id: str, external_id: str, at: int, model: str = "") -> None:
         """Note a task that was accepted now (`at`: Unix ms), or found."""
-        known = Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._clock())
+        known = Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._clock(), model=model)
         self._of_this_run[task_id] = self._running[task_id] = known
         if len(self._of_this_run) > KNOWN:
             del self._of_this_run[next(iter(self._of_this_run))]
@@ -87,45 +92,57 @@ class Controls:
         """The latest task that queries must find by now; None where there is none."""
         return next(self._visible(), None)
 
-    def for_lookup(self, sent_at: int) -> list[Control]:
+    @property
+    def is_clock_steady(self) -> bool:
+        """Whether our clock has not been set in this run, as far as the monotonic one shows."""
+        passed = 1000 * (self._clock() - self._began)
+        return abs(self._wall() * 1000 - self._began_ms - passed) < CLOCK_SKEW_MS / 2
+
+    def for_lookup(self, sent_at: int, model: str = "") -> list[Control]:
         """The tasks that a query must find before its "not found" for a create sent at `sent_at` is believed.
 
         Without such a task, it is not believed. The one that has run longest, else the latest visible one. For a create
         of long ago one as old, too, for gateways forget tasks.
         """
-        return self._with_older(next(iter(self._running.values()), self.latest_visible), sent_at)
+        running = (each for each in self._running.values() if each.is_of(model))
+        return self._with_older(next(running, next(self._visible(model), None)), sent_at, model)
 
-    def for_list(self, sent_at: int) -> list[Control]:
+    def for_list(self, sent_at: int, model: str = "") -> list[Control]:
         """The tasks that a list must contain before it proves anything about a create sent at `sent_at`.
 
         Without such a task, it proves nothing. All that run or were accepted since, for they show what the list leaves
         out; else the latest.
         """
-        visible = list(self._visible())
-        needed = self._with_older(visible[0] if visible else None, sent_at)
+        visible = list(self._visible(model))
+        needed = self._with_older(visible[0] if visible else None, sent_at, model)
         known = [each for each in visible if each.accepted_at >= sent_at or each.task_id in self._running]
         return list({each.task_id: each for each in needed + known}.values()) if needed else []
 
-    def list_proof(self, sent_at: int) -> ListProof:
-        """What a list is to show before it proves anything about a create sent at `sent_at`."""
-        controls = self.for_list(sent_at)
+    def list_proof(self, sent_at: int, model: str = "", *, is_bounded: bool = False) -> ListProof:
+        """What a list is to show before it proves anything about a create sent at `sent_at`.
+
+        `model`: it shows tasks of this one alone; `is_bounded`: it begins shortly before `sent_at`.
+        """
+        controls = self.for_list(sent_at, model)
         any_runs = any(map(self.is_running, controls))
         # Between two runs our clock may have been set: what an earlier one accepted tells no time of this one.
         is_of_this_run = sent_at >= self._began_ms
         timed = {each.task_id for each in controls if not is_of_this_run or each.task_id in self._of_this_run}
-        return ListProof(controls, sent_at, self._wall() * 1000, timed=timed, any_runs=any_runs)
+        now = self._wall() * 1000
+        return ListProof(controls, sent_at, now, timed=timed, any_runs=any_runs, is_bounded=is_bounded)
 
-    def _with_older(self, latest: Control | None, sent_at: int) -> list[Control]:
+    def _with_older(self, latest: Control | None, sent_at: int, model: str) -> list[Control]:
         if latest is None or sent_at >= self._wall() * 1000 - REMEMBERED_MS:
             return [] if latest is None else [latest]
-        return [latest, older[0]] if (older := self._read(sent_at)) else []
+        older = [each for each in self._read(sent_at) if each.is_of(model)]
+        return [latest, older[0]] if older else []
 
-    def is_younger_to_come(self, began: float) -> bool:
+    def is_younger_to_come(self, began: float, model: str = "") -> bool:
         """Whether tasks were accepted after this moment (by the monotonic clock), none of which must be visible yet.
 
         A list that leaves out the newest tasks leaves out the lost one before it leaves out these.
         """
-        younger = [each for each in self._of_this_run.values() if each.since > began]
+        younger = [each for each in self._of_this_run.values() if each.since > began and each.is_of(model)]
         return bool(younger) and not any(self._is_visible(each) for each in younger)
 
     def until_visible(self) -> float | None:
@@ -133,9 +150,9 @@ class Controls:
         waits = (each.since + self._delay - self._clock() for each in self._of_this_run.values())
         return min((wait for wait in waits if wait > 0), default=None)
 
-    def _visible(self) -> Iterator[Control]:
+    def _visible(self, model: str = "") -> Iterator[Control]:
         """Those that queries must find by now, the latest first."""
-        return filter(self._is_visible, self._known())
+        return (each for each in self._known() if each.is_of(model) and self._is_visible(each))
 
     def _is_visible(self, control: Control) -> bool:
         return self._clock() - control.since >= self._delay
@@ -148,8 +165,8 @@ class Controls:
 
     def _read(self, before: int | None) -> list[Control]:
         return [
-            Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._began)
-            for task_id, external_id, at in self._earlier(before)
+            Control(task_id=task_id, external_id=external_id, accepted_at=at, since=self._began, model=model)
+            for task_id, external_id, at, model in self._earlier(before)
         ]
 
 
@@ -157,12 +174,20 @@ class ListProof:
     """One reading of the list, page by page, for a create sent at `sent_at` (Unix ms by our clock; `now` as well).
 
     `timed`: task ids of the controls that were accepted by the same clock as `sent_at`; `any_runs`: whether some of the
-    controls run, as far as this run knows.
+    controls run, as far as this run knows; `is_bounded`: the list begins at a time by our clock, shortly before then.
     """
 
     def __init__(
-        self, controls: Sequence[Control], sent_at: int, now: float, *, timed: Collection[str], any_runs: bool
+        self,
+        controls: Sequence[Control],
+        sent_at: int,
+        now: float,
+        *,
+        timed: Collection[str],
+        any_runs: bool,
+        is_bounded: bool = False,
     ) -> None:
+        self._is_clock_known = not is_bounded  # or the gateway's may be so far behind that the list begins too late
         self._unseen = {control.task_id: control for control in controls}
         self._has_controls = bool(controls)
         self._timed = timed
@@ -202,6 +227,7 @@ class ListProof:
         self._alters_ids |= task.external_id is not None and task.external_id != control.external_id
         if task.created_ms is not None and task.id in self._timed:  # the smallest excludes least
             skew = task.created_ms - control.accepted_at
+            self._is_clock_known |= skew >= -CLOCK_SKEW_MS
             self._skew = skew if self._skew is None else min(self._skew, skew)
 
     def _may_match(self, created_ms: int | None) -> bool:
@@ -213,14 +239,18 @@ class ListProof:
     @property
     def gap(self) -> str:
         """Why the list proves nothing; empty where it proves that the task does not exist."""
-        if not self._has_controls:
-            return "the account has no accepted task yet against which its list could be checked"
-        if self._unseen:
-            return "the account's list leaves out a task that is known to exist"
-        if not self._shows_running:
-            return "the tasks that are known to exist have ended meanwhile, and its list may leave out those that run"
-        if self._alters_ids:
-            return "the account's list gives other ids than were sent"
-        if any(map(self._may_match, self._without_id)):
-            return "the account's list has recent tasks without the ids that were sent"
-        return ""
+        reasons = (
+            (not self._has_controls, "the account has no accepted task yet against which its list could be checked"),
+            (bool(self._unseen), "the account's list leaves out a task that is known to exist"),
+            (
+                not self._shows_running,
+                "the tasks that are known to exist have ended meanwhile, and its list may leave out those that run",
+            ),
+            (not self._is_clock_known, "its list begins at a time, and the account's clock may be far behind ours"),
+            (self._alters_ids, "the account's list gives other ids than were sent"),
+            (
+                any(map(self._may_match, self._without_id)),
+                "the account's list has recent tasks without the ids that were sent",
+            ),
+        )
+        return next((why for is_so, why in reasons if is_so), "")

@@ -21,5 +21,5 @@ class Counters:
     task_seconds: float | None = None  # mean duration of recent tasks; None: not known yet
     refusals: int = 0  # answers that refused a create for now: too fast, or too many at once
     cost: int | None = None  # millionths of `unit`, spent or reserved; None: not known
-    unit: str = ""
+    unit: str | None = ""  # None: accounts count in several units, and `cost` means nothing
     note: str = ""  # what a watcher should know now, such as why nothing moves

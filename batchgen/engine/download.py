@@ -90,7 +90,18 @@ class Fetcher:
             raise error
 
     async def look_again(self, attempt: Attempt) -> Found:
-        """Query a task once whose images could not be had, and fetch what it names now. Raises RunStopped."""
+        """Query a task whose images could not be had, and fetch what it names now. Raises RunStopped.
+
+        Once, for each later run does so too; what would be paid again, as often as an absence has to be stated.
+        """
+        for tries in range(1, (_ABSENT_ANSWERS if attempt.remake else 1) + 1):
+            if tries > 1:
+                await self._context.sleep(short_backoff(tries - 1, self._context.rng))
+            if (found := await self._look_once(attempt)) is not Found.NO_MORE:
+                break
+        return found
+
+    async def _look_once(self, attempt: Attempt) -> Found:
         reader, job_id = self._context.reader, attempt.job.id
         try:
             if self._provider.can_query:

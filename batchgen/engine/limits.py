@@ -144,6 +144,10 @@ class AccountLimits:
         """Seconds until the next create may be sent; 0 when it may now, slots permitting."""
         return max(self.backoff.closed_for(), self._rate.closed_for())
 
+    def has_room(self, units: int) -> bool:
+        """Whether so many units are free."""
+        return not self.in_use or self.units - self.in_use >= units
+
     def choose(self, waiting: Sequence[Attempt]) -> int | None:
         """The position of the next attempt that fits; None where none does.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchgen.catalog.accounts import Account
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
+    from batchgen.engine.pool import PoolMember
     from batchgen.engine.refusals import Refusal
     from batchgen.engine.shutdown import Stop
     from batchgen.engine.waiting import WaitingAttempts
@@ -40,8 +41,11 @@ _REFUNDED = frozenset({Outcome.REFUSED, Outcome.FAILED})
 class Outcomes:
     """The ends of one account's attempts; `account_stop` is the account's own stop."""
 
-    def __init__(self, context: Context, account: Account, *, account_stop: Stop, waiting: WaitingAttempts) -> None:
+    def __init__(
+        self, context: Context, account: Account, *, account_stop: Stop, waiting: WaitingAttempts | PoolMember
+    ) -> None:
         self._context = context
+        self.budget = context.budgets.get(account.name, context.budget)
         self._account = account
         self._account_stop = account_stop
         self._waiting = waiting
@@ -82,6 +86,11 @@ class Outcomes:
             await self.end(attempt, Status.FAILED, None, error)
         else:
             self._next(attempt, counts=True)
+
+    def release_refused(self) -> None:
+        """The account has stopped: what it refused without a reason of the job's own may go to another one."""
+        for refusal in self.attribution.take_all():
+            self._next(refusal.attempt, counts=False)
 
     # --- every end ----------------------------------------------------------------------------------------
 
@@ -124,7 +133,8 @@ class Outcomes:
             context.stats.without_watermark += sum(not link.watermark_url for link in links)
         made = Made(job_id=attempt.job.id, attempt=attempt.number, links=links, cost=charge, at=context.now_ms())
         await context.record(*before, made)
-        context.budget.charge(price, charge, attempt.job.parameters.model, earlier=attempt.earlier)
+        context.stats.made[self._account.name] += len(links)
+        self.budget.charge(price, charge, attempt.job.parameters.model, earlier=attempt.earlier)
         context.counters.cost = context.budget.cost_of_run
 
     async def unrecordable(self, attempt: Attempt, error: BatchgenError) -> None:
@@ -182,5 +192,5 @@ class Outcomes:
 
     def _refund(self, attempt: Attempt, outcome: Outcome | None) -> None:
         if outcome in _REFUNDED:
-            model, budget = attempt.job.parameters.model, self._context.budget
-            budget.release(attempt.units, self.price(attempt), model, earlier=attempt.earlier)
+            model = attempt.job.parameters.model
+            self.budget.release(attempt.units, self.price(attempt), model, earlier=attempt.earlier)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from batchgen.engine.retry import LONGEST_SECONDS, backoff, query_backoff
 from batchgen.errors import BatchgenError, JobError, NoSuchPath, NotSent, TaskNotFound, Throttled, Unclear
-from batchgen.providers.base import TaskState
+from batchgen.providers.base import SentCreate, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,9 +84,9 @@ class Recovery:
         """Whether the account has any way to find a task by our own id."""
         return self._provider.can_find or self._provider.can_list
 
-    def on_accepted(self, task_id: str, external_id: str, at: int) -> None:
+    def on_accepted(self, task_id: str, external_id: str, at: int, model: str = "") -> None:
         """Note an accepted task (`at`: Unix ms): a control for lost creates, once it is visible."""
-        self._controls.accepted(task_id, external_id, at)
+        self._controls.accepted(task_id, external_id, at, model)
         if self.waiting:
             self._notify()
 
@@ -117,6 +117,10 @@ class Recovery:
         """
         if not self.can_find:
             raise Undecided(f"The account {self._provider.account.name!r} cannot be queried for a task by our own id.")
+        if not attempt.id_sent and not self._provider.sends_id(attempt.job):
+            raise Undecided(
+                "Its create carried a value of the job's own in place of the mark by which the account could be asked."
+            )
         if not self._is_proof(attempt):
             return await self._find_without_proof(attempt)
         began = self._clock()
@@ -153,7 +157,7 @@ class Recovery:
                     pass  # the list may know
             if self._provider.can_list:
                 self._provider.expect([attempt.external_id])
-                newest = await self._with_retries(partial(self._provider.page, 1, _PAGE))
+                newest = await self._with_retries(partial(self._provider.page_for, self._sent(attempt), 1, _PAGE))
                 return next((task for task in newest.tasks if _is_of(task, attempt)), None)
         except NotAnswered:
             raise
@@ -254,7 +258,8 @@ class Recovery:
             raise Undecided('"Not found" is not believed: the account may have forgotten a task of that time by now.')
         if self._provider.can_find:
             # Chosen before the query: one that ends meanwhile shows nothing of those that run.
-            controls = [(each, self._controls.is_running(each)) for each in self._controls.for_lookup(attempt.sent_at)]
+            known = self._controls.for_lookup(attempt.sent_at, self._model(attempt))
+            controls = [(each, self._controls.is_running(each)) for each in known]
             try:
                 return await self._find_by_id(attempt)
             except TaskNotFound:
@@ -268,7 +273,7 @@ class Recovery:
                 why = str(error)
         if self._provider.can_list:
             task, gap = await self._find_in_list(attempt)
-            if task is None and not gap and self._controls.is_younger_to_come(began):
+            if task is None and not gap and self._controls.is_younger_to_come(began, self._model(attempt)):
                 gap = "the account's list may not show the newest tasks yet"
             if task is not None or not gap:
                 return task
@@ -281,22 +286,32 @@ class Recovery:
         return remembers is not None and not 0 <= self._wall() - attempt.sent_at / 1000 < remembers
 
     async def _find_by_id(self, attempt: Attempt) -> Task:
-        task = await self._find(attempt.external_id)
+        task = await self._find(self._sent(attempt))
         if not task.may_be(attempt.external_id) or self._controls.ever_belonged_to_other(task.id, attempt.external_id):
             raise Undecided("The gateway answered a query for our own id with a task of another id.")
         return task
 
     async def _is_found(self, control: Control, *, runs: bool) -> bool:
         try:
-            task = await self._find(control.external_id)
+            task = await self._find(SentCreate(external_id=control.external_id, model=control.model))
         except (TaskNotFound, Undecided):
             return False
         is_as_known = task.state is TaskState.RUNNING or not runs
         return is_as_known and task.id == control.task_id and task.may_be(control.external_id)
 
-    async def _find(self, external_id: str) -> Task:
+    def _model(self, attempt: Attempt) -> str:
+        """The model of the tasks that a question about an attempt meets; empty: of all."""
+        return attempt.job.parameters.model if self._provider.looks_by_model else ""
+
+    def _sent(self, attempt: Attempt) -> SentCreate:
+        """What a question may hold. The time is that of our clock, which must not have been set since."""
+        is_timed = not attempt.earlier and self._controls.is_clock_steady
+        at = attempt.sent_at if is_timed else 0
+        return SentCreate(external_id=attempt.external_id, model=attempt.job.parameters.model, sent_at=at)
+
+    async def _find(self, sent: SentCreate) -> Task:
         try:
-            return await self._with_retries(partial(self._provider.find, external_id))
+            return await self._with_retries(partial(self._provider.find_sent, sent))
         except NoSuchPath as error:  # also the answer of a proxy whose gateway is away for a moment
             raise Undecided(f"The gateway could not be asked what became of it: {error}") from error
 
@@ -306,11 +321,13 @@ class Recovery:
         It is read until all tasks known to exist were seen, and further back than the sending by the gateway's own
         clock; a list in another order than newest first is read to its end.
         """
-        proof = self._controls.list_proof(attempt.sent_at)
+        sent = self._sent(attempt)
+        is_bounded = self._provider.lists_since and sent.sent_at > 0
+        proof = self._controls.list_proof(attempt.sent_at, self._model(attempt), is_bounded=is_bounded)
         self._provider.expect([attempt.external_id, *proof.external_ids])
         for number in range(1, _PAGES_AT_MOST + 1):
             try:
-                page = await self._with_retries(partial(self._provider.page, number, _PAGE))
+                page = await self._with_retries(partial(self._provider.page_for, sent, number, _PAGE))
             except (TaskNotFound, NoSuchPath):
                 return None, "the account has no list of tasks"
             if (task := next((task for task in page.tasks if _is_of(task, attempt)), None)) is not None:

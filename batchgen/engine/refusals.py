@@ -104,6 +104,12 @@ class RefusalAttribution:
         taken, self._decided = self._decided, []
         return taken
 
+    def take_all(self) -> list[Refusal]:
+        """What no account will decide any more, because this one has stopped."""
+        taken = [*self._decided, *self._waiting]
+        self._decided, self._waiting = [], []
+        return taken
+
     def _decide_lost(self) -> None:
         self._decide([each for each in self._waiting if not isinstance(each.error, JobRefused)], is_jobs_fault=False)
 

@@ -18,22 +18,21 @@ from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
 from batchgen.engine.waiting import WaitingAttempts
-from batchgen.errors import AccountStopped, BatchgenError, DeadlinePassed, NotSent, RunStopped, Unclear
+from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Unclear
 from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.providers.base import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
     from batchgen.engine.limits import SlotPermit
-    from batchgen.engine.shutdown import Deadline
+    from batchgen.engine.pool import PoolMember, PoolQueue
     from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
-_CLOCK_CHECK_SECONDS = 30.0  # a machine that slept, or whose clock was set, is late by no more
 _PROBE_SECONDS = 15.0
 _REPORTED_AFTER = 3  # answers with a status that is not known
 _TURN_SECONDS = 1.0  # a turn of the quota that is kept for longer would be one more in a later minute
@@ -41,22 +40,39 @@ _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before n
 
 
 class AccountScheduler:
-    def __init__(self, context: Context, provider: ValidatedProvider, *, starts_new: bool) -> None:
-        """`starts_new`: the manifest's own account. Another one only finishes what earlier runs began there."""
+    def __init__(
+        self,
+        context: Context,
+        provider: ValidatedProvider,
+        *,
+        starts_new: bool,
+        pool: PoolQueue | None = None,
+        shares_limits_with: AccountScheduler | None = None,
+    ) -> None:
+        """`starts_new`: an account of the manifest. Another one only finishes what earlier runs began there.
+
+        `pool`: where this account is one of several. They wake each other: what one of them frees, another may take.
+        """
         self._context = context
         self._starts_new = starts_new
         self._provider = provider
         self._account = provider.account
-        self.stop = context.stop if starts_new else context.stop.child()
-        self._wake = asyncio.Event()  # set when something changed that may let one more attempt be sent
-        can_ask = provider.can_find or provider.can_list
-        self._limits = AccountLimits(context, provider.account, can_ask=can_ask, wake=self._wake)
+        self.stop = context.stop if starts_new and pool is None else context.stop.child()
+        # Set when something changed that may let one more attempt be sent.
+        self._wake = asyncio.Event() if pool is None else pool.wake
+        self._pool = pool
+        self._owns_limits = shares_limits_with is None
+        if shares_limits_with is None:
+            can_ask = provider.can_find or provider.can_list
+            self._limits = AccountLimits(context, provider.account, can_ask=can_ask, wake=self._wake)
+            self._quota = quota(provider.account.creates_per_minute)
+        else:
+            self._limits, self._quota = shares_limits_with._limits, shares_limits_with._quota  # noqa: SLF001
         self._outage = self._limits.outage
-        self._quota = quota(provider.account.creates_per_minute)
         self._quota_wait: asyncio.Task[None] | None = None
         self._turn_at = math.inf  # when the quota let one more create go
         self._probe: asyncio.Task[bool] | None = None  # whether the account answers, during an outage
-        self._waiting = WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
+        self._waiting = self._waiting_attempts()
         self._outcomes = Outcomes(context, provider.account, account_stop=self.stop, waiting=self._waiting)
         self._submitter = Submitter(
             context, provider, limits=self._limits, outcomes=self._outcomes, account_stop=self.stop
@@ -79,8 +95,21 @@ class AccountScheduler:
             outcomes=self._outcomes,
         )
         self._unknown_statuses: Counter[str] = Counter()
-        self._is_out_of_funds = False  # the next job waits for refunds
+        self._counted = (0, 0)  # units in use, and units, that the counters have of this account
         self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
+
+    def _waiting_attempts(self) -> WaitingAttempts | PoolMember:
+        context, starts_new = self._context, self._starts_new
+        if self._pool is None:
+            return WaitingAttempts(context, wake=self._wake, starts_new=starts_new, on_refused=self._defer_retry)
+        member = self._pool.join(self._account, self.stop, context.budgets[self._account.name])
+        member.is_running = lambda: bool(self._running)
+        member.has_room = self._limits.has_room
+        return member
+
+    def _may_free_a_job(self) -> bool:
+        """Whether an attempt is in flight, or a refusal waits to be explained."""
+        return bool(self._running) or self._outcomes.attribution.is_waiting
 
     async def run(self, begun: Sequence[tuple[Attempt, Status]], source: Iterator[Attempt | None]) -> None:
         """Resume what was begun, then start what `source` gives, until all has ended or the account is stopped.
@@ -92,21 +121,32 @@ class AccountScheduler:
             async with asyncio.TaskGroup() as attempts:
                 for attempt, status in begun:
                     self._spawn(attempts, attempt, self._limits.resume(attempt.units), status)
+                self._waiting.may_put_back = self._may_free_a_job
                 try:
                     await self._feed(attempts, source)
                 except RunStopped as reason:  # the ledger cannot be read: what is in flight has its grace
                     self._context.stop.request(reason, grace=self._context.policy.grace)
                 finally:
+                    self._waiting.leave()
                     self._limits.time.idle(Idle.STOPPED)
                     for waited in (self._quota_wait, self._probe):
                         if waited is not None:
                             waited.cancel()
             for loop in loops:
                 loop.cancel()
-        self._context.stats.slot_times[self._account.name] = self._limits.time
-        if self.stop.reason is not None and not self._context.stop.is_asked:
-            name = self._account.name
+        name = self._account.name
+        if self._owns_limits:
+            self._context.stats.slot_times[name] = self._limits.time
+        if self._pool is not None:
+            self._note_stop()
+        elif self.stop.reason is not None and not self._context.stop.is_asked:
             self._context.stats.defer(f"Tasks begun at the account {name!r} wait for it: {self.stop.reason}")
+
+    def _note_stop(self) -> None:
+        """Why this account of a pool made no more, if it was not the whole run that ended."""
+        reason = self.stop.reason or self._waiting.spent
+        if isinstance(reason, RunStopped) and reason is not self._context.stop.reason:
+            self._context.stats.stopped[self._account.name] = reason
 
     # --- what is started, and when ------------------------------------------------------------------------
 
@@ -126,10 +166,12 @@ class AccountScheduler:
                 if self._is_nothing_left_to_show():
                     self._decide_rest()
                     continue
-                if not self._running:
+                if not self._running and self._waiting.is_over:
                     return
             self._update_last_call()
-            if (why := self._start_next(attempts)) is not None:
+            why = self._start_next(attempts)
+            self._waiting.note(why)
+            if why is not None:
                 self._limits.time.idle(why)
                 await self._wait_for_change(why)
 
@@ -152,7 +194,7 @@ class AccountScheduler:
     def _update_last_call(self) -> None:
         """Where nothing goes on but questions that wait for what others bring, none will bring it."""
         recovery = self._submitter.recovery
-        may_go_on = not self._is_out_of_funds and bool(self._waiting)
+        may_go_on = not self._waiting.is_out_of_funds and bool(self._waiting)
         if may_go_on or len(self._running) > recovery.waiting:
             recovery.keep_waiting()
         else:
@@ -167,14 +209,14 @@ class AccountScheduler:
             return why
         if (position := self._limits.choose(ready)) is None:
             return Idle.SIZE
-        attempt, budget = ready[position], self._context.budget
+        attempt, budget = ready[position], self._outcomes.budget
         price = self._outcomes.price(attempt)
         if (refusal := budget.refusal(attempt.units, price)) is not None:
             return self._wait_for_refunds(refusal)
         if not self._is_in_quota(attempts):  # asked last: a turn that waits for a slot would be one more in its minute
             return Idle.RATE
-        del ready[position]
-        self._is_out_of_funds = False
+        self._waiting.take(position)
+        self._waiting.is_out_of_funds = False
         self._quota_wait = self._probe = None
         budget.reserve(attempt.units, price, attempt.job.parameters.model)
         self._outage.sent(attempt.external_id)
@@ -194,10 +236,10 @@ class AccountScheduler:
 
     def _wait_for_refunds(self, refusal: RunStopped) -> Idle:
         """What is in flight may yet be refused or fail, and its reservation is refunded."""
-        if len(self._running) > self._runner.fetching:
-            self._is_out_of_funds = True
+        if len(self._running) > self._runner.fetching or self._waiting.is_running_elsewhere:
+            self._waiting.is_out_of_funds = True
             return Idle.BUDGET
-        self.stop.request(refusal, grace=None)
+        self._context.stop.request(refusal, grace=None)
         return Idle.STOPPED
 
     def _is_in_quota(self, attempts: asyncio.TaskGroup) -> bool:
@@ -263,11 +305,21 @@ class AccountScheduler:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         self._wake.set()
+        if self.stop.is_asked:
+            self._release_refused()
         self._update_counters()
+
+    def _release_refused(self) -> None:
+        """Free the jobs whose refusals this account will not explain any more, where another one may take them."""
+        if self._pool is not None:
+            self._outcomes.release_refused()
 
     async def _cancel_after_grace(self) -> None:
         """Wake the feeder when the stop is asked for; when its grace is over, leave the rest to the next run."""
         await self.stop.asked.wait()
+        self._release_refused()
+        if self._pool is not None and self.stop.reason is not self._context.stop.reason:
+            self._context.notify(f"The account {self._account.name!r} makes no more jobs. {self.stop.reason}")
         self._wake.set()
         self._submitter.recovery.stop()
         await self.stop.grace_over()
@@ -316,34 +368,11 @@ class AccountScheduler:
 
     def _update_counters(self) -> None:
         counters = self._context.counters
-        counters.slots_in_use = self._limits.in_use
-        counters.slots = self._limits.units
+        if self._owns_limits:
+            in_use, units = self._counted
+            self._counted = (self._limits.in_use, self._limits.units)
+            counters.slots_in_use += self._limits.in_use - in_use
+            counters.slots += self._limits.units - units
         counters.waiting = len(self._waiting)
         if self._starts_new:
             counters.task_seconds = self._poller.task_seconds()
-
-
-async def run_accounts(
-    context: Context, schedulers: Iterable[Coroutine[None, None, None]], deadline: Deadline | None
-) -> None:
-    """Run all schedulers. Why they ended early is in `context.stop`, what they did in `context.stats`."""
-    async with asyncio.TaskGroup() as outer:
-        timer = outer.create_task(_stop_at(deadline, context))
-        async with asyncio.TaskGroup() as group:
-            for scheduler in schedulers:
-                group.create_task(scheduler)
-        timer.cancel()
-
-
-async def _stop_at(deadline: Deadline | None, context: Context) -> None:
-    if deadline is None:
-        return
-    # A deadline that has passed stops the run before the schedulers' first step.
-    while (left := deadline.left()) > 0:  # noqa: ASYNC110 - no event tells what time it is
-        await asyncio.sleep(min(left, _CLOCK_CHECK_SECONDS))
-    grace = context.policy.grace
-    reason = DeadlinePassed("The deadline has passed; nothing more was started. Run again to go on.")
-    context.stop.request(reason, grace=grace)
-    context.notify(
-        f"The deadline has passed: nothing more is started. Finishing what is in flight (up to {grace:g} s)."
-    )

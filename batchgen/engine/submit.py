@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.catalog.accounts import Auth
 from batchgen.engine.controls import KNOWN, Controls
 from batchgen.engine.outage import is_trouble
 from batchgen.engine.recovery import NotAnswered, Postponed, Recovery, Undecided
@@ -112,7 +113,8 @@ class Submitter:
             self._outage.answered(attempt.external_id)
             self._outcomes.not_begun(attempt)
             return None
-        attempt = attempt.sent(self._context.now_ms(), id_sent=self._provider.sends_id, key_print=self.key_print)
+        id_sent = self._provider.sends_id(attempt.job)
+        attempt = attempt.sent(self._context.now_ms(), id_sent=id_sent, key_print=self.key_print)
         try:
             task = await self._send(attempt, permit)
         except CreateCancelled as error:
@@ -131,7 +133,8 @@ class Submitter:
             if self._is_closed:
                 raise CreateCancelled("The run ended before the create was sent.")
             self._context.stats.started += 1
-            if self.recovery.can_find:
+            self._context.stats.started_at[self._provider.account.name] += 1
+            if attempt.id_sent and self.recovery.can_find:
                 self.uncancellable.discard(attempt.external_id)
             permit.enter(Phase.CREATING)
             task = await self._provider.create(attempt.job, attempt.external_id)
@@ -183,7 +186,7 @@ class Submitter:
             return None
         # One that is no older than this create is this create, sent twice by a proxy.
         if isinstance(error, RefusedOrTaken) and self._is_older(task, attempt):
-            self._context.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
+            self._outcomes.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
 
@@ -289,14 +292,16 @@ class Submitter:
             return attempt.accepted(task.id, at, made=True)
         await self._context.record(accepted)
         if self._carries_our_id(attempt):
-            self.recovery.on_accepted(task.id, attempt.external_id, at)
+            self.recovery.on_accepted(task.id, attempt.external_id, at, attempt.job.parameters.model)
         return attempt.accepted(task.id, at)
 
     def _carries_our_id(self, attempt: Attempt) -> bool:
         """Whether the create was sent with its id and the present key."""
-        return attempt.id_sent and attempt.key_print == self.key_print
+        # A command may print another account's token by now, which nothing shows.
+        is_certain = not attempt.earlier or self._provider.account.auth is not Auth.COMMAND
+        return attempt.id_sent and attempt.key_print == self.key_print and is_certain
 
-    def _accepted_before(self, at: int | None) -> list[tuple[str, str, int]]:
+    def _accepted_before(self, at: int | None) -> list[tuple[str, str, int, str]]:
         """Tasks that this account is known to have accepted in earlier runs, the latest first."""
         account = self._provider.account
         address = self._context.address_of(account)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from batchgen.engine.attempt import Attempt
     from batchgen.engine.context import Context
+    from batchgen.engine.timings import Idle
 
 _LOOK_AHEAD = 32  # attempts among which a smaller one may be chosen
 
@@ -33,6 +34,11 @@ class WaitingAttempts:
         self._delayed: list[tuple[float, int, Attempt]] = []  # a heap, by time
         self._requeued = 0
         self.ready: list[Attempt] = []
+        self.is_out_of_funds = False  # the next job waits for refunds
+        self.spent = None
+        self.may_put_back: Callable[[], bool] = bool
+        self.is_over = True  # once nothing waits here, nothing will
+        self.is_running_elsewhere = False  # no other account shares what waits here
 
     def __len__(self) -> int:
         return len(self.ready) + len(self._delayed)
@@ -45,6 +51,16 @@ class WaitingAttempts:
         self._requeued += 1
         heapq.heappush(self._delayed, (self._clock() + seconds, self._requeued, attempt))
         self._wake.set()
+
+    def take(self, position: int) -> None:
+        """Take one of those that are ready."""
+        del self.ready[position]
+
+    def leave(self) -> None:
+        """Take nothing more."""
+
+    def note(self, why: Idle | None) -> None:
+        """Why nothing is started now, which matters to nobody else."""
 
     def fill(self, source: Iterator[Attempt | None]) -> bool:
         """Make attempts ready; returns whether `source` gave None, that is, has more to look at."""

@@ -74,7 +74,7 @@ def export(root: Path, request: Request, on_image: Callable[[int, int], None] = 
 
     Raises CommandError where nothing can be exported; nothing is written then.
     """
-    ledger_path = path_in(root, "export")
+    ledger_path = path_in(root, "export", merged=True)
     request.check(root)
     running = lock.holder(root)
     with _naming(tempfile.gettempdir()), closing(Selection(request)) as selection:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchgen.export.pixels import ENCODINGS, new_size
 from batchgen.ledger.records import Mark
+from batchgen.reports.columns import further_cells
 from batchgen.reports.index import INDEX_COLUMNS, index_cells
 from batchgen.reports.where import Where
 from batchgen.storage import paths
@@ -124,6 +125,7 @@ class Selection:
     def _record(self, row: IndexRow, split: str) -> dict[str, Any]:
         cells = dict(zip(INDEX_COLUMNS, index_cells(row), strict=False))
         cells |= {"mark": row.mark.value, "note": row.note}
+        cells |= further_cells(row.job)
         cells |= {f"label.{name}": value for name, value in row.job.labels.items()}
         cells |= {f"score.{name}": value for name, value in row.scores.items()}
         if not self._is_table:
@@ -148,6 +150,7 @@ def _type_of(name: str) -> type:
 def _ordered(found: Iterable[str], *, is_table: bool) -> list[str]:
     """The columns: those of the index always, others where an image has them."""
     fixed = [name for name in INDEX_COLUMNS if is_table or name not in {"file_name", *_OF_THE_RUN}]
-    others = [*sorted(name for name in found if name.startswith("label.")), "mark", "note", "split"]
+    others = sorted(name for name in found if name.startswith("parameter."))
+    others += [*sorted(name for name in found if name.startswith("label.")), "mark", "note", "split"]
     others += sorted(name for name in found if name.startswith("score."))
     return fixed + [name for name in others if name in set(found)]

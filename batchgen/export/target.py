@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from batchgen.errors import CommandError
+from batchgen.storage.replacement import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,12 +158,7 @@ def replaced(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise CommandError(f"{path} is a folder, and this format is one file. Choose another --to.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)  # a link there would be followed
-    try:
+    with replacing(path, durable=True) as beside:
         yield beside
-        _sync([beside])
-        if not are_same(beside, path):
-            beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        if are_same(beside, path):
+            beside.unlink()

@@ -166,13 +166,13 @@ class Relocated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalDropped(Event):
-    """What a sandbox made of a job does not count for the account in use, whose address is `base_url`.
+    """What a sandbox made of a job does not count for the accounts in use, whose addresses are `base_urls`.
 
     The job is as if no sandbox had made anything of it.
     """
 
     job_id: str
-    base_url: str
+    base_urls: tuple[str, ...]
 
 
 MAX_TEXT = 2000  # characters that are kept of a gateway's text, which may be megabytes, in each of a million rows

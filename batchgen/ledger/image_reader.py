@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import ImageLink, Job
 from batchgen.ledger.records import StoredImage, read_rows
-from batchgen.ledger.transitions import refusal_key
+from batchgen.ledger.transitions import REHEARSED, refusal_key
 from batchgen.storage.paths import check_inside
 
 if TYPE_CHECKING:
@@ -118,14 +119,13 @@ class ImageReader:
             )
         )
 
-    def rehearsed_images(self, base_url: str) -> list[StoredImage]:
-        """The stored images that another sandbox than the account at this address made."""
+    def rehearsed_images(self, base_urls: Sequence[str]) -> list[StoredImage]:
+        """The stored images that another sandbox than the accounts at these addresses made."""
         return list(
             self._images(
                 "JOIN attempt AS made ON made.job_id = image.job_id AND made.number = image.attempt"
-                " WHERE rehearsal = 1 AND base_url <> ? AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%'"
-                " ORDER BY image.job_id",
-                (base_url,),
+                f" WHERE {REHEARSED} AND sha256 IS NOT NULL AND path NOT LIKE 'retired/%' ORDER BY image.job_id",
+                (json.dumps(base_urls),),
             )
         )
 

@@ -18,7 +18,7 @@ from batchgen.ledger.records import (
     UncheckedImage,
     read_rows,
 )
-from batchgen.ledger.transitions import REPLACES
+from batchgen.ledger.transitions import REHEARSED, REPLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +71,10 @@ class LedgerReader(ImageReader):
         pending = "SELECT 1 FROM wanted LEFT JOIN job ON job.id = wanted.job_id WHERE coalesce(status, 'pending')"
         return self._value(f"{pending} = 'pending' LIMIT 1") is not None
 
+    def has_jobs(self) -> bool:
+        """Whether any job was ever begun."""
+        return self._value("SELECT 1 FROM job LIMIT 1") is not None
+
     def open_attempts(self) -> list[OpenAttempt]:
         """Every job that was begun and has not ended, wanted or not: it is or may be paid for."""
         return self._attempts("WHERE job.status IN ('intent', 'submitted', 'made') ORDER BY intended_at, job.id")
@@ -95,17 +99,19 @@ class LedgerReader(ImageReader):
 
     def accepted_tasks(
         self, account: str, base_url: str, key_print: str, before: int | None, most: int
-    ) -> list[tuple[str, str, int]]:
+    ) -> list[tuple[str, str, int, str]]:
         """The latest tasks that an account accepted under a key and that carried our id, up to so many.
 
-        `before`: only those accepted at this time (Unix ms) or earlier. As (task id, external id, accepted at).
+        `before`: only those accepted at this time (Unix ms) or earlier. As (task id, external id, accepted at, model).
         """
-        return self.db.execute(
-            "SELECT task_id, external_id, accepted_at FROM attempt WHERE account = ? AND base_url = ? AND key_print = ?"
+        rows = self.db.execute(
+            "SELECT task_id, external_id, accepted_at, job.id, request FROM attempt JOIN job ON job.id = job_id"
+            " WHERE account = ? AND base_url = ? AND key_print = ?"
             " AND id_sent AND task_id IS NOT NULL AND accepted_at <= coalesce(?, accepted_at)"
             " ORDER BY accepted_at DESC LIMIT ?",
             (account, base_url, key_print, before, most),
-        ).fetchall()
+        )
+        return [(*row[:3], Job.from_json(row[3], row[4]).parameters.model) for row in rows]
 
     def has_accepted(self, account: str, base_url: str) -> bool:
         """Whether this account, at this address, has ever accepted a create of this output."""
@@ -213,6 +219,14 @@ class LedgerReader(ImageReader):
         )
         return sorted(name for (name,) in rows)
 
+    def parameter_names(self) -> list[str]:
+        """The parameters beyond batchgen's own of the wanted jobs that were begun, in alphabetical order."""
+        rows = self.db.execute(
+            "SELECT DISTINCT given.key FROM wanted JOIN job ON job.id = wanted.job_id,"
+            " json_each(request, '$.parameters.further') AS given"
+        )
+        return sorted(name for (name,) in rows)
+
     def has_marks(self) -> bool:
         """Whether anything was decided or written about an image."""
         return self._value("SELECT 1 FROM mark WHERE verdict <> '' OR note <> '' LIMIT 1") is not None
@@ -238,8 +252,10 @@ class LedgerReader(ImageReader):
         )
         return read_rows(Payment, rows)
 
-    def spent(self, price: Callable[[str, Job], int | None] = lambda _account, _job: None) -> Spent:
-        """What this output has cost; attempts in flight or unknown count at the price when they were sent.
+    def spent(
+        self, price: Callable[[str, Job], int | None] = lambda _account, _job: None, account: str | None = None
+    ) -> Spent:
+        """What this output has cost, or of it one account; what is in flight or unknown counts at the price when sent.
 
         `price` gives today's price (millionths) of a job at an account, for attempts whose price was not known then.
         """
@@ -247,14 +263,25 @@ class LedgerReader(ImageReader):
             "SELECT coalesce(sum(images), 0), coalesce(sum(coalesce(cost, reserved)), 0),"
             " coalesce(sum(coalesce(cost, reserved) IS NULL), 0),"
             " coalesce(sum(CASE WHEN cost IS NULL THEN reserved END), 0)"
-            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost')"
+            " FROM attempt WHERE outcome IN ('', 'made', 'unknown', 'lost') AND account = coalesce(?, account)",
+            (account,),
         ).fetchone()
         rows = "SELECT account, job.id, request FROM attempt JOIN job ON job.id = job_id WHERE"
         is_unpriced = "outcome IN ('', 'made', 'unknown', 'lost') AND coalesce(cost, reserved) IS NULL"
-        for account, job_id, request in self.db.execute(f"{rows} {is_unpriced}") if unpriced else ():
-            today = price(account, Job.from_json(job_id, request))
+        is_unpriced += " AND account = coalesce(?, account)"
+        for name, job_id, request in self.db.execute(f"{rows} {is_unpriced}", (account,)) if unpriced else ():
+            today = price(name, Job.from_json(job_id, request))
             cost, unpriced = cost + (today or 0), unpriced - (today is not None)
         return Spent(images=images, cost=cost, unpriced=unpriced, reserved=reserved)
+
+    def spent_by_account(self) -> list[tuple[str, int, int]]:
+        """By account: its name, the images that it made, and what it cost or may cost, in millionths of its unit."""
+        rows = self.db.execute(
+            "SELECT account, coalesce(sum(CASE WHEN outcome = 'made' THEN images END), 0),"
+            " coalesce(sum(coalesce(cost, reserved)), 0)"
+            " FROM attempt WHERE outcome NOT IN ('refused', 'failed') GROUP BY account ORDER BY account"
+        )
+        return [(name, images, cost) for name, images, cost in rows]
 
     def mean_task_seconds(self) -> float | None:
         """The mean time from acceptance to the end of a task, of up to 1,000 that were made; None before any was.
@@ -304,10 +331,11 @@ class LedgerReader(ImageReader):
         for job_id, request in rows:
             yield Job.from_json(job_id, request)
 
-    def rehearsed_jobs(self, base_url: str) -> list[str]:
-        """Jobs that another sandbox than the account at this address made."""
+    def rehearsed_jobs(self, base_urls: Sequence[str]) -> list[str]:
+        """Jobs that another sandbox than the accounts at these addresses made."""
         rows = self.db.execute(
-            "SELECT DISTINCT job_id FROM attempt WHERE rehearsal = 1 AND base_url <> ? ORDER BY job_id", (base_url,)
+            f"SELECT DISTINCT job_id FROM attempt WHERE {REHEARSED} ORDER BY job_id",
+            (json.dumps(base_urls),),
         )
         return [job_id for (job_id,) in rows]
 

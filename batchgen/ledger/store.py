@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from batchgen.jobs import Job
     from batchgen.ledger.events import Event
+    from batchgen.shards import Shard
 
 FILE_NAME = "state.sqlite3"
+MERGED_NAME = "merged.sqlite3"  # of a folder that is no output: `batchgen merge` wrote it
 
 # Keys of the table `meta`. Any event removes the first two, and `TOTALS`.
 VIEWS_STAMP = (
@@ -36,7 +38,8 @@ VIEWS_STAMP = (
 )
 FOLDER_TIMES = "folders"  # the times of the image folders when each file was last checked
 IMAGES_APART = "images_apart"  # whether images/ was on a disk of its own when a run ended
-_WANTED_DIGEST = "wanted"  # the digest of the manifest that the wanted jobs and the places of the files are of
+WANTED_DIGEST = "wanted"  # the digest of the manifest that the wanted jobs and the places of the files are of
+SHARD = "shard"  # K/N, where the output has only the jobs of a shard; see `sharding`
 
 T = TypeVar("T")
 _BATCH = 1000  # jobs or events
@@ -62,13 +65,14 @@ class Ledger(LedgerReader):
         return ledger
 
     @staticmethod
-    def check_not_lost(path: Path, index: Path) -> None:
+    def check_not_lost(path: Path, index: Path, shard: Shard | None = None) -> None:
         """Raise CommandError where there is an index of images, but no ledger."""
         if index.exists() and not (path.exists() and path.stat().st_size):
+            audit = f"batchgen audit MANIFEST --adopt{'' if shard is None else f' --shard {shard}'}"
             raise CommandError(
                 f"{index} exists, but the ledger {path} is missing or empty, and only the ledger records what was paid"
-                " for. Put it back; or rebuild it from the index, the files and the gateway: `batchgen audit MANIFEST"
-                f" --adopt`; or, to pay for everything again, move {index.parent} away or choose another --output."
+                f" for. Put it back; or rebuild it from the index, the files and the gateway: `{audit}`; or, to pay for"
+                f" everything again, move {index.parent} away or choose another --output."
             )
 
     @classmethod
@@ -166,11 +170,12 @@ class Ledger(LedgerReader):
                     self.db.execute("ROLLBACK")
             raise
 
-    def set_wanted_jobs(self, jobs: Iterable[Job]) -> int:
+    def set_wanted_jobs(self, jobs: Iterable[Job], shard: Shard | None = None) -> int:
         """Replace the list of what the manifest asks for; returns how many jobs there were, equal ones counted each.
 
-        Equal jobs are listed once, at their first position. Known jobs get the names that the manifest now gives them,
-        but not in a preview. Once the files are renamed too, the caller calls `mark_reconciled`.
+        Equal jobs are listed once, at their first position; those of another shard are not listed. Known jobs get the
+        names that the manifest now gives them, but not in a preview. Once the files are renamed too, the caller calls
+        `mark_reconciled`.
         """
         renames = self._inode and self.db.execute("SELECT 1 FROM job LIMIT 1").fetchone()
         written = 0
@@ -179,21 +184,21 @@ class Ledger(LedgerReader):
             for batch in _batches(enumerate(jobs)):
                 self.db.executemany(
                     "INSERT OR IGNORE INTO main.wanted (seq, job_id, images) VALUES (?, ?, ?)",
-                    [(seq, job.id, job.parameters.n) for seq, job in batch],
+                    [(seq, job.id, job.parameters.n) for seq, job in batch if shard is None or shard.has(job.id)],
                 )
                 if renames:
                     self._rename_jobs(batch)
                 written += len(batch)
-            self.db.execute("DELETE FROM main.meta WHERE key IN (?, ?, ?)", (_WANTED_DIGEST, VIEWS_STAMP, TOTALS))
+            self.db.execute("DELETE FROM main.meta WHERE key IN (?, ?, ?)", (WANTED_DIGEST, VIEWS_STAMP, TOTALS))
         return written
 
     def mark_reconciled(self, digest: str) -> None:
         """Record that the list and the files are those of the manifest with this digest."""
-        self.set_meta(_WANTED_DIGEST, digest)
+        self.set_meta(WANTED_DIGEST, digest)
 
     def is_reconciled(self, digest: str) -> bool:
         """Whether the list of wanted jobs, and every file's place, is already that of this manifest."""
-        return self.meta(_WANTED_DIGEST) == digest
+        return self.meta(WANTED_DIGEST) == digest
 
     def set_mtimes(self, times: Sequence[tuple[int, str, int, int, int]]) -> None:
         """Record new times of files whose content is unchanged: (mtime_ns, *image key)."""
@@ -225,12 +230,12 @@ class Ledger(LedgerReader):
         """Copy the ledger's own list of wanted jobs into the scratch database."""
         self.db.execute("INSERT INTO main.wanted SELECT * FROM state.wanted")
 
-    def preview_drop_rehearsals(self, base_url: str) -> frozenset[str]:
+    def preview_drop_rehearsals(self, base_urls: Sequence[str]) -> frozenset[str]:
         """Drop the jobs that a sandbox made, in the scratch database, as a run would; returns their ids.
 
         Where there are any, the scratch database gets copies of the tables.
         """
-        ids = self.rehearsed_jobs(base_url)
+        ids = self.rehearsed_jobs(base_urls)
         if ids:
             tables = self.db.execute(
                 "SELECT sql FROM state.sqlite_master WHERE tbl_name IN ('job', 'attempt', 'image') AND sql IS NOT NULL"
@@ -242,7 +247,7 @@ class Ledger(LedgerReader):
                 self.db.execute(f"INSERT INTO main.{table} SELECT * FROM state.{table}")  # noqa: S608 - constants
             with self.transaction():
                 for id_ in ids:
-                    apply(RehearsalDropped(job_id=id_, base_url=base_url), self.db)
+                    apply(RehearsalDropped(job_id=id_, base_urls=tuple(base_urls)), self.db)
         return frozenset(ids)
 
     def _rename_jobs(self, batch: list[tuple[int, Job]]) -> None:
@@ -261,8 +266,23 @@ def _batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def path_in(root: Path, purpose: str) -> Path:
-    """The ledger of an output. Raises CommandError where there is none; `purpose` is a verb, such as `verify`."""
+def check_not_merged(root: Path) -> None:
+    """Raise CommandError for a folder that `batchgen merge` wrote: it is no output."""
+    if (root / MERGED_NAME).exists():
+        raise CommandError(
+            f"{root} was put together by `batchgen merge`: it can be exported, shown and reported on, and nothing is"
+            " made, checked or marked in it. Name one of the outputs that it was made of with --output."
+        )
+
+
+def path_in(root: Path, purpose: str, *, merged: bool = False) -> Path:
+    """The ledger of an output. Raises CommandError where there is none; `purpose` is a verb, such as `verify`.
+
+    `merged`: or the one that `batchgen merge` wrote.
+    """
+    if merged and (root / MERGED_NAME).exists():
+        return root / MERGED_NAME
+    check_not_merged(root)
     if not (path := root / FILE_NAME).exists():
         raise CommandError(
             f"There is no output in {root} to {purpose}. First use `batchgen run` with the same options."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from functools import singledispatch
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ from batchgen.ledger.events import (
 if TYPE_CHECKING:
     from batchgen.jobs import ImageLink
 
+
+# An attempt at a sandbox that is none of the accounts with these addresses, given as JSON.
+REHEARSED = "rehearsal = 1 AND base_url NOT IN (SELECT value FROM json_each(?))"
 
 # Characters that are kept of other values of a gateway.
 _MAX_CODE = 200
@@ -246,8 +250,8 @@ def _relocated(event: Relocated, db: sqlite3.Connection) -> None:
 @apply.register
 def _rehearsal_dropped(event: RehearsalDropped, db: sqlite3.Connection) -> None:
     """Remove the attempts of sandboxes; the state of the job is then that of its last real attempt, if any."""
-    rehearsed = "rehearsal = 1 AND base_url <> ?2"
-    key = (event.job_id, event.base_url)
+    rehearsed = REHEARSED.replace("?", "?2")
+    key = (event.job_id, json.dumps(event.base_urls))
     db.execute(
         "DELETE FROM image WHERE job_id = ?1"  # noqa: S608 - a constant
         f" AND attempt IN (SELECT number FROM attempt WHERE job_id = ?1 AND {rehearsed})",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from batchgen.catalog import definitions
 from batchgen.catalog.accounts import REHEARSED, UNLISTED, merge, parse_account
 from batchgen.catalog.load import builtin
+from batchgen.catalog.pool import Pool
 from batchgen.errors import CommandError, SourceLocation
 from batchgen.manifest import definitions as definition_files
+from batchgen.manifest import pools
 from batchgen.manifest.diagnostics import cut, listed, meant, nearest
+from batchgen.manifest.parameters import check_declared
 from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url
 
@@ -51,6 +54,7 @@ def accounts(
         check_url(account.base_url, ("providers", name, "base_url"), diagnostics)
         _check_headers(name, account, diagnostics)
         _check_values(name, account, changes, diagnostics)
+    pools.check_sharing(raw, found, diagnostics)
     return found
 
 
@@ -121,9 +125,14 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
             diagnostics.add(
                 ("providers", name, key), message, "Only accounts that start from openai send it.", key=True
             )
+    check_declared(changes.get("parameters"), ("providers", name, "parameters"), diagnostics, account)
     for key, value in changes.get("defaults", {}).items():
         if value is not None and (problem := outside_bounds(account, key, value)):
             diagnostics.add(("providers", name, "defaults", key), *problem)
+    for model, own in account.model_names.items():
+        if own not in account.models:
+            message = f'The account `{name}` has no model "{cut(own)}".'
+            diagnostics.add(("providers", name, "model_names", model), message, meant(own, account.models))
     if missing := [key for key in account.key_settings if not getattr(account, key)]:
         message = f"The account `{name}` does not say which variable holds its key."
         diagnostics.add(("providers", name), message, f"Add `{missing[0]}: NAME`.", key=True)
@@ -131,22 +140,34 @@ def _check_values(name: str, account: Account, changes: Mapping[str, Value], dia
 
 def in_force(
     wanted: str | None, raw: Mapping[str, Value], found: Mapping[str, Account], diagnostics: Diagnostics
-) -> tuple[Account, Account] | None:
-    """The account in force, and the one whose rules decide; `wanted` replaces the manifest's own.
+) -> tuple[Pool, tuple[Account, ...]] | None:
+    """The accounts in force, and those whose rules decide; `wanted` replaces the manifest's own, all of them.
 
-    A rehearsal in the sandbox leaves out, or refuses, what the manifest's own account would.
+    A rehearsal in the sandbox leaves out, or refuses, what the manifest's own accounts would.
     """
-    own = raw.get("provider")
     option = SourceLocation(file=f"--provider {cut(wanted or '')}")
-    for name, path, place in ((own, ("provider",), None), (wanted, (), option)):
+    pool = pools.pool_of(raw, found)
+    for name, path, place in (*((name, path, None) for name, path in pools.names(raw)), (wanted, (), option)):
         if name is not None and not (name in found or name in raw.get("providers", {})):  # the latter is reported
             hint = meant(name, (*found, *definitions.names()), allowed="There are")
             diagnostics.add(path, f'There is no account "{cut(name)}".', hint, place=place)
-    account = found.get(wanted or own or "")
-    rules = found.get(own or "")
+    if wanted is None and pool is not None:
+        pools.check(pool, raw, diagnostics)
+        if not pool.is_alone:
+            return pool, pool.accounts
+    account = found.get(wanted) if wanted is not None else pool.accounts[0] if pool else None
     if account is None:
         return None
-    if rules is None or not account.is_local_sandbox:
+    if pool is None:
+        return Pool(accounts=(account,)), (account,)
+    account, rules = _rehearsed(account, pool.accounts[0], wanted)
+    alone = Pool(accounts=(account,))
+    return alone, (rules,) if rules is account or pool.is_alone else pool.accounts
+
+
+def _rehearsed(account: Account, rules: Account, wanted: str | None) -> tuple[Account, Account]:
+    """The account in force as it rehearses another one, and the one whose rules decide."""
+    if not account.is_local_sandbox:
         return account, account
     if rules.protocol != account.protocol:
         account = _emulating(rules, account)
@@ -159,8 +180,6 @@ def in_force(
 
 def _emulating(account: Account, sandbox: Account) -> Account:
     """The sandbox with the protocol of the account that is rehearsed, where it can speak that."""
-    if account.protocol == "declared":  # rehearsed as a task of the sandbox's own protocol
-        return replace(sandbox, models=account.models)
     if account.protocol not in REHEARSED:
         return sandbox
     return replace(

@@ -42,7 +42,7 @@ _NOT_BESIDE = {
     ),
 }
 
-_OF_ENTRY = ("id", "labels", *PARAMETER_NAMES)
+_OF_ENTRY = ("id", "labels", "parameters", *PARAMETER_NAMES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +78,8 @@ class Axes:
         for key in block:
             if key in PARAMETER_NAMES:
                 axes.append(self._axis(key, block[key], (*path, key)))
+            elif key == "parameters":
+                axes += [self._further(name, block[key][name], (*path, key, name)) for name in block[key]]
             elif key == "zip":
                 together = zipped(block[key], block, (*path, key), self.reader)
                 (names_axes if together.vars else axes).append(together)
@@ -91,7 +93,7 @@ class Axes:
             sample=_sample(block.get("sample")),
             labels=self.reader.labels(block, path),
         )
-        check_labels(found, self.reader.diagnostics)
+        check_labels(found, self.reader.diagnostics, self.reader.further)
         return found
 
     def _check_zip(self, names: list[Axis], axes: list[Axis]) -> None:
@@ -226,12 +228,33 @@ class Axes:
             labels=self.reader.labels(parameters, path),
         )
 
+    def _further(self, name: str, values: Value, path: NodePath) -> Axis:
+        """The axis of a parameter that the account declares: a mapping is an entry where its own key is in it."""
+        given = [(entry, at) for entry, at in _entries(values, path) if entry is not INVALID]
+        mappings = [(entry, at) for entry, at in given if isinstance(entry, dict) and name in entry]
+        for entry, at in mappings:
+            self._check_keys(name, entry, at)
+        checked = self._checked_parameters(mappings)
+        found = []
+        for entry, at in given:
+            own = (entry[name], (*at, name)) if at in checked else (entry, at)
+            value = self.reader.value_of_further(name, *own)
+            if value is not INVALID:
+                more = checked.get(at, {})
+                settings = {**self.reader.settings(more, at), name: Setting(value, own[1])}
+                labels = self.reader.labels(more, at)
+                found.append(Entry(id=self.reader.name(more, at), settings=settings, path=at, labels=labels))
+        return Axis(name=name, entries=tuple(found), path=path)
+
+    def _check_keys(self, name: str, entry: Mapping[str, Value], path: NodePath) -> None:
+        known = [name, *_OF_ENTRY]
+        for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
+            self.reader.diagnostics.add((*path, key), f"Unknown key `{cut(key)}`.", meant(key, known), key=True)
+
     def _names_var(self, name: str, entry: Mapping[str, Value], path: NodePath) -> bool:
         """Whether an entry gives the var's value; what else is wrong with its keys is reported too."""
         diagnostics = self.reader.diagnostics
-        known = [name, *_OF_ENTRY]
-        for key in [key for key in entry if key not in known][:MOST_UNKNOWN]:
-            diagnostics.add((*path, key), f"Unknown key `{cut(key)}`.", meant(key, known), key=True)
+        self._check_keys(name, entry, path)
         if name not in entry:
             diagnostics.add(path, f"The key `{name}` is missing, which gives the var's value.", f"Add `{name}: …`.")
             return False
@@ -306,12 +329,14 @@ class Axes:
     def _exclusion(self, rule: Mapping[str, Value], path: NodePath, known: AbstractSet[str]) -> Exclusion:
         texts: dict[str, tuple[Match, ...]] = {}
         parameters: dict[str, tuple[Match, ...]] = {}
-        words = ["prompt", "prompt_id", *PARAMETER_NAMES, *sorted(known)]
+        own = {*PARAMETER_NAMES, *self.reader.further}
+        words = ["prompt", "prompt_id", *sorted(own), *sorted(known)]
         unknown = 0
-        items = [(k, v, (*path, k)) for k, v in rule.items() if k != "vars"]
-        items += [(k, v, (*path, "vars", k)) for k, v in rule.get("vars", {}).items()]
+        items = [(k, v, (*path, k)) for k, v in rule.items() if k not in {"vars", "parameters"}]
+        for inside in ("vars", "parameters"):
+            items += [(k, v, (*path, inside, k)) for k, v in rule.get(inside, {}).items()]
         for key, value, at in items:
-            (parameters if key in PARAMETER_NAMES else texts)[key] = tuple(self._matches(key, value, at))
+            (parameters if key in own else texts)[key] = tuple(self._matches(key, value, at))
             if key not in words and (unknown := unknown + 1) <= MOST_UNKNOWN:
                 message = f"`{cut(key)}` is neither a parameter nor a var nor a label."
                 self.reader.diagnostics.add(at, message, meant(key, words), key=True)

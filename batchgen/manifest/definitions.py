@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from batchgen.apis import compiler
 from batchgen.apis.examples import wrong_examples
 from batchgen.catalog import definitions
+from batchgen.catalog.accounts import parse_account
 from batchgen.errors import CommandError, ManifestInvalid
 from batchgen.manifest import schema
 from batchgen.manifest.diagnostics import Diagnostics, listed, nearest
+from batchgen.manifest.parameters import check_declared
+from batchgen.manifest.reading import outside_bounds
 from batchgen.manifest.settings import check_url, seconds
 from batchgen.source import document, encoding
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from batchgen.errors import Diagnostic
     from batchgen.source.document import Document, Value
 
+_AUTHS = {"command": "command", "sign": "sign", "env": "api_key"}  # by the key of `auth`
 _LONGEST = 1024 * 1024  # bytes of a file that a definition includes
 
 
@@ -51,11 +58,23 @@ def read(path: Path) -> DefinedApi:
     name = str(path)
     data = encoding.load_bytes(path, name)
     try:
-        return _defined(*document.collect(encoding.decode(data, name), name), path.parent)
+        defined = _defined(*document.collect(encoding.decode(data, name), name), path.parent)
     except ManifestInvalid as error:
         diagnostics = Diagnostics(document.Document(file=name, text=""))
         diagnostics.extend(error.problems)
         return DefinedApi(settings=None, diagnostics=diagnostics)
+    if defined.settings is not None and defined.settings["auth"] == "command" and (who := _others(path)):
+        message = f"{who}, so the command in it is not run."
+        defined.diagnostics.add(("auth", "command"), message, "Read it, and make a copy that only you can change.")
+    return defined
+
+
+def _others(path: Path) -> str:
+    """Who else decides what is in a file: a command runs with all rights of the user. Empty where nobody does."""
+    about = path.stat()
+    if about.st_uid not in {0, os.geteuid()} and os.geteuid() != 0:
+        return "This file belongs to another user"
+    return "Every user of this machine can change this file" if about.st_mode & stat.S_IWOTH else ""
 
 
 def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | None) -> DefinedApi:
@@ -74,22 +93,30 @@ def _defined(found: Document, problems: Iterable[Diagnostic], folder: Path | Non
         diagnostics.add(path, message, "Correct the selector, or the example.")
     if definition is None or diagnostics.errors:
         return DefinedApi(settings=None, diagnostics=diagnostics)
-    auth = raw.get("auth") or {}
+    auth = dict(raw.get("auth") or {})
+    if "for" in auth:
+        auth["for"] = seconds(auth["for"])
+    if "/" in (program := auth.get("command", [""])[0]) and folder is not None:
+        auth["command"] = [str(folder / program), *auth["command"][1:]]
     settings = {
         **{key: raw[key] for key in compiler.OF_ACCOUNT if key in raw},
         "protocol": "declared",
-        "auth": "api_key" if auth else "none",
-        "api_key_env": auth.get("env", ""),
+        "auth": next((kind for key, kind in _AUTHS.items() if key in auth), "none"),
+        "api_key_env": env if isinstance(env := auth.get("env", ""), str) else "",
         "fields": sorted({"model", "prompt", *definition.fields}),
         "lookup_by_external_id": "yes" if definition.can_find else "no",
         "lists_tasks": "yes" if definition.can_list else "no",
         "remembers": seconds(raw["remembers"]) if "remembers" in raw else None,
         "free": raw.get("free", False),
-        "definition": {key: value for key, value in raw.items() if key != "examples"},
+        "definition": {**raw, "auth": auth},
     }
     if (most := raw.get("fixed", {}).get("n")) is not None:
         settings["limits"] = {**raw.get("limits", {}), "max_n": most}
         settings["fields"] = sorted({*settings["fields"], "n"})
+    account = parse_account(PurePath(found.file).stem, settings)
+    for name, value in raw.get("defaults", {}).items():
+        if value is not None and (problem := outside_bounds(account, name, value)):
+            diagnostics.add(("defaults", name), *problem)
     return DefinedApi(settings=settings, diagnostics=diagnostics)
 
 
@@ -105,10 +132,12 @@ def _check_account(raw: Mapping[str, Value], diagnostics: Diagnostics) -> None:
     own = {key: raw[key] for key in compiler.OF_ACCOUNT if key in raw}
     for error in schema.check([own], "provider"):
         diagnostics.add(error.path[1:], error.message, error.hint, key=error.key)
-    for key in ("remembers",):
-        if key in raw:
-            for error in schema.check([raw[key]], "duration"):
-                diagnostics.add((key,), error.message, error.hint)
+    check_declared(raw.get("parameters"), ("parameters",), diagnostics)
+    auth = raw.get("auth")
+    lasts = auth if isinstance(auth, dict) else {}
+    for path, where in ((("remembers",), raw), (("link_ttl",), raw), (("auth", "for"), lasts)):
+        for error in schema.check([where[path[-1]]], "duration") if path[-1] in where else ():
+            diagnostics.add(path, error.message, error.hint)
     if raw.get("free", False) not in {True, False}:
         diagnostics.add(("free",), "This must be true or false.")
     fixed = raw.get("fixed", {})
@@ -134,12 +163,20 @@ def _with_files(raw: Any, path: tuple[Any, ...], folder: Path | None, diagnostic
     name = raw.get("from")
     if set(raw) != {"from"} or "json" not in path or not isinstance(name, str):
         return {key: _with_files(child, (*path, key), folder, diagnostics) for key, child in raw.items()}
+    return _file(name, (*path, "from"), folder, diagnostics)
+
+
+def _file(name: str, path: tuple[Any, ...], folder: Path | None, diagnostics: Diagnostics) -> Any:  # noqa: ANN401
+    """What is in a JSON file beside the definition."""
+    problem, hint = "", "Name a file beside the definition, saved in the API's own format."
     if folder is None:
-        diagnostics.add((*path, "from"), "A definition that batchgen brings names no file.")
-        return {}
-    try:
-        return json.loads(encoding.load_bytes(folder / name, name)[:_LONGEST])
-    except (CommandError, ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, CommandError) else f"{name} is no JSON of at most 1 MB."
-        diagnostics.add((*path, "from"), reason, "Name a file beside the definition, saved in the API's own format.")
-        return {}
+        problem = "A definition that batchgen brings names no file."
+    elif not (folder / name).resolve().is_relative_to(folder.resolve()):  # or it could send any file of the user
+        problem = "This file is in another folder than the definition, and would be sent to the API."
+    else:
+        try:
+            return json.loads(encoding.load_bytes(folder / name, name)[:_LONGEST])
+        except (CommandError, ValueError, RecursionError) as error:
+            problem = str(error) if isinstance(error, CommandError) else f"{name} is no JSON of at most 1 MB."
+    diagnostics.add(path, problem, hint)
+    return {}

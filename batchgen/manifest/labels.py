@@ -8,14 +8,17 @@ from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest.diagnostics import cut, meant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from batchgen.manifest.diagnostics import Diagnostics
     from batchgen.manifest.model import Block, NodePath
 
 
-def check_labels(block: Block, diagnostics: Diagnostics) -> None:
-    """Report each name that two sources give to one job: the prompts, an axis, the block, or a var."""
+def check_labels(block: Block, diagnostics: Diagnostics, further: Iterable[str] = ()) -> None:
+    """Report each name that two sources give to one job: the prompts, an axis, the block, or a var.
+
+    `further`: the parameters beyond batchgen's own, of which a sample may name one.
+    """
     seen: dict[str, NodePath] = {name: axis.path for axis in block.vars for name in axis.vars}
     for places in _sources(block):
         for name, at in places.items():
@@ -25,7 +28,7 @@ def check_labels(block: Block, diagnostics: Diagnostics) -> None:
                 diagnostics.add(at, message, hint, key=True, also=[first])
         seen = {**places, **seen}
     by = None if block.sample is None else block.sample.by
-    known = {*block.placeholders, *PARAMETER_NAMES}
+    known = {*block.placeholders, *PARAMETER_NAMES, *further}
     if by is not None and by not in known:
         message = f"The sample is by `{cut(by)}`, which is neither a label nor a parameter."
         diagnostics.add((*block.path, "sample", "by"), message, meant(by, sorted(known)))

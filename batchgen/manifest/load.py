@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import batchgen
 from batchgen.catalog.load import catalog_text
+from batchgen.catalog.pool import Pool
 from batchgen.jobs import ID_VERSION
-from batchgen.manifest import accounts, schema, settings
+from batchgen.manifest import accounts, pools, schema, settings
 from batchgen.manifest.axes import Axes
 from batchgen.manifest.checks import image_checks, on_reject
 from batchgen.manifest.diagnostics import Diagnostics
@@ -24,6 +25,8 @@ from batchgen.source import document, encoding
 from batchgen.storage.paths import DEFAULT_TEMPLATE, PathInvalid, PathTemplate
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from batchgen.catalog.accounts import Account
     from batchgen.source.document import Value
 
@@ -68,20 +71,27 @@ def _assembled(
     name = str(raw.get("name", ""))
     if _DEVICE.fullmatch(name):
         diagnostics.add(("name",), f'"{name}" is the name of a device on Windows.', "Choose another name.")
-    known = accounts.accounts(raw.get("providers", {}), (raw.get("provider"), provider), folder, diagnostics)
-    account, rule_account = accounts.in_force(provider, raw, known, diagnostics) or (known["sandbox"], known["sandbox"])
+    used = (*(name for name, _ in pools.names(raw)), provider)
+    known = accounts.accounts(raw.get("providers", {}), used, folder, diagnostics)
+    sandbox = known["sandbox"]
+    pool, rule_accounts = accounts.in_force(provider, raw, known, diagnostics) or (
+        Pool(accounts=(sandbox,)),
+        (sandbox,),
+    )
+    account = pool.accounts[0]
     reader = Reader(
         document=diagnostics.document,
         folder=folder,
         diagnostics=diagnostics,
         references=references,
-        account=rule_account,
+        accounts=rule_accounts,
     )
-    axes = _axes(reader, raw.get("defaults", {}), rule_account)
+    axes = _axes(reader, raw.get("defaults", {}), rule_accounts[0])
     blocks = tuple(axes.blocks(raw.get("matrix")))
     include = tuple(axes.inclusions(raw.get("include", ())))
     var_names = axes.unread.union(*(block.placeholders for block in blocks))
     template = _output_path(raw, var_names.union(*(job.placeholders for job in include)), diagnostics)
+    _check_further(reader, var_names.union(*(job.placeholders for job in include)))
     exclude = tuple(axes.exclusions(raw.get("exclude", ()), var_names))
     manifest = Manifest(
         path=path,
@@ -89,7 +99,8 @@ def _assembled(
         provider=account.name,
         account=account,
         accounts=known,
-        rule_account=rule_account,
+        pool=pool,
+        rule_accounts=rule_accounts,
         spreadsheet_safe=raw.get("output", {}).get("spreadsheet_safe") is True,
         metadata=raw.get("output", {}).get("metadata") is True,
         output_path=template or PathTemplate.parse(DEFAULT_TEMPLATE, ()),
@@ -100,15 +111,19 @@ def _assembled(
         repeat=int(raw.get("repeat", default("repeat"))),
         max_jobs=int(raw.get("max_jobs", default("max_jobs"))),
         budget=settings.budget(raw.get("budget", {})),
-        run=settings.run_options(raw.get("run", {})),
+        run=settings.run_options(raw.get("run", {}), rule_accounts),
         on_illegal=OnIllegal(raw.get("on_illegal", default("on_illegal"))),
-        callback=settings.callback(raw.get("callback"), account, diagnostics),
+        callback=settings.callback(raw.get("callback"), pool.accounts, diagnostics),
         on_finish=settings.on_finish(raw.get("on_finish")),
+        further_names=tuple(sorted(reader.further)),
         checks=tuple(image_checks(raw.get("checks", ()), folder, diagnostics)),
         on_reject=on_reject(raw.get("on_reject", {}), diagnostics),
     )
-    defined = json.dumps(rule_account.definition, sort_keys=True) if rule_account.definition else ""
-    return replace(manifest, digest=_digest(data, f"{account.name}{defined}", axes, references))
+    definitions = [{k: v for k, v in each.definition.items() if k != "examples"} for each in rule_accounts]
+    defined = (json.dumps(definition, sort_keys=True) for definition in definitions if definition)
+    names = " ".join(each.name for each in pool.accounts)
+    manifest = replace(manifest, asked=pools.asked(manifest))
+    return replace(manifest, digest=_digest(data, f"{names}{''.join(defined)}", axes, references))
 
 
 def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
@@ -119,6 +134,13 @@ def _axes(reader: Reader, defaults: dict[str, Any], account: Account) -> Axes:
     own = {name: Setting(value, ("provider",)) for name, value in account.defaults.items()}
     found = {**own, **reader.settings(defaults, ("defaults",))}
     return Axes(reader=reader, defaults=found, default_prompt=default_prompt)
+
+
+def _check_further(reader: Reader, names: AbstractSet[str]) -> None:
+    """A var or a label with the name of a parameter that the manifest gives: `--only` and `exclude` name either."""
+    for name in sorted(reader.further.keys() & names):
+        message = f"`{name}` is a parameter here, and also a var or a label."
+        reader.diagnostics.add(reader.further[name], message, "Rename the var or the label.", key=True)
 
 
 def _output_path(raw: dict[str, Any], names: set[str], diagnostics: Diagnostics) -> PathTemplate | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchgen.catalog.accounts import Account
+    from batchgen.catalog.pool import Pool
     from batchgen.errors import Diagnostic, SourceLocation
     from batchgen.jobs import Job
+    from batchgen.shards import Shard
     from batchgen.storage.paths import PathTemplate
+
+_OWN = frozenset(PARAMETER_NAMES)
 
 NodePath: TypeAlias = tuple[str | int, ...]
 
@@ -276,9 +280,11 @@ class Manifest:
     path: Path
     name: str
     provider: str  # the key of the account that is used
-    account: Account  # that is used
+    account: Account  # that is used; of a pool the first, whose defaults of parameters hold
+    pool: Pool  # every account that makes new images
     accounts: Mapping[str, Account]  # by name, the built-in ones and the manifest's
-    rule_account: Account  # whose rules apply; another one when a manifest is rehearsed in the sandbox
+    rule_accounts: tuple[Account, ...]  # whose rules apply; others when a manifest is rehearsed in the sandbox
+    asked: frozenset[str] = frozenset()  # parameters that it sets anywhere: every account of a pool must know them
     output_path: PathTemplate
     spreadsheet_safe: bool
     metadata: bool = False  # whether metadata.csv is written
@@ -297,20 +303,27 @@ class Manifest:
     on_finish: tuple[str, ...] | str | None = None  # a command as its words, or the URL of a webhook
     warnings: tuple[Diagnostic, ...] = ()
     skipped: tuple[Skipped, ...] = ()  # by `on_illegal: skip`, before any sample; at most a few dozen reasons
+    further_names: tuple[str, ...] = ()  # parameters beyond batchgen's own that it gives, in order
     digest: str = ""  # same digest: same jobs in the same order, and the same paths
+    shard: Shard | None = None  # of its jobs, the part that is asked for; None: all of them
+
+    def of_shard(self, shard: Shard | None) -> Manifest:
+        """The manifest, asking for the jobs of a shard alone."""
+        return self if shard is None else replace(self, shard=shard, digest=f"{self.digest} {shard}")
 
     @property
     def var_names(self) -> tuple[str, ...]:
         """Every variable and every label that a job of it may have."""
         return tuple(sorted({name for block in (*self.blocks, *self.include) for name in block.placeholders}))
 
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """The keys of `--only` that are this manifest's own."""
+        return (*self.var_names, *self.further_names)
+
 
 def build(settings: Settings) -> Parameters:
     """The parameters of settings; null removes a default, so that the API's own applies."""
-    return Parameters(
-        **{
-            name: setting.value
-            for name, setting in settings.items()
-            if setting.value is not None and name in PARAMETER_NAMES
-        }
-    )
+    given = {name: setting.value for name, setting in settings.items() if setting.value is not None}
+    further = tuple((name, given.pop(name)) for name in sorted(given.keys() - _OWN))
+    return Parameters(**given, further=further)

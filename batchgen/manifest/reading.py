@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import PARAMETER_NAMES
+from batchgen.jobs import PARAMETER_NAMES, JsonValue
+from batchgen.manifest import parameters
 from batchgen.manifest.diagnostics import Diagnostics, cut, written_path
 from batchgen.manifest.model import NodePath, Setting
 from batchgen.manifest.row_file import KINDS
@@ -45,7 +46,8 @@ class Reader:
     folder: Path
     diagnostics: Diagnostics
     references: References
-    account: Account  # whose bounds hold
+    accounts: tuple[Account, ...]  # one of which must take a value
+    further: dict[str, NodePath] = field(default_factory=dict)  # given beyond batchgen's own; where first
 
     def written(self, path: NodePath) -> str:
         """A scalar's text as written."""
@@ -118,14 +120,38 @@ class Reader:
                 value = self.value(name, mapping[name], (*path, name))
                 if value is not INVALID:
                     found[name] = Setting(value, (*path, name))
+        further = mapping.get("parameters")
+        for name, given in further.items() if isinstance(further, dict) else ():
+            at = (*path, "parameters", name)
+            value = self.value_of_further(name, given, at)
+            if value is not INVALID:
+                found[name] = Setting(value, at)
         return found
+
+    def value_of_further(self, name: str, value: Value, path: NodePath) -> Value:
+        """The value of a parameter that the account declares; INVALID where it is invalid, which is reported."""
+        if name in PARAMETER_NAMES:
+            hint = "Write it beside `parameters`, not inside."
+            self.diagnostics.add(path, f"`{name}` is a parameter of batchgen's own.", hint, key=True)
+            return INVALID
+        self.further.setdefault(name, path)
+        if value is None:
+            return None
+        declared = [account.parameters[name] for account in self.accounts if name in account.parameters]
+        each = [parameters.faults_of(value, schema) for schema in declared]
+        faults = each[0] if all(each) and each else ()
+        for fault in faults:
+            self.diagnostics.add((*path, *fault.path), fault.message, fault.hint, key=fault.key)
+        return INVALID if faults else JsonValue.of(value)
 
     def row_settings(self, mapping: Mapping[str, Value], found: Document, path: NodePath, entry: NodePath) -> Settings:
         """As `settings`, for an entry of a prompt file; `entry` is the file's own in the manifest."""
         diagnostics = Diagnostics(found)
-        other = replace(self, document=found, diagnostics=diagnostics)
+        other = replace(self, document=found, diagnostics=diagnostics, further={})
         settings = {name: Setting(setting.value, entry) for name, setting in other.settings(mapping, path).items()}
         self.diagnostics.extend(replace(problem, path=written_path(entry)) for problem in diagnostics.problems)
+        for name in other.further:
+            self.further.setdefault(name, entry)
         return settings
 
     def value(self, name: str, value: Value, path: NodePath) -> Value:
@@ -141,8 +167,9 @@ class Reader:
         return self._bounded(name, value, path)
 
     def _bounded(self, name: str, value: Value, path: NodePath) -> Value:
-        if problem := outside_bounds(self.account, name, value):
-            self.diagnostics.add(path, *problem)
+        problems = [outside_bounds(account, name, value) for account in self.accounts]
+        if problems[0] and all(problems):
+            self.diagnostics.add(path, *problems[0])
             return INVALID
         if name == "n":
             return int(value)

@@ -6,7 +6,9 @@ without it. Both are imported when they are needed: they cost more than the rest
 
 from __future__ import annotations
 
-from functools import cache
+import json
+import re
+from functools import cache, lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from batchgen.source.document import Value
 
 MOST_EXPLAINED = 500
+LONGEST_MATCHED = 200  # characters of a text that a pattern of the user's own is tried on
 
 
 def check(value: Value, definition: str | None = None) -> list[SchemaError]:
@@ -40,6 +43,28 @@ def check(value: Value, definition: str | None = None) -> list[SchemaError]:
     if len(errors) == most:
         found.append(SchemaError((), f"There are more than {MOST_EXPLAINED} errors.", "Fix the others first."))
     return found
+
+
+def check_by(value: Value, own: Schema) -> list[SchemaError]:
+    """What of a value a schema of the user's own refuses, which refers to no other one."""
+    errors = islice(_validator_of(json.dumps(own, sort_keys=True)).iter_errors(value), MOST_EXPLAINED)
+    return [refused for error in errors for refused in schema_errors.explain(error, value)]
+
+
+@lru_cache(maxsize=256)
+def _validator_of(schema: str) -> Validator:
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415 - costs 100 ms
+
+    kind: type[Validator] = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+    return kind(json.loads(schema))
+
+
+def _pattern(_validator: object, pattern: str, instance: Value, _schema: Schema) -> Iterator[ValidationError]:
+    """`pattern`, tried on short texts only: how long it takes grows with a power of their length."""
+    from jsonschema.exceptions import ValidationError  # noqa: PLC0415 - see above
+
+    if isinstance(instance, str) and (len(instance) > LONGEST_MATCHED or not re.search(pattern, instance)):
+        yield ValidationError("")
 
 
 def _schema_of(definition: str | None) -> Schema:

@@ -5,6 +5,7 @@ What is particular to a key is an annotation of its schema: `x-hint`, `x-refused
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,13 @@ _EMPTY = {
 _API_KEY = re.compile(r"(api|access|secret)?_?(key|token)|secret|password|authorization|bearer|ak|sk")
 _VARIABLE_KEYS = frozenset({"api_key_env", "access_key_env", "secret_key_env"})
 _SET_BY_BATCHGEN = frozenset({"external_task_id", "callback_url"})
+_BOUNDS = {
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMinimum": "more than",
+    "exclusiveMaximum": "less than",
+}
+_JOBS = {"parameters", "n"}  # keys of what describes jobs
 _RATIO = re.compile(r"([1-9][0-9]{0,3}):([1-9][0-9]{0,3})")
 _FEW_KEYS = 12
 MOST_UNKNOWN = 50  # keys of one mapping that are reported one by one, each with what was probably meant
@@ -75,7 +83,8 @@ def explain(error: ValidationError, root: Value) -> list[SchemaError]:
         return _unknown_keys(failure, root)
     if failure.keyword == "required":
         return _missing_keys(failure)
-    message, hint = _EMPTY.get(failure.keyword) or _EXPLANATIONS[failure.keyword](failure)
+    empty = _EMPTY.get(failure.keyword) if not failure.value else None
+    message, hint = empty or _EXPLANATIONS.get(failure.keyword, _other)(failure)
     if "propertyNames" in error.absolute_schema_path:
         return [SchemaError((*path, str(failure.value)), message, hint, key=True)]
     return [SchemaError(path, message, hint, drops=failure.keyword != "uniqueItems")]
@@ -101,7 +110,7 @@ def _unknown_keys(failure: _Failure, root: Value) -> list[SchemaError]:
         (key,) = failure.value
         message = 'A text that contains ": " must be in quotes: this is read as a key and its value.'
         return [SchemaError((*failure.path, key), message, f'Write "{text}".', key=True)]
-    unknown = [key for key in failure.value if key not in failure.schema["properties"]]
+    unknown = [key for key in failure.value if key not in failure.schema.get("properties", {})]
     if cut_off := _cut_off(failure.value, unknown):
         key, text = cut_off
         message = f"A comma ends a text inside {{ }}, so that `{cut(unknown[0])}` is read as a key."
@@ -159,13 +168,15 @@ def _cut_off(value: Value, unknown: Sequence[str]) -> tuple[str, str] | None:
 
 def _suggest_key(key: str, folded: str, schema: Schema) -> str:
     """The hint that says where the key belongs, or which one was probably meant."""
-    whole, known = manifest_schema(), list(schema["properties"])
+    whole, known = manifest_schema(), list(schema.get("properties", {}))
     for parent, definition in schema.get("x-inside", {}).items():
         if folded in whole["$defs"][definition]["properties"]:
             return f"`{folded}` belongs inside `{parent}`: {parent}: {{{folded}: …}}."
     synonym = whole["x-synonyms"].get(folded, "")
-    guess = nearest(key, known) or (synonym if synonym in known else "")
-    return f"Did you mean `{guess}`?" if guess else f"Known keys are {listed(known, 30)}."
+    if guess := nearest(key, known) or (synonym if synonym in known else ""):
+        return f"Did you mean `{guess}`?"
+    further = f"What the account declares goes into parameters: {{{cut(key)}: …}}. " if {*known} >= _JOBS else ""
+    return f"{further}Known keys are {listed(known, 30)}."
 
 
 def _variable(key: str, path: NodePath, root: Value) -> str:
@@ -254,9 +265,10 @@ def _enum(failure: _Failure) -> tuple[str, str]:
     return message, not_allowed_hint(value, allowed)
 
 
-def not_allowed_hint(value: Value, allowed: Sequence[str]) -> str:
+def not_allowed_hint(value: Value, allowed: Sequence[Value]) -> str:
     """The nearest of the allowed values, and all of them; no ratio is near another, for it is another shape."""
-    guess = "" if not isinstance(value, str) or _RATIO.fullmatch(value) else nearest(value, allowed)
+    is_word = isinstance(value, str) and not _RATIO.fullmatch(value)
+    guess = nearest(value, [word for word in allowed if isinstance(word, str)]) if is_word else ""
     return f"{f'Did you mean {guess}? ' if guess else ''}Allowed are {listed(allowed)}."
 
 
@@ -265,7 +277,7 @@ def _pattern(failure: _Failure) -> tuple[str, str]:
         hint = "Put the key into an environment variable, and the variable's name here."
         return "This must be the name of an environment variable, not a key.", hint
     value, schema = failure.value, failure.schema
-    hint = schema.get("x-hint", "")
+    hint = schema.get("x-hint", "" if "x-refused" in schema else f"It must match {cut(schema['pattern'], 100)}")
     ratio = value.casefold().replace("x", ":").replace("/", ":").replace("×", ":").replace(" ", "")
     if re.search(schema["pattern"], ratio) and _RATIO.fullmatch(ratio):
         hint = f"Did you mean {ratio}? {hint}"
@@ -277,8 +289,13 @@ def _bound(failure: _Failure) -> tuple[str, str]:
     if low is not None and high is not None:
         hint = f"It may be from {low} to {high}."
     else:
-        hint = f"It must be at least {low}." if low is not None else f"It must be more than {failure.bound}."
-    return f"{failure.value} is too {'large' if failure.keyword == 'maximum' else 'small'}.", hint
+        hint = f"It must be {_BOUNDS[failure.keyword]} {failure.bound}."
+    return f"{failure.value} is too {'large' if 'aximum' in failure.keyword else 'small'}.", hint
+
+
+def _other(failure: _Failure) -> tuple[str, str]:
+    bound = cut(json.dumps(failure.bound, ensure_ascii=False), 200)
+    return f"{_quoted(failure.value)} does not fit.", f"It must fit {failure.keyword}: {bound}."
 
 
 def _long(failure: _Failure) -> tuple[str, str]:
@@ -298,6 +315,7 @@ _EXPLANATIONS = {
     "minimum": _bound,
     "maximum": _bound,
     "exclusiveMinimum": _bound,
+    "exclusiveMaximum": _bound,
     "maxLength": _long,
     "uniqueItems": _twice,
 }

@@ -10,7 +10,7 @@ from batchgen.manifest.model import Budget, Callback, OnUnknown, RunOptions
 from batchgen.manifest.schema_file import default, manifest_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from batchgen.catalog.accounts import Account
     from batchgen.manifest.diagnostics import Diagnostics
@@ -27,7 +27,7 @@ def seconds(value: str | float) -> float:
     return float(value)
 
 
-def run_options(raw: Mapping[str, Value]) -> RunOptions:
+def run_options(raw: Mapping[str, Value], accounts: Iterable[Account]) -> RunOptions:
     """How to run; what is absent takes its default."""
     keys = manifest_schema()["properties"]["run"]["properties"]
     options = {name: default("run", name) for name in keys} | dict(raw)
@@ -35,6 +35,8 @@ def run_options(raw: Mapping[str, Value]) -> RunOptions:
         options[name] = None if options[name] is None else seconds(options[name])
     for name in ("max_attempts", "downloads"):
         options[name] = int(options[name])
+    if "on_unknown" not in raw and all(account.free for account in accounts):
+        options["on_unknown"] = OnUnknown.RESEND
     options["on_unknown"] = OnUnknown(options["on_unknown"])
     return RunOptions(**options)
 
@@ -48,13 +50,14 @@ def budget(raw: Mapping[str, Value]) -> Budget:
     )
 
 
-def callback(raw: Mapping[str, Value] | None, account: Account, diagnostics: Diagnostics) -> Callback | None:
+def callback(raw: Mapping[str, Value] | None, accounts: Sequence[Account], diagnostics: Diagnostics) -> Callback | None:
     """Where the gateway may report; an account that cannot gets a warning."""
     if not raw or "public_url" not in raw:
         return None
     check_url(raw["public_url"], ("callback", "public_url"), diagnostics)
-    if "callback_url" not in account.fields:
-        message = f"The account `{account.name}` does not know the field `callback_url`; it runs without callbacks."
+    if not any("callback_url" in account.fields for account in accounts):
+        name = accounts[0].name
+        message = f"The account `{name}` does not know the field `callback_url`; it runs without callbacks."
         diagnostics.add(("callback",), message, warning=True, key=True)
     host, _, port = str(raw.get("listen", default("callback", "listen"))).rpartition(":")
     if not 0 < int(port) < 65536:

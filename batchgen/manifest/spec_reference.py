@@ -24,6 +24,7 @@ _PARAMETERS = "Request parameters"
 # The sections after the first: heading, and where in the schema.
 _SECTIONS = (
     ("`matrix`: blocks of axes", "block"),
+    ("`provider`: a pool of accounts", "pool"),
     (_PARAMETERS, "parameters"),
     ("Entries of an axis", "entry"),
     ("Entries of `prompt`", "prompt_mapping"),
@@ -32,6 +33,7 @@ _SECTIONS = (
     ("`exclude`", "exclusion"),
     ("`include`", "inclusion"),
     ("`providers`: accounts", "provider"),
+    ("`parameters` of an account", "parameter_schema"),
 )
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/*-]*")
 _TYPES = {"object": "mapping", "array": "list", "string": "text", "integer": "whole number", "boolean": "true or false"}

@@ -13,7 +13,7 @@ from batchgen.storage.paths import PLACEHOLDERS
 
 LONGEST_ID = 80  # characters
 _VAR = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars", "labels"})
+_TAKEN = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "id", "from", "column", "vars", "labels", "parameters"})
 _LABEL = re.compile(r"\w[^{}!:=<>]*")
 _NO_LABEL = frozenset({*PARAMETER_NAMES, *PLACEHOLDERS, "prompt", "block", "zip", "vars"})
 

@@ -53,6 +53,8 @@ def _vars(entry: Mapping[str, Value]) -> Mapping[str, Value]:
 def _names(entry: Mapping[str, Value]) -> dict[str, tuple[str, ...]]:
     """What an entry or a block sets, each with its path within it; no var is called like a parameter."""
     own: dict[str, tuple[str, ...]] = {name: (name,) for name in entry if name in PARAMETER_NAMES}
+    further = entry.get("parameters")
+    own |= {name: ("parameters", name) for name in further} if isinstance(further, dict) else {}
     return own | {name: ("vars", name) for name in _vars(entry)}
 
 
@@ -65,10 +67,10 @@ def _check_names(entries: Sequence[tuple[Mapping[str, tuple[str, ...]], NodePath
             message = f"This entry of `zip` does not set {listed(f'`{name}`' for name in missing)}, which another does."
             hint = f"Add `{missing[0]}: …`; null leaves a parameter to the API."
             if len(steps) > 1:
-                hint = f"Add `vars: {{{missing[0]}: …}}`."
+                hint = f"Add `{steps[0]}: {{{missing[0]}: …}}`."
             reader.diagnostics.add(path, message, hint, also=[other])
     for name, (at, steps) in first.items():
-        if len(steps) > 1 and (fault := var_fault(name)):
+        if steps[0] == "vars" and len(steps) > 1 and (fault := var_fault(name)):
             reader.diagnostics.add((*at, *steps), *fault, key=True)
     if entries and not first:
         hint = "Write the values that belong together: {aspect_ratio: 16:9, resolution: 2k}."

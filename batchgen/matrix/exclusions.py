@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.jobs import Reference
+from batchgen.jobs import JsonValue, Reference
 from batchgen.manifest import wildcards
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def matches_parameters(
 ) -> bool:
     """Whether the part of a rule that is about parameters, and the labels that go with them, matches."""
     return all(
-        any(_is_match(match, getattr(parameters, name)) for match in matches)
-        for name, matches in rule.parameters.items()
+        any(_is_match(match, parameters.named(name)) for match in matches) for name, matches in rule.parameters.items()
     ) and all(
         any(name in labels and wildcards.matches(match.text, labels[name]) for match in matches)
         for name, matches in rule.texts.items()
@@ -43,6 +42,9 @@ def matches_parameters(
 
 
 def _is_match(match: Match, value: Value) -> bool:
+    if isinstance(value, JsonValue):
+        found = value.value
+        value = str(value) if isinstance(found, list | dict) else found
     if isinstance(value, (str, Reference)) and match.value is not None:
         return wildcards.matches(match.text, str(value))
     return isinstance(value, bool) is isinstance(match.value, bool) and bool(value == match.value)

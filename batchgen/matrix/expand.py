@@ -85,7 +85,13 @@ class _Request:
 
 
 def expand(manifest: Manifest) -> Iterator[Job]:
-    """Every job of a manifest in its order; equal ones come as often as they are written."""
+    """Every job of a manifest, or of its shard, in its order; equal ones come as often as they are written."""
+    shard = manifest.shard
+    return expand_all(manifest) if shard is None else (job for job in expand_all(manifest) if shard.has(job.id))
+
+
+def expand_all(manifest: Manifest) -> Iterator[Job]:
+    """The jobs of all shards: the position of a job is the same whichever shard is asked for."""
     for block in (*manifest.blocks, *manifest.include):
         sample = block.sample
         for variant, request in _requested(manifest, block):
@@ -141,8 +147,7 @@ def _is_skipped(manifest: Manifest, parameters: Parameters, settings: Settings) 
     """Whether `on_illegal: skip` leaves it out; with `error` it was refused when the manifest was loaded."""
     if manifest.on_illegal is not OnIllegal.SKIP:
         return False
-    account, units = manifest.rule_account, manifest.account.concurrency
-    return next(rules.violations(parameters, settings, account, units), None) is not None
+    return bool(rules.broken(manifest, parameters, settings))
 
 
 def _repeated(repeat: int, variant: PromptVariant, request: _Request) -> Iterator[Job]:

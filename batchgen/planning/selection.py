@@ -29,7 +29,7 @@ class Selection:
         known = [*PARAMETER_NAMES, "prompt", "prompt_id", "job_id", *labels_known]
         for text in texts:
             key, found, value = text.partition("=")
-            key = key.removeprefix("label.")  # as `--where` has it
+            key = key.removeprefix("label.").removeprefix("parameter.")  # as `--where` has it
             if not found or key not in known:
                 near = nearest(key, known)
                 meant = f" Did you mean {near}?" if near else ""

@@ -12,20 +12,23 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from batchgen.budget import Budget, BudgetLimits, cost_of
+from batchgen.budget import Budget, BudgetLimits
 from batchgen.catalog.accounts import price_at
 from batchgen.errors import CommandError
 from batchgen.jobs import LIVE, Status
-from batchgen.matrix.expand import expand
+from batchgen.manifest.rules import can_make
+from batchgen.matrix.expand import expand, expand_all
 from batchgen.money import micros
+from batchgen.planning.first_accounts import FirstAccounts
 from batchgen.planning.reasons import Reasons
 from batchgen.reconcile.files import Fault, check_file, has_returned, is_managed
 from batchgen.reconcile.reconcile import check_folder, check_not_away
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
+    from batchgen.catalog.accounts import Account
     from batchgen.jobs import Job
     from batchgen.ledger.reader import LedgerReader
     from batchgen.ledger.records import JobState
@@ -44,7 +47,7 @@ FILE_GONE = "file lost or changed, and no gateway has it: only --retry-failed ma
 def check_any(manifest: Manifest, selection: Selection) -> None:
     """Raise CommandError where no job is selected: a mistake in `exclude`, `on_illegal: skip` or `--only`."""
     any_job = False
-    for job in expand(manifest):
+    for job in expand_all(manifest):  # a shard may have none of them
         any_job = True
         if selection.takes(job):
             return
@@ -58,7 +61,7 @@ def check_any(manifest: Manifest, selection: Selection) -> None:
 
 def job_states(manifest: Manifest, ledger: LedgerReader) -> Iterator[tuple[Job, JobState]]:
     """Every wanted job once, in the manifest's order, with its state. The ledger holds the list of them."""
-    numbered = enumerate(expand(manifest))
+    numbered = enumerate(expand_all(manifest))
     while page := list(islice(numbered, _PAGE)):
         rows = {row.seq: row for row in ledger.page(page[0][0], page[-1][0] + 1)}
         for seq, job in page:
@@ -92,6 +95,9 @@ class Plan:
 
     make: Group = field(default_factory=Group)
     make_by_model: dict[str, Group] = field(default_factory=dict)
+    make_by_account: dict[str, Group] = field(default_factory=dict)  # of a pool: where jobs go first
+    cheapest: Group = field(default_factory=Group)  # of a pool: what is to be made, at the cheapest account of each job
+    dearest: Group = field(default_factory=Group)  # the same, at the dearest
     done: Group = field(default_factory=Group)
     resumed: Group = field(default_factory=Group)
     ended: dict[Status, Group] = field(default_factory=dict)
@@ -122,18 +128,21 @@ def survey(
     """
     plan = Plan()
     account = manifest.account
-    painted = frozenset() if account.is_local_sandbox else ledger.preview_drop_rehearsals(account.base_url)
+    is_local = account.is_local_sandbox
+    painted = frozenset() if is_local else ledger.preview_drop_rehearsals(manifest.pool.base_urls)
     check_folder(ledger, root)
-    ledger.set_wanted_jobs(expand(manifest))
+    ledger.set_wanted_jobs(expand_all(manifest), manifest.shard)
     reasons = Reasons(ledger, painted)
     lost = _jobs_with_lost_files(ledger, root)
     budget = _budget(manifest, ledger)
+    firsts = FirstAccounts(manifest, ledger)
     rejected = ledger.rejected_jobs() if remake else {}
     sizes = _TYPICAL_BYTES | ledger.mean_image_bytes()
     for job, state in job_states(manifest, ledger):
         if not selection.takes(job):
             continue
-        images, cost = job.parameters.n, cost_of(account, job.parameters)
+        choice = firsts.of(job.parameters)
+        images, cost = job.parameters.n, choice.cost if manifest.pool.unit is not None else None
         if (state.status is Status.PENDING or job.id in rejected) and plan.within_budget is None:
             if budget.refusal(images, cost) is not None:
                 plan.within_budget = plan.make.jobs
@@ -149,6 +158,11 @@ def survey(
             plan.disk_bytes += _bytes(job, sizes)
         if group is plan.make:
             plan.make_by_model.setdefault(job.parameters.model, Group()).add(images, cost)
+            if not manifest.pool.is_alone:
+                firsts.take(choice, job.parameters)
+                plan.make_by_account.setdefault(choice.account.name, Group()).add(images, choice.cost)
+                plan.cheapest.add(images, choice.cheapest)
+                plan.dearest.add(images, choice.dearest)
     plan.retired_images = sum(not image.watermarked for image in ledger.images_to_retire())
     if account.is_local_sandbox and (kept := ledger.count_real_jobs()):
         plan.done.reasons[REAL_KEPT] = kept
@@ -216,15 +230,28 @@ def _jobs_with_lost_files(ledger: LedgerReader, root: Path) -> dict[str, str]:
 
 def _seconds(plan: Plan, manifest: Manifest, ledger: LedgerReader) -> float | None:
     """How long it takes within the account's limits; the time of a task is the mean of this output so far."""
-    account = manifest.account
-    paced = plan.make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0
-    usual = ledger.mean_task_seconds()
-    if usual is None:
-        return paced or None
-    return max(paced, usual * (plan.make.images + plan.resumed.images) / account.concurrency)
+    by_account = [(account, plan.make_by_account.get(account.name, Group())) for account in manifest.pool.accounts]
+    if manifest.pool.is_alone:
+        by_account = [(manifest.account, plan.make)]
+    usual, slowest = ledger.mean_task_seconds(), 0.0
+    if manifest.pool.passes_on and usual is not None:  # whichever account has a free slot
+        return usual * (plan.make.images + plan.resumed.images) / manifest.pool.concurrency
+    for account, make in by_account:
+        paced = make.jobs * 60.0 / account.creates_per_minute if account.creates_per_minute else 0.0
+        resumed = plan.resumed.images if account is manifest.account else 0
+        slowest = max(slowest, paced, (usual or 0.0) * (make.images + resumed) / account.concurrency)
+    return slowest or (None if usual is None else 0.0)
 
 
-def unpriced(manifest: Manifest) -> set[tuple[str, str]]:
-    """The (model, resolution) pairs of the manifest whose price is not known."""
-    pairs = {(job.parameters.model, job.parameters.resolution) for job in expand(manifest)}
-    return {pair for pair in pairs if manifest.account.prices.of_image(*pair) is None}
+def unpriced(manifest: Manifest, accounts: Collection[Account]) -> set[tuple[str, str, str]]:
+    """The (account, model, resolution) of the manifest's jobs whose price is not known."""
+    alone = manifest.pool.is_alone
+    found = (job.parameters for job in expand(manifest))
+    asked = {(each.model, each.resolution) if alone else each: each for each in found}.values()
+    return {
+        (account.name, parameters.model, parameters.resolution)
+        for account in accounts
+        for parameters in asked
+        if account.prices.of_image(parameters.model, parameters.resolution) is None
+        and (alone or can_make(account, parameters, manifest.asked))
+    }

@@ -84,12 +84,28 @@ class Task:
             shifts = [index - number for index, number in numbers.items() if number is not None]
             shift = shifts[0] if shifts else _first_number(numbers, n)
             is_counted = any(0 <= index - shift < n for index in numbers)
-            numbers = {index: index - shift if is_counted else place for place, index in enumerate(sorted(numbers))}
+            counted = {index: index - shift if is_counted else place for place, index in enumerate(sorted(numbers))}
+            numbers = _with_free_numbers(numbers, counted, n, {link.index for link in known})
         return tuple(
             replace(link, index=number)
             for link in self.links
             if (number := numbers[link.index]) is not None and 0 <= number < n
         )
+
+
+def _with_free_numbers(
+    numbers: Mapping[int, int | None], counted: Mapping[int, int], n: int, known: Collection[int]
+) -> dict[int, int | None]:
+    """Known numbers stay, others are as `counted`; one that has no place so, takes a number that is free.
+
+    An answer with one image of three does not show whether it is counted from 0 or from 1, and may have been misread.
+    """
+    found = {index: number for index, number in numbers.items() if number is not None}
+    for index in sorted(numbers.keys() - found.keys()):
+        if 0 <= counted[index] < n and counted[index] not in found.values():
+            found[index] = counted[index]
+    free = iter(sorted(set(range(n)) - set(found.values()) - set(known)))
+    return {index: found[index] if index in found else next(free, None) for index in sorted(numbers)}
 
 
 def _first_number(indices: Collection[int], n: int) -> int:
@@ -109,6 +125,15 @@ class Page:
     tasks: tuple[Task, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentCreate:
+    """A create as it was sent, for a question what became of it. `sent_at` is Unix ms; 0 and "" are not known."""
+
+    external_id: str
+    model: str = ""
+    sent_at: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Secrets:
     """Values of environment variables, redacted in every log, traceback and file."""
@@ -124,6 +149,7 @@ class Secrets:
 
 
 CLOCK_SKEW_MS = 10 * 60 * 1000  # at most so much do a gateway's clock and ours differ
+SINCE_MS = 2 * CLOCK_SKEW_MS
 UNUSED_ID = "batchgen-doctor-asks-for-nothing"  # no task has it: ours begin with `bg-`, the gateways' are numbers
 
 
@@ -135,6 +161,8 @@ class Provider(ABC):
 
     callback_url: str = ""
     can_query: bool = True  # whether a task can be queried; if not, only the create's answer names its images
+    looks_by_model: bool = False  # whether `find_sent` and `page_for` meet only tasks of the create's own model
+    lists_since: bool = False  # whether `page_for` shows only tasks since `SINCE_MS` before the create was sent
 
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         self.account = account
@@ -202,6 +230,14 @@ class Provider(ABC):
         """Query a task by the caller's own id; free. Raises as `query`."""
         return await self.query(external_id)
 
+    async def find_sent(self, sent: SentCreate) -> Task:
+        """As `find`, for an API that has to be told more of a create than its id."""
+        return await self.find(sent.external_id)
+
+    async def page_for(self, _sent: SentCreate, number: int, size: int) -> Page:
+        """As `page`, of the tasks among which this create has to be."""
+        return await self.page(number, size)
+
     async def page(self, number: int, size: int) -> Page:
         """One page of the account's tasks, numbered from 1; free. Raises as `query`."""
         raise NotImplementedError(f"{type(self).__name__} lists no tasks ({number}, {size})")
@@ -212,26 +248,31 @@ class Provider(ABC):
         For a protocol whose list names tasks by a mark that follows from the id: its pages then give the ids.
         """
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """Send a free request that needs a valid key, for `doctor` and during an outage.
 
+        Returns what it says of the account's balance, if it does.
         Raises as `query`; TaskNotFound is as good as an answer. A protocol that can neither list nor query sends
         another request (for its models, for instance), or raises NotImplementedError where there is none.
         """
         if self.can_list:
             with suppress(TaskNotFound):  # without a list, it may answer so before it checks the key
                 await self.page(1, 1)
-                return
+                return None
         await self.query(UNUSED_ID)
+        return None
 
     def parse_callback(self, _body: Mapping[str, Any]) -> Task | None:
         """The task that a callback's body names, or None. Anybody may have sent it."""
         return None
 
-    @property
-    def sends_id(self) -> bool:
-        """Whether a create carries our own id: a create without it can never be found by it."""
+    def sends_id(self, job: Job) -> bool:  # noqa: ARG002 - some protocols have no place for it in some jobs
+        """Whether the job's create carries our own id: a create without it can never be found by it."""
         return self.can_find or self.can_list
+
+    def further(self, job: Job) -> dict[str, Any]:
+        """What the job asks for in parameters that only this account declares, by name."""
+        return {name: given.value for name, given in job.parameters.further if name in self.account.parameters}
 
     @property
     def can_find(self) -> bool:

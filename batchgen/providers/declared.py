@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from batchgen.apis.values import rendered
 from batchgen.errors import (
-    AccountStopped,
-    AttemptFailed,
-    BatchgenError,
     JobError,
     JobRefused,
     JobRejected,
     OwnRefusal,
-    RefusedOrTaken,
     TaskNotFound,
-    Throttled,
-    TooFast,
-    TooManyRunning,
     Unclear,
 )
 from batchgen.providers import policy, responses
-from batchgen.providers.base import UNUSED_ID, Page, Task, TaskState
+from batchgen.providers.base import SINCE_MS, UNUSED_ID, Page, SentCreate, Task, TaskState
 from batchgen.providers.declared_answers import cost, links, marks_of, message, milliseconds
 from batchgen.providers.declared_requests import DeclaredRequests
 from batchgen.templates import TemplateInvalid
@@ -50,24 +44,6 @@ _STATES = {
     "failed": TaskState.FAILED,
     "rejected": TaskState.REJECTED,
 }
-_OF_CREATE: Mapping[str, type[BatchgenError]] = {
-    "account": AccountStopped,
-    "slower": TooFast,
-    "busy": TooManyRunning,
-    "rejected": JobRejected,
-    "refused": JobRefused,
-    "again": AttemptFailed,
-    "taken": RefusedOrTaken,
-}
-_OF_QUERY: Mapping[str, type[BatchgenError]] = {
-    "account": AccountStopped,
-    "slower": TooFast,
-    "busy": TooFast,
-    "missing": TaskNotFound,
-    "rejected": JobRejected,
-    "refused": JobRefused,
-    "again": AttemptFailed,
-}
 
 
 class DeclaredProvider(DeclaredRequests):
@@ -76,9 +52,16 @@ class DeclaredProvider(DeclaredRequests):
     def __init__(self, account: Account, client: HttpClient, secrets: Secrets) -> None:
         super().__init__(account, client, secrets)
         self.can_query = "query" in self._steps
+        self.looks_by_model = self._api.looks_by_model
+        self.lists_since = "list" in self._steps and "sent_at" in self._steps["list"].names
         self._owners: dict[str, str | None] = {}  # our ids by their mark in a list; None: two of them share it
         # Where the list goes on, for each reading by itself: another one may have begun at another time.
         self._readings: WeakKeyDictionary[asyncio.Task[Any], tuple[int, str]] = WeakKeyDictionary()
+
+    def sends_id(self, job: Job) -> bool:
+        """Unless the job gives a value that the create sends in place of a mark, such as a seed of the user's own."""
+        given = {name for name, _ in job.parameters.further}
+        return super().sends_id(job) and not (given and given & self._api.in_place_of_marks)
 
     @property
     def can_poll_list(self) -> bool:
@@ -96,11 +79,12 @@ class DeclaredProvider(DeclaredRequests):
             url = self._url(step, values, sent)
         except TemplateInvalid as error:
             raise OwnRefusal(f"The request cannot be made: {error}", code="local") from error
-        answer = await self._exchange(step, url, sent, images=job.parameters.n)
+        has_mark = self.sends_id(job)
+        answer = await self._exchange(step, url, sent, images=job.parameters.n, new_connection=not has_mark)
         body = responses.json_of(answer)
         if self._is_yes(step, answer, body):
             if (task := self._accepted(step, answer, body, external_id)) is not None:
-                return task
+                return task if has_mark or "task" not in step.selectors else replace(task, external_id=None)
             if not self._api.means(step, answer.status, body) and step.is_blocked(body):
                 raise JobRejected(
                     f"The API made no image: {message(step, body, 'blocked')}",
@@ -135,12 +119,12 @@ class DeclaredProvider(DeclaredRequests):
         if task_id in {".", ".."}:
             return ""
         follow = [self._steps[name] for name in ("query", "result") if name in self._steps]
-        if task_id and any(each.begins_with_task for each in follow) and not self._api.hosts.allow(task_id):
+        if task_id and any(each.begins_with_task for each in follow) and not self._hosts.allow(task_id):
             raise Unclear(
                 f"The API names a task at {task_id[:120]}, where the key may not be sent."
                 " If this is an address of the vendor, add its host to `hosts` of the definition."
             )
-        return task_id
+        return self._hosts.named(task_id)
 
     def _told(self, step: Step, body: Any, external_id: str) -> str | None:  # noqa: ANN401 - any value of JSON
         """Our own id where the answer repeats its mark, another text where it repeats another; None without one."""
@@ -209,10 +193,14 @@ class DeclaredProvider(DeclaredRequests):
         return replace(task, links=images or task.links, by_order=True)
 
     async def find(self, external_id: str) -> Task:
+        return await self.find_sent(SentCreate(external_id=external_id))
+
+    async def find_sent(self, sent: SentCreate) -> Task:
         """Ask by our own id: not found is what every one of the steps says."""
         step: Step | None = self._steps["find"]
+        external_id, values = sent.external_id, {**marks_of(sent.external_id), "model": self._model(sent)}
         while step is not None:
-            answer, body = await self._ask(step, marks_of(external_id))
+            answer, body = await self._ask(step, values)
             task_id = self._found(step, answer, body, external_id)
             if task_id:
                 return await self._confirmed(step, answer, body, task_id)
@@ -269,6 +257,9 @@ class DeclaredProvider(DeclaredRequests):
                 self._owners[mark] = None
 
     async def page(self, number: int, size: int) -> Page:
+        return await self.page_for(SentCreate(external_id=""), number, size)
+
+    async def page_for(self, sent: SentCreate, number: int, size: int) -> Page:
         """A page of the list; each reader, an asyncio task, goes on where its own last page ended."""
         if not self.can_list:
             return await super().page(number, size)
@@ -278,9 +269,14 @@ class DeclaredProvider(DeclaredRequests):
             raise JobRefused("The definition does not say where the list of tasks goes on.", code="local")
         if number > 1 and not where:
             return Page(tasks=())
-        answer, body = await self._ask(step, {"models": ",".join(self.account.models)}, goes_on=where)
-        if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
-            raise self._refusal(step, answer, body, "a list of tasks")
+        since = datetime.fromtimestamp((sent.sent_at - SINCE_MS) // 1000, UTC) if sent.sent_at else None
+        values = {
+            "models": ",".join(self.account.models),
+            "model": self._model(sent),
+            "sent_at": since.strftime("%Y-%m-%dT%H:%M:%SZ") if since else None,
+        }
+        answer, body = await self._ask(step, values, goes_on=where)
+        self._check_yes(step, answer, body, "a list of tasks")
         items = step.selectors["items"].of(body)
         if not isinstance(items, list):
             raise Unclear("The API's list of tasks is not a list.", body_excerpt=answer.body_excerpt)
@@ -290,6 +286,11 @@ class DeclaredProvider(DeclaredRequests):
         if reader is not None and following is not None:
             self._readings[reader] = (number + 1, following)
         return Page(tasks=tuple(self._listed(step, item).noting(answer) for item in items))
+
+    def _model(self, sent: SentCreate) -> str:
+        """What the API calls the model of a create; the first of the account's where it is not known."""
+        model = sent.model or self.account.models[0]
+        return self._api.words.get("model", {}).get(model, model)
 
     def _next(self, step: Step, body: Any) -> str | None:  # noqa: ANN401 - any value of JSON
         """Where the list goes on: an address or a cursor, empty at its end; None where the definition says nothing."""
@@ -311,13 +312,12 @@ class DeclaredProvider(DeclaredRequests):
             created_ms=milliseconds(step.selectors["created"].of(item)) if "created" in step.selectors else None,
         )
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As `Provider.probe`; NotImplementedError where only a paid request needs the key."""
         if (step := self._steps.get("probe")) is not None:
             answer, body = await self._ask(step, {"models": ",".join(self.account.models)})
-            if self._api.means(step, answer.status, body) or not self._is_yes(step, answer, body):
-                raise self._refusal(step, answer, body, "its probe")
-            return
+            self._check_yes(step, answer, body, "its probe")
+            return message(step, body, "balance")
         query = self._steps.get("query")
         if self.can_list:
             await self.page(1, 1)
@@ -325,35 +325,9 @@ class DeclaredProvider(DeclaredRequests):
             raise NotImplementedError("no free request is known")
         else:
             await self.query(UNUSED_ID)
+        return None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """The task that a call names."""
         task_id = self._api.callback_task.word(dict(call)) if self._api.callback_task is not None else ""
         return Task(id=task_id, state=TaskState.RUNNING) if task_id else None
-
-    # --- answers --------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _is_yes(step: Step, answer: Answer, body: Any) -> bool:  # noqa: ANN401 - any value of JSON
-        return 200 <= answer.status < 300 and (step.fine is None or step.fine.holds(body))
-
-    def _refusal(self, step: Step, answer: Answer, body: Any, operation: str) -> BatchgenError:  # noqa: ANN401
-        """What an answer means that is not a yes: by the definition's rows, else by batchgen's own rules."""
-        creating, means = step.name == "create", self._api.means(step, answer.status, body)
-        kind = (_OF_CREATE if creating else _OF_QUERY).get(means)
-        if means and (kind is None or (kind is RefusedOrTaken and not (self.can_find or self.can_list))):
-            kind = Unclear
-        if kind is None:
-            codes = responses.Codes(refused=JobRefused)
-            found = responses.refusal(answer, creating=creating, operation=operation, codes=codes)
-            if isinstance(found, Unclear) or not 200 <= answer.status < 300:
-                return found
-            return Unclear(str(found), body_excerpt=answer.body_excerpt)
-        words = responses.message_of(body, answer) or responses.code_of(body)
-        text = f"The API answered HTTP {answer.status} to {operation}{f': {words}' if words else ''}"
-        code = responses.code_of(body) or str(answer.status)
-        if issubclass(kind, Throttled):
-            return kind(text, code=code, retry_after=answer.retry_after)
-        if issubclass(kind, JobError | Unclear):
-            return kind(text, code=code, body_excerpt=answer.body_excerpt)
-        return kind(f"{text.rstrip('.')}. Check the key and the balance of the account.")

@@ -59,10 +59,10 @@ class KlingProvider(Provider):
         known = [item for item in items or () if isinstance(item, dict) and item.get("task_id")]
         return Page(tasks=tuple(kling_responses.task_from(item, "").noting(answer) for item in known))
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As `Provider.probe`; 1202 to a query says that there is no such path, not that there is no such task."""
         try:
-            await super().probe()
+            return await super().probe()
         except TaskNotFound as error:
             if error.code == kling_responses.NO_SUCH_PATH:
                 raise AccountStopped(f"{error}. Check the account's base_url.") from error
@@ -76,13 +76,15 @@ class KlingProvider(Provider):
         except Unclear:
             return None
 
-    @property
-    def sends_id(self) -> bool:
+    def sends_id(self, job: Job) -> bool:  # noqa: ARG002 - it is the same for all jobs
         """As far as the account knows the field."""
         return "external_task_id" in self.account.fields | self.account.required
 
     async def request(self, job: Job, external_id: str) -> dict[str, Any]:
-        """The create's body: what the job asks for and the account requires, in fields that the account knows."""
+        """The create's body: what the job asks for and the account requires, in fields that the account knows.
+
+        Parameters that the account declares come first: none replaces a field of batchgen's own.
+        """
         parameters = job.parameters
         values: dict[str, Any] = {
             "model": parameters.model,
@@ -101,7 +103,8 @@ class KlingProvider(Provider):
         }
         known = self.account.fields | self.account.required
         fields = {"model": self.account.model_field}
-        return {fields.get(name, name): value for name, value in values.items() if value is not None and name in known}
+        given = {fields.get(name, name): value for name, value in values.items() if value is not None and name in known}
+        return {**self.further(job), **given}
 
     async def _image(self, reference: Reference) -> str:
         """The link, or the file as bare base64; the last few files are kept, not all of them."""

@@ -111,7 +111,10 @@ class OpenAIProvider(Provider):
         raise TaskNotFound(f"The account {self.account.name!r} cannot be queried for {task_id}.")
 
     def request(self, job: Job) -> dict[str, Any]:
-        """The create's body: what the job asks for, in fields that the account knows."""
+        """The create's body: what the job asks for, in fields that the account knows.
+
+        A parameter that the account declares replaces its own `quality`, `style` and `background`, and no other field.
+        """
         parameters = job.parameters
         known = self.account.fields | self.account.required
         values: dict[str, Any] = {
@@ -120,11 +123,14 @@ class OpenAIProvider(Provider):
             "n": parameters.n if "n" in known else None,
             "size": self.account.size_of(parameters) if "aspect_ratio" in known else None,
             "response_format": self.account.response_format or None,
+        }
+        chosen = {
             "quality": self.account.quality or None,
             "style": self.account.style or None,
             "background": self.account.background or None,
+            **self.further(job),
         }
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in {**chosen, **values}.items() if value is not None}
 
 
 def versioned(base_url: str) -> str:

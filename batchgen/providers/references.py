@@ -9,8 +9,8 @@ from pathlib import Path
 from batchgen.errors import OwnRefusal
 
 
-def encoded(path: str, sha256: str) -> str:
-    """The file as bare base64. Raises OwnRefusal where it is no longer what the job's id was made from."""
+def content(path: str, sha256: str) -> bytes:
+    """What is in the file. Raises OwnRefusal where it is no longer what the job's id was made from."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -20,4 +20,9 @@ def encoded(path: str, sha256: str) -> str:
             f"The reference image {path} has changed since this run started; run again to use the new file.",
             code="local",
         )
-    return base64.b64encode(data).decode("ascii")
+    return data
+
+
+def encoded(path: str, sha256: str) -> str:
+    """The file as bare base64. Raises OwnRefusal as `content`."""
+    return base64.b64encode(content(path, sha256)).decode("ascii")

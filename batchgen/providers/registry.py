@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from batchgen.errors import CommandError
 from batchgen.http.proxies import proxy_of
+from batchgen.providers import credentials
 from batchgen.providers.base import Provider, Secrets
 from batchgen.providers.validated import ValidatedProvider
 
@@ -47,6 +48,7 @@ def check(account: Account) -> None:
     """Raise CommandError where the account cannot be used: its package, key or proxy is missing or wrong."""
     provider_class(account)
     secrets_of(account)
+    credentials.check(account)
     if account.base_url and proxy_of(account.base_url):
         proxy_of(_ANY_IMAGE)
 

@@ -7,6 +7,7 @@ that cost money: the attempt is looked for, or marked unknown, as after a lost c
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import AccountStopped, JobError, NotSent, Throttled, Unclear
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from batchgen.jobs import Job
+    from batchgen.providers.base import SentCreate
 
 _LONGEST = 200  # characters of a foreign error
 
@@ -27,10 +29,14 @@ class ValidatedProvider(Provider):
         super().__init__(inner.account, inner.client, inner.secrets)
         self.callback_url = inner.callback_url
         self.can_query = inner.can_query
+        self.looks_by_model, self.lists_since = inner.looks_by_model, inner.lists_since
         self._inner = inner
 
     async def create(self, job: Job, external_id: str) -> Task:
         """As the provider's own. Raises Unclear for whatever else it raises or returns, as all others here."""
+        if self.account.model_names:  # its id stays that of the manifest's model
+            own = replace(job.parameters, model=self.account.own_model(job.parameters.model))
+            job = replace(job, parameters=own)
         return await self._task("a create", self._inner.create, job, external_id)
 
     async def query(self, task_id: str, external_id: str = "") -> Task:
@@ -43,9 +49,18 @@ class ValidatedProvider(Provider):
     async def find(self, external_id: str) -> Task:
         return await self._task("a query by our own id", self._inner.find, external_id)
 
+    async def find_sent(self, sent: SentCreate) -> Task:
+        return await self._task("a query by our own id", self._inner.find_sent, sent)
+
     async def page(self, number: int, size: int) -> Page:
+        return await self._page(self._inner.page, number, size)
+
+    async def page_for(self, sent: SentCreate, number: int, size: int) -> Page:
+        return await self._page(self._inner.page_for, sent, number, size)
+
+    async def _page(self, ask: Callable[..., Awaitable[object]], *asked: object) -> Page:
         with self._translated(operation := "a list of tasks"):
-            page = await self._inner.page(number, size)
+            page = await ask(*asked)
             if not isinstance(page, Page):
                 raise self._defect(operation, f"returned no Page but {page!r}")
             for task in page.tasks:
@@ -55,10 +70,11 @@ class ValidatedProvider(Provider):
     def expect(self, external_ids: Iterable[str]) -> None:
         self._inner.expect(external_ids)
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """As the provider's own, which may have none (NotImplementedError)."""
         with self._translated("its probe"):
-            await self._inner.probe()
+            balance = await self._inner.probe()
+        return balance if isinstance(balance, str) else None
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """As the provider's own; None for what it cannot read, since anybody may call."""
@@ -66,9 +82,8 @@ class ValidatedProvider(Provider):
             return self._inner.parse_callback(call)
         return None
 
-    @property
-    def sends_id(self) -> bool:
-        return self._inner.sends_id
+    def sends_id(self, job: Job) -> bool:
+        return self._inner.sends_id(job)
 
     @property
     def can_find(self) -> bool:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchgen.errors import ImageBroken
 from batchgen.formatting import counted
 from batchgen.ledger.events import Fetched, Missing, RehearsalDropped, Relocated
 from batchgen.ledger.store import FOLDER_TIMES, IMAGES_APART
@@ -31,7 +33,7 @@ from batchgen.storage.tree import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from batchgen.ledger.reader import LedgerReader
@@ -198,22 +200,32 @@ def retire(ledger: Ledger, tree: Tree) -> int:
     return len(_move(ledger, tree, [(image, image.retired_path()) for image in ledger.images_to_retire()]))
 
 
-def drop_rehearsals(ledger: Ledger, tree: Tree, base_url: str) -> tuple[int, int]:
-    """Retire what another sandbox than the account at this address has made; returns how many jobs and files.
+def drop_rehearsals(ledger: Ledger, tree: Tree, base_urls: Sequence[str]) -> tuple[int, int]:
+    """Retire what another sandbox than the accounts at these addresses made; returns how many jobs and files.
 
     The index goes first, and the moves are made durable: after a crash its rows, or files at their old places, would be
-    images that the ledger does not know.
+    images that the ledger does not know. Where other images are at their places, this ledger is an old copy: they stay,
+    and the index that names them, so that nothing is sent before they are adopted.
     """
-    jobs = ledger.rehearsed_jobs(base_url)
-    moves = [(image, image.retired_path("-painted")) for image in ledger.rehearsed_images(base_url)]
+    jobs = ledger.rehearsed_jobs(base_urls)
+    images = ledger.rehearsed_images(base_urls)
+    painted = [image for image in images if not _is_replaced(tree, image)]
+    moves = [(image, image.retired_path("-painted")) for image in painted]
     moved = _move(ledger, tree, moves)
     for folder in {(tree.root / path).parent for image, target in moves for path in (image.path, target)}:
         if folder.is_dir():
             sync_folder(folder)
-    if jobs:
+    if jobs and len(painted) == len(images):
         (tree.root / INDEX).unlink(missing_ok=True)
-    ledger.record_all(RehearsalDropped(job_id=id_, base_url=base_url) for id_ in jobs)
+    ledger.record_all(RehearsalDropped(job_id=id_, base_urls=tuple(base_urls)) for id_ in jobs)
     return len(jobs), len(moved)
+
+
+def _is_replaced(tree: Tree, image: StoredImage) -> bool:
+    """Whether another whole image is at its place."""
+    with suppress(OSError, ImageBroken):
+        return read_image(tree.root / image.path).sha256 != image.sha256
+    return False
 
 
 def rename(ledger: Ledger, tree: Tree, template: PathTemplate) -> None:

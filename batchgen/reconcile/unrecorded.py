@@ -15,7 +15,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from batchgen.errors import CommandError, ImageBroken
-from batchgen.jobs import ImageKey, Job, Parameters, Reference, Status, job_id
+from batchgen.jobs import PARAMETER_NAMES, ImageKey, Job, Parameters, Reference, Status, further_of, job_id
 from batchgen.ledger.adoption import Delivery
 from batchgen.ledger.events import Fetched
 from batchgen.ledger.store import VIEWS_STAMP
@@ -201,11 +201,13 @@ def _job_of(row: Row) -> Job | None:
         if identity := rest.pop("image", None):
             kind, _, value = str(identity).partition(":")
             rest["image"] = Reference(**{kind: value})
+        further = further_of({name: rest.pop(name) for name in [*rest] if name not in PARAMETER_NAMES})
         parameters = Parameters(
             model=row["model"],
             aspect_ratio=row["aspect_ratio"],
             resolution=row["resolution"],
             negative_prompt=row["negative_prompt"] or None,
+            further=further,
             **rest,
         )
         if job_id(row["prompt"], parameters.digest(), repeat) != row["job_id"]:

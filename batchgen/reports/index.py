@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.ledger.store import VIEWS_STAMP
 from batchgen.money import plain
 from batchgen.reports.columns import OwnColumns
+from batchgen.storage.replacement import replacing
 from batchgen.storage.tree import disk_refused
 
 if TYPE_CHECKING:
@@ -110,16 +110,11 @@ def _lines(columns: tuple[str, ...], rows: Iterable[list[object]], *, escape_for
 
 
 def _write(tree: Tree, name: str, lines: Iterable[bytes]) -> None:
-    beside = tree.root / f".{name}.new"
     try:
-        with beside.open("wb") as file:
+        with replacing(tree.root / name, durable=True) as beside, beside.open("wb") as file:
             file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(tree.root / name)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise disk_refused(error, tree.root / name) from error
+        raise disk_refused(error, error.filename or tree.root / name) from error
 
 
 def escaped(cells: list[object]) -> list[object]:

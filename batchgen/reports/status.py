@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from batchgen.formatting import counted
 from batchgen.jobs import INCOMPLETE, Status
 from batchgen.ledger import lock
-from batchgen.ledger.store import FILE_NAME, reading
+from batchgen.ledger.store import FILE_NAME, SHARD, reading
 from batchgen.money import plain
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def status_report(root: Path, unit: str = "") -> dict[str, Any]:
         spent = ledger.spent()
         return data | {
             "started": True,
+            "shard": ledger.meta(SHARD) or None,
             "jobs": {status.value: counts[status] for status in Status if status in counts},
             "images": ledger.images_in_index(),
             "images_to_come": ledger.images_missing()[1],
@@ -44,6 +45,10 @@ def status_report(root: Path, unit: str = "") -> dict[str, Any]:
             "spent": plain(spent.cost - spent.reserved),
             "reserved": plain(spent.reserved),
             "unpriced_tasks": spent.unpriced,
+            "accounts": [
+                {"name": name, "images": images, "cost": plain(cost)}
+                for name, images, cost in ledger.spent_by_account()
+            ],
         }
 
 
@@ -52,6 +57,7 @@ def not_started(root: Path, unit: str = "") -> dict[str, Any]:
     return {
         "output": str(root),
         "started": False,
+        "shard": None,
         "running": None,
         "jobs": {},
         "images": 0,
@@ -61,6 +67,7 @@ def not_started(root: Path, unit: str = "") -> dict[str, Any]:
         "reserved": "0",
         "unit": unit,
         "unpriced_tasks": 0,
+        "accounts": [],
     }
 
 
@@ -75,10 +82,14 @@ def as_text(data: dict[str, Any]) -> str:
     if not data["started"]:
         nothing = f"Nothing has been run into {data['output']} yet"
         return f"{nothing}; {running}." if data["running"] else f"{nothing}."
-    lines = [f"{data['output']}: {running}"]
+    shard = f", shard {data['shard']}" if data["shard"] else ""
+    lines = [f"{data['output']}{shard}: {running}"]
     for status, number in data["jobs"].items():
         lines.append(f"  {status:<11}{counted(number, 'job'):<12}{MEANING[status]}".rstrip())
     lines.append(f"  {counted(data['images'], 'image')} in place")
+    for account in data["accounts"] if len(data["accounts"]) > 1 else ():
+        made = f"{counted(account['images'], 'image')} made"
+        lines.append(f"  {account['name']}: {made}, {account['cost']} spent or reserved")
     unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
     lines.append(f"  {cost(data)}{unpriced}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from batchgen.errors import CommandError
 from batchgen.jobs import PARAMETER_NAMES
 from batchgen.manifest import wildcards
 from batchgen.manifest.diagnostics import nearest
+from batchgen.reports.columns import cell_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,8 +53,8 @@ class Where:
     """What `--where` selects: an image for which, under every key given, one of the conditions holds.
 
     Conditions are `KEY=VALUE` and `KEY!=VALUE` (wildcards `*` and `?`), and `KEY<NUMBER`, `<=`, `>`, `>=`. Keys are
-    `mark`, `note`, `label.NAME`, `score.CHECK.NAME` and those of the index. All conditions with another sign than `=`
-    must hold.
+    `mark`, `note`, `label.NAME`, `parameter.NAME`, `score.CHECK.NAME` and those of the index. All conditions with
+    another sign than `=` must hold.
     """
 
     def __init__(self, conditions: Sequence[_Condition]) -> None:
@@ -82,6 +83,9 @@ def value_of(row: IndexRow, key: str) -> str | float | None:
         return row.job.labels.get(name)
     if kind == "score" and name:
         return row.scores.get(name)
+    if kind == "parameter" and name:
+        given = dict(row.job.parameters.further).get(name)
+        return None if given is None else cell_of(given)
     if key in _OF_ROW:
         return str(_OF_ROW[key](row))
     value = getattr(row.job.parameters, key)
@@ -93,11 +97,12 @@ def _condition(text: str) -> _Condition:
     if found is None:
         raise CommandError(f"--where {text}: write KEY=VALUE, such as mark=keep or label.Category=Animals.")
     condition = _Condition(found["key"].strip(), found["sign"], found["value"])
-    if condition.key not in _KEYS and not re.match(r"(label|score)\..", condition.key):
+    if condition.key not in _KEYS and not re.match(r"(label|parameter|score)\..", condition.key):
         near = nearest(condition.key, _KEYS)
         meant = f" Did you mean {near}?" if near else ""
         raise CommandError(
-            f"--where {text}: there is no {condition.key}.{meant} Keys are {', '.join(_KEYS)}, label.NAME, score.NAME."
+            f"--where {text}: there is no {condition.key}.{meant} Keys are {', '.join(_KEYS)}, label.NAME,"
+            " parameter.NAME, score.NAME."
         )
     if condition.key == "mark" and condition.sign in {"=", "!="} and "*" not in condition.value:
         _check_mark(text, condition.value)

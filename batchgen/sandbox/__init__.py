@@ -1,1 +1,1 @@
-"""The sandbox: a local gateway that serves Kling's or OpenAI's image API over real HTTP. It costs nothing."""
+"""The sandbox: a local gateway that serves Kling's, OpenAI's or a declared image API over real HTTP, at no cost."""

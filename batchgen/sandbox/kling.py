@@ -52,7 +52,6 @@ class KlingApi(Api):
         self._can_list = _setting_or(settings.lists_tasks, account.lists_tasks)
         self._can_find = _setting_or(settings.lookup_by_external_id, account.lookup_by_external_id)
         self._requests = 0
-        self._callbacks = sandbox.injector.callbacks(sandbox.clock, self._callback_body)
         self.routes = {("POST", PATH): ("create", self.create), ("GET", PATH): ("list", self._list)}
         self.subtrees = {("GET", f"{PATH}/"): ("query", self._query)}
 
@@ -107,26 +106,7 @@ class KlingApi(Api):
             reference=body.get("image_reference", "image") if "image" in body else "",
         )
 
-    def start(self) -> None:
-        """Send the callbacks that tasks of an earlier start still need."""
-        now = self.sandbox.clock()
-        for task in self.sandbox.store.tasks:
-            if task.ends_at > now:
-                self._follow(task, now)
-
-    async def close(self) -> None:
-        await self._callbacks.close()
-
-    def accept(self, wanted: CreateRequest, caller_id: str) -> Task:
-        task = super().accept(wanted, caller_id)
-        self._follow(task, task.created_at - 1)
-        return task
-
-    def _follow(self, task: Task, after: int) -> None:
-        if task.request.callback_url:
-            self._callbacks.follow(task, after)
-
-    def _callback_body(self, task: Task, moment: int) -> bytes:
+    def callback_body(self, task: Task, moment: int) -> bytes:
         return _format_task(task, moment, partial(self.sandbox.images.link, self.sandbox.origin)).encode()
 
     async def answer_create(self, _request: web.BaseRequest, task: Task) -> web.Response:
@@ -157,7 +137,7 @@ class KlingApi(Api):
         body = f'{{"code":0,"message":"SUCCEED","request_id":"{self._request_id()}","data":{data}}}'
         return web.Response(body=body.encode(), headers=JSON)
 
-    def error(self, error: ApiError) -> tuple[int, bytes]:
+    def error(self, error: ApiError, _request: web.BaseRequest) -> tuple[int, bytes]:
         body = {"code": error.code, "message": error.message, "request_id": self._request_id()}
         return STATUS_OF[error.code], json.dumps(body, ensure_ascii=False).encode()
 

@@ -5,11 +5,9 @@ Errors are raised with the codes that the rest of the sandbox knows, and answere
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -87,11 +85,7 @@ class OpenAIApi(Api):
 
     async def answer_create(self, request: web.BaseRequest, task: Task) -> web.Response:
         """Wait until the task ends, then answer with its images, or with their links."""
-        while (left := task.ends_at - self.sandbox.clock()) > 0 and not self.sandbox.closing.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.sandbox.closing.wait(), left / 1000)
-        if task.failure:
-            raise ApiError(5000, task.failure)
+        await self.until_end(task)
         if task.request.body.get("response_format", self.sandbox.settings.response_format) == "url":
             link = self.links(request)
             data = [{"url": link(task, index)} for index in range(task.request.n)]
@@ -105,7 +99,7 @@ class OpenAIApi(Api):
         models = [{"id": name, "object": "model"} for name in self._models]
         return _json_response({"object": "list", "data": models})
 
-    def error(self, error: ApiError) -> tuple[int, bytes]:
+    def error(self, error: ApiError, _request: web.BaseRequest) -> tuple[int, bytes]:
         status, kind, code = _ERRORS[error.code]
         body = {"error": {"message": error.message, "type": kind, "param": None, "code": code}}
         return status, json.dumps(body, ensure_ascii=False).encode()

@@ -8,6 +8,7 @@ shows as an empty box.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 import unicodedata
 from colorsys import hls_to_rgb
@@ -48,9 +49,18 @@ def size_of(request: CreateRequest) -> tuple[int, int]:
     if request.size:
         width, height = map(int, request.size.split("x"))
         return width, height
+    if request.aspect_ratio not in SIZES:  # of a declared API
+        return _size_of_ratio(request.aspect_ratio)
     width, height = SIZES[request.aspect_ratio]
     scale = 2 if request.resolution == "2k" else 1
     return width * scale, height * scale
+
+
+def _size_of_ratio(ratio: str) -> tuple[int, int]:
+    """About a megapixel in this ratio; a square for what is none."""
+    found = re.fullmatch(r"([1-9]\d?):([1-9]\d?)", ratio)
+    factor = int(found[1]) / int(found[2]) if found else 1.0
+    return round(1024 * math.sqrt(factor)), round(1024 / math.sqrt(factor))
 
 
 def paint(

@@ -1,4 +1,4 @@
-"""The sandbox: a gateway on loopback that serves Kling's or OpenAI's image API over real HTTP.
+"""The sandbox: a gateway on loopback that serves Kling's, OpenAI's or a declared image API over real HTTP.
 
 It uses aiohttp's low-level server, and tasks need no timers: as the other side of a benchmark it must cost little.
 """
@@ -17,8 +17,9 @@ from aiohttp import web
 from batchgen.catalog.accounts import SANDBOX_HEADER, Auth
 from batchgen.catalog.load import builtin
 from batchgen.errors import CommandError
-from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, Handler
+from batchgen.sandbox.api import JSON, MAX_BODY_BYTES, STEP, Api, Handler
 from batchgen.sandbox.api_error import ApiError
+from batchgen.sandbox.declared import DeclaredApi
 from batchgen.sandbox.images import PREFIX, ImageHost
 from batchgen.sandbox.injector import InjectedAnswer, Injector
 from batchgen.sandbox.kling import KlingApi
@@ -27,15 +28,17 @@ from batchgen.sandbox.task_store import TaskStore
 from batchgen.sandbox.usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from batchgen.sandbox.settings import Settings
 
+_PROTOCOLS: Mapping[str, Callable[[Sandbox], Api]] = {"kling": KlingApi, "openai": OpenAIApi, "declared": DeclaredApi}
 _ABOUT = """\
 <!doctype html><meta charset="utf-8"><title>batchgen sandbox</title>
 <h1>batchgen sandbox</h1>
-<p>A local gateway for tests. It speaks Kling's or OpenAI's image API, costs nothing, and paints placeholder images.</p>
+<p>A local gateway for tests. It speaks Kling's, OpenAI's or a declared image API, costs nothing, and paints placeholder
+images.</p>
 <p>Its usage is at <a href="/_usage">/_usage</a>, the totals alone at <a href="/_usage?tasks=0">/_usage?tasks=0</a>.</p>
 """
 
@@ -50,14 +53,14 @@ class Sandbox:
         self.settings = settings
         self.closing = asyncio.Event()  # set when the sandbox stops
         accounts = builtin().accounts
-        self.account = accounts[settings.emulate]
+        self.account = settings.account or accounts[settings.emulate]
         self.auth = self.account.auth if settings.require_key else Auth.NONE
         self.clock: Callable[[], int] = lambda: int(clock() * 1000)  # Unix milliseconds
         self.injector = _injector(settings, self.closing)
         self.store = TaskStore(settings, accounts["sandbox"].prices, self.clock, self.injector)
         self.usage = Usage(self.store, self.injector, self.clock)
         self.images = ImageHost(settings, self.store, self.clock, self.injector)
-        self._api = OpenAIApi(self) if self.account.protocol == "openai" else KlingApi(self)
+        self._api = _PROTOCOLS[self.account.protocol](self)
         self._routes: dict[tuple[str, str], tuple[str, Handler]] = {
             ("GET", "/_usage"): ("usage", self._answer_usage),
             ("GET", "/"): ("about", self._answer_about),
@@ -118,14 +121,15 @@ class Sandbox:
         path, _, query = request.raw_path.partition("?")
         path = path.removeprefix(self._api.prefix)
         kind, handler = self._route(request.method, path)
+        STEP.set("")
         try:
             response = await handler(request, path, query)
-            self.usage.count(kind, "0" if response.status == 200 else str(response.status))
+            self.usage.count(STEP.get() or kind, "0" if response.status in {200, 201, 202} else str(response.status))
         except ApiError as error:
-            self.usage.count(kind, str(error.code))
-            response = self._error_response(error)
+            self.usage.count(STEP.get() or kind, str(error.code))
+            response = self._error_response(error, request)
         except InjectedAnswer as injected:
-            self.usage.count(kind, injected.label)
+            self.usage.count(STEP.get() or kind, injected.label)
             response = await injected.respond(request)
         if self.settings.marked and not response.prepared:
             response.headers[SANDBOX_HEADER] = "1"
@@ -140,9 +144,9 @@ class Sandbox:
                 return found
         return "other", self._answer_unknown
 
-    def _error_response(self, error: ApiError) -> web.Response:
+    def _error_response(self, error: ApiError, request: web.BaseRequest) -> web.Response:
         headers = JSON if error.retry_after is None else {**JSON, "Retry-After": str(error.retry_after)}
-        status, body = self._api.error(error)
+        status, body = self._api.error(error, request)
         return web.Response(body=body, status=status, headers=headers)
 
     async def _answer_usage(self, _request: web.BaseRequest, _path: str, query: str) -> web.Response:

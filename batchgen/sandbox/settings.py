@@ -12,6 +12,7 @@ from batchgen.sandbox.formats import Format
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from batchgen.catalog.accounts import Account
     from batchgen.sandbox.faults.schedule import FaultSettings
 
 _MAX_IMAGE_BYTES = 300_000_000  # more than batchgen accepts
@@ -26,6 +27,7 @@ class Settings:
     port: int = 0  # 0: a free one
     allow_network: bool = False  # whether `host` may be other than loopback
     emulate: str = "kling"  # an account of the catalogue: its fields, models and capabilities
+    account: Account | None = None  # in place of `emulate`: an account with a definition, whose examples are played
     marked: bool = True  # whether answers have the header that tells a sandbox from a real account
     lists_tasks: bool | None = None  # None: as the emulated account
     lookup_by_external_id: bool | None = None  # None: as the emulated account
@@ -36,6 +38,7 @@ class Settings:
     latency_sigma: float = 0.0  # of the log-normal distribution of latencies
     response_format: str = "b64_json"  # of the OpenAI API, where a create does not name one: `url` or `b64_json`
     models: tuple[str, ...] = ()  # empty: those of the emulated account
+    further: frozenset[str] = frozenset()  # fields that a create may have besides; they change nothing
     require_key: bool = True  # False: requests need no key, whatever the emulated account wants
     api_key: str | None = None  # the only key accepted; None: any
     access_key: str | None = None  # with secret_key: requests need a JWT made from both
@@ -52,7 +55,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.emulate not in PROFILES:
+        if self.account is None and self.emulate not in PROFILES:
             raise CommandError(f"The sandbox cannot emulate {self.emulate!r}. Choose one of {', '.join(PROFILES)}.")
         if not self.allow_network and not _is_loopback(self.host):
             raise CommandError(f"The sandbox serves this machine only, and {self.host} is not a loopback address.")

@@ -154,6 +154,12 @@ class TaskStore:
             raise ApiError(1203, f"task {name} does not exist")
         return task
 
+    def by_id(self, name: str) -> Task | None:
+        return self._by_id.get(name)
+
+    def by_external_id(self, name: str) -> Task | None:
+        return self._by_external_id.get(name)
+
     def page(self, number: int, size: int) -> Sequence[Task]:
         """A page of the list, newest first; pages count from 1."""
         end = max(0, len(self.tasks) - (number - 1) * size)

@@ -15,6 +15,7 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
+import declared
 import scale
 import slots
 import throughput
@@ -30,6 +31,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], Iterator[Line]]] = {
     "capacity": slots.capacity,
     "throughput": throughput.throughput,
     "cpu": throughput.cpu,
+    "declared": declared.declared,
     "tools": throughput.tools,
     "memory": scale.memory,
     "resume": scale.resume,

@@ -28,6 +28,16 @@ def test_they_are_listed_with_what_is_known_of_each(tmp_path):
     assert lost["replicate"] == "found in the list by a mark, for 50m"
     assert lost["bfl"] == lost["gemini"] == "`unknown`, nobody can be asked"
     assert {api["name"]: api["kind"] for api in listed}["gemini"] == "images in the answer"
+    results = {api["name"]: api["results"] for api in listed}
+    assert (results["bfl"], results["gemini"]) == ("links for 10m", "in the answer")
+    assert results["comfyui"] == "links to your own server"
+    assert results["luma"] == "links, for how long is not known"
+    assert "price: 0.03 to 0.07 USD an image (as of 2026-11); read 2026-11" in done.stdout
+    assert next(api for api in listed if api["name"] == "recraft")["prices"] == {
+        "recraftv4_1": 0.035,
+        "recraftv4": 0.04,
+    }
+    assert [api["name"] for api in listed if api["free"]] == ["a1111", "comfyui"]
 
 
 @pytest.mark.parametrize("name", definitions.names())
@@ -47,14 +57,14 @@ def test_a_copy_of_a_definition_is_one_of_the_users_own(name, tmp_path):
 def test_an_unknown_name_is_one_sentence(tmp_path):
     done = batchgen("apis", "fall", cwd=tmp_path)
     assert done.returncode == 2
-    assert "There is no API 'fall'. There are: " in done.stderr
+    assert "There is no API 'fall'. Did you mean fal? There are: " in done.stderr
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("polling_url\n", "polling_url]\n", "my.yaml:19:9: error: create.task: This is not JMESPath"),
-        ("  state: status\n", "  stat: status\n", "my.yaml:22:3: error: query.stat: Unknown key `stat`.\n"),
+        ("polling_url\n", "polling_url]\n", "my.yaml:20:9: error: create.task: This is not JMESPath"),
+        ("  state: status\n", "  stat: status\n", "my.yaml:23:3: error: query.stat: Unknown key `stat`.\n"),
         ("{{ width }}", "{{ widht }}", "There is no value `widht` in `create`."),
         ("{{ width }}", "{{ widht }}", "Did you mean `width`?"),
         ("api: 1\n", "", "This is not a version of definitions."),
@@ -62,6 +72,7 @@ def test_an_unknown_name_is_one_sentence(tmp_path):
         ("concurrency: 24", "concurency: 24", "Did you mean `concurrency`?"),
         ('images: ["https://delivery', 'images: ["https://other', "gives.images: This gives"),
         ("fixed: {n: 1}", "fixed: {seed: 1}", "Only the number of images can be fixed."),
+        ("link_ttl: 10m", "link_ttl: soon", ':11: error: link_ttl: "soon" is not a duration.'),
         ("read: 2026-11", "read: 2026-11\nread: 2026-11", "`read` is given twice."),
         ("create:\n", "create: 3\nprobe:\n", "A step is a mapping."),
     ],
@@ -128,7 +139,8 @@ def test_parameters_that_the_api_does_not_have_are_refused(tmp_path):
 def test_a_workflow_beside_the_definition_is_part_of_the_request(tmp_path):
     text = definitions.text_of("comfyui").partition("    prompt:\n")
     rest = "  task: prompt_id\n" + text[2].partition("  task: prompt_id\n")[2].partition("examples:")[0]
-    definition = f"{text[0]}    prompt: {{from: flow.json}}\n{rest}"
+    head = text[0].partition("parameters: ")[0] + "create:" + text[0].partition("create:")[2]
+    definition = f"{head}    prompt: {{from: flow.json}}\n{rest}"
     path = manifest(tmp_path, definition)
     missing = batchgen("validate", path, cwd=tmp_path)
     assert missing.returncode == 2

@@ -7,6 +7,9 @@ import json
 import pytest
 from command import batchgen
 
+from batchgen.catalog import definitions
+from batchgen.catalog.load import builtin
+
 
 def planned(path):
     done = batchgen("plan", path, "--json", "--detailed", cwd=path.parent)
@@ -62,4 +65,59 @@ def test_what_cannot_be_is_a_sentence(tmp_path, words, says):
     done = batchgen("init", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [*builtin().accounts, *definitions.names()])
+def test_the_starter_of_each_account_is_right_and_small(name, tmp_path):
+    done = batchgen("init", "m.yaml", "--provider", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "m.yaml is written. Read it, then: batchgen " in done.stdout
+    plan = planned(tmp_path / "m.yaml")
+    assert plan["provider"] == name
+    checked = batchgen("validate", "m.yaml", cwd=tmp_path)
+    assert "m.yaml: valid" in checked.stdout
+    assert "warning" not in checked.stdout + checked.stderr
+    assert 1 <= plan["make"]["images"] <= 20
+    text = (tmp_path / "m.yaml").read_text(encoding="utf-8")
+    assert f"provider: {name}" in text
+    assert "budget: {max_images: " in text
+    path = tmp_path / "changed.yaml"  # with what is a comment at its end
+    path.write_text(text.replace("# providers:", "providers:").replace(f"#   {name}:", f"  {name}:"), encoding="utf-8")
+    assert planned(path)["make"] == plan["make"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("fal", "With FAL_KEY in the environment:   batchgen doctor m.yaml"),
+        ("kling", "With KLING_ACCESS_KEY and KLING_SECRET_KEY in the environment"),
+        ("a1111", "With your server running"),
+        ("comfyui", "With your server running"),
+        ("vertex", "Once `gcloud auth print-access-token` prints a key:   batchgen doctor"),
+        ("vertex", "vertex: {base_url: https://aiplatform.googleapis.com/v1/projects/my-project/locations/global,"),
+        ("seedream", "resolution: 2k                 # the only one"),
+        ("bfl", "in USD; prices as of 2026-11"),
+        ("minimax", "n: 1                           # images of a task, 1 to 9"),
+    ],
+)
+def test_a_starter_says_what_the_account_needs_and_can(name, says, tmp_path):
+    assert batchgen("init", "m.yaml", "--provider", name, cwd=tmp_path).returncode == 0
+    assert says in (tmp_path / "m.yaml").read_text(encoding="utf-8")
+
+
+def test_a_starter_for_an_api_takes_the_prompts_of_a_file(tmp_path):
+    (tmp_path / "p.csv").write_text("sku,text\nA 1,a fox\nA 2,an owl\n", encoding="utf-8")
+    assert batchgen("init", "it's.yaml", "--provider", "fal", "--from", "p.csv", cwd=tmp_path).returncode == 0
+    plan = planned(tmp_path / "it's.yaml")
+    assert {row["prompt_id"] for row in plan["listed"]} == {"A 1", "A 2"}
+    assert plan["provider"] == "fal"
+
+
+@pytest.mark.parametrize(("name", "says"), [("fall", "Did you mean fal? There are kapon"), ("zzz\x1b[2J", "There are")])
+def test_an_unknown_account_is_one_sentence_and_writes_nothing(name, says, tmp_path):
+    done = batchgen("init", "--provider", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "\x1b" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -126,3 +126,16 @@ def test_a_name_that_is_hostile_stays_a_label(tmp_path):
     seen.labels["manifest"] = 'a"} 1\nfake_metric 7'
     seen.on_start(Counters())
     assert "fake_metric" not in {f.name for f in text_string_to_metric_families(target.read_text(encoding="utf-8"))}
+
+
+def test_several_shards_have_no_series_in_common(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text("version: 1\nname: tried\nprovider: sandbox\nmatrix: {prompt: [a, b]}\n", encoding="utf-8")
+    series = []
+    for shard in ("1/2", "2/2"):
+        words = ("--shard", shard, "--output", shard[0], "--metrics", "m.prom", "--quiet")
+        assert batchgen("run", path, *words, cwd=tmp_path).returncode == 0
+        lines = (tmp_path / "m.prom").read_text(encoding="utf-8").splitlines()
+        series.append({line.rpartition(" ")[0] for line in lines if not line.startswith("#")})
+    assert series[0]
+    assert not series[0] & series[1]

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tomllib
 
 import pytest
 from command import ROOT
 from command import batchgen_process as batchgen  # a package that was installed just now is seen by a new process
 from drawing_gateway import KEY, DrawingGateway
+from installed_plugin import PACKAGE, plugin_installed
 from output_checks import check_invariant, rows_of
 from recorder import Recorder, Reply
 
 from batchgen.errors import Unclear
 from batchgen.http.client import HttpClient
 
-PACKAGE = ROOT / "tests" / "support" / "plugin_package"
 MODULE = PACKAGE / "batchgen_drawing.py"
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """The package as an installer leaves it in a folder on the path: the module, and a dist-info with entry points."""
-    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    site = tmp_path / "site-packages"
-    about = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    about.mkdir(parents=True)
-    shutil.copy(MODULE, site)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("DRAWING_KEY", KEY)
-    return site
+    return plugin_installed(tmp_path, monkeypatch)
 
 
 def manifest(folder, gateway, *prompts, n=1, more="", **changes):
@@ -142,6 +126,11 @@ def test_the_documentation_shows_it_as_it_is_and_it_is_short():
     text = MODULE.read_text(encoding="utf-8")
     assert f"```python\n{text}```" in (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60
+
+
+def test_the_documentation_shows_the_signer_as_it_is():
+    text = (PACKAGE / "batchgen_tencent.py").read_text(encoding="utf-8")
+    assert f"```python\n{text}```" in (ROOT / "docs" / "apis.md").read_text(encoding="utf-8")
 
 
 # --- a provider with a defect -------------------------------------------------------------------------------

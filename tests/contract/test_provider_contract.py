@@ -20,7 +20,7 @@ from recorder import Reply
 
 from batchgen.catalog.load import builtin
 from batchgen.cli.main import main
-from batchgen.jobs import Parameters, Reference
+from batchgen.jobs import PARAMETER_NAMES, Reference
 
 OURS = {"Host", "Authorization", "Content-Type", "Content-Length", "User-Agent", "Accept", "Accept-Encoding"}
 ASKING = {"Cache-Control", "Pragma"}  # of questions: no cache is to answer them
@@ -227,4 +227,4 @@ def test_the_case_covers_every_parameter(case):
     names = {"model_name": "model", "size": "aspect_ratio"}
     assert {names.get(name, name) for name in bodies} == known - ({"resolution"} if "size" in bodies else set())
     if case.image:
-        assert known >= set(Parameters.__dataclass_fields__) - {"watermark_info"}
+        assert known >= set(PARAMETER_NAMES) - {"watermark_info"}

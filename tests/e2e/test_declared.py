@@ -8,9 +8,10 @@ import sqlite3
 import time
 
 import pytest
-from command import batchgen, started
+from command import ROOT, batchgen, started
+from documents import examples
 from output_checks import check_invariant, rows_of
-from vendors import KEY, VENDORS, DashScope
+from vendors import KEY, VENDORS, Runway
 
 from batchgen.catalog import definitions
 
@@ -68,7 +69,7 @@ def test_what_can_be_asked_for_is_neither_lost_nor_billed_twice(name, tmp_path):
 @pytest.mark.parametrize("name", CANNOT)
 def test_where_nobody_can_be_asked_it_is_unknown_and_not_sent_again(name, tmp_path):
     with VENDORS[name](0, "cut", "lost", 503, 404) as vendor:
-        path = written(tmp_path, vendor)
+        path = written(tmp_path, vendor, more="run: {on_unknown: hold}\n")  # a1111 is free
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
         assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"] * 3
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
@@ -97,13 +98,59 @@ def test_a_run_that_is_killed_pays_once(name, tmp_path):
 
 
 def test_the_example_of_the_documentation_works_as_it_is(tmp_path):
-    with DashScope(0, "cut") as vendor:
-        path = written(tmp_path, vendor, more="defaults: {n: 2}\n")
+    with Runway(0, "cut") as vendor:
+        path = written(tmp_path, vendor, *PROMPTS, "a forbidden fox")
         assert batchgen("run", path, cwd=tmp_path).returncode == 1
-        assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"]
-        assert len(check_invariant(output(tmp_path))) == 2 * (len(PROMPTS) - 1)
-        assert vendor.billed == dict.fromkeys(PROMPTS, 1)
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1
+        ended = sorted(row["status"] for row in rows_of(output(tmp_path), "failures.csv"))
+        assert ended == ["rejected", "unknown"]
+        assert len(check_invariant(output(tmp_path))) == len(PROMPTS) - 1
+        assert vendor.billed == dict.fromkeys((*PROMPTS, "a forbidden fox"), 1)
         assert is_right(tmp_path, vendor)
+
+
+def test_the_tutorial_for_comfyui_works_as_it_is(tmp_path):
+    """Its files at the independent server: what is cut is found, and a checkpoint that is not there is refused."""
+    page = (ROOT / "docs" / "comfyui.md").read_text(encoding="utf-8")
+    for name, text in (each for each in examples(page) if isinstance(each, tuple)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    path, definition = tmp_path / "posters.yaml", tmp_path / "my-comfyui.yaml"
+    with VENDORS["comfyui"](0, "cut", "lost") as vendor:
+        vendor.checkpoints = ("juggernaut.safetensors",)
+        text = definition.read_text(encoding="utf-8").replace("http://127.0.0.1:8188", vendor.url)
+        definition.write_text(f"{text}visibility_delay: 0.3\n", encoding="utf-8")
+        assert batchgen("doctor", path, cwd=tmp_path).returncode == 0
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert len(check_invariant(tmp_path / "outputs" / "posters")) == len(vendor.tasks) == 8
+        graphs = [task["graph"] for task in vendor.tasks.values()]
+        assert len({graph["3"]["inputs"]["seed"] for graph in graphs}) == 8
+        assert {graph["6"]["inputs"]["text"] for graph in graphs} == {
+            "A lighthouse in a storm, film grain",
+            "A fox in the snow, film grain",
+        }
+        assert {graph["4"]["_meta"]["title"] for graph in graphs} == {"Load Checkpoint"}
+        text = path.read_text(encoding="utf-8").replace("matrix:", "matrix:\n  model: [sd_turbo.safetensors]")
+        path.write_text(text.replace("./my-comfyui.yaml", "./my-comfyui.yaml, models: [sd_turbo.safetensors]"), "utf-8")
+        stopped = batchgen("run", path, cwd=tmp_path)
+        assert stopped.returncode == 6  # five in a row
+        assert "ckpt_name: 'sd_turbo.safetensors' not in" in stopped.stderr
+        assert len(vendor.tasks) == 8
+
+
+def test_a_comfyui_that_was_restarted_has_forgotten_its_tasks(tmp_path):
+    """They do not count as running without end: `task_timeout` is two hours."""
+
+    class Restarted(VENDORS["comfyui"]):
+        def answer(self, path, query, body):
+            self.tasks.clear()
+            return super().answer(path, query, body)
+
+    with Restarted() as vendor:
+        done = batchgen("run", written(tmp_path, vendor, "a fox"), cwd=tmp_path)
+        assert done.returncode == 1
+        assert "Job not found" in done.stdout
+        assert len(vendor.creates) == 1
 
 
 def test_equal_jobs_are_told_apart_by_their_marks(tmp_path):
@@ -113,6 +160,40 @@ def test_equal_jobs_are_told_apart_by_their_marks(tmp_path):
         assert len(check_invariant(output(tmp_path))) == 3
         assert len(vendor.tasks) == len(vendor.creates) == 3
         assert len({body["seed"] for body in vendor.creates}) == 3
+
+
+SEEDED = "{prompt: a fox, parameters: {seed: 7}}, {prompt: a cat, parameters: {seed: 7}}"
+
+
+@pytest.mark.parametrize("name", ["fal", "replicate"])
+def test_a_seed_of_the_users_own_is_no_mark(name, tmp_path):
+    """Two jobs with one seed, the second cut after acceptance: no list tells whose it is, and nobody pays twice."""
+    with VENDORS[name](0, "cut", 0, "cut") as vendor:
+        path = written(tmp_path, vendor, SEEDED, "a dog", "an owl")
+        path.write_text(path.read_text(encoding="utf-8").replace("concurrency: 3", "concurrency: 1"), encoding="utf-8")
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 1, done.stdout + done.stderr
+        sent = [(body.get("input") or body) for body in vendor.creates]
+        assert {body["prompt"]: body["seed"] for body in sent if body["seed"] == 7} == {"a fox": 7, "a cat": 7}
+        assert batchgen("run", path, cwd=tmp_path).returncode == 1  # and a second run neither asks nor sends
+        assert len(vendor.creates) == 4
+        assert is_right(tmp_path, vendor)
+        unknown = rows_of(output(tmp_path), "failures.csv")
+        assert [row["status"] for row in unknown] == ["unknown"]
+        assert unknown[0]["parameter.seed"] == "7"
+        assert "in place of the mark" in unknown[0]["message"]
+        rows = check_invariant(output(tmp_path))
+        assert {row["prompt"] for row in rows} == set(vendor.billed) - {unknown[0]["prompt"]}
+        assert {row["parameter.seed"] for row in rows} == {"7", ""}  # the cut one without a seed was found
+
+
+def test_a_seed_takes_nothing_away_where_the_mark_is_another_value(tmp_path):
+    with VENDORS["runware"](0, "cut") as vendor:
+        done = batchgen("run", written(tmp_path, vendor, SEEDED), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {row["parameter.seed"] for row in check_invariant(output(tmp_path))} == {"7"}
+        assert vendor.billed == {"a fox": 1, "a cat": 1}
+        assert "7" in str(vendor.creates[0])
 
 
 @pytest.mark.parametrize("name", ["fal", "replicate"])
@@ -169,7 +250,10 @@ def test_a_task_at_a_strange_host_is_not_followed_with_the_key(tmp_path):
         assert len(vendor.creates) == 1
 
 
-@pytest.mark.parametrize("name", ["fal", "bfl", "gemini", "runware", "ideogram", "minimax", "stability"])
+@pytest.mark.parametrize(
+    "name",
+    ["fal", "bfl", "gemini", "runware", "ideogram", "minimax", "stability", "dashscope", "seedream", "bedrock"],
+)
 def test_what_policy_refuses_is_rejected_and_tried_once(name, tmp_path):
     with VENDORS[name]() as vendor:
         assert batchgen("run", written(tmp_path, vendor, "a forbidden fox"), cwd=tmp_path).returncode == 1

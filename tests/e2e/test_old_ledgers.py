@@ -195,3 +195,23 @@ def test_an_index_of_the_ledger_s_own_is_not_read(tmp_path, monkeypatch):
     ledger = Ledger.open(output(tmp_path) / FILE_NAME)
     check_index_is_known(ledger, output(tmp_path))
     ledger.close()
+
+
+@pytest.mark.parametrize("index", ["kept", "lost"])
+def test_a_ledger_of_a_rehearsal_takes_no_real_image_for_a_painted_one(tmp_path, index):
+    """The images of the real run have the names that the rehearsal's had."""
+    with Gateway() as gateway:
+        path = written(tmp_path, gateway, 3, "kapon")
+        rehearsal = ("--provider", "sandbox", "--output", output(tmp_path))
+        assert run(path, tmp_path, *rehearsal).returncode == 0
+        shutil.copy(output(tmp_path) / FILE_NAME, tmp_path / "backup")
+        assert run(path, tmp_path).returncode == 0
+        shutil.copy(tmp_path / "backup", output(tmp_path) / FILE_NAME)
+        if index == "lost":
+            (output(tmp_path) / "index.csv").unlink()
+        for _ in range(2):
+            stopped_with_nothing_sent(run(path, tmp_path), gateway, 3)
+        assert audited(path, tmp_path, "--adopt")[0] == 0
+        assert run(path, tmp_path).returncode == 0
+        assert gateway.count("create") == 3
+        assert {row["provider"] for row in check_invariant(output(tmp_path))} == {"local"}

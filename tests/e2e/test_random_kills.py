@@ -1,6 +1,7 @@
 """Killed at random, again and again, with and without injected faults: nothing lost, nothing paid twice.
 
-The default is a small run; `BATCHGEN_SOAK=1 pytest tests/e2e/test_random_kills.py` kills 30 times on 600 images.
+The default is a small run; `BATCHGEN_SOAK=1 pytest tests/e2e/test_random_kills.py` kills 30 times on 600 images, at a
+gateway and at definitions of each kind that can be asked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import subprocess
 
 import pytest
-from command import batchgen, billed_by_job, manifest, prompts, started
+from command import batchgen, billed_by_prompt, manifest, prompts, started
 from output_checks import check_invariant
 from sandbox_process import SandboxProcess
 
@@ -19,12 +20,16 @@ IMAGES, KILLS, LATENCY, SLOTS = (600, 30, 3.0, 40) if SOAK else (60, 5, 1.0, 10)
 BAD = "drop_after=0.04,error_after=0.04,hang=0.004,truncate=0.03,corrupt=0.02"
 
 
+ACCOUNTS = ("kapon", "fal", "replicate", "runware", "comfyui") if SOAK else ("kapon",)
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
 @pytest.mark.parametrize("faults", ["", BAD if SOAK else BAD.replace("hang=0.004,", "")], ids=["no faults", "faults"])
-def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults):
+def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults, account):
     chance = random.Random(7)
     options = [
         "--emulate",
-        "kapon",
+        account,
         "--concurrency",
         str(SLOTS),
         "--latency",
@@ -34,7 +39,7 @@ def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults):
         "--blank-images",
     ]
     with SandboxProcess(*options, *(["--faults", faults] if faults else [])) as gateway:
-        path = manifest(tmp_path, gateway, prompts(IMAGES, "run: {max_attempts: 9}\n"), concurrency=SLOTS)
+        path = manifest(tmp_path, gateway, prompts(IMAGES, "run: {max_attempts: 9}\n"), use=account, concurrency=SLOTS)
         for _ in range(KILLS):
             run = started("run", path, "--quiet", cwd=tmp_path)
             try:
@@ -48,6 +53,6 @@ def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults):
                 break
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(check_invariant(tmp_path / "outputs" / "tried")) == IMAGES
-        by_job = billed_by_job(gateway)
-        assert len(by_job) == IMAGES
-        assert set(by_job.values()) == {1}
+        billed = billed_by_prompt(gateway)
+        assert len(billed) == IMAGES
+        assert set(billed.values()) == {1}

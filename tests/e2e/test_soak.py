@@ -1,6 +1,7 @@
 """Hundreds of jobs with every fault at once: all are delivered, each is billed once, and failures.csv has the rejected.
 
-The default is a small run; `BATCHGEN_SOAK=1 pytest tests/e2e/test_soak.py` runs 2,000 jobs for each of three seeds.
+The default is a small run; `BATCHGEN_SOAK=1 pytest tests/e2e/test_soak.py` runs 2,000 jobs for each of three seeds, and
+600 for definitions of each kind that can be asked.
 `python tests/support/soak.py` prints the gateway's usage.
 """
 
@@ -11,7 +12,9 @@ import os
 import pytest
 from soak import Soak, soak
 
-PLANS = [Soak(seed=seed) for seed in (1, 2, 3)] if os.environ.get("BATCHGEN_SOAK") else [Soak(jobs=120, seed=1)]
+DECLARED = ("fal", "replicate", "runware", "comfyui")  # a list with a mark, and ids of the caller's own
+LARGE = [*(Soak(seed=seed) for seed in (1, 2, 3)), *(Soak(jobs=600, emulate=name) for name in DECLARED)]
+PLANS = LARGE if os.environ.get("BATCHGEN_SOAK") else [Soak(jobs=120, seed=1)]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)

@@ -155,6 +155,11 @@ def billed_by_job(gateway: SandboxServer) -> Counter[str]:
     return Counter(task["external_task_id"].split("-")[1] for task in tasks)
 
 
+def billed_by_prompt(gateway: SandboxServer) -> Counter[str]:
+    """The same by what was asked for, where each job has a prompt of its own."""
+    return Counter(task["request"]["prompt"] for task in gateway.usage()["tasks"] if task["status"] != "failed")
+
+
 def drawn_on(terminal: int) -> bytes:
     """All that is written to a terminal until its other end is closed; this end is closed then, too."""
     drawn = b""

@@ -87,8 +87,8 @@ MUTANTS = [
     # 7: the answer to another create is taken for this one's.
     Mutant("engine/submit.py", "if not task.may_be(attempt.id_to_echo) or self", "if False and self"),
     # 8: every job of a run with --retry-failed is made anew.
-    Mutant("app/run_session.py", "remake=attempt.job.id in self._remake)",
-           'remake=bool(self._arguments.get("retry_failed")))'),
+    Mutant("app/run_accounts.py", "remake=attempt.job.id in self._remake)",
+           "remake=bool(self._remake))"),
     # 9: what is gone is never asked for again.
     Mutant("app/workload.py", "self._selected(ledger, RECHECKED | {Status.UNKNOWN})",
            "self._selected(ledger, frozenset({Status.UNKNOWN}))"),
@@ -138,8 +138,8 @@ MUTANTS = [
     Mutant("providers/kling_responses.py", "_STATES.get(status, TaskState.RUNNING)",
            "_STATES.get(status, TaskState.FAILED)"),
     # 24: what a sandbox painted counts for a real account.
-    Mutant("app/run_session.py", "jobs, files = reconcile.drop_rehearsals(ledger, self._tree, account.base_url)",
-           "jobs, files = 0, 0"),
+    Mutant("app/run_session.py", "reconcile.drop_rehearsals(ledger, self._tree, self._manifest.pool.base_urls)",
+           "0, 0"),
     # 26: the refund of an earlier run's attempt counts for this run.
     Mutant("budget.py", "        if earlier:", "        if False:"),
     # 27: a proxy's "not sent" is an unclear answer.
@@ -242,7 +242,7 @@ MUTANTS = [
     # A turn of the quota that has waited for a slot is one more in its minute.
     Mutant("engine/scheduler.py", "_TURN_SECONDS = 1.0", "_TURN_SECONDS = 1e9"),
     # A run whose budget is used up waits for ever.
-    Mutant("engine/scheduler.py", "may_go_on = not self._is_out_of_funds and bool(self._waiting)",
+    Mutant("engine/scheduler.py", "may_go_on = not self._waiting.is_out_of_funds and bool(self._waiting)",
            "may_go_on = bool(self._waiting)"),
     # The answer to a second request that was not sent replaces the first one.
     Mutant("providers/kling.py", "with suppress(NotSent):", "with suppress(ZeroDivisionError):"),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command import batchgen, billed_by_job, manifest
+from command import batchgen, billed_by_prompt, manifest
 from output_checks import check_invariant, rows_of
 from sandbox_process import SandboxProcess
 
@@ -50,7 +50,7 @@ class Outcome:
     delivered: int
     rejected: Counter[str]
     failures: list[dict[str, str]]
-    billed: Counter[str]  # tasks that were paid for, by job
+    billed: Counter[str]  # tasks that were paid for, by prompt
     usage: dict[str, Any]
 
     @property
@@ -121,7 +121,7 @@ def soak(plan: Soak, folder: Path) -> Outcome:
             delivered=len(check_invariant(output)),
             rejected=Counter(row["code"] for row in failures if row["status"] == "rejected"),
             failures=failures,
-            billed=billed_by_job(gateway),
+            billed=billed_by_prompt(gateway),
             usage=gateway.usage(tasks=False),
         )
 

@@ -11,13 +11,14 @@ import re
 import threading
 import time
 from base64 import b64encode
+from calendar import timegm
 from collections import Counter
 from email import message_from_bytes
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from batchgen.catalog.definitions import text_of
 from batchgen.sandbox.painter import blank
@@ -70,6 +71,7 @@ class Vendor:
         text = re.sub(r"^hosts: .*\n", "", text, flags=re.MULTILINE)
         text = re.sub(r"^(base_url: ).*$", rf"\g<1>{self.url}", text, flags=re.MULTILINE)
         text = re.sub(r"^auth: \{(.*)env: \w+\}", r"auth: {\1env: VENDOR_KEY}", text, flags=re.MULTILINE)
+        text = re.sub(r"^auth: \{command: \[.*?\]", "auth: {command: [printenv, VENDOR_KEY]", text, flags=re.MULTILINE)
         text = re.sub(r"^visibility_delay: .*\n", "", text, flags=re.MULTILINE).partition("\nexamples:")[0] + "\n"
         text = "".join(line for line in text.splitlines(keepends=True) if line.partition(":")[0] not in changes)
         return text + "".join(f"{key}: {value}\n" for key, value in {"visibility_delay": "0.3", **changes}.items())
@@ -192,6 +194,9 @@ class Fal(Vendor):
             for task_id in self.tasks:
                 self.is_done(task_id)
             done = [item for item in self.tasks.items() if self.queries[item[0]] >= self.rounds][::-1]
+            since = (query.get("start") or ["1970-01-01T00:00:00Z"])[0]
+            begin = timegm(time.strptime(since, "%Y-%m-%dT%H:%M:%SZ"))
+            done = [(task_id, task) for task_id, task in done if task["at"] >= begin]
             page = [
                 {
                     "request_id": task_id,
@@ -292,6 +297,18 @@ class Gemini(Vendor):
         return (200, {"models": []}) if path == "/v1beta/models" else (404, {"error": {"code": 404}})
 
 
+class Vertex(Gemini):
+    """The same models in a project, with a token."""
+
+    name = "vertex"
+    key_header, key_prefix = "Authorization", "Bearer "
+
+    def create(self, path, query, body):
+        assert path == "/publishers/google/models/gemini-2.5-flash-image:generateContent"
+        assert body["contents"][0]["role"] == "user"
+        return super().create(path, query, body)
+
+
 class Runware(Vendor):
     """Arrays of tasks at one address, named by the caller."""
 
@@ -329,29 +346,45 @@ class ComfyUi(Vendor):
 
     name = "comfyui"
     key_header = ""
+    checkpoints: tuple[str, ...] = ()  # that it has; empty: any
 
     def create(self, path, query, body):
         assert path == "/prompt"
         graph, task_id = body["prompt"], body["prompt_id"]
-        self.add(task_id, graph["2"]["inputs"]["text"], count=graph["4"]["inputs"]["batch_size"], graph=graph)
+        kinds = {node["class_type"]: node["inputs"] for node in graph.values()}
+        checkpoint = kinds["CheckpointLoaderSimple"]["ckpt_name"]
+        if self.checkpoints and checkpoint not in self.checkpoints:
+            wrong = {"type": "value_not_in_list", "details": f"ckpt_name: '{checkpoint}' not in {self.checkpoints}"}
+            error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation"}
+            return 400, {"error": error, "node_errors": {"4": {"errors": [wrong]}}}
+        text, latent = (graph[kinds["KSampler"][name][0]]["inputs"] for name in ("positive", "latent_image"))
+        self.add(task_id, text["text"], count=latent["batch_size"], graph=graph)
         return 200, {"prompt_id": task_id, "number": len(self.tasks), "node_errors": {}}
 
     def answer(self, path, query, body):
-        if path == "/system_stats":
-            return 200, {"system": {}}
+        if path in {"/system_stats", "/api/jobs"}:
+            return 200, {}
         waiting = [task_id for task_id in self.tasks if self.queries[task_id] < self.rounds]
         if path == "/queue":
             return 200, {"queue_running": [[0, task_id, {}, {}, []] for task_id in waiting], "queue_pending": []}
         task_id = path.rpartition("/")[2]
+        outputs = self.outputs(task_id) if task_id in self.tasks else {}
+        if path.startswith("/api/jobs/"):
+            if task_id not in self.tasks:
+                return 404, {"error": "Job not found"}
+            done = self.is_done(task_id)
+            return 200, {
+                "id": task_id,
+                **({"status": "completed", "outputs": outputs} if done else {"status": "pending"}),
+            }
         if task_id not in self.tasks or not self.is_done(task_id):
             return 200, {}
-        files = [
-            {"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"}
-            for n in range(self.tasks[task_id]["count"])
-        ]
-        return 200, {
-            task_id: {"status": {"status_str": "success", "completed": True}, "outputs": {"7": {"images": files}}}
-        }
+        return 200, {task_id: {"status": {"status_str": "success", "completed": True}, "outputs": outputs}}
+
+    def outputs(self, task_id):
+        task = self.tasks[task_id]
+        files = [{"filename": f"{task_id} {n}&.png", "subfolder": "", "type": "output"} for n in range(task["count"])]
+        return {node: {"images": files} for node, each in task["graph"].items() if each["class_type"] == "SaveImage"}
 
 
 class A1111(Vendor):
@@ -433,14 +466,13 @@ class Luma(Vendor):
 
 
 class DashScope(Vendor):
-    """Tasks of Model Studio, after its own page; the definition is the example of docs/apis.md."""
+    """Tasks of Model Studio."""
 
-    def written(self):
-        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
-        return page.partition('```yaml title="dashscope.yaml"\n')[2].partition("```")[0]
+    name = "dashscope"
 
     def create(self, path, query, body):
         assert path == "/api/v1/services/aigc/text2image/image-synthesis"
+        assert body["model"] == "wan2.2-t2i-flash"
         assert body["parameters"]["size"] == "1024*1024"
         task_id = f"d{len(self.tasks)}"
         self.add(task_id, body["input"]["prompt"], count=body["parameters"]["n"])
@@ -452,9 +484,113 @@ class DashScope(Vendor):
             return 200, {"output": {"task_id": task_id, "task_status": "UNKNOWN"}}
         if not self.is_done(task_id):
             return 200, {"output": {"task_id": task_id, "task_status": "RUNNING"}}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            flagged = {"code": "DataInspectionFailed", "message": "Output data may contain inappropriate content."}
+            return 200, {"output": {"task_id": task_id, "task_status": "FAILED", **flagged}}
         results = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
         return 200, {"output": {"task_id": task_id, "task_status": "SUCCEEDED", "results": results}}
 
 
-_KINDS = (Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma)
+class Leonardo(Vendor):
+    """Generations, asked for by their id."""
+
+    name = "leonardo"
+
+    def create(self, path, query, body):
+        assert path == "/api/rest/v1/generations"
+        assert body["width"] == body["height"] == 1024
+        task_id = f"e{len(self.tasks)}"
+        self.add(task_id, body["prompt"], count=body["num_images"])
+        return 200, {"sdGenerationJob": {"generationId": task_id, "cost": {"amount": "0.0147", "unit": "DOLLARS"}}}
+
+    def answer(self, path, query, body):
+        if path == "/api/rest/v1/me":
+            return 200, {"user_details": [{"user": {"id": "u"}}]}
+        task_id = path.removeprefix("/api/rest/v1/generations/")
+        if task_id not in self.tasks:
+            return 200, {"generations_by_pk": None}
+        done = self.is_done(task_id)
+        images = [{"url": f"{self.url}/images/{task_id}/{n}"} for n in range(self.tasks[task_id]["count"])]
+        generation = {"id": task_id, "generated_images": images if done else []}
+        return 200, {"generations_by_pk": {**generation, "status": "COMPLETE" if done else "PENDING"}}
+
+
+class Seedream(A1111):
+    """A link in the answer; a refusal is in place of the image, or of the answer."""
+
+    name = "seedream"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/api/v3/images/generations"
+        assert body["size"] == "2048x2048"
+        if "forbidden" in body["prompt"]:
+            return 200, {"data": [{"error": {"code": "OutputImageSensitiveContentDetected", "message": "flagged"}}]}
+        self.add(f"s{len(self.tasks)}", body["prompt"])
+        image = {"url": f"{self.url}/images/{len(self.tasks)}", "size": "2048x2048"}
+        return 200, {"model": body["model"], "data": [image], "usage": {"generated_images": 1}}
+
+
+class Recraft(A1111):
+    """Links in the answer."""
+
+    name = "recraft"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert path == "/v1/images/generations"
+        assert body["size"] == "1:1"
+        self.add(f"r{len(self.tasks)}", body["prompt"])
+        return 200, {"credits": 35, "data": [{"url": f"{self.url}/images/{n}"} for n in range(body["n"])]}
+
+    def answer(self, path, query, body):
+        return (200, {"id": "u", "credits": 1000}) if path == "/v1/users/me" else super().answer(path, query, body)
+
+
+class Bedrock(A1111):
+    """The image in base64."""
+
+    name = "bedrock"
+    key_header = "Authorization"
+
+    def create(self, path, query, body):
+        assert unquote(path) == "/model/stability.stable-image-core-v1:1/invoke"
+        if "forbidden" in body["prompt"]:
+            return 200, {"finish_reasons": ["Filter reason: prompt"]}
+        self.add(f"b{len(self.tasks)}", body["prompt"])
+        return 200, {"seeds": [body["seed"]], "finish_reasons": [None], "images": [b64encode(IMAGE).decode()]}
+
+
+class Runway(Vendor):
+    """Tasks of Runway, after its own page; the definition is the example of docs/apis.md."""
+
+    def written(self):
+        page = (Path(__file__).parents[2] / "docs" / "apis.md").read_text(encoding="utf-8")
+        return page.rpartition('```yaml title="runway.yaml"\n')[2].partition("```")[0]
+
+    def create(self, path, query, body):
+        assert path == "/v1/text_to_image"
+        assert body["model"] == "gen4_image"
+        assert body["ratio"] in {"720:720", "1280:720"}
+        task_id = f"w{len(self.tasks)}"
+        self.add(task_id, body["promptText"])
+        return 200, {"id": task_id}
+
+    def answer(self, path, query, body):
+        if path == "/v1/organization":
+            return 200, {"creditBalance": 100}
+        task_id = path.removeprefix("/v1/tasks/")
+        if task_id not in self.tasks:
+            return 404, {"error": "Task not found"}
+        if not self.is_done(task_id):
+            return 200, {"id": task_id, "status": "THROTTLED" if self.queries[task_id] == 1 else "RUNNING"}
+        if "forbidden" in self.tasks[task_id]["prompt"]:
+            return 200, {"id": task_id, "status": "FAILED", "failure": "moderated", "failureCode": "SAFETY.INPUT.TEXT"}
+        return 200, {"id": task_id, "status": "SUCCEEDED", "output": [f"{self.url}/images/{task_id}"]}
+
+
+_KINDS = (
+    *(Fal, Replicate, Bfl, Gemini, Runware, ComfyUi, A1111, Ideogram, Stability, MiniMax, Luma),
+    *(DashScope, Leonardo, Seedream, Recraft, Bedrock, Vertex),
+)
 VENDORS = {kind.name: kind for kind in _KINDS}

@@ -20,6 +20,7 @@ LAYERS = {
     "descriptors": "",
     "clocks": "",
     "errors": "redaction",
+    "shards": "errors",
     "jobs": "errors",
     "source": "errors",
     "templates": "errors",
@@ -28,10 +29,10 @@ LAYERS = {
     "storage": "errors jobs descriptors",
     "http": "errors jobs clocks descriptors redaction",
     "workers": "errors jobs http storage",
-    "manifest": "errors jobs source templates apis catalog storage",
+    "manifest": "errors jobs shards source templates apis catalog storage",
     "matrix": "jobs source templates manifest",
     "checks": "errors jobs storage templates manifest matrix",
-    "ledger": "errors jobs redaction storage",
+    "ledger": "errors jobs shards redaction storage",
     "image_checks": "",
     "budget": "errors jobs money catalog ledger",
     "reports": "errors jobs money formatting manifest ledger storage",
@@ -41,8 +42,8 @@ LAYERS = {
     "providers": "errors jobs templates apis catalog redaction http",
     "callbacks": "errors",
     "engine": "errors jobs clocks money formatting budget catalog ledger providers",
-    "sandbox": "errors catalog",
-    "app": "descriptors errors jobs source money formatting budget catalog storage manifest matrix checks ledger"
+    "sandbox": "errors apis catalog",
+    "app": "descriptors errors jobs shards source money formatting budget catalog storage manifest matrix checks ledger"
     " reports image_checks reconcile planning http providers callbacks engine sandbox workers",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,6 +44,21 @@ KEY = "a-key-of-a-vendor"
 TASKS = [name for name in definitions.names() if "query" in shipped(name).settings["definition"]]
 
 
+WORDS = """id status data errors code images url output taskUUID items results task next polling_url error message
+    candidates content parts inlineData finishReason prompt_id queue_running queue_pending detail"""
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["success", "u"]),
+    lambda child: (
+        st.lists(child, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=8) | st.sampled_from(WORDS.split()),
+            child,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
 # --- templates --------------------------------------------------------------------------------------------------
 
 
@@ -77,11 +93,11 @@ def test_inserted_text_is_never_read_as_a_template(text):
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_inserted_text_stays_within_its_step_of_an_address(text):
-    address = values.read("/v1/{{ model }}/x", address=True).text(values.quoted({"model": text}))
+    address = values.addressed(values.read("/v1/{{ model }}/x", address=True), {"model": text})
     parts = urlsplit(f"https://a.example{address}")
     assert (parts.netloc, parts.query, parts.fragment) == ("a.example", "", "")
     assert parts.path.count("/") == 3
-    path = values.read("/v1/{{ model | path }}", address=True).text(values.quoted({"model": "a/b c?d#e"}))
+    path = values.addressed(values.read("/v1/{{ model | path }}", address=True), {"model": "a/b c?d#e"})
     assert path == "/v1/a/b%20c%3Fd%23e"
 
 
@@ -105,6 +121,12 @@ def test_an_expression_that_does_not_fit_gives_nothing():
     assert selectors.read("contains(a, 'x')").of({}) is None
     assert not selectors.read("contains(a, 'x')").holds({"a": 3})
     assert selectors.read("a.b[0].c").of([1, 2]) is None
+
+
+@given(JSON, st.sampled_from(["id", "data.url", "error.data.message", "data[0].url", "true", "null"]))
+def test_names_of_fields_select_what_jmespath_selects(body, text):
+    selector = selectors.read(text)
+    assert selector.of(body) == replace(selector, path=()).of(body)
 
 
 @pytest.mark.parametrize("text", ["a[", "", "a ||", "nothing(a)", "a.b | many(c)"])
@@ -209,7 +231,15 @@ def faults_of(text):
         ("env: A_KEY", "env: sk-123", (), "never the key"),
         ("  task: id", "  headers: {X-Api-Key: abc}\n  task: id", ("create", "headers", "X-Api-Key"), "never written"),
         ("  task: id", "  headers: {Host: abc}\n  task: id", ("create", "headers", "Host"), "set by batchgen"),
-        ("query:", "upload: {}\nquery:", ("upload",), "not supported yet"),
+        ("query:", "upload: {post: /f, form: {a: '{{ file }}'}, give: id}\nquery:", ("upload",), "takes two steps"),
+        ("seed: ", "i: '{{ image.uploaded }}', seed: ", ("create",), "takes two steps"),
+        ("seed: ", "i: '{{ image.file }}', seed: ", ("create",), "whole value of `form`"),
+        ("query:", "upload: {post: /f, form: {a: '-{{ file }}'}, give: id}\nquery:", ("upload",), "whole value"),
+        ("env: A_KEY", "command: token", ("auth",), "where the key is"),
+        ("env: A_KEY", "command: [token], env: A_KEY", ("auth", "env"), "Unknown key"),
+        ("env: A_KEY", "sign: tencent, env: {id: sk-1}", (), "never the key"),
+        ("query:", "parameters: {steps: {type: integer}}\nquery:", ("parameters", "steps"), "does not send"),
+        ("{{ prompt }}", "{{ prompt }} {{ steps }}", ("create", "json", "prompt"), "no value `steps`"),
     ],
 )
 def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
@@ -220,15 +250,20 @@ def test_each_fault_has_its_place_and_a_sentence(old, new, path, said):
 
 
 @pytest.mark.parametrize("name", definitions.names())
-def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step(name):
-    defined = shipped(name)
-    assert [str(problem) for problem in defined.diagnostics.problems] == []
-    raw = document.parse(definitions.text_of(name), name).value
-    assert len(definitions.text_of(name).partition("\nexamples:")[0].splitlines()) <= 70
-    assert "Source" in definitions.text_of(name)
+def test_each_shipped_definition_is_right_short_and_has_examples_of_each_step_and_row(name):
+    text = definitions.text_of(name)
+    assert [str(problem) for problem in shipped(name).diagnostics.problems] == []
+    lines = [line for line in text.partition("\nexamples:")[0].splitlines() if line.strip() and line.lstrip()[0] != "#"]
+    assert len(lines) <= 40
+    assert "Source" in text
+    raw = document.parse(text, name).value
     assert raw["read"]
-    steps = {"create", "query", "result", "list"} & set(raw)
+    steps = {"create", "query", "result", "find", "list"} & set(raw)
     assert steps <= {example["step"] for example in raw["examples"]}
+    rows = compiled(raw)[0].rows
+    shown = [(example["step"], example.get("status", 200), example["answer"]) for example in raw["examples"]]
+    decided = [next((row for row in rows if row.fits(*answer)), None) for answer in shown]
+    assert [row.means for row in rows if row not in decided] == []
 
 
 # --- what answers mean --------------------------------------------------------------------------------------------
@@ -248,7 +283,11 @@ class Client:
 
 
 def provider(name, *answers, **options):
-    account = parse_account(name, shipped(name).settings)
+    settings = shipped(name).settings
+    if settings["auth"] == "command":  # the real one is not run here
+        definition = {**settings["definition"], "auth": {"env": "A_KEY"}}
+        settings = {**settings, "auth": "api_key", "api_key_env": "A_KEY", "definition": definition}
+    account = parse_account(name, settings)
     client = Client(*answers, **options)
     return DeclaredProvider(account, client, Secrets({account.api_key_env: KEY} if account.api_key_env else {})), client
 
@@ -266,20 +305,6 @@ def outcome(question):
 
 
 NOT_ACCEPTED = (NotSent, Throttled, JobRefused, JobRejected, AttemptFailed, AccountStopped)
-WORDS = """id status data errors code images url output taskUUID items results task next polling_url error message
-    candidates content parts inlineData finishReason prompt_id queue_running queue_pending detail"""
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["success", "u"]),
-    lambda child: (
-        st.lists(child, max_size=4)
-        | st.dictionaries(
-            st.text(max_size=8) | st.sampled_from(WORDS.split()),
-            child,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
-)
 
 
 @pytest.mark.parametrize("name", definitions.names())

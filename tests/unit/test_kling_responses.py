@@ -94,6 +94,19 @@ def test_an_image_that_is_known_keeps_its_number(images, numbered):
     assert {link.index: link.url.rpartition("/")[2].partition("?")[0] for link in found} == numbered
 
 
+def test_a_single_image_whose_number_was_misread_costs_no_other_its_place():
+    """Image 1 of three may be the first, counted from 1, or the second, counted from 0."""
+    first = succeeded(("http://x/a", 1)).images(3)
+    numbered = {"http://x/a": 1, "http://x/b": 2, "http://x/c": 0}
+    for images in (
+        [("http://x/a", 1), ("http://x/b", 2), ("http://x/c", 3)],
+        [("http://x/c", 2), ("http://x/b", 1), ("http://x/a", 0)],
+    ):
+        found = succeeded(*images).images(3, first)
+        assert {link.url: link.index for link in found} == numbered
+        assert succeeded(*images).images(3, found) == found
+
+
 def test_a_single_url_in_place_of_a_list_is_an_image():
     (link,) = task_from({"task_id": "t", "status": "succeeded", "url": "a"}, "").links
     assert (link.index, link.url) == (0, "a")

@@ -120,8 +120,8 @@ def test_a_shipped_manifest_has_no_warning_and_knows_its_schema(file):
 def test_the_schema_is_a_schema_without_alternatives():
     whole = manifest_schema()
     jsonschema.Draft202012Validator.check_schema(whole)
-    assert "oneOf" not in json.dumps(whole)
-    assert "anyOf" not in json.dumps(whole)
+    for word in ("oneOf", "anyOf"):
+        assert f'"{word}": [' not in json.dumps(whole)
 
 
 def test_without_the_fast_validator_the_diagnostics_are_the_same(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from jobs_for_tests import job
 
 from batchgen.catalog.load import builtin
 from batchgen.engine.attempt import Attempt
-from batchgen.engine.controls import Controls
+from batchgen.engine.controls import Control, Controls, ListProof
 from batchgen.engine.recovery import Postponed, Recovery, Undecided
 from batchgen.errors import TaskNotFound
 from batchgen.providers.base import Page, Provider, Task, TaskState
@@ -85,7 +85,7 @@ def recovery_of(provider, clock, *earlier, began=SENT + 1):
     """`earlier`: (task id, external id, accepted at) of tasks that the ledger knows; `began`: the run, Unix ms."""
 
     def known(before):
-        return [each for each in earlier if before is None or each[2] <= before]
+        return [(*each, "one") for each in earlier if before is None or each[2] <= before]
 
     context = SimpleNamespace(clock=clock, wall=clock.wall, now_ms=lambda: began, sleep=clock.sleep, rng=Random(1))
     controls = Controls(context, delay=provider.account.visibility_delay, earlier=known)
@@ -278,3 +278,32 @@ async def test_a_clock_that_was_set_forward_between_two_runs_hides_no_task_witho
     with pytest.raises(Undecided, match="without the ids"):
         await found(recovery_of(provider, Clock(), known, began=SENT))
     assert await found(recovery_of(provider, Clock(), known)) is None  # sent by that run: the task is older
+
+
+@pytest.mark.parametrize(("behind", "is_proof"), [(0, True), (9 * 60, True), (11 * 60, False), (-60 * 60, True)])
+def test_a_list_that_begins_at_a_time_is_believed_where_the_gateways_clock_is_not_far_behind(behind, is_proof):
+    known = Control(task_id="T7", external_id="bg-7-1", accepted_at=SENT + 3_600_000, since=0.0)
+    proof = ListProof([known], SENT, SENT + 7_200_000, timed={"T7"}, any_runs=True, is_bounded=True)
+    proof.is_complete_with([task(7, at=SENT + 3_600_000 - 1000 * behind)])
+    assert (proof.gap == "") is is_proof
+
+
+async def test_a_control_of_another_model_shows_nothing_where_a_list_is_of_one():
+    provider = Account("kapon", task(7))
+    provider.find = not_found
+    provider.looks_by_model = True
+    with pytest.raises(Undecided, match="no accepted task yet"):
+        await found(recovery_of(provider, Clock(), KNOWN))
+
+
+async def test_what_an_earlier_run_sent_is_looked_for_without_its_time():
+    provider = Account("kapon", task(7))
+    asked = []
+
+    async def page_for(sent, number, size):
+        asked.append(sent)
+        return await Provider.page_for(provider, sent, number, size)
+
+    provider.find, provider.page_for, provider.lists_since = not_found, page_for, True
+    assert await found(recovery_of(provider, Clock(), KNOWN), lost(earlier=True)) is None
+    assert {(sent.external_id, sent.sent_at) for sent in asked} == {(lost().external_id, 0)}

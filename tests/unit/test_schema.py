@@ -12,7 +12,7 @@ from batchgen.catalog import definitions as apis
 from batchgen.catalog.accounts import Account
 from batchgen.catalog.load import builtin
 from batchgen.cli.main import main
-from batchgen.jobs import Parameters
+from batchgen.jobs import PARAMETER_NAMES, Parameters
 from batchgen.manifest import settings, spec
 from batchgen.manifest.schema_file import default, manifest_schema
 from batchgen.storage.paths import DEFAULT_TEMPLATE
@@ -47,7 +47,7 @@ def test_schema_prints_the_file(capsys):
 
 def test_the_stated_defaults_are_those_in_force():
     definitions = manifest_schema()["$defs"]
-    for name in Parameters.__dataclass_fields__:
+    for name in PARAMETER_NAMES:
         assert definitions[f"value_{name}"].get("default") == getattr(Parameters(), name)
     account = Account(name="a", protocol="p")
     keys = definitions["provider"]["properties"]
@@ -55,9 +55,9 @@ def test_the_stated_defaults_are_those_in_force():
         name: key["default"] for name, key in {**keys, **keys["limits"]["properties"]}.items() if "default" in key
     }
     assert stated == {name: getattr(account, name) for name in stated}
-    assert len(stated) == 4
+    assert len(stated) == 5
     assert default("output", "path") == DEFAULT_TEMPLATE
-    run = settings.run_options({})
+    run = settings.run_options({}, account)
     assert (run.task_timeout, run.give_up_after, run.grace) == (7200.0, 600.0, 5.0)
 
 
@@ -156,12 +156,13 @@ def test_an_editor_reports_no_error_in_a_valid_manifest(editor, file):
 # --- every part of it -----------------------------------------------------------------------------------------
 
 
-def parts(value, path=""):
+def parts(value, path="", *, of_names=False):
     if isinstance(value, dict):
-        yield path, value
+        if not of_names:
+            yield path, value
         for key, child in value.items():
-            if key not in {"examples", "default", "enum", "defaultSnippets"}:
-                yield from parts(child, f"{path}/{key}")
+            if of_names or key not in {"examples", "default", "enum", "defaultSnippets"}:
+                yield from parts(child, f"{path}/{key}", of_names=not of_names and key in {"properties", "$defs"})
     elif isinstance(value, list):
         for number, child in enumerate(value):
             yield from parts(child, f"{path}/{number}")
@@ -183,7 +184,7 @@ def test_every_word_of_an_enum_has_a_meaning():
 def test_every_key_has_a_title_and_a_description():
     seen = 0
     for path, part in parts(manifest_schema()):
-        for name, child in part.get("properties", {}).items() if isinstance(part.get("properties"), dict) else ():
+        for name, child in part.get("properties", {}).items():
             seen += 1
             assert resolved(child).get("description"), f"{path}/{name}"
             assert resolved(child).get("title") or path.endswith("/then"), f"{path}/{name}"

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from batchgen.ledger.records import Mark
+from batchgen.storage.replacement import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +54,7 @@ class _Columns:
     def __init__(self) -> None:
         self.count = 0
         self.axes = {key: _Values() for key in _AXES}
-        self.labels: dict[str, _Values] = {}
+        self.labels: dict[str, _Values] = {}  # and further parameters, by their columns in the index
         self.scores: dict[str, list[float | None]] = {}
         self.prompts: dict[tuple[str, str], int] = {}
         self.prompt: list[int] = []
@@ -69,10 +70,12 @@ class _Columns:
             _AXES, (parameters.model, parameters.aspect_ratio, parameters.resolution, row.account), strict=True
         ):
             self.axes[key].add(value)
-        for name, label in row.job.labels.items():
+        shown = {f"label.{name}": str(label) for name, label in row.job.labels.items()}
+        shown |= {f"parameter.{name}": str(given) for name, given in row.job.parameters.further}
+        for name, value in shown.items():
             values = self.labels.setdefault(name, _Values())
             values.pad(self.count)
-            values.add(str(label))
+            values.add(value)
         for name, score in row.scores.items():
             scores = self.scores.setdefault(name, [])
             scores += [None] * (self.count - len(scores))
@@ -92,7 +95,7 @@ class _Columns:
         for scores in self.scores.values():
             scores.extend([None] * (self.count - len(scores)))
         axes = [values.as_data(key) for key, values in self.axes.items()]
-        axes += [values.as_data(f"label.{name}") for name, values in sorted(self.labels.items())]
+        axes += [values.as_data(name) for name, values in sorted(self.labels.items())]
         return {
             "count": self.count,
             "axes": axes,
@@ -194,6 +197,5 @@ def _bytes(text: str) -> bytes:
 
 
 def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_bytes(_bytes(text))
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_bytes(_bytes(text))

@@ -14,7 +14,7 @@ function el(tag, attributes = {}, ...children) {
 
 const $ = (id) => document.getElementById(id);
 const AXIS_NAMES = { model: "Model", aspect_ratio: "Ratio", resolution: "Resolution", provider: "Provider" };
-const axisName = (key) => AXIS_NAMES[key] ?? key.replace(/^label\./u, "");
+const axisName = (key) => AXIS_NAMES[key] ?? key.replace(/^(label|parameter)\./u, "");
 const MARK_NAMES = ["no mark", "keep", "reject", "star"];
 const MARK_SIGNS = ["", "✓", "✕", "★"];
 const amount = (micros) => String(micros / 1e6) + (store.columns.unit ? ` ${store.columns.unit}` : "");
