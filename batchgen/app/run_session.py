@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from batchgen.app.check_rounds import CheckRounds
-from batchgen.app.image_store import ImageStore
+from batchgen.app.image_store import open_image_store
 from batchgen.app.memory import rare_collections
 from batchgen.app.observer import observed
 from batchgen.app.run_accounts import RunAccounts
@@ -74,6 +74,7 @@ class RunArguments(TypedDict, total=False):
     retry_unknown: bool
     refetch: bool
     remake: Literal["rejected"] | None
+    workers: str | int | None
     shard: str | None
 
 
@@ -233,11 +234,9 @@ class RunSession:
         self, stack: AsyncExitStack, reader: Ledger, budget: Budget, budgets: Mapping[str, Budget]
     ) -> tuple[Context, HttpClient]:
         from batchgen.http.client import HttpClient  # noqa: PLC0415 - aiohttp takes 0.1 s to load
-        from batchgen.http.downloads import open_downloader  # noqa: PLC0415
 
         accounts, downloads = self._manifest.pool.accounts, self._manifest.run.downloads
-        slots = sum(map(max_units, accounts))
-        in_flight = connections(slots + _SPARE_CONNECTIONS, downloads)
+        in_flight = connections(sum(map(max_units, accounts)) + _SPARE_CONNECTIONS, downloads)
         client = await stack.enter_async_context(HttpClient(in_flight))
         stop = Stop()
         writer = Writer(
@@ -247,17 +246,18 @@ class RunSession:
             on_refusal=lambda reason: stop.request(reason, grace=self._policy.grace),
         )
         await stack.enter_async_context(writer)
-        storage = ImageStore(
+        storage = open_image_store(
             self._tree,
-            self._manifest.output_path,
+            self._manifest,
             writer=writer,
             reader=reader,
-            downloader=await stack.enter_async_context(open_downloader(downloads, client.gateways)),
-            at_once=downloads,
+            gateways=client.gateways,
+            workers=self._arguments.get("workers"),
+            notify=self._observer.on_message,
         )
         context = Context(
             recorder=writer,
-            storage=storage,
+            storage=await stack.enter_async_context(storage),
             reader=reader,
             policy=self._policy,
             budget=budget,

@@ -54,6 +54,11 @@ def configure(parser: ArgumentParser) -> None:
         "--deadline", metavar="WHEN", type=common.deadline, help="start nothing after 90m, 06:00 or 2027-01-31T06:00"
     )
     parser.add_argument(
+        "--workers",
+        metavar="N",
+        help="download with N processes of this machine; see docs/workers.md (default: threads)",
+    )
+    parser.add_argument(
         "--summary", metavar="FILE", type=Path, help="append one JSON line about this run to FILE, however it ends"
     )
     parser.add_argument(
@@ -86,6 +91,7 @@ def execute(options: Namespace) -> int:
             retry_unknown=options.retry_unknown,
             refetch=options.refetch,
             remake=options.remake,
+            workers=options.workers,
             observer=progress,
             handle_signals=True,
             before_exit=hooks.before_exit,

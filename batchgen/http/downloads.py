@@ -9,6 +9,7 @@ import asyncio
 import binascii
 import re
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -38,6 +39,19 @@ _REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 _AS_WRITTEN = re.compile(r"[!-~]+")  # printable ASCII: a link that needs no quoting, and may be signed as it is
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Where the links of one account may lead. Only the run that reaches its gateway can tell; a worker is told."""
+
+    is_private: bool  # its gateway is on this machine or in a private network: its images may be there too
+    may_be_http: bool
+    host: str  # its gateway's
+    has_private_name: bool | None = None  # its gateway has, though a proxy is used; None: looked up when it matters
+
+
+_NOWHERE = Reach(is_private=False, may_be_http=False, host="")
+
+
 class Downloader:
     """Downloads for one run: `unrestricted` connects to any host, `public` only to public addresses."""
 
@@ -47,7 +61,8 @@ class Downloader:
         self._gateways = gateways
         self._unrestricted = unrestricted
         self._public = public
-        self._proxied_names: set[str] = set()  # may be requested through a proxy
+        self._proxied_names: set[tuple[str, str]] = set()  # may be requested through a proxy, for a gateway's host
+        self._have_private_names: dict[str, bool] = {}  # gateways, by base_url
 
     @asynccontextmanager
     async def image(
@@ -55,7 +70,25 @@ class Downloader:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The body of an image, in pieces; no key is sent, whoever the host is.
 
-        `base_url` is the account's; `idle_timeout`: seconds without a byte from the host.
+        `base_url` is the account's; `idle_timeout`: seconds without a byte from the host. Raises as `within`.
+        """
+        reach = _NOWHERE if is_inline(url) else await self._reach(base_url)
+        async with self.within(reach, url, idle_timeout=idle_timeout) as body:
+            yield body
+
+    async def reach(self, base_url: str) -> Reach:
+        """Where an account's links may lead, complete: for a worker, which must look up nothing of it."""
+        reach = await self._reach(base_url)
+        if reach.is_private:
+            return reach
+        if base_url not in self._have_private_names:
+            is_proxied = bool(usable_proxy(base_url))  # else its addresses are not private
+            self._have_private_names[base_url] = is_proxied and await self._gateways.is_private(reach.host)
+        return replace(reach, has_private_name=self._have_private_names[base_url])
+
+    @asynccontextmanager
+    async def within(self, reach: Reach, url: str, *, idle_timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The same for a link that may lead only where `reach` says.
 
         A `data:` link (RFC 2397, in base64) holds the image itself. Raises LinkExpired where the image is not there
         (any more), ImageBroken where fewer bytes come than were announced, LinkRefused where the link leads into a
@@ -66,7 +99,7 @@ class Downloader:
             return
         link = _link(url)
         try:
-            response = await self._follow(link, base_url, idle_timeout)
+            response = await self._follow(link, reach, idle_timeout)
             async with response:
                 host = response.url.raw_host
                 if response.status in {400, 401, 403, 404, 410}:
@@ -83,26 +116,25 @@ class Downloader:
                 raise TooFewDescriptors(str(translate_error(error, url))) from error
             raise Unclear(str(translate_error(error, url))) from error
 
-    async def _follow(self, link: URL, base_url: str, idle_timeout: float) -> aiohttp.ClientResponse:
+    async def _follow(self, link: URL, reach: Reach, idle_timeout: float) -> aiohttp.ClientResponse:
         """The answer after all redirects. Each hop is checked, for a public host may redirect anywhere.
 
         A redirect from https to http is refused, unless the account's own gateway is no better protected.
         """
-        is_private = await self._is_private(base_url)
-        may_be_http = is_private or base_url.startswith("http:")
+        is_private = reach.is_private
         for _ in range(_MAX_REDIRECTS + 1):
             if not is_private:
                 _refuse_private(link)
             proxy = usable_proxy(str(link))
             if proxy and not is_private:
-                await self._refuse_private_name(link, base_url)
+                await self._refuse_private_name(link, reach)
             session = self._unrestricted if is_private or proxy else self._public
             response = await session.get(link, proxy=proxy, allow_redirects=False, timeout=_timeouts(idle_timeout))
             if response.status not in _REDIRECT_STATUSES or "Location" not in response.headers:
                 return response
             response.release()
             target = _link(response.headers["Location"], base=link)
-            if (link.scheme, target.scheme) == ("https", "http") and not may_be_http:
+            if (link.scheme, target.scheme) == ("https", "http") and not reach.may_be_http:
                 raise LinkRefused(
                     f"The image's link is not followed: {link.raw_host} redirects from https to plain http at"
                     f" {target.raw_host}, where the image could be changed on its way."
@@ -110,25 +142,24 @@ class Downloader:
             link = target
         raise LinkRefused(f"The image's link is not followed: it is redirected more than {_MAX_REDIRECTS} times.")
 
-    async def _is_private(self, base_url: str) -> bool:
-        """Whether an account's gateway is on this machine or in a private network: its images may be there too."""
+    async def _reach(self, base_url: str) -> Reach:
         host = urlsplit(base_url).hostname or ""
-        if is_private_host(host):
-            return True
-        return not usable_proxy(base_url) and await self._gateways.is_private(host)
+        is_private = is_private_host(host) or (not usable_proxy(base_url) and await self._gateways.is_private(host))
+        return Reach(is_private=is_private, may_be_http=is_private or base_url.startswith("http:"), host=host)
 
-    async def _refuse_private_name(self, link: URL, base_url: str) -> None:
+    async def _refuse_private_name(self, link: URL, reach: Reach) -> None:
         """Refuse a private name before a proxy resolves it, which may reach what only a company may.
 
         A name without an address here is left to the proxy. A gateway with a private name may have its images there.
         """
         host = link.raw_host or ""
-        if host not in self._proxied_names:
-            if await self._gateways.is_private(host) and not await self._gateways.is_private(
-                urlsplit(base_url).hostname or ""
-            ):
+        if (host, reach.host) in self._proxied_names:
+            return
+        if await self._gateways.is_private(host):
+            may_be = reach.has_private_name
+            if not (await self._gateways.is_private(reach.host) if may_be is None else may_be):
                 raise private_host_refused(host, host)
-            self._proxied_names.add(host)
+        self._proxied_names.add((host, reach.host))
 
 
 @asynccontextmanager

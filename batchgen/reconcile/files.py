@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from batchgen.reports.index import INDEX, index_is_current
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from batchgen.ledger.store import Ledger
     from batchgen.storage.tree import Tree
 
+_MOST_READERS = 8  # a disk that turns reads one file at a time
+_READ_AHEAD = 256  # images
 _BY_FILE_BROWSERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
@@ -82,12 +87,8 @@ class Finding:
 def findings(ledger: Ledger, tree: Tree) -> Iterator[Finding]:
     """Every file that is missing, changed or not batchgen's. Reads every file once."""
     known: set[str] = set()
-    for image in filter(is_managed, ledger.stored_images()):
+    for image, fault in _faults(str(tree.root), filter(is_managed, ledger.stored_images())):
         known.add(image.path)
-        try:
-            fault = check_file(str(tree.root), image, content=True).fault
-        except OSError:
-            fault = Fault.CHANGED  # an unreadable file is not what was downloaded
         if fault is not None:
             yield Finding(path=image.path, fault=fault)
     for image in ledger.lost_images():
@@ -99,6 +100,20 @@ def findings(ledger: Ledger, tree: Tree) -> Iterator[Finding]:
     for name in files_below(tree.root, "images", "watermarked"):
         if name not in known and name.rpartition("/")[2] not in _BY_FILE_BROWSERS:
             yield Finding(path=name, fault=Fault.FOREIGN)
+
+
+def _faults(root: str, images: Iterator[StoredImage]) -> Iterator[tuple[StoredImage, Fault | None]]:
+    """Each image with what is wrong with its file, which is read: by threads, for hashing lets other threads run."""
+    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as pool:
+        while some := list(islice(images, _READ_AHEAD)):
+            yield from zip(some, pool.map(partial(_fault, root), some), strict=True)
+
+
+def _fault(root: str, image: StoredImage) -> Fault | None:
+    try:
+        return check_file(root, image, content=True).fault
+    except OSError:
+        return Fault.CHANGED  # an unreadable file is not what was downloaded
 
 
 def files_below(root: Path, *tops: str) -> Iterator[str]:

@@ -56,11 +56,15 @@ def finish_moves(ledger: Ledger, tree: Tree) -> None:
             continue
         if not file.is_file():
             continue  # not batchgen's
-        image = ledger.image_named(file.name)
-        if image is not None and file.stat().st_size == image.bytes and sha256_of(file) == image.sha256:
-            tree.place(image.key, image.path)
-        else:
+        name, _, nonce = file.name.partition(".")  # a worker's file has one until it is taken as the image's
+        image = ledger.image_named(name)
+        if image is None or file.stat().st_size != image.bytes or sha256_of(file) != image.sha256:
             file.unlink()
+        elif nonce and check_file(str(tree.root), image).fault is None:
+            file.unlink()  # another try's: the image is in its place
+        else:
+            file.replace(tree.scratch / name)
+            tree.place(image.key, image.path)
 
 
 # --- what is missing ------------------------------------------------------------------------------------------

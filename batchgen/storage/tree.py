@@ -74,7 +74,20 @@ class Tree:
 
     def scratch_path(self, key: ImageKey) -> Path:
         """The path of an image until it is moved into place."""
-        return self.scratch / "-".join(map(str, key))
+        return self.scratch / scratch_name(key)
+
+    def take(self, name: str, key: ImageKey, size: int) -> bool:
+        """Take the scratch file of one try as the image's; False where it is not there, or not of this size."""
+        source = self.scratch / name
+        try:
+            if source.stat().st_size != size:
+                return False
+            source.replace(self.scratch_path(key))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise disk_refused(error, source) from error
+        return True
 
     def place(self, key: ImageKey, path: str) -> None:
         """Move a whole file from the scratch folder to its place; a user's file of that name is set aside."""
@@ -139,6 +152,11 @@ class Tree:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             self._known_folders.add(name)
+
+
+def scratch_name(key: ImageKey) -> str:
+    """The name of an image's scratch file; one of a single try has a dot and a nonce after it."""
+    return "-".join(map(str, key))
 
 
 def check_own_names(root: Path) -> None:

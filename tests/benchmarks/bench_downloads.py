@@ -175,7 +175,9 @@ def prepare(origin: str, images: int, at_once: int, folder: Path) -> Path:
     return path
 
 
-def ours(origin: str, images: int, at_once: int, folder: Path, figures: dict[str, float]) -> None:
+def ours(
+    origin: str, images: int, at_once: int, folder: Path, figures: dict[str, float], words: tuple[str, ...] = ()
+) -> None:
     from batchgen.app import run
     from batchgen.cli.main import main
 
@@ -185,7 +187,7 @@ def ours(origin: str, images: int, at_once: int, folder: Path, figures: dict[str
     os.chdir(folder)
     with open(os.devnull, "w") as nothing:  # noqa: PTH123
         sys.stdout, stdout = nothing, sys.stdout
-        code = main(["run", str(path), "--quiet"])
+        code = main(["run", str(path), "--quiet", *words])
         sys.stdout = stdout
     run.asyncio.run = real
     assert code == 0, code

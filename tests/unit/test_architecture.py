@@ -28,6 +28,7 @@ LAYERS = {
     "catalog": "jobs money source",
     "storage": "errors jobs descriptors",
     "http": "errors jobs clocks descriptors redaction",
+    "workers": "errors jobs http storage",
     "manifest": "errors jobs shards source templates apis catalog storage",
     "matrix": "jobs source templates manifest",
     "checks": "errors jobs storage templates manifest matrix",
@@ -43,7 +44,7 @@ LAYERS = {
     "engine": "errors jobs clocks money formatting budget catalog ledger providers",
     "sandbox": "errors apis catalog",
     "app": "descriptors errors jobs shards source money formatting budget catalog storage manifest matrix checks ledger"
-    " reports image_checks reconcile planning http providers callbacks engine sandbox",
+    " reports image_checks reconcile planning http providers callbacks engine sandbox workers",
 }
 ENTRANCES = {"cli", "__main__", "__init__"}  # these may import everything
 
