@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,9 @@ from batchgen.engine.retry import Backoff
 from batchgen.engine.runner import AttemptRunner
 from batchgen.engine.submit import Submitter
 from batchgen.engine.timings import Idle
+from batchgen.engine.unknown_statuses import UnknownStatuses
 from batchgen.engine.waiting import WaitingAttempts
 from batchgen.errors import AccountStopped, BatchgenError, NotSent, RunStopped, Unclear
-from batchgen.formatting import duration
 from batchgen.jobs import Status
 from batchgen.providers.base import TaskState
 
@@ -32,11 +31,9 @@ if TYPE_CHECKING:
     from batchgen.engine.limits import SlotPermit
     from batchgen.engine.pool import PoolMember, PoolQueue
     from batchgen.ledger.records import OpenAttempt
-    from batchgen.providers.base import Task
     from batchgen.providers.validated import ValidatedProvider
 
 _PROBE_SECONDS = 15.0
-_REPORTED_AFTER = 3  # answers with a status that is not known
 _TURN_SECONDS = 1.0  # a turn of the quota that is kept for longer would be one more in a later minute
 _FETCH_BACKLOG = 500  # finished tasks that may wait for their download before nothing more is started
 
@@ -92,7 +89,7 @@ class AccountScheduler:
             on_answer=self._query_backoff.succeeded,
             jobs_wait=lambda: bool(self._waiting.ready),
         )
-        self._poller.on_status = self._note_status
+        self._poller.on_status = UnknownStatuses(context).note
         self._runner = AttemptRunner(
             context,
             provider,
@@ -101,7 +98,6 @@ class AccountScheduler:
             submitter=self._submitter,
             outcomes=self._outcomes,
         )
-        self._unknown_statuses: Counter[str] = Counter()
         self._counted = (0, 0)  # units in use, and units, that the counters have of this account
         self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
         self._called: dict[str, Attempt] = {}  # unknown ones of which a callback names the task, by external id
@@ -383,19 +379,6 @@ class AccountScheduler:
         reason = error if isinstance(error, AccountStopped) else self._query_backoff.refused(error)
         if reason is not None:
             self.stop.request(reason, grace=self._context.policy.grace)
-
-    def _note_status(self, task: Task) -> None:
-        """Report once that a task keeps an unknown status: it may never end."""
-        if not (status := task.unknown_status):
-            return
-        self._unknown_statuses[status] += 1
-        if self._unknown_statuses[status] == _REPORTED_AFTER:
-            limit = self._context.policy.task_timeout
-            until = "without end" if limit is None else f"for at most {duration(limit)} (run.task_timeout)"
-            self._context.notify(
-                f"The gateway reports the status {status!r} of the task {task.id}, which batchgen does not know: it is"
-                f" queried again, {until}."
-            )
 
     def _update_counters(self) -> None:
         counters = self._context.counters

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MARK = re.compile(r"(\{\{.*?\}\}|\{%.*?%\})", re.DOTALL)
 _ONE_NAME = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_IN_PLACE_OF = re.compile(r"\{\{\s*(\w+)\s*\|\s*d(?:efault)?\(\s*(attempt_\w+)\s*\)\s*\}\}")  # a value, or the mark
 
 
 def body_of(request: web.BaseRequest, raw: bytes) -> Any:  # noqa: ANN401 - any value of JSON
@@ -107,6 +108,8 @@ def _reads(node: Any, sent: Any, values: dict[str, Any]) -> bool:  # noqa: ANN40
     if isinstance(node, Template):
         if node.name:
             values.setdefault(node.name, sent)
+        elif (either := _IN_PLACE_OF.fullmatch(node.source)) is not None:
+            values |= dict.fromkeys(either.groups(), sent)
         elif node.typed is None:
             found = re.fullmatch(pattern(node.source, address=False), str(sent), re.DOTALL)
             values.update(found.groupdict() if found else {})

@@ -65,9 +65,9 @@ MUTANTS = [
     # 3: the gateway's clock is taken to be ours.
     Mutant("engine/controls.py", "skew = task.created_ms - control.accepted_at", "skew = 0"),
     # 3: a list that alters ids is believed.
-    Mutant("engine/controls.py", "if self._alters_ids:", "if False:"),
+    Mutant("engine/controls.py", "(self._alters_ids, ", "(False, "),
     # 3: a list without ids is believed.
-    Mutant("engine/controls.py", "if any(map(self._may_match, self._without_id)):", "if False:"),
+    Mutant("engine/controls.py", "any(map(self._may_match, self._without_id)),", "False,"),
     # 3: a list that leaves out running tasks is believed.
     Mutant("engine/controls.py", "if each.accepted_at >= sent_at or each.task_id in self._running]", "if False]"),
     # 4: what was sent under another key is looked for under this one.
