@@ -175,8 +175,8 @@ class AccountScheduler:
                     continue
                 if not self._running and self._waiting.is_over:
                     return
-            self._update_last_call()
             why = self._start_next(attempts)
+            self._update_last_call()  # after it has shown whether the budget lets anything start
             self._waiting.note(why)
             if why is not None:
                 self._limits.time.idle(why)

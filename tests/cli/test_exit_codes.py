@@ -68,7 +68,7 @@ def test_an_output_that_is_busy_is_told(tmp_path, gateway):
 def test_a_defect_is_told(tmp_path, gateway):
     path = manifest(tmp_path, gateway, prompts(1, noting(tmp_path)))
     (tmp_path / "sitecustomize.py").write_text(
-        "from batchgen.matrix import expand\ndef broken(_):\n    raise ZeroDivisionError\nexpand.expand = broken\n"
+        "from batchgen.matrix import expand\ndef broken(_):\n    raise ZeroDivisionError\nexpand.expand_all = broken\n"
     )
     words = [sys.executable, "-m", "batchgen", "run", path, "--summary", "runs.jsonl", "--json"]
     env = os.environ | KEY | {"PYTHONPATH": str(tmp_path)}
