@@ -140,7 +140,7 @@ def test_an_odd_image_that_is_cut_short_is_broken(name):
 
 # --- bombs ----------------------------------------------------------------------------------------------------------
 
-MEGABYTES = 48
+MEGABYTES = 24
 
 
 def many_chunks():

@@ -14,7 +14,7 @@ from soak import Soak, soak
 
 DECLARED = ("fal", "replicate", "runware", "comfyui")  # a list with a mark, and ids of the caller's own
 LARGE = [*(Soak(seed=seed) for seed in (1, 2, 3)), *(Soak(jobs=600, emulate=name) for name in DECLARED)]
-PLANS = LARGE if os.environ.get("BATCHGEN_SOAK") else [Soak(jobs=120, seed=1)]
+PLANS = LARGE if os.environ.get("BATCHGEN_SOAK") else [Soak(jobs=80, seed=1)]
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
