@@ -150,6 +150,24 @@ class _Compiler:
                 steps[name] = replace(steps[name], states=steps["query"].states)
         for path, message, hint in contradictions(steps, mark):
             self.fault(path, message, hint, key=True)
+        if "callback_url" in steps["create"].names and "callback" not in self.raw:
+            hint = "Add `callback: {task: S}`, or take `{{ callback_url }}` out."
+            self.fault(
+                ("create",),
+                "It sends `callback_url`, but nothing says where a call names its task.",
+                hint,
+                warning=True,
+            )
+        if steps["create"].fine is not None and not any(row.when is not None for row in rows):
+            hint = (
+                'Add a row for each code, as in `{when: "code == `402`", means: account}`; else refusals are `unknown`.'
+            )
+            self.fault(
+                ("create", "fine"),
+                "Errors come with a status below 300, but no row of `errors` reads them.",
+                hint,
+                warning=True,
+            )
         for name in sorted(self.parameters - steps["create"].names):
             hint = f'Put it there, as in `{name}: "{{{{ {name} }}}}"`.'
             self.fault(("parameters", name), f"`create` does not send the parameter `{name}`.", hint, key=True)

@@ -112,6 +112,13 @@ class Callback:
     task: Selector
     state: Selector | None
 
+    def read(self, body: Any, query: Step | None) -> dict[str, str]:  # noqa: ANN401 - any value of JSON
+        """The task, and our word for its state: done without a word for it, running for one that is not known."""
+        state = "done"
+        if self.state is not None and query is not None:
+            state = query.states.get(self.state.word(body).lower(), "running")
+        return {"task": self.task.word(body), "state": state}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:

@@ -26,7 +26,7 @@ def wrong_examples(definition: Definition, raw: Mapping[str, Any]) -> Iterator[W
             continue
         step, called = definition.steps.get(str(example.get("step"))), definition.callback
         if example.get("step") == "callback" and called is not None:
-            found = {"task": called.task.word(example.get("answer"))}
+            found = called.read(example.get("answer"), definition.steps.get("query"))
         elif step is not None:
             status = example.get("status", 200)
             found = read(definition, step, status if isinstance(status, int) else 0, example.get("answer"))
@@ -34,7 +34,9 @@ def wrong_examples(definition: Definition, raw: Mapping[str, Any]) -> Iterator[W
             yield path, f"The definition has no step `{str(example.get('step'))[:40]}`."
             continue
         for name, wanted in example["gives"].items():
-            if (got := found.get(name)) != wanted:
+            if name not in found:
+                yield (*path, "gives", name), f"Nothing is read out of it under this name; what is: {', '.join(found)}."
+            elif (got := found[name]) != wanted:
                 yield (*path, "gives", name), f"This gives {str(got)[:200]!r}, not {str(wanted)[:200]!r}."
 
 

@@ -71,7 +71,8 @@ def read(text: str) -> Selector:
         compiled = jmespath.compile(text)
     except (JMESPathError, *_DOES_NOT_FIT) as error:
         reason = " ".join(str(error).partition("\n")[0].split()) or type(error).__name__
-        raise SelectorInvalid(f"This is not JMESPath: {reason[:160].rstrip('.')}.") from error
+        number = " A number is written `200`, with the backticks." if "NUMBER" in reason else ""
+        raise SelectorInvalid(f"This is not JMESPath: {reason[:160].rstrip('.')}.{number}") from error
     if unknown := sorted(_functions(compiled.parsed) - set(_options().custom_functions.FUNCTION_TABLE)):
         raise SelectorInvalid(f"JMESPath has no function `{unknown[0]}`.")
     return Selector(text, compiled, tuple(text.split(".")) if _FIELDS.fullmatch(text) else ())

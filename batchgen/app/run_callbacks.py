@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.callbacks import addresses
+from batchgen.formatting import counted
 from batchgen.jobs import attempt_named
 from batchgen.ledger.store import CALLBACK_SECRET
 
@@ -55,4 +56,9 @@ class RunCallbacks:
             context.notify(
                 "No callback arrived: check that callback.public_url leads to callback.listen."
                 " The tasks were queried as without it, so nothing that can be queried is lost."
+            )
+        if server.received and not any(scheduler.calls_understood for scheduler in schedulers.values()):
+            context.notify(
+                f"{counted(server.received, 'callback')} arrived, and none named a task: check `callback` of the API's"
+                " definition. The tasks were queried as without it."
             )

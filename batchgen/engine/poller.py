@@ -203,7 +203,8 @@ class TaskPoller:
                 task = await answer_within(query_timeout(running.errors), query)
         except TaskNotFound as error:
             running.not_found += 1
-            if running.not_found >= _NOT_FOUND:
+            may_be_new = not running.seen and self._clock() - running.since < self._provider.account.visibility_delay
+            if running.not_found >= _NOT_FOUND and not may_be_new:
                 _give_up(running, error)
             self._query_in(running, backoff(running.not_found, self._rng))
         except (Throttled, Unclear, NotSent, JobError, AccountStopped) as error:

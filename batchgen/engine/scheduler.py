@@ -100,6 +100,7 @@ class AccountScheduler:
         )
         self._counted = (0, 0)  # units in use, and units, that the counters have of this account
         self._running: dict[asyncio.Task[None], str] = {}  # the external ids of the attempts
+        self.calls_understood = 0  # callbacks that named a task
         self._called: dict[str, Attempt] = {}  # unknown ones of which a callback names the task, by external id
 
     def _waiting_attempts(self) -> WaitingAttempts | PoolMember:
@@ -357,6 +358,7 @@ class AccountScheduler:
         task = self._provider.parse_callback(call)
         if task is None or not task.id:
             return
+        self.calls_understood += 1
         if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
         called = self._submitter.called

@@ -333,14 +333,12 @@ class DeclaredProvider(DeclaredRequests):
 
     def parse_callback(self, call: Mapping[str, Any]) -> Task | None:
         """The task that a call names; without a word for its state, the call comes at its end."""
-        callback = self._api.callback
-        task_id = callback.task.word(dict(call)) if callback is not None else ""
-        if callback is None or task_id in {"", ".", ".."} or not self._may_follow(task_id):
+        if (callback := self._api.callback) is None:
             return None
-        state = TaskState.SUCCEEDED
-        if callback.state is not None and (query := self._steps.get("query")) is not None:
-            state = _STATES.get(query.states.get(callback.state.word(dict(call)).lower(), ""), TaskState.RUNNING)
-        return Task(id=self._hosts.named(task_id), state=state)
+        told = callback.read(dict(call), self._steps.get("query"))
+        if told["task"] in {"", ".", ".."} or not self._may_follow(told["task"]):
+            return None
+        return Task(id=self._hosts.named(told["task"]), state=_STATES.get(told["state"], TaskState.RUNNING))
 
     @property
     def finds_by_callback(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -62,6 +63,17 @@ def test_what_was_taken_is_found_by_its_callback_and_billed_once(name, tmp_path)
 def unknown(folder):
     ((prompt,),) = [[row["prompt"]] for row in rows_of(output(folder), "failures.csv") if row["status"] == "unknown"]
     return prompt
+
+
+def test_calls_that_name_no_task_are_reported(tmp_path):
+    with VENDORS["bfl"]() as vendor:
+        path = written(tmp_path, vendor, "a fox", more=callback(free_port()))
+        own = tmp_path / "my.yaml"
+        text = own.read_text(encoding="utf-8").partition("examples:")[0]
+        own.write_text(re.sub(r"(?m)^callback: .*$", "callback: {task: nothing}", text), encoding="utf-8")
+        done = batchgen("run", path, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "1 callback arrived, and none named a task" in done.stderr
 
 
 def test_without_a_callback_it_is_unknown(tmp_path):
