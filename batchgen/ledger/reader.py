@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from batchgen.jobs import Job, Status
-from batchgen.ledger.events import Rejected
+from batchgen.ledger.events import Outcome, Rejected
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
 from batchgen.ledger.records import (
     FailureRow,
@@ -122,6 +122,17 @@ class LedgerReader(ImageReader):
     def called_tasks(self, job_id: str, attempt: int) -> list[str]:
         """The tasks that callbacks have named for an attempt that has none, the latest last."""
         return list(json.loads(self.meta(called_key(job_id, attempt)) or "[]"))
+
+    def called_at(self, job_id: str) -> str | None:
+        """The account at which callbacks have named a task for a job's latest attempt, which was given up; or None."""
+        latest = self.latest_attempt(job_id)
+        is_open = latest is not None and latest.outcome in {Outcome.UNKNOWN, Outcome.REFUSED}
+        return latest.account if latest and is_open and self.called_tasks(job_id, latest.attempt) else None
+
+    def accounts_of_unknown(self) -> list[str]:
+        """The accounts that may have taken a create of which nobody knows what became of it."""
+        unknown = "SELECT DISTINCT account FROM attempt WHERE outcome = ? ORDER BY account"
+        return [name for (name,) in self.db.execute(unknown, (Outcome.UNKNOWN,))]
 
     def called_attempts(self) -> list[tuple[str, list[str]]]:
         """Each attempt without a task for which callbacks have named some: its external id, and the tasks."""
