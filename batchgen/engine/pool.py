@@ -43,8 +43,8 @@ class _Waiting(NamedTuple):
 class PoolQueue:
     """What waits, by the accounts that can make it; `wake` is set when one of them may have more to do.
 
-    `can_make`: whether an account can make a job with these parameters at all; `called_at`: the account that may have a
-    task of the job's attempt which was given up, by a callback.
+    `can_make`: whether an account can make a job with these parameters at all; `called_at`: the account that by a
+    callback has a task of the job's latest attempt, which was given up.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PoolQueue:
         self._waiting: dict[tuple[PoolMember, ...], deque[_Waiting]] = {}
         self._delayed: list[tuple[float, int, Attempt]] = []  # a heap, by time
         self._takers: dict[Parameters, tuple[PoolMember, ...]] = {}
-        self._kept: dict[str, PoolMember] = {}  # jobs that one account alone may take
+        self._kept: dict[str, str] = {}  # the account that alone may take a job, by the job
         self._places = count(1)
         self._places_in_front = count(-1, -1)
         self._is_exhausted = False
@@ -121,9 +121,9 @@ class PoolQueue:
         heapq.heappush(self._delayed, (self._clock() + seconds, next(self._places), attempt))
         self.wake.set()
 
-    def keep_for(self, member: PoolMember, job_id: str) -> None:
-        """Leave a job to the account that may have a task of it, by a callback: it looks before it sends anything."""
-        self._kept[job_id] = member
+    def keep_for(self, account: str, job_id: str) -> None:
+        """Leave a job to the account at which a callback names a task of it: that looks before it sends anything."""
+        self._kept[job_id] = account
         self._sort_anew()
         self.wake.set()
 
@@ -140,7 +140,7 @@ class PoolQueue:
 
     def _add(self, attempt: Attempt, place: int) -> None:
         if attempt.number > 1 and (name := self._called_at(attempt.job.id)) is not None:
-            self._kept.update({attempt.job.id: each for each in self._all if each.account.name == name})
+            self._kept[attempt.job.id], place = name, next(self._places_in_front)
         takers = self._takers_of(attempt)
         if not takers:
             self._left += 1
@@ -159,10 +159,12 @@ class PoolQueue:
             able = (member for member in self._members if self._can_make(member.account, parameters))
             known = tuple(sorted(able, key=lambda member: self._pool.rank(member.account, parameters)))
             self._takers[parameters] = known
-        owner = self._kept.get(attempt.job.id)
+        if (name := self._kept.get(attempt.job.id)) is None:
+            return known
+        owner = next((each for each in self._all if each.account.name == name), None)
         if owner is None or not self._can_make(owner.account, parameters):
             return known
-        return (owner,) if owner in known else ()  # where it has stopped, the next run looks first
+        return (owner,) if owner in known else ()  # where it has stopped, the next run looks
 
     def _drop_stopped(self) -> None:
         """Leave what waits to the accounts that have not stopped."""
@@ -261,7 +263,7 @@ class PoolMember:
 
     def keep(self, job_id: str) -> None:
         """Take this job alone: no other account may."""
-        self._queue.keep_for(self, job_id)
+        self._queue.keep_for(self.account.name, job_id)
 
     def fill(self, source: Iterator[Attempt | None]) -> bool:
         return self._queue.fill(self, source)

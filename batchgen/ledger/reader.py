@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from batchgen.jobs import Job, Status
+from batchgen.jobs import Job, Status, attempt_named
 from batchgen.ledger.events import Outcome, Rejected
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
 from batchgen.ledger.records import (
@@ -141,15 +141,14 @@ class LedgerReader(ImageReader):
 
     def is_of_other(self, task_id: str, base_url: str, job_id: str, attempt: int) -> bool:
         """Whether another attempt has this task of the gateway at `base_url`, or a callback names it for one."""
-        return bool(
-            self._value(
-                "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ?1 AND base_url = ?2"
-                "  AND (job_id, number) <> (?3, ?4))"
-                " OR EXISTS (SELECT 1 FROM meta, json_each(meta.value) AS called WHERE meta.key >= ?5 AND meta.key < ?6"
-                "  AND meta.key <> ?7 AND called.value = ?1)",
-                (task_id, base_url, job_id, attempt, CALLED, f"{CALLED}~", called_key(job_id, attempt)),
-            )
+        has_it = (
+            "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ? AND base_url = ? AND (job_id, number) <> (?, ?))"
         )
+        if self._value(has_it, (task_id, base_url, job_id, attempt)):
+            return True
+        names = [name for name, tasks in self.called_attempts() if task_id in tasks]
+        sent = [self.sent_attempt(*of) for of in map(attempt_named, names) if of not in {None, (job_id, attempt)}]
+        return any(each is not None and each.base_url == base_url for each in sent)
 
     def sent_attempt(self, job_id: str, attempt: int) -> OpenAttempt | None:
         """One attempt, whether or not it is the latest of its job; None where it was never begun."""
