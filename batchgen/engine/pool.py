@@ -123,9 +123,10 @@ class PoolQueue:
 
     def keep_for(self, account: str, job_id: str) -> None:
         """Leave a job to the account at which a callback names a task of it: that looks before it sends anything."""
-        self._kept[job_id] = account
-        self._sort_anew()
-        self.wake.set()
+        if self._kept.get(job_id) != account:  # whoever calls again and again does not hold up the run
+            self._kept[job_id] = account
+            self._sort_anew()
+            self.wake.set()
 
     def next_in(self) -> float | None:
         """Seconds until the next one may be taken; None where no time will make it so."""
