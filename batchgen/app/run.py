@@ -129,7 +129,8 @@ def _session(source: ManifestLike, observer: Observer, arguments: RunArguments) 
     """The output folder, made and locked, with its ledger open and its files reconciled."""
     manifest = loaded(source, arguments.get("shard"))
     selection = Selection.parse(arguments.get("only", ()), manifest.selectable)
-    registry.check(manifest.account)
+    for account in manifest.pool.accounts:
+        registry.check(account)
     _check_prices(manifest, arguments.get("max_cost"))
     check_any(manifest, selection)
     for warning in manifest.warnings:

@@ -68,10 +68,12 @@ class RunAccounts:
         """Make the schedulers, by account."""
         if len(self._own) > 1:
             able = partial(can_make, asked=self._manifest.asked)
-            self._pool = PoolQueue(self._manifest.pool, able, clock=context.clock, wake=asyncio.Event())
+            called_at = context.reader.called_at
+            self._pool = PoolQueue(self._manifest.pool, able, called_at, clock=context.clock, wake=asyncio.Event())
         # First those whose limits another one shares.
         own = sorted(self._own, key=lambda name: bool(self._own[name].shares_limits_with))
-        for name in dict.fromkeys([*own, *(attempt.account for attempt in self._resumed)]):
+        called = context.reader.accounts_of_unknown() if callbacks is not None else []  # by callbacks that come now
+        for name in dict.fromkeys([*own, *(attempt.account for attempt in self._resumed), *called]):
             try:
                 account = self._account(name)
                 reached = await stack.enter_async_context(open_gateway(account, root))

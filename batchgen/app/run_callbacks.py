@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from batchgen.callbacks import addresses
+from batchgen.errors import RunStopped
 from batchgen.formatting import counted
 from batchgen.jobs import attempt_named
 from batchgen.ledger.store import CALLBACK_SECRET
@@ -46,6 +47,8 @@ class RunCallbacks:
         async def receive(external_id: str, call: Mapping[str, Any]) -> None:
             named = attempt_named(external_id)
             sent = None if named is None else context.reader.sent_attempt(*named)
+            if sent is not None and sent.account not in schedulers:
+                raise RunStopped(f"The account {sent.account!r} is not in the manifest any more.")
             for name, scheduler in schedulers.items():
                 if sent is None or sent.account == name:  # one of no attempt may be of any account
                     await scheduler.on_callback(call, sent)

@@ -37,8 +37,8 @@ _OPEN = frozenset({Outcome.LIVE, Outcome.UNKNOWN, Outcome.REFUSED})
 class CalledTasks:
     """The tasks that callbacks have named for attempts of one account, which have none.
 
-    `unanswered` are the external ids of the creates under way, of which an answer may name one of these tasks;
-    `task_seconds` gives how long tasks take.
+    `unanswered` are the external ids of the gateway's creates under way, of which an answer may name one of these
+    tasks; `task_seconds` gives how long tasks take.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class CalledTasks:
         self._is_last_call = self._stopped = False
         self._address = context.address_of(provider.account)
         self._refuted: set[tuple[str, str]] = set()  # (external id, task id), until it is called again
-        self._owners: dict[str, str] = {}  # external ids by task id, of what was found here
-        self.unanswered: set[str] = set()
+        self._owners = context.called_owners[self._address]  # external ids by task id, of what was found
+        self.unanswered = context.unanswered[self._address]
         self.began_ms = context.now_ms()  # what was sent before is an earlier run's
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -100,6 +100,9 @@ class Context:
     local_accounts: frozenset[str] = frozenset()
     stop: Stop = field(default_factory=Stop)
     stats: RunStats = field(default_factory=RunStats)
+    # Of each gateway, whose task ids several accounts may share, by its base_url:
+    unanswered: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # creates, by external id
+    called_owners: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = field(default_factory=steady_wall)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

@@ -43,13 +43,15 @@ class _Waiting(NamedTuple):
 class PoolQueue:
     """What waits, by the accounts that can make it; `wake` is set when one of them may have more to do.
 
-    `can_make`: whether an account can make a job with these parameters at all.
+    `can_make`: whether an account can make a job with these parameters at all; `called_at`: the account that by a
+    callback has a task of the job's latest attempt, which was given up.
     """
 
     def __init__(
         self,
         pool: Pool,
         can_make: Callable[[Account, Parameters], bool],
+        called_at: Callable[[str], str | None],
         *,
         clock: Callable[[], float],
         wake: asyncio.Event,
@@ -57,6 +59,7 @@ class PoolQueue:
         self._pool = pool
         self._is_spread = pool.by is PoolOrder.SPREAD
         self._can_make = can_make
+        self._called_at = called_at
         self._clock = clock
         self.wake = wake
         self._members: list[PoolMember] = []  # that have not stopped
@@ -64,6 +67,7 @@ class PoolQueue:
         self._waiting: dict[tuple[PoolMember, ...], deque[_Waiting]] = {}
         self._delayed: list[tuple[float, int, Attempt]] = []  # a heap, by time
         self._takers: dict[Parameters, tuple[PoolMember, ...]] = {}
+        self._kept: dict[str, str] = {}  # the account that alone may take a job, by the job
         self._places = count(1)
         self._places_in_front = count(-1, -1)
         self._is_exhausted = False
@@ -117,6 +121,13 @@ class PoolQueue:
         heapq.heappush(self._delayed, (self._clock() + seconds, next(self._places), attempt))
         self.wake.set()
 
+    def keep_for(self, account: str, job_id: str) -> None:
+        """Leave a job to the account at which a callback names a task of it: that looks before it sends anything."""
+        if self._kept.get(job_id) != account:  # whoever calls again and again does not hold up the run
+            self._kept[job_id] = account
+            self._sort_anew()
+            self.wake.set()
+
     def next_in(self) -> float | None:
         """Seconds until the next one may be taken; None where no time will make it so."""
         due = self._delayed[0][0] if self._delayed else math.inf
@@ -129,6 +140,8 @@ class PoolQueue:
         return sum(len(waiting) for takers, waiting in self._waiting.items() if member in takers)
 
     def _add(self, attempt: Attempt, place: int) -> None:
+        if attempt.number > 1 and (name := self._called_at(attempt.job.id)) is not None:
+            self._kept[attempt.job.id], place = name, next(self._places_in_front)
         takers = self._takers_of(attempt)
         if not takers:
             self._left += 1
@@ -147,7 +160,12 @@ class PoolQueue:
             able = (member for member in self._members if self._can_make(member.account, parameters))
             known = tuple(sorted(able, key=lambda member: self._pool.rank(member.account, parameters)))
             self._takers[parameters] = known
-        return known
+        if (name := self._kept.get(attempt.job.id)) is None:
+            return known
+        owner = next((each for each in self._all if each.account.name == name), None)
+        if owner is None or not self._can_make(owner.account, parameters):
+            return known
+        return (owner,) if owner in known else ()  # where it has stopped, the next run looks
 
     def _drop_stopped(self) -> None:
         """Leave what waits to the accounts that have not stopped."""
@@ -156,6 +174,10 @@ class PoolQueue:
             return
         self._members = going_on
         self._takers.clear()
+        self._sort_anew()
+
+    def _sort_anew(self) -> None:
+        """Find out again who takes what waits."""
         waiting = sorted(each for some in self._waiting.values() for each in some)
         self._waiting.clear()
         for place, attempt, _ in waiting:
@@ -184,6 +206,7 @@ class PoolQueue:
 
     def take(self, waiting: _Waiting) -> None:
         self._waiting[waiting.takers].remove(waiting)
+        self._kept.pop(waiting.attempt.job.id, None)
         if self._pool.passes_on:
             self.wake.set()
 
@@ -238,6 +261,10 @@ class PoolMember:
     def requeue(self, attempt: Attempt, seconds: float) -> None:
         """An attempt that follows one which made nothing: any account may take it."""
         self._queue.put_back(attempt, seconds)
+
+    def keep(self, job_id: str) -> None:
+        """Take this job alone: no other account may."""
+        self._queue.keep_for(self.account.name, job_id)
 
     def fill(self, source: Iterator[Attempt | None]) -> bool:
         return self._queue.fill(self, source)

@@ -362,10 +362,14 @@ class AccountScheduler:
         if task.state is not TaskState.RUNNING:
             self._poller.on_callback(task.id)
         called = self._submitter.called
-        if sent is None or not await called.note(sent, task.id) or sent.status is not Status.UNKNOWN:
+        if sent is None or not await called.note(sent, task.id):
             return
-        is_latest = self._context.reader.attempt_of(sent.job.id).attempt == sent.attempt
-        if is_latest and sent.external_id not in {*self._running.values(), *self._called}:
+        latest = self._context.reader.attempt_of(sent.job.id)
+        if latest.attempt != sent.attempt:
+            return
+        if latest.status is Status.PENDING:
+            self._waiting.keep(sent.job.id)
+        elif latest.status is Status.UNKNOWN and sent.external_id not in {*self._running.values(), *self._called}:
             attempt = Attempt.resumed(sent, self._context.address_of(self._account))
             is_earlier = sent.intended_at < called.began_ms
             self._called[sent.external_id] = replace(attempt, called=True, earlier=is_earlier)

@@ -295,7 +295,7 @@ class Submitter:
 
     def _called_before(self, attempt: Attempt) -> Attempt | None:
         """The job's attempt before this one, where a callback has named a task of it since it was given up."""
-        if attempt.number == 1 or not self.called.may_come:
+        if attempt.number == 1:
             return None
         account, known = self._provider.account, self._context.reader.latest_attempt(attempt.job.id)
         if known is None or known.account != account.name or known.outcome not in {Outcome.UNKNOWN, Outcome.REFUSED}:

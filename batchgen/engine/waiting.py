@@ -56,6 +56,9 @@ class WaitingAttempts:
         """Take one of those that are ready."""
         del self.ready[position]
 
+    def keep(self, job_id: str) -> None:
+        """Leave a job to this account, as it is in any case."""
+
     def leave(self) -> None:
         """Take nothing more."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from batchgen.jobs import Job, Status
-from batchgen.ledger.events import Rejected
+from batchgen.jobs import Job, Status, attempt_named
+from batchgen.ledger.events import Outcome, Rejected
 from batchgen.ledger.image_reader import DELIVERING, ImageReader
 from batchgen.ledger.records import (
     FailureRow,
@@ -123,6 +123,17 @@ class LedgerReader(ImageReader):
         """The tasks that callbacks have named for an attempt that has none, the latest last."""
         return list(json.loads(self.meta(called_key(job_id, attempt)) or "[]"))
 
+    def called_at(self, job_id: str) -> str | None:
+        """The account at which callbacks have named a task for a job's latest attempt, which was given up; or None."""
+        latest = self.latest_attempt(job_id)
+        is_open = latest is not None and latest.outcome in {Outcome.UNKNOWN, Outcome.REFUSED}
+        return latest.account if latest and is_open and self.called_tasks(job_id, latest.attempt) else None
+
+    def accounts_of_unknown(self) -> list[str]:
+        """The accounts that may have taken a create of which nobody knows what became of it."""
+        unknown = "SELECT DISTINCT account FROM attempt WHERE outcome = ? ORDER BY account"
+        return [name for (name,) in self.db.execute(unknown, (Outcome.UNKNOWN,))]
+
     def called_attempts(self) -> list[tuple[str, list[str]]]:
         """Each attempt without a task for which callbacks have named some: its external id, and the tasks."""
         rows = self.db.execute("SELECT key, value FROM meta WHERE key >= ? AND key < ?", (CALLED, f"{CALLED}~"))
@@ -130,15 +141,14 @@ class LedgerReader(ImageReader):
 
     def is_of_other(self, task_id: str, base_url: str, job_id: str, attempt: int) -> bool:
         """Whether another attempt has this task of the gateway at `base_url`, or a callback names it for one."""
-        return bool(
-            self._value(
-                "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ?1 AND base_url = ?2"
-                "  AND (job_id, number) <> (?3, ?4))"
-                " OR EXISTS (SELECT 1 FROM meta, json_each(meta.value) AS called WHERE meta.key >= ?5 AND meta.key < ?6"
-                "  AND meta.key <> ?7 AND called.value = ?1)",
-                (task_id, base_url, job_id, attempt, CALLED, f"{CALLED}~", called_key(job_id, attempt)),
-            )
+        has_it = (
+            "SELECT EXISTS (SELECT 1 FROM attempt WHERE task_id = ? AND base_url = ? AND (job_id, number) <> (?, ?))"
         )
+        if self._value(has_it, (task_id, base_url, job_id, attempt)):
+            return True
+        names = [name for name, tasks in self.called_attempts() if task_id in tasks]
+        sent = [self.sent_attempt(*of) for of in map(attempt_named, names) if of not in {None, (job_id, attempt)}]
+        return any(each is not None and each.base_url == base_url for each in sent)
 
     def sent_attempt(self, job_id: str, attempt: int) -> OpenAttempt | None:
         """One attempt, whether or not it is the latest of its job; None where it was never begun."""

@@ -87,9 +87,10 @@ def as_text(data: dict[str, Any]) -> str:
     for status, number in data["jobs"].items():
         lines.append(f"  {status:<11}{counted(number, 'job'):<12}{MEANING[status]}".rstrip())
     lines.append(f"  {counted(data['images'], 'image')} in place")
+    unit = data["unit"] or "units"
     for account in data["accounts"] if len(data["accounts"]) > 1 else ():
         made = f"{counted(account['images'], 'image')} made"
-        lines.append(f"  {account['name']}: {made}, {account['cost']} spent or reserved")
+        lines.append(f"  {account['name']}: {made}, {account['cost']} {unit} spent or reserved")
     unpriced = f", and {data['unpriced_tasks']} tasks of unknown price" if data["unpriced_tasks"] else ""
     lines.append(f"  {cost(data)}{unpriced}")
     return "\n".join(lines)

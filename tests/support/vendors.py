@@ -42,7 +42,7 @@ class Vendor:
 
     def __init__(self, *troubles: int | str) -> None:
         self.troubles = list(troubles)
-        self.unanswered = ""  # a part of paths that a proxy answers with its own 404
+        self.unanswered: str | tuple[str, ...] = ""  # ends of paths that a proxy answers with its own 404
         self.refusal: tuple[int, Any] | None = None  # how each create is refused
         self.named_url = ""  # where the tasks are said to be, in place of this server
         self.addresses: dict[str, str] = {}  # by prompt, as they came
