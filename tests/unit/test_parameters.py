@@ -372,7 +372,7 @@ def test_a_declared_request_has_the_values_with_their_types_and_leaves_out_what_
     provider = DeclaredProvider(account, None, Secrets({"A_KEY": "k"}))
     made = job("a fox", further=further_of(further), model="one", aspect_ratio="1:1")
     marks = marks_of("bg-1-1")
-    body = rendered(provider._steps["create"].body, asyncio.run(provider._of_job(made)) | marks)
+    body = rendered(provider._steps["create"].body, asyncio.run(provider._of_job(made, "bg-1-1")) | marks)
     assert body["seed"] == (marks["attempt_seed"] if seed is None else seed)
     assert ("style" in body) is ("style" in further)
 
