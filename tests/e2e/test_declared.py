@@ -55,7 +55,7 @@ def test_a_server_stands_for_each_shipped_definition():
 
 @pytest.mark.parametrize("name", CAN_BE_ASKED)
 def test_what_can_be_asked_for_is_neither_lost_nor_billed_twice(name, tmp_path):
-    """One create is taken and cut, one cut before, one taken and answered with 503, two by a proxy's 404: one is taken."""
+    """Creates are taken and cut, cut before, taken and answered with 503, and not taken or taken with a proxy's 404."""
     with VENDORS[name](0, "cut", "lost", 503, 404, "page") as vendor:
         done = batchgen("run", written(tmp_path, vendor), cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
