@@ -143,13 +143,18 @@ class _Compiler:
             filter(None, (self.row(row, ("errors", n)) for n, row in enumerate(_list(self.raw.get("errors")))))
         )
         auth = self.auth()
+        if auth["header"] and self.hosts.is_open:
+            message = "The key would be sent without encryption."
+            self.fault(("base_url",), message, "Write https://…, if the API has that address.", warning=True)
         if "create" not in steps:
             return None
         if "query" in steps:
             for name in {"find", "list"} & set(steps):
                 steps[name] = replace(steps[name], states=steps["query"].states)
+        wrong = {fault.path[:1] for fault in self.faults}
         for path, message, hint in contradictions(steps, mark):
-            self.fault(path, message, hint, key=True)
+            if path not in wrong:  # what is missing there may be what could not be read
+                self.fault(path, message, hint, key=True)
         if "callback_url" in steps["create"].names and "callback" not in self.raw:
             hint = "Add `callback: {task: S}`, or take `{{ callback_url }}` out."
             self.fault(

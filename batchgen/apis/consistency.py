@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchgen.apis.definition import OF_ATTEMPT
+from batchgen.apis.definition import OF_ATTEMPT, OF_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +26,16 @@ def _of_create(steps: Mapping[str, Step]) -> Iterator[Contradiction]:
     create, query, result = steps["create"], steps.get("query"), steps.get("result")
     if create.method == "GET":
         yield ("create",), "A create is a post or a put.", ""
+    if not create.names & (OF_IMAGE | {"prompt"}):  # what only works on an image may need no prompt
+        hint = 'Put it there, as in `prompt: "{{ prompt }}"`.'
+        yield ("create",), "`create` does not send the prompt: every job would be the same and be paid.", hint
+    for name in ("query", "result"):
+        if name in steps and "task" not in steps[name].names:
+            yield (
+                (name,),
+                "It does not say which task it asks for.",
+                "Put `{{ task }}` there, as in `get: /v1/tasks/{{ task }}`.",
+            )
     if "task" in create.selectors:
         if query is None:
             yield ("create", "task"), "A task is named, but there is no `query`.", "Add the step."

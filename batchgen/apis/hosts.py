@@ -27,6 +27,11 @@ class Hosts:
             f"{self._scheme}://{host}/" for host, port in self._places if port == _PORTS.get(self._scheme)
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether others can read what is sent there on its way."""
+        return self._scheme == "http" and not _is_loopback(self.base_url)
+
     def allow(self, url: str) -> bool:
         """Whether the key may be sent to this address."""
         if url.startswith(self._origins) and _is_plain(url):  # as nearly all do

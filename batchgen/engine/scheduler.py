@@ -189,12 +189,9 @@ class AccountScheduler:
         return self._outcomes.attribution.is_waiting and not is_creating
 
     def _decide_rest(self) -> None:
-        context = self._context
-        is_known = bool(self._outage.accepted) or context.reader.has_accepted(
-            self._account.name, context.address_of(self._account)
-        )
         reason = self._outcomes.attribution.decide_rest(
-            is_account_in_trouble=self._outage.is_account_in_trouble, is_known_to_accept=is_known
+            is_account_in_trouble=self._outage.is_account_in_trouble,
+            is_known_to_accept=self._submitter.is_known_to_accept,
         )
         if reason is not None:
             self.stop.request(reason, grace=None)

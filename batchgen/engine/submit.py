@@ -87,6 +87,7 @@ class Submitter:
         self._gateway_ahead = 0  # ms, as the latest accepted create shows
         self.undecided = 0  # attempts of which it is not known yet whether they are accepted
         self.uncancellable: set[str] = set()
+        self._adopting = 0  # creates that were accepted, which is not recorded yet
 
     def close(self) -> None:
         """Send no more creates, not even those whose intent is being recorded."""
@@ -136,7 +137,11 @@ class Submitter:
             self._outcomes.attribution.answered(attempt)
             self.called.unanswered.discard(attempt.external_id)
             return await self._not_accepted(attempt, permit, error)
-        return await self._adopt(attempt, permit, task)
+        self._adopting += 1
+        try:
+            return await self._adopt(attempt, permit, task)
+        finally:
+            self._adopting -= 1
 
     async def _send(self, attempt: Attempt, permit: SlotPermit) -> Task:
         """The intent on disk, then the create: what this raises is the create's own answer."""
@@ -183,6 +188,9 @@ class Submitter:
 
     async def _not_accepted(self, attempt: Attempt, permit: SlotPermit, error: BatchgenError) -> Attempt | None:
         """The create has no clear answer, or was refused: for now, with the account, or for good."""
+        refusal = error
+        if isinstance(error, PageReceived) and await self._accepts_others():
+            error = Unclear(str(error), code=error.code, body_excerpt=error.body_excerpt)
         if isinstance(error, Throttled | NotSent | Unclear):
             self._note_trouble(attempt, permit, error)
         elif isinstance(error, AccountStopped):
@@ -190,7 +198,7 @@ class Submitter:
         elif not isinstance(error, PageReceived):
             self._outage.refused()
         if isinstance(error, Unclear):
-            return await self._recover(attempt, permit, Status.PENDING, error)
+            return await self._recover(attempt, permit, Status.PENDING, error, refusal)
         try:
             task = await self._called_though_refused(attempt, permit, error)
             if task is None:
@@ -209,6 +217,21 @@ class Submitter:
             self._outcomes.budget.adopt(self._outcomes.price(attempt), attempt.job.parameters.model)
             attempt = replace(attempt, earlier=True)
         return await self._adopt(attempt, permit, task, found=True)
+
+    async def _accepts_others(self) -> bool:
+        """Whether the account accepts creates, so that a page may hide an answer of its own.
+
+        It is waited for the creates under way. Where none is accepted, the address is more likely wrong.
+        """
+        while not self.is_known_to_accept and (self._outage.is_creating or self._adopting):
+            await self._context.sleep(FIRST_SECONDS)
+        return self.is_known_to_accept
+
+    @property
+    def is_known_to_accept(self) -> bool:
+        """Whether the account has accepted a create, in this run or an earlier one."""
+        account, context = self._provider.account, self._context
+        return bool(self._outage.accepted) or context.reader.has_accepted(account.name, context.address_of(account))
 
     def _is_older(self, task: Task, attempt: Attempt) -> bool:
         """Whether a task is older than an attempt, by the gateway's clock as far as it is known."""
@@ -266,9 +289,17 @@ class Submitter:
     # --- what became of it ----------------------------------------------------------------------------------
 
     async def _recover(
-        self, attempt: Attempt, permit: SlotPermit, status: Status, because: BatchgenError | None = None
+        self,
+        attempt: Attempt,
+        permit: SlotPermit,
+        status: Status,
+        because: BatchgenError | None = None,
+        refusal: BatchgenError | None = None,
     ) -> Attempt | None:
-        """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job."""
+        """After a create without a clear answer: adopt its task, or arrange the next attempt, or hold the job.
+
+        `refusal`: what the answer means once it is clear that there is no task.
+        """
         permit.enter(Phase.ASKING)
         try:
             task = await self.recovery.find(attempt, waits=permit.release, is_held=status is Status.UNKNOWN)
@@ -290,7 +321,7 @@ class Submitter:
             if because is None:  # the end of the run that sent it came between, which counts as no attempt
                 await self._outcomes.not_made(attempt, lost, Outcome.REFUSED, counts=False)
             else:
-                await self._outcomes.refused(attempt, lost)
+                await self._outcomes.refused(attempt, refusal if isinstance(refusal, PageReceived) else lost)
         return None
 
     def _called_before(self, attempt: Attempt) -> Attempt | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hmac
+import os
 import stat
 import sys
 from hashlib import sha256
 
 import pytest
-from command import batchgen, batchgen_process
+from command import batchgen, batchgen_process, killed_at
 from installed_plugin import plugin_installed
 from output_checks import check_invariant, rows_of
 from studio import Studio
 
+from batchgen.catalog.definitions import text_of
 from batchgen.sandbox.painter import blank
 
 PROMPTS = ("a fox", "a cat", "a dog", "an owl", "an elk", "a hen")
@@ -154,6 +156,16 @@ def test_not_found_proves_nothing_of_what_was_sent_by_an_earlier_run(tmp_path):
         assert [row["status"] for row in rows_of(output(tmp_path), "failures.csv")] == ["unknown"]
 
 
+def test_a_rehearsal_does_not_run_the_command(tmp_path, command):
+    text = text_of("runware").replace("auth: {env: RUNWARE_API_KEY}", "auth: {command: [./token]}")
+    path = written(tmp_path, text)
+    for word in ("run", "doctor", "audit"):
+        done = batchgen(word, path, "--provider", "sandbox", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(check_invariant(tmp_path / "outputs" / "tried-sandbox")) == len(PROMPTS)
+    assert runs(command) == 0
+
+
 # --- a signature ----------------------------------------------------------------------------------------------
 
 
@@ -272,6 +284,28 @@ def test_a_form_of_a_create_holds_the_file(tmp_path):
         name, kind, data = body["image"]
         assert (name[-4:], kind, data) == (".png", "image/png", (tmp_path / "red.png").read_bytes())
         assert studio.billed == {"a fox": 1}
+
+
+@pytest.mark.usefixtures("key")
+def test_a_run_that_is_killed_between_uploads_and_creates_pays_once(tmp_path):
+    """At two of its steps; with BATCHGEN_ALL_POINTS=9 at each ninth."""
+
+    def made(name):
+        (folder := tmp_path / str(name)).mkdir()
+        path = with_images(folder, studio, UPLOAD, "red", "blue")
+        path.write_text(path.read_text("utf-8").replace("[a fox]", f"[fox {name}, cat {name}]"), "utf-8")
+        return path
+
+    stride = int(os.environ.get("BATCHGEN_ALL_POINTS") or 0)
+    with Studio("cut") as studio:
+        points = len(killed_at(0, made("clean")))
+        for point in range(1, points + 1, stride) if stride else (points // 3, points // 2):
+            path = made(point)
+            killed_at(point, path)
+            done = batchgen("run", path, cwd=path.parent)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert len(check_invariant(output(path.parent))) == 4
+        assert set(studio.billed.values()) == {2}  # of two images each
 
 
 # --- what costs nothing, and what is left ---------------------------------------------------------------------

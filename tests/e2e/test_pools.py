@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 from command import batchgen, killed_at, prompts, started
-from output_checks import check_invariant
+from output_checks import check_invariant, rows_of
 from pool_manifest import accepted, billed, pooled
 from sandbox_process import SandboxProcess
 from sandbox_server import SandboxServer
 from scripted_gateway import ScriptedGateway
+from vendors import KEY as VENDOR_KEY
+from vendors import VENDORS
 
 
 @pytest.fixture
@@ -316,3 +318,37 @@ def test_a_crash_at_any_step_of_a_pool_pays_nothing_twice(tmp_path, sandboxes):
     by_job = billed([first, second])
     assert len(by_job) == 4 * (len(tried) + 1)
     assert set(by_job.values()) == {1}
+
+
+DECLARED = """\
+version: 1
+name: tried
+provider: {pool: [one, two], by: spread}
+providers:
+  one: {use: ./one.yaml, limits: {concurrency: 2}, models: ["runware:101@1"], model_names: {flux: "runware:101@1"}}
+  two: {use: ./two.yaml, limits: {concurrency: 2}, models: [fal-ai/flux/dev], model_names: {flux: fal-ai/flux/dev}}
+defaults: {aspect_ratio: 1:1, model: flux}
+matrix:
+  prompt: [a fox, a cat, a dog, an owl, {prompt: a boar, parameters: {CFGScale: 7}},
+           {prompt: a pig, parameters: {guidance_scale: 7}}]
+  parameters: {seed: 7}
+"""
+
+
+def test_definitions_with_other_parameters_share_what_both_can_send_and_what_is_lost_stays(tmp_path, monkeypatch):
+    """The user's seed is no mark at fal alone: what is lost there is `unknown`, and is not offered to the other one."""
+    monkeypatch.setenv("VENDOR_KEY", VENDOR_KEY)
+    with VENDORS["runware"](0, "cut", "page") as one, VENDORS["fal"](0, "cut") as two:
+        for name, vendor in (("one", one), ("two", two)):
+            (tmp_path / f"{name}.yaml").write_text(vendor.definition(), encoding="utf-8")
+        path = tmp_path / "manifest.yaml"
+        path.write_text(DECLARED, encoding="utf-8")
+        for _ in range(2):
+            assert batchgen("run", path, cwd=tmp_path).returncode == 1
+            billed_by_both = one.billed + two.billed
+            assert billed_by_both == dict.fromkeys(("a fox", "a cat", "a dog", "an owl", "a boar", "a pig"), 1)
+            (lost,) = rows_of(tmp_path / "outputs" / "tried", "failures.csv")
+            assert (lost["status"], lost["provider"]) == ("unknown", "two")
+            assert len(check_invariant(tmp_path / "outputs" / "tried")) == 5
+        assert "a boar" in one.billed
+        assert "a pig" in two.billed

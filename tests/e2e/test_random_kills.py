@@ -39,7 +39,8 @@ def test_random_kills_lose_nothing_and_pay_nothing_twice(tmp_path, faults, accou
         "--blank-images",
     ]
     with SandboxProcess(*options, *(["--faults", faults] if faults else [])) as gateway:
-        path = manifest(tmp_path, gateway, prompts(IMAGES, "run: {max_attempts: 9}\n"), use=account, concurrency=SLOTS)
+        text = prompts(IMAGES, "run: {max_attempts: 9}\n")
+        path = manifest(tmp_path, gateway, text, use=account, concurrency=SLOTS, longest=8 * LATENCY)
         for _ in range(KILLS):
             run = started("run", path, "--quiet", cwd=tmp_path)
             try:

@@ -133,12 +133,16 @@ def killed_at(step: int, path: Path, *words: str) -> list[str]:
     return log.read_text(encoding="utf-8").splitlines()
 
 
-def manifest(folder: Path, gateway: SandboxServer, text: str, *, use: str = "kapon", concurrency: int = 27) -> Path:
+def manifest(
+    folder: Path, gateway: SandboxServer, text: str, *, use: str = "kapon", concurrency: int = 27, longest: float = 0.0
+) -> Path:
+    """A manifest of one account; `longest`: seconds of a task, before which fal's list does not show it."""
+    delay = max(2.0, longest if use == "fal" else 0.0)
     path = folder / "manifest.yaml"
     path.write_text(
         f"version: 1\nname: tried\nprovider: local\n"
         f'providers: {{local: {{use: {use}, base_url: "{gateway.base_url}", api_key_env: SANDBOX_KEY,'
-        f" visibility_delay: 2, limits: {{concurrency: {concurrency}}}}}}}\n{text}",
+        f" visibility_delay: {delay:g}, limits: {{concurrency: {concurrency}}}}}}}\n{text}",
         encoding="utf-8",
     )
     return path

@@ -100,11 +100,9 @@ def soak(plan: Soak, folder: Path) -> Outcome:
     lines = "".join(f"    - {text}\n" for text in texts)
     with SandboxProcess(*options) as gateway:
         text = f"run: {{max_attempts: 8}}\nmatrix:\n  prompt:\n{lines}"
-        path = manifest(folder, gateway, text, use=plan.emulate, concurrency=plan.concurrency)
+        path = manifest(folder, gateway, text, use=plan.emulate, concurrency=plan.concurrency, longest=8 * plan.latency)
         text = path.read_text(encoding="utf-8")
-        path.write_text(
-            text.replace("visibility_delay: 2", "visibility_delay: 2, request_timeout: 10"), encoding="utf-8"
-        )
+        path.write_text(text.replace("visibility_delay:", "request_timeout: 10, visibility_delay:"), encoding="utf-8")
         started, codes = time.monotonic(), []
         for _ in range(plan.runs):
             done = batchgen("run", path, "--json", cwd=folder, timeout=plan.timeout)

@@ -245,6 +245,9 @@ def faults_of(text):
         ("env: A_KEY", "command: [token], env: A_KEY", ("auth", "env"), "Unknown key"),
         ("env: A_KEY", "sign: tencent, env: {id: sk-1}", (), "never the key"),
         ("query:", "parameters: {steps: {type: integer}}\nquery:", ("parameters", "steps"), "does not send"),
+        ("{{ prompt }}", "${prompt}", ("create",), "does not send the prompt"),
+        ("/{{ task }}", "", ("query",), "which task"),
+        ("https:", "http:", ("base_url",), "without encryption"),
         ("{{ prompt }}", "{{ prompt }} {{ steps }}", ("create", "json", "prompt"), "no value `steps`"),
     ],
 )
