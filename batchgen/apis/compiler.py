@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from batchgen.apis import selectors, values
-from batchgen.apis.consistency import contradictions
+from batchgen.apis.consistency import contradictions, doubts
 from batchgen.apis.definition import DOTTED, OF_ATTEMPT, OF_IMAGE, TOKEN_LASTS, Callback, Definition, Images, Row, Step
 from batchgen.apis.hosts import Hosts
 from batchgen.apis.selectors import SelectorInvalid
@@ -155,24 +155,8 @@ class _Compiler:
         for path, message, hint in contradictions(steps, mark):
             if path not in wrong:  # what is missing there may be what could not be read
                 self.fault(path, message, hint, key=True)
-        if "callback_url" in steps["create"].names and "callback" not in self.raw:
-            hint = "Add `callback: {task: S}`, or take `{{ callback_url }}` out."
-            self.fault(
-                ("create",),
-                "It sends `callback_url`, but nothing says where a call names its task.",
-                hint,
-                warning=True,
-            )
-        if steps["create"].fine is not None and not any(row.when is not None for row in rows):
-            hint = (
-                'Add a row for each code, as in `{when: "code == `402`", means: account}`; else refusals are `unknown`.'
-            )
-            self.fault(
-                ("create", "fine"),
-                "Errors come with a status below 300, but no row of `errors` reads them.",
-                hint,
-                warning=True,
-            )
+        for path, message, hint in doubts(steps["create"], rows, is_called="callback" in self.raw):
+            self.fault(path, message, hint, warning=True)
         for name in sorted(self.parameters - steps["create"].names):
             hint = f'Put it there, as in `{name}: "{{{{ {name} }}}}"`.'
             self.fault(("parameters", name), f"`create` does not send the parameter `{name}`.", hint, key=True)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from batchgen.apis.definition import OF_ATTEMPT, OF_IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from batchgen.apis.definition import Step
+    from batchgen.apis.definition import Row, Step
     from batchgen.apis.values import Template
 
 Contradiction = tuple[tuple[str, ...], str, str]  # its path, what is wrong, and what to do
@@ -20,6 +20,16 @@ def contradictions(steps: Mapping[str, Step], mark: Template | None) -> Iterator
     yield from _of_create(steps)
     yield from _of_files(steps)
     yield from _of_identity(steps, mark)
+
+
+def doubts(create: Step, rows: Iterable[Row], *, is_called: bool) -> Iterator[Contradiction]:
+    """What is possible, and hardly meant. `is_called`: whether the definition says what a callback names."""
+    if "callback_url" in create.names and not is_called:
+        hint = "Add `callback: {task: S}`, or take `{{ callback_url }}` out."
+        yield ("create",), "It sends `callback_url`, but nothing says where a call names its task.", hint
+    if create.fine is not None and not any(row.when is not None for row in rows):
+        hint = 'Add a row for each code, as in `{when: "code == `402`", means: account}`; else refusals are `unknown`.'
+        yield ("create", "fine"), "Errors come with a status below 300, but no row of `errors` reads them.", hint
 
 
 def _of_create(steps: Mapping[str, Step]) -> Iterator[Contradiction]:

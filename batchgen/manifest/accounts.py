@@ -54,6 +54,7 @@ def accounts(
         check_url(account.base_url, ("providers", name, "base_url"), diagnostics)
         _check_headers(name, account, diagnostics)
         _check_values(name, account, changes, diagnostics)
+        _check_delay(name, account, own.get("visibility_delay", 0), diagnostics)
     pools.check_sharing(raw, found, diagnostics)
     return found
 
@@ -116,6 +117,13 @@ def _check_headers(name: str, account: Account, diagnostics: Diagnostics) -> Non
         elif header in account.headers and _SECRET_HEADER.search(header):
             hint = f"Put it into an environment variable: {header}: {{env: NAME}}."
             diagnostics.add(at, "A key is never written into a manifest.", hint, key=True)
+
+
+def _check_delay(name: str, account: Account, documented: float, diagnostics: Diagnostics) -> None:
+    if account.protocol == "declared" and account.visibility_delay < documented:
+        message = f"The definition says that a task may appear {documented:g} s after its create."
+        hint = "With less, a task that appears later may be taken to be absent, and paid twice."
+        diagnostics.add(("providers", name, "visibility_delay"), message, hint, warning=True)
 
 
 def _check_values(name: str, account: Account, changes: Mapping[str, Value], diagnostics: Diagnostics) -> None:

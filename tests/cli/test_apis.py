@@ -151,3 +151,16 @@ def test_a_workflow_beside_the_definition_is_part_of_the_request(tmp_path):
     )
     done = batchgen("validate", path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_delay_below_the_definition_s_own_is_warned_of(tmp_path):
+    path = tmp_path / "manifest.yaml"
+    path.write_text(
+        "version: 1\nname: tried\nprovider: fal\nproviders:\n  fal: {visibility_delay: 5}\nmatrix: {prompt: a fox}\n",
+        encoding="utf-8",
+    )
+    done = batchgen("validate", path, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "manifest.yaml:5:27: warning: providers.fal.visibility_delay: The definition says that a task may" in (
+        done.stdout + done.stderr
+    )
