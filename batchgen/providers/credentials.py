@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GROUP = "batchgen.signers"
 _LONGEST = 16 * 1024  # bytes that a command may print
 _SECONDS = 60.0  # for a command
+_END_SECONDS = 1.0  # for its end, once it is killed
 _AGAIN_SECONDS = 60.0  # after which a command that failed is run again, while its last token may still be good
 
 
@@ -157,7 +158,11 @@ async def _output(command: Sequence[str]) -> tuple[bytes, int]:
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await process.wait()
+        # asyncio may take it to run as long as its pipe is open, and a full one that nobody reads stays open.
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _signed(sign: Signer, request: Request) -> dict[str, str]:
