@@ -94,6 +94,7 @@ def test_what_a_callback_named_before_a_job_was_sent_again_holds_in_a_run_withou
         path = written(tmp_path, accounts, "a cat", "a dog", "a fox", port=port)
         with started("run", path, "--retry-unknown", cwd=tmp_path) as run:
             wait_for(lambda: len(first.tasks) + len(second.tasks) == 3)
+            wait_for(lambda: accepted(tmp_path) == 2)  # else their answers are lost with the run
             wait_for(lambda: first.post(address, first.call("b0")) == 200)
             run.kill()
             run.wait()
@@ -138,6 +139,13 @@ def test_equal_task_ids_of_two_gateways_are_two_tasks(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         assert billed(first, second) == dict.fromkeys(prompts, 1)
         assert len(check_invariant(output(tmp_path))) == 4
+
+
+def accepted(folder):
+    """How many attempts have a task."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(output(folder) / "state.sqlite3")) as db:
+        return db.execute("SELECT count(*) FROM attempt WHERE task_id IS NOT NULL").fetchone()[0]
+    return 0
 
 
 def named(folder):
